@@ -1,0 +1,1 @@
+"""InstantID in JAX and Flax."""
