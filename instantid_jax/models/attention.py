@@ -1,0 +1,139 @@
+"""The one attention entry point, and the attention layers of the diffusion networks."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instantid_jax.models.layers import linear
+
+# Logits a head may hold at once without a fused kernel: 4096 x 4096 in float32 is 64 MiB a head.
+MAX_LOGITS = 4096 * 4096 - 1
+
+
+def attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False
+) -> jax.Array:
+    """Scaled dot-product attention, softmax in float32.
+
+    Args:
+      query: [B, Lq, K, d].
+      key, value: [B, Lk, K, d].
+      causal: position i sees positions up to i.
+    Returns:
+      [B, Lq, K, d] in the dtype of `query`.
+    """
+    if jax.default_backend() == "gpu" and query.dtype.itemsize == 2 and query.shape[-1] <= 128:
+        # By name: with implementation=None, JAX always takes the XLA path.
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=causal, implementation="cudnn"
+        )
+    blocks = -(-query.shape[1] * key.shape[1] // MAX_LOGITS)
+    if blocks == 1 or causal:
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=causal, implementation="xla"
+        )
+    return _attention_in_blocks(query, key, value, blocks)
+
+
+def _attention_in_blocks(
+    query: jax.Array, key: jax.Array, value: jax.Array, blocks: int
+) -> jax.Array:
+    """The same, one block of queries after the other, so that few logits exist at a time."""
+    B, L, K, d = query.shape
+    length = -(-L // blocks)
+    padded = jnp.pad(query, ((0, 0), (0, blocks * length - L), (0, 0), (0, 0)))
+    padded = padded.reshape(B, blocks, length, K, d).swapaxes(0, 1)  # [blocks, B, length, K, d]
+    out = jax.lax.map(
+        lambda block: jax.nn.dot_product_attention(block, key, value, implementation="xla"), padded
+    )
+    return out.swapaxes(0, 1).reshape(B, blocks * length, K, d)[:, :L]
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of one attention layer, each [B, L, K, d]."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+class DecoupledKeysValues(NamedTuple):
+    """What a decoupled cross-attention attends to: the text, and the person."""
+
+    text: KeysValues
+    id: KeysValues
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)  # [B, L, K, d]
+
+
+def merge_heads(x: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])  # [B, L, D]
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention without biases on query, key and value (`attn1`)."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.to_q = linear(width, width, bias=False, rngs=rngs)
+        self.to_k = linear(width, width, bias=False, rngs=rngs)
+        self.to_v = linear(width, width, bias=False, rngs=rngs)
+        self.to_out = nnx.List([linear(width, width, rngs=rngs)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        query, key, value = (split_heads(to(x), self.heads) for to in (self.to_q, self.to_k, self.to_v))
+        return self.to_out[0](merge_heads(attention(query, key, value)))
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention to tokens whose keys and values are given ready (`attn2`)."""
+
+    def __init__(self, width: int, token_dim: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.to_q = linear(width, width, bias=False, rngs=rngs)
+        self.to_k = linear(token_dim, width, bias=False, rngs=rngs)
+        self.to_v = linear(token_dim, width, bias=False, rngs=rngs)
+        self.to_out = nnx.List([linear(width, width, rngs=rngs)])
+
+    def keys_values(self, tokens: jax.Array) -> KeysValues:
+        """tokens: [B, L, token_dim]. They do not change across denoising steps."""
+        return KeysValues(
+            split_heads(self.to_k(tokens), self.heads), split_heads(self.to_v(tokens), self.heads)
+        )
+
+    def __call__(self, x: jax.Array, context: KeysValues) -> jax.Array:
+        query = split_heads(self.to_q(x), self.heads)
+        return self.to_out[0](merge_heads(attention(query, *context)))
+
+
+class DecoupledCrossAttention(CrossAttention):
+    """Cross-attention to text plus, with keys and values of its own, to the ID tokens.
+
+    softmax(q kᵀ) v + scale · softmax(q k_idᵀ) v_id, one query for both, then the output layer.
+    Source: Ye et al. 2023 (IP-Adapter), eq. 5; InstantID (Wang et al. 2024), section 3.
+    """
+
+    def __init__(self, width: int, token_dim: int, heads: int, *, rngs: nnx.Rngs):
+        super().__init__(width, token_dim, heads, rngs=rngs)
+        self.to_k_ip = linear(token_dim, width, bias=False, rngs=rngs)
+        self.to_v_ip = linear(token_dim, width, bias=False, rngs=rngs)
+
+    def keys_values(
+        self, text: jax.Array, id_tokens: jax.Array, ip_adapter_scale: jax.Array
+    ) -> DecoupledKeysValues:
+        """text: [B, L, token_dim]; id_tokens: [B, N, token_dim]; ip_adapter_scale: scalar.
+
+        The scale goes into the ID values, where it costs a step nothing.
+        """
+        scale = ip_adapter_scale.astype(id_tokens.dtype)
+        id_keys = split_heads(self.to_k_ip(id_tokens), self.heads)
+        id_values = split_heads(self.to_v_ip(id_tokens) * scale, self.heads)
+        return DecoupledKeysValues(super().keys_values(text), KeysValues(id_keys, id_values))
+
+    def __call__(self, x: jax.Array, context: DecoupledKeysValues) -> jax.Array:
+        query = split_heads(self.to_q(x), self.heads)
+        hidden = attention(query, *context.text) + attention(query, *context.id)
+        return self.to_out[0](merge_heads(hidden))

@@ -1,0 +1,277 @@
+"""Blocks that the UNet, the ControlNets and the VAE are made of, named as in diffusers."""
+
+import jax
+from flax import nnx
+
+from instantid_jax.models.attention import CrossAttention, DecoupledCrossAttention, SelfAttention
+from instantid_jax.models.layers import (
+    Placeholder,
+    conv1x1,
+    conv3x3,
+    gelu,
+    group_norm,
+    layer_norm,
+    linear,
+    upsample_nearest,
+)
+
+
+class ResnetBlock2D(nnx.Module):
+    """Two GroupNorm-SiLU-convolution layers and a skip; a time embedding is added between.
+
+    Source: He et al. 2016; diffusers/models/resnet.py:ResnetBlock2D.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        time_dim: int | None,
+        groups: int,
+        eps: float,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = group_norm(channels_in, groups, eps=eps, rngs=rngs)
+        self.conv1 = conv3x3(channels_in, channels_out, rngs=rngs)
+        self.time_emb_proj = None if time_dim is None else linear(time_dim, channels_out, rngs=rngs)
+        self.norm2 = group_norm(channels_out, groups, eps=eps, rngs=rngs)
+        self.conv2 = conv3x3(channels_out, channels_out, rngs=rngs)
+        self.conv_shortcut = (
+            None if channels_in == channels_out else conv1x1(channels_in, channels_out, rngs=rngs)
+        )
+
+    def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
+        """x: [B, H, W, C]; time: SiLU of the time embedding, [B, time_dim]."""
+        hidden = self.conv1(jax.nn.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            hidden += self.time_emb_proj(time)[:, None, None, :]
+        hidden = self.conv2(jax.nn.silu(self.norm2(hidden)))
+        return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample2D(nnx.Module):
+    """Halves each side with a strided convolution."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.conv = conv3x3(channels, channels, stride=2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(x)
+
+
+class Upsample2D(nnx.Module):
+    """Nearest upsampling to `size` (twice the sides, or one less), then a convolution."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.conv = conv3x3(channels, channels, rngs=rngs)
+
+    def __call__(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
+        return self.conv(upsample_nearest(x, size))
+
+
+class GEGLU(nnx.Module):
+    """Linear layer whose second half gates the first through GELU (Shazeer 2020)."""
+
+    def __init__(self, features_in: int, features: int, *, rngs: nnx.Rngs):
+        self.proj = linear(features_in, 2 * features, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = self.proj.out_features // 2
+        projected = self.proj(x)
+        return projected[..., :features] * gelu(projected[..., features:])
+
+
+class FeedForward(nnx.Module):
+    """GEGLU to four times the width, and back."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.net = nnx.List(
+            [GEGLU(width, 4 * width, rngs=rngs), Placeholder(), linear(4 * width, width, rngs=rngs)]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.net[2](self.net[0](x))
+
+
+class BasicTransformerBlock(nnx.Module):
+    """Self-attention, cross-attention and feed-forward, each after a LayerNorm, each added."""
+
+    def __init__(self, width: int, heads: int, token_dim: int, *, id_branch: bool, rngs: nnx.Rngs):
+        cross_attention = DecoupledCrossAttention if id_branch else CrossAttention
+        self.norm1 = layer_norm(width, rngs=rngs)
+        self.attn1 = SelfAttention(width, heads, rngs=rngs)
+        self.norm2 = layer_norm(width, rngs=rngs)
+        self.attn2 = cross_attention(width, token_dim, heads, rngs=rngs)
+        self.norm3 = layer_norm(width, rngs=rngs)
+        self.ff = FeedForward(width, rngs=rngs)
+
+    def __call__(self, x: jax.Array, context) -> jax.Array:
+        """x: [B, H*W, D]; context: what `attn2.keys_values` made."""
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer2DModel(nnx.Module):
+    """A stack of transformer blocks over the positions of a feature map, added to it."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        layers: int,
+        token_dim: int,
+        *,
+        groups: int,
+        id_branch: bool,
+        rngs: nnx.Rngs,
+    ):
+        # diffusers' transformers use 1e-6 here, whatever the resnets' norm_eps says.
+        self.norm = group_norm(channels, groups, eps=1e-6, rngs=rngs)
+        self.proj_in = linear(channels, channels, rngs=rngs)
+        self.transformer_blocks = nnx.List(
+            [
+                BasicTransformerBlock(channels, heads, token_dim, id_branch=id_branch, rngs=rngs)
+                for _ in range(layers)
+            ]
+        )
+        self.proj_out = linear(channels, channels, rngs=rngs)
+
+    def keys_values(self, *tokens: jax.Array) -> tuple:
+        """Keys and values of every block's cross-attention; see `attn2.keys_values`."""
+        return tuple(block.attn2.keys_values(*tokens) for block in self.transformer_blocks)
+
+    def __call__(self, x: jax.Array, context: tuple) -> jax.Array:
+        B, H, W, C = x.shape
+        hidden = self.proj_in(self.norm(x).reshape(B, H * W, C))
+        for block, block_context in zip(self.transformer_blocks, context, strict=True):
+            hidden = block(hidden, block_context)
+        return self.proj_out(hidden).reshape(B, H, W, C) + x
+
+
+class DownBlock2D(nnx.Module):
+    """Resnets, each followed by a transformer where the block has cross-attention, then halving.
+
+    `layers` of 0 makes diffusers' `DownBlock2D`, without `attentions`; otherwise it is its
+    `CrossAttnDownBlock2D`.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        resnets: int,
+        transformer: dict | None,
+        downsample: bool,
+        resnet: dict,
+        rngs: nnx.Rngs,
+    ):
+        """`resnet` and `transformer` are the further arguments of the two classes above."""
+        self.resnets = nnx.List(
+            [
+                ResnetBlock2D(
+                    channels_in if i == 0 else channels_out, channels_out, **resnet, rngs=rngs
+                )
+                for i in range(resnets)
+            ]
+        )
+        self.attentions = _transformers(channels_out, resnets, transformer, rngs)
+        self.downsamplers = (
+            nnx.List([Downsample2D(channels_out, rngs=rngs)]) if downsample else None
+        )
+
+    def keys_values(self, *tokens: jax.Array) -> tuple:
+        return _keys_values(self.attentions, tokens)
+
+    def __call__(
+        self, x: jax.Array, time: jax.Array, context: tuple
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """Returns the output, and every layer's output for the skips."""
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, time)
+            if self.attentions is not None:
+                x = self.attentions[i](x, context[i])
+            skips.append(x)
+        if self.downsamplers is not None:
+            x = self.downsamplers[0](x)
+            skips.append(x)
+        return x, skips
+
+
+class UpBlock2D(nnx.Module):
+    """Resnets that take one skip each, with transformers as in `DownBlock2D`, then doubling."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_skip: list[int],
+        channels_out: int,
+        *,
+        transformer: dict | None,
+        upsample: bool,
+        resnet: dict,
+        rngs: nnx.Rngs,
+    ):
+        """`channels_skip`: channels of the skips, in the order in which they are taken."""
+        self.resnets = nnx.List(
+            [
+                ResnetBlock2D(
+                    (channels_in if i == 0 else channels_out) + skip,
+                    channels_out,
+                    **resnet,
+                    rngs=rngs,
+                )
+                for i, skip in enumerate(channels_skip)
+            ]
+        )
+        self.attentions = _transformers(channels_out, len(channels_skip), transformer, rngs)
+        self.upsamplers = nnx.List([Upsample2D(channels_out, rngs=rngs)]) if upsample else None
+
+    def keys_values(self, *tokens: jax.Array) -> tuple:
+        return _keys_values(self.attentions, tokens)
+
+    def __call__(
+        self, x: jax.Array, skips: list[jax.Array], time: jax.Array, context: tuple
+    ) -> jax.Array:
+        """Takes its skips from the end of `skips`, which it shortens."""
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(jax.numpy.concatenate([x, skips.pop()], axis=-1), time)
+            if self.attentions is not None:
+                x = self.attentions[i](x, context[i])
+        if self.upsamplers is not None:
+            x = self.upsamplers[0](x, skips[-1].shape[1:3])
+        return x
+
+
+class UNetMidBlock2DCrossAttn(nnx.Module):
+    """A resnet, a transformer, a resnet."""
+
+    def __init__(self, channels: int, *, transformer: dict, resnet: dict, rngs: nnx.Rngs):
+        self.attentions = _transformers(channels, 1, transformer, rngs)
+        self.resnets = nnx.List(
+            [ResnetBlock2D(channels, channels, **resnet, rngs=rngs) for _ in range(2)]
+        )
+
+    def keys_values(self, *tokens: jax.Array) -> tuple:
+        return _keys_values(self.attentions, tokens)
+
+    def __call__(self, x: jax.Array, time: jax.Array, context: tuple) -> jax.Array:
+        x = self.attentions[0](self.resnets[0](x, time), context[0])
+        return self.resnets[1](x, time)
+
+
+def _transformers(
+    channels: int, count: int, transformer: dict | None, rngs: nnx.Rngs
+) -> nnx.List | None:
+    if transformer is None:
+        return None
+    return nnx.List(
+        [Transformer2DModel(channels, **transformer, rngs=rngs) for _ in range(count)]
+    )
+
+
+def _keys_values(attentions: nnx.List | None, tokens: tuple[jax.Array, ...]) -> tuple:
+    return () if attentions is None else tuple(a.keys_values(*tokens) for a in attentions)
