@@ -84,7 +84,9 @@ class SelfAttention(nnx.Module):
         self.to_out = nnx.List([linear(width, width, rngs=rngs)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        query, key, value = (split_heads(to(x), self.heads) for to in (self.to_q, self.to_k, self.to_v))
+        query, key, value = (
+            split_heads(to(x), self.heads) for to in (self.to_q, self.to_k, self.to_v)
+        )
         return self.to_out[0](merge_heads(attention(query, key, value)))
 
 

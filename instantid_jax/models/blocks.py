@@ -268,9 +268,7 @@ def _transformers(
 ) -> nnx.List | None:
     if transformer is None:
         return None
-    return nnx.List(
-        [Transformer2DModel(channels, **transformer, rngs=rngs) for _ in range(count)]
-    )
+    return nnx.List([Transformer2DModel(channels, **transformer, rngs=rngs) for _ in range(count)])
 
 
 def _keys_values(attentions: nnx.List | None, tokens: tuple[jax.Array, ...]) -> tuple:

@@ -124,9 +124,7 @@ class CLIPTextTransformer(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
         self.embeddings = CLIPTextEmbeddings(config, rngs=rngs)
         self.encoder = CLIPEncoder(config, rngs=rngs)
-        self.final_layer_norm = layer_norm(
-            config.hidden_size, eps=config.layer_norm_eps, rngs=rngs
-        )
+        self.final_layer_norm = layer_norm(config.hidden_size, eps=config.layer_norm_eps, rngs=rngs)
 
 
 class CLIPTextModel(nnx.Module):

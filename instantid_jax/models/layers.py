@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 
-def linear(
-    features_in: int, features_out: int, *, bias: bool = True, rngs: nnx.Rngs
-) -> nnx.Linear:
+def linear(features_in: int, features_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(features_in, features_out, use_bias=bias, rngs=rngs)
 
 

@@ -96,7 +96,9 @@ class EncoderConfig:
         for name in ("layers_per_block", "transformer_layers_per_block", "attention_head_dim"):
             per_block(getattr(self, name), count, name)
         if not isinstance(self.cross_attention_dim, int):
-            raise InputError(f"cross_attention_dim={self.cross_attention_dim!r} must be one integer")
+            raise InputError(
+                f"cross_attention_dim={self.cross_attention_dim!r} must be one integer"
+            )
 
     @property
     def time_dim(self) -> int:

@@ -54,7 +54,9 @@ class VAEConfig:
             if getattr(self, name) != (kind,) * count:
                 raise InputError(f"VAE: {name}={getattr(self, name)} must be {count} times {kind}")
         if self.shift_factor not in (None, 0, 0.0):
-            raise InputError(f"VAE: shift_factor={self.shift_factor} is not supported, expected null")
+            raise InputError(
+                f"VAE: shift_factor={self.shift_factor} is not supported, expected null"
+            )
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
@@ -218,8 +220,12 @@ class AutoencoderKL(nnx.Module):
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
-        self.quant_conv = conv1x1(2 * latent, 2 * latent, rngs=rngs) if config.use_quant_conv else None
-        self.post_quant_conv = conv1x1(latent, latent, rngs=rngs) if config.use_post_quant_conv else None
+        self.quant_conv = (
+            conv1x1(2 * latent, 2 * latent, rngs=rngs) if config.use_quant_conv else None
+        )
+        self.post_quant_conv = (
+            conv1x1(latent, latent, rngs=rngs) if config.use_post_quant_conv else None
+        )
 
     def encode(self, pictures: jax.Array, noise: jax.Array | None = None) -> jax.Array:
         """Returns scaled float32 latents: the mean, or with unit `noise` of their shape a sample."""

@@ -1,0 +1,157 @@
+"""The rules between PyTorch's names and layouts and ours, strict in both directions.
+
+Our attribute names are diffusers' and transformers', so one table of leaves does nearly all of it.
+What remains is data: the order of the adapter's layers, and older spellings.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from instantid_jax.errors import InputError
+from instantid_jax.params import mismatches
+from instantid_jax.weights.tensors import FLOATS, Tensors
+
+# (our leaf, its rank) -> (torch's leaf, axes of the torch tensor that give ours).
+LEAVES = {
+    ("kernel", 4): ("weight", (2, 3, 1, 0)),  # OIHW -> HWIO
+    ("kernel", 2): ("weight", (1, 0)),  # [out, in] -> [in, out]
+    ("scale", 1): ("weight", (0,)),
+    ("embedding", 2): ("weight", (0, 1)),
+    ("bias", 1): ("bias", (0,)),
+}
+
+
+def torch_name(name: str, rank: int) -> tuple[str, tuple[int, ...]]:
+    """Returns torch's name of our parameter, and the axes of the torch tensor that give ours.
+
+    A leaf that stands in no row (the Resampler's `latents`) keeps its name and layout.
+    """
+    prefix, dot, leaf = name.rpartition(".")
+    torch_leaf, axes = LEAVES.get((leaf, rank), (leaf, tuple(range(rank))))
+    return f"{prefix}{dot}{torch_leaf}", axes
+
+
+def to_jax(tensors: Tensors, shapes: Mapping[str, jax.ShapeDtypeStruct], what: str) -> Tensors:
+    """Renames and transposes torch tensors into the parameters that a network expects.
+
+    Args:
+      tensors: keyed by torch's names.
+      shapes: ours, `Network.shapes` or a part of it.
+      what: what the tensors are and where they come from, for messages.
+    Returns:
+      Lazy tensors keyed by our names, in our layouts and the file's dtypes.
+    Raises:
+      InputError: if a tensor is missing, left over, of another shape, or no floating-point tensor
+        that a network holds. The line lists all three kinds.
+    """
+    rules = {name: torch_name(name, len(want.shape)) for name, want in shapes.items()}
+    wanted = {
+        torch: tuple(shapes[name].shape[axes.index(i)] for i in range(len(axes)))
+        for name, (torch, axes) in rules.items()
+    }
+    faults = mismatches(wanted, {name: tensor.shape for name, tensor in tensors.items()})
+    if faults:
+        raise InputError(f"{what} does not fit: {'; '.join(faults)}")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            raise InputError(
+                f"{what}: {name} is stored as {tensor.dtype}, "
+                "expected float32, float16 or bfloat16; save it again in one of these"
+            )
+    return {name: tensors[torch].transpose(axes) for name, (torch, axes) in rules.items()}
+
+
+def to_torch(params: Mapping[str, jax.Array | np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `to_jax`: torch's names and layouts, contiguous, dtypes kept."""
+    tensors = {}
+    for name, value in params.items():
+        torch, axes = torch_name(name, value.ndim)
+        tensors[torch] = np.ascontiguousarray(np.asarray(value).transpose(np.argsort(axes)))
+    return tensors
+
+
+# -- the adapter ----------------------------------------------------------------------------------
+
+
+def adapter_layers(unet_names: list[str]) -> list[str]:
+    """The UNet's decoupled cross-attentions, in the order in which the adapter file numbers them.
+
+    The file counts torch's attention processors as they are registered: down blocks, up blocks,
+    and the middle block last. Self-attentions take the even numbers, so the i-th is 2 i + 1.
+    """
+    suffix = ".to_k_ip.kernel"
+    found = [name.removesuffix(suffix) for name in unet_names if name.endswith(suffix)]
+
+    def order(layer: str) -> tuple[int, ...]:
+        parts = layer.split(".")
+        stage = ("down_blocks", "up_blocks", "mid_block").index(parts[0])
+        return (stage, *(int(part) for part in parts if part.isdigit()))
+
+    return sorted(found, key=order)
+
+
+def adapter_to_jax(
+    tensors: Tensors, shapes: Mapping[str, jax.ShapeDtypeStruct], what: str
+) -> Tensors:
+    """Renames the adapter's keys and values (`1.to_k_ip.weight`, ...) to the UNet's layers.
+
+    Args:
+      tensors: what lies under `ip_adapter` in the file.
+      shapes: the UNet's `to_k_ip` and `to_v_ip` kernels.
+    """
+    numbered = _numbered(list(shapes))
+    numbered_shapes = {number: shapes[name] for name, number in numbered.items()}
+    converted = to_jax(tensors, numbered_shapes, what)
+    return {name: converted[number] for name, number in numbered.items()}
+
+
+def adapter_to_torch(params: Mapping[str, jax.Array | np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `adapter_to_jax`."""
+    numbered = _numbered(list(params))
+    return to_torch({number: params[name] for name, number in numbered.items()})
+
+
+def _numbered(names: list[str]) -> dict[str, str]:
+    return {
+        f"{layer}.{leaf}.kernel": f"{2 * i + 1}.{leaf}.kernel"
+        for i, layer in enumerate(adapter_layers(names))
+        for leaf in ("to_k_ip", "to_v_ip")
+    }
+
+
+# -- older spellings ------------------------------------------------------------------------------
+
+
+def text_encoder_names(tensors: Tensors) -> Tensors:
+    """Gives every text encoder file the names of the published ones.
+
+    Some transformers write CLIPTextModel without its `text_model.` prefix, and older ones write the
+    positions, which are a range, as a buffer.
+    """
+    named = {}
+    for name, tensor in tensors.items():
+        if name.endswith("position_ids"):
+            continue
+        has_prefix = name.startswith(("text_model.", "text_projection."))
+        named[name if has_prefix else f"text_model.{name}"] = tensor
+    return named
+
+
+# diffusers before 0.17 -> today, in the VAE's attentions.
+VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def vae_names(tensors: Tensors) -> Tensors:
+    """Gives the VAE's attentions today's names; as 1x1 convolutions, they become matrices."""
+    named = {}
+    for name, tensor in tensors.items():
+        prefix, attention, rest = name.partition(".attentions.0.")
+        part, _, leaf = rest.rpartition(".")
+        if attention:
+            name = f"{prefix}{attention}{VAE_ATTENTION.get(part, part)}.{leaf}"
+            if tensor.shape[2:] == (1, 1):
+                tensor = tensor.reshape(tensor.shape[:2])
+        named[name] = tensor
+    return named

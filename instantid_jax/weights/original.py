@@ -1,0 +1,201 @@
+"""SDXL checkpoints in the original layout: one file, the names of Stability AI's own code.
+
+Every rule goes from diffusers' name to the original one, so that nothing is guessed from the file.
+Source: Stability-AI/generative-models; diffusers/loaders/single_file_utils.py.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+
+from instantid_jax.errors import InputError
+from instantid_jax.models.unet import UNetConfig
+from instantid_jax.models.vae import VAEConfig
+from instantid_jax.weights.names import torch_name
+from instantid_jax.weights.tensors import LazyTensor, Tensors
+
+PREFIXES = {
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "text_encoder": "conditioner.embedders.0.transformer.",
+    "text_encoder_2": "conditioner.embedders.1.model.",
+}
+# Older trainers save a whole training state, with the weights under this.
+STATE = "state_dict."
+
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+UNET_TOP = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+OPENCLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+OPENCLIP_TOP = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "text_projection.weight": "text_projection",
+}
+
+
+def unet_name(name: str, config: UNetConfig) -> str:
+    """diffusers' name of a UNet tensor -> the original one, without prefix."""
+    module, _, leaf = name.rpartition(".")
+    if module in UNET_TOP:
+        return f"{UNET_TOP[module]}.{leaf}"
+    parts = module.split(".")
+    if parts[0] == "mid_block":
+        place = 1 if parts[1] == "attentions" else 2 * int(parts[2])
+        return ".".join(["middle_block", str(place), *_inner(parts[1], parts[3:]), leaf])
+    layers = config.layers_per_block
+    block, kind, index = int(parts[1]), parts[2], int(parts[3])
+    rest = _inner(kind, parts[4:])
+    if parts[0] == "down_blocks":
+        first = 1 + block * (layers + 1)
+        if kind == "downsamplers":
+            return f"input_blocks.{first + layers}.0.op.{leaf}"
+        place = "01"[kind == "attentions"]
+        return ".".join(["input_blocks", str(first + index), place, *rest, leaf])
+    first = block * (layers + 1)
+    if kind == "upsamplers":
+        place = 2 if config.up_block_types[block].startswith("CrossAttn") else 1
+        return f"output_blocks.{first + layers}.{place}.conv.{leaf}"
+    place = "01"[kind == "attentions"]
+    return ".".join(["output_blocks", str(first + index), place, *rest, leaf])
+
+
+def _inner(kind: str, parts: list[str]) -> list[str]:
+    return [RESNET[parts[0]], *parts[1:]] if kind == "resnets" else parts
+
+
+def vae_name(name: str, config: VAEConfig) -> str:
+    """diffusers' name of a VAE tensor -> the original one, without prefix."""
+    name = name.replace("mid_block.resnets.0.", "mid.block_1.")
+    name = name.replace("mid_block.resnets.1.", "mid.block_2.")
+    if "mid_block.attentions.0." in name:
+        coder, rest = name.split(".mid_block.attentions.0.")
+        module, _, leaf = rest.rpartition(".")
+        return f"{coder}.mid.attn_1.{VAE_ATTENTION[module]}.{leaf}"
+    last = len(config.block_out_channels) - 1
+    name = re.sub(r"down_blocks\.(\d+)", r"down.\1", name)
+    # The original counts the decoder's blocks from the resolution of the picture.
+    name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up.{last - int(match[1])}", name)
+    name = name.replace(".resnets.", ".block.").replace("conv_shortcut", "nin_shortcut")
+    name = name.replace("downsamplers.0.", "downsample.").replace("upsamplers.0.", "upsample.")
+    return name.replace("conv_norm_out", "norm_out")
+
+
+def openclip_tensor(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor | None:
+    """transformers' name of a tensor of text encoder 2 -> the tensor of an OpenCLIP file.
+
+    Query, key and value projections lie in one tensor there, and the projection is transposed.
+    """
+    if name in OPENCLIP_TOP:
+        tensor = tensors.get(OPENCLIP_TOP[name])
+        if name == "text_projection.weight" and tensor is not None:
+            tensor = tensor.transpose((1, 0))
+        return tensor
+    match = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+    layer, module, leaf = match.groups()
+    prefix = f"transformer.resblocks.{layer}"
+    if module in OPENCLIP_LAYER:
+        return tensors.get(f"{prefix}.{OPENCLIP_LAYER[module]}.{leaf}")
+    joined = tensors.get(f"{prefix}.attn.in_proj_{leaf}")
+    if joined is None:
+        return None
+    third = joined.shape[0] // 3
+    place = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").index(module)
+    return joined.rows(place * third, (place + 1) * third)
+
+
+def is_original(names: Iterable[str]) -> bool:
+    """Whether a file's tensors are those of a whole checkpoint in the original layout."""
+    return any(name.removeprefix(STATE).startswith(PREFIXES["unet"]) for name in names)
+
+
+def select(
+    component: str,
+    tensors: Tensors,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    config: object,
+) -> Tensors:
+    """Takes one network out of a single file, under diffusers' names.
+
+    What the network does not name is left out, as by diffusers: training state, EMA copies and
+    markers share these files.
+
+    Args:
+      component: a key of `PREFIXES`.
+      shapes: our parameters of the network; `config`: its configuration.
+    """
+    prefix = PREFIXES[component]
+    inside = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix(STATE)
+        if name.startswith(prefix):
+            inside[name.removeprefix(prefix)] = tensor
+    names = [torch_name(name, len(want.shape))[0] for name, want in shapes.items()]
+    if component == "text_encoder_2":
+        found = {name: openclip_tensor(name, inside) for name in names}
+    else:
+        rename: Callable[[str], str] = {
+            "unet": lambda name: unet_name(name, config),
+            "vae": lambda name: vae_name(name, config),
+            "text_encoder": lambda name: name,
+        }[component]
+        found = {name: inside.get(rename(name)) for name in names}
+    if component == "text_encoder" and not any(found.values()):
+        # Some trainers drop the `text_model.` level.
+        found = {name: inside.get(name.removeprefix("text_model.")) for name in names}
+    selected = {name: tensor for name, tensor in found.items() if tensor is not None}
+    return selected
+
+
+def prediction_settings(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, object]:
+    """What a single file says of its noise schedule, as keys of `scheduler_config.json`.
+
+    Community checkpoints mark velocity prediction with an empty tensor `v_pred`, zero terminal SNR
+    with `ztsnr`, or write `modelspec.prediction_type` into the file's metadata.
+
+    Raises:
+      InputError: if the file is marked as an EDM model.
+    """
+    names = {name.removeprefix(STATE) for name in tensors}
+    edm = sorted(name for name in names if name.startswith("edm_"))
+    if edm:
+        raise InputError(
+            f"the checkpoint is marked {edm[0]}: EDM schedules are not supported, "
+            "expected epsilon or v prediction"
+        )
+    declared = str(metadata.get("modelspec.prediction_type", "epsilon")).lower()
+    velocity = "v_pred" in names or declared in ("v", "v_prediction")
+    settings: dict[str, object] = {"prediction_type": "v_prediction" if velocity else "epsilon"}
+    if "ztsnr" in names:
+        settings["rescale_betas_zero_snr"] = True
+    return settings

@@ -1,0 +1,39 @@
+"""Named tensors that are read when asked for, one at a time."""
+
+import dataclasses
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+
+FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyTensor:
+    """A tensor in some file.
+
+    Attributes:
+      shape, dtype: known without reading.
+      read: reads it; each call reads again, and nothing is kept.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    def transpose(self, axes: tuple[int, ...]) -> "LazyTensor":
+        shape = tuple(self.shape[axis] for axis in axes)
+        return LazyTensor(shape, self.dtype, lambda: self.read().transpose(axes))
+
+    def reshape(self, shape: tuple[int, ...]) -> "LazyTensor":
+        return LazyTensor(shape, self.dtype, lambda: self.read().reshape(shape))
+
+    def rows(self, start: int, stop: int) -> "LazyTensor":
+        """Rows `start` to `stop` of the first axis."""
+        shape = (stop - start, *self.shape[1:])
+        return LazyTensor(shape, self.dtype, lambda: self.read()[start:stop])
+
+
+# Keyed by name, in the order of the file.
+Tensors = dict[str, LazyTensor]
