@@ -1,0 +1,180 @@
+"""Picture files in and out: any picture Pillow reads becomes upright RGB, results become PNGs."""
+
+import json
+import logging
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from instantid_jax.atomic import replacing_file
+from instantid_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# A picture as callers may give it: a file's path, a Pillow image, or uint8 [H, W, 3] RGB.
+Picture = str | os.PathLike | Image.Image | np.ndarray
+
+# What `find_pictures` takes from a folder; a file named outright may have any name.
+_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+# Pillow's decoders let all of these out when a file is damaged.
+_DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError)
+_DAMAGE += (SyntaxError, TypeError, ValueError, struct.error, zlib.error)
+
+
+def read_picture(picture: Picture) -> np.ndarray:
+    """Reads a picture as it is meant to be seen: uint8 [H, W, 3] RGB.
+
+    EXIF rotation is applied, transparency is laid on white, an animation gives its first frame,
+    and every other colour mode becomes 8-bit RGB. Colour profiles are ignored. An array is checked
+    and returned as it is.
+
+    Raises:
+      InputError: no such file, not a picture, damaged, empty, or of more pixels than Pillow takes
+        (twice `PIL.Image.MAX_IMAGE_PIXELS`, about 179 million).
+    """
+    name = picture_name(picture)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise InputError(
+                f"{name} is {picture.dtype} {list(picture.shape)}: expected uint8 [H, W, 3], RGB"
+            )
+        if not picture.size:
+            raise InputError(f"{name} is empty: its shape is {list(picture.shape)}")
+        return picture
+    if not isinstance(picture, (str, os.PathLike, Image.Image)):
+        raise InputError(
+            f"a picture came as {type(picture).__name__}: "
+            "give a file's path, a Pillow image, or a uint8 [H, W, 3] array"
+        )
+    try:
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always")
+            # Pillow warns from half of the size on that it refuses; below that we go along.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if isinstance(picture, Image.Image):
+                result = _upright_rgb(picture, name)
+            else:
+                with Image.open(picture) as image:
+                    result = _upright_rgb(image, name)
+    except (InputError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such file; give the path of a picture") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{name} is a folder: give the path of one picture") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise InputError(f"{name} has more than {limit:,} pixels: make it smaller") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{name} is not a picture that can be read here: save it as JPEG or PNG"
+        ) from error
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{name} cannot be opened: {error.strerror}") from error
+        raise InputError(
+            f"{name} is damaged ({str(error).strip() or type(error).__name__}): "
+            "get a whole copy, or save it again as JPEG or PNG"
+        ) from error
+    for remark in remarks:
+        logger.warning("%s is used, though Pillow remarks: %s", name, remark.message)
+    return result
+
+
+def picture_name(picture: object) -> str:
+    """What messages call a picture: its file name where there is one."""
+    if isinstance(picture, (str, os.PathLike)):
+        return os.fspath(picture)
+    # Pillow keeps the path on images it opened from a file.
+    return str(getattr(picture, "filename", "") or "the picture")
+
+
+def find_pictures(path: str | os.PathLike) -> list[Path]:
+    """The picture files in a folder and its sub-folders, sorted; of a file, that file.
+
+    Hidden files are left out, which includes the `._*` files that macOS puts beside pictures.
+
+    Raises:
+      InputError: if `path` does not exist, or is a folder without pictures.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give a picture or a folder of pictures")
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+    if not found:
+        kinds = ", ".join(sorted(_SUFFIXES))
+        raise InputError(f"{path} holds no pictures: expected files ending in {kinds}")
+    return found
+
+
+def save_png(
+    picture: Image.Image | np.ndarray,
+    path: str | os.PathLike,
+    *,
+    prompt: str | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> None:
+    """Writes a PNG that says how it was made; whole or not at all.
+
+    Args:
+      picture: a Pillow image, or uint8 [H, W, 3] RGB.
+      path: ends in `.png`; parent folders are made.
+      prompt: kept in the text chunk `prompt`.
+      settings: kept as JSON in the text chunk `instantid`; values JSON does not know as `str`.
+
+    Raises:
+      InputError: if `path` does not end in `.png` or is a folder, or `picture` cannot be read.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(
+            f"{path}: pictures are written as PNG; name it {path.with_suffix('.png').name}"
+        )
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file to write")
+    if not isinstance(picture, Image.Image):
+        picture = Image.fromarray(read_picture(picture))
+    text = PngInfo()
+    # Pillow writes tEXt where Latin-1 is enough and iTXt elsewhere.
+    if prompt is not None:
+        text.add_text("prompt", prompt)
+    if settings is not None:
+        text.add_text("instantid", json.dumps(settings, ensure_ascii=False, default=str))
+    with replacing_file(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=text)
+
+
+def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:
+    if not image.width or not image.height:
+        raise InputError(f"{name} is empty: its size is {image.width} x {image.height}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise InputError(f"{name} has floating-point pixels: save it with 8 bits a channel")
+    if image.mode.startswith("I"):  # Pillow's convert() would clip these at 255.
+        return np.repeat(_eight_bits(np.asarray(image), name)[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _eight_bits(grey: np.ndarray, name: str) -> np.ndarray:
+    """16-bit greyscale [H, W], also where Pillow holds it in 32 bits, as uint8."""
+    if grey.min() < 0 or grey.max() > 65535:
+        raise InputError(f"{name} has 32-bit pixels: save it with 8 or 16 bits a channel")
+    return (grey >> 8).astype(np.uint8)
