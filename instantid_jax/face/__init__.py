@@ -1,0 +1,1 @@
+"""Faces: what InstantID needs of one, the detector and recogniser that find it, the drawing."""

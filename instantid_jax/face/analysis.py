@@ -1,0 +1,223 @@
+"""Photo in, `Face` out: the only file that knows insightface and onnxruntime.
+
+Follows InstantID's `infer.py`: detection at 640 x 640 on BGR pixels, the largest face by area.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from instantid_jax.errors import InputError
+from instantid_jax.face.face import Face
+from instantid_jax.face.packs import (
+    INSIGHTFACE_ROOT,
+    LICENCE,
+    PackNotFoundError,
+    find_pack,
+    onnx_files,
+    pack_folder,
+)
+from instantid_jax.pictures import Picture, picture_name, read_picture
+
+logger = logging.getLogger(__name__)
+
+# 640 is what InstantID was trained with. A face that fills the photo is often found only smaller.
+DETECTION_SIZES = (640, 576, 512, 448, 384, 320, 256, 192)
+
+
+class FaceAnalyzer:
+    """Finds faces in photos and measures their identity.
+
+    Args:
+      pack: the face pack, a folder or the name of one under `root`/models. InstantID's published
+        weights know antelopev2's embeddings and no other pack's.
+      det_sizes: sides in pixels, multiples of 32, of the square that the detector sees the photo
+        in; tried in this order until it finds a face.
+      providers: onnxruntime's execution providers. The default is the CPU, because JAX reserves
+        an accelerator's memory for itself.
+      download: whether a pack that is not found may be fetched by insightface's own downloader.
+        Its licence, `packs.LICENCE`, is logged first. Without it nothing is downloaded.
+      root: where insightface keeps its packs.
+
+    Raises:
+      InputError: if the pack is not found, does not hold exactly one detector with keypoints and
+        one recogniser, or cannot be read or downloaded.
+    """
+
+    def __init__(
+        self,
+        pack: str | os.PathLike = "antelopev2",
+        *,
+        det_sizes: Sequence[int] = DETECTION_SIZES,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        download: bool = False,
+        root: str | os.PathLike = INSIGHTFACE_ROOT,
+    ):
+        if not det_sizes or any(size < 32 or size % 32 for size in det_sizes):
+            raise InputError(f"det_sizes are {list(det_sizes)}: expected multiples of 32, say 640")
+        try:
+            self.folder = find_pack(pack, root)
+        except PackNotFoundError:
+            if not download:
+                raise
+            _download(os.fspath(pack), root)
+            self.folder = find_pack(pack, root)
+        self._detector, self._recogniser = _load_models(self.folder, list(providers))
+        self.det_sizes = tuple(det_sizes)
+        if self._detector.static_input_size is not None:
+            # insightface would take any size asked for and use this one without a word.
+            logger.warning(
+                "the detector of %s takes %d x %d alone: det_sizes are not used",
+                self.folder,
+                *self._detector.static_input_size,
+            )
+            self.det_sizes = self._detector.static_input_size[:1]
+
+    def analyze(self, picture: Picture) -> Face:
+        """The largest face of a photo, by the area of its box.
+
+        Raises:
+          InputError: if the photo cannot be read, or no face is found in it.
+        """
+        pixels, boxes, kps = self._detect(picture)
+        if len(boxes) > 1:
+            name = picture_name(picture)
+            logger.warning("%d faces in %s: the largest is used", len(boxes), name)
+        return self._embed(pixels, boxes[0], kps[0])
+
+    def faces(self, picture: Picture) -> list[Face]:
+        """All faces of a photo, the largest first.
+
+        Raises:
+          InputError: if the photo cannot be read, or no face is found in it.
+        """
+        pixels, boxes, kps = self._detect(picture)
+        return [self._embed(pixels, *found) for found in zip(boxes, kps, strict=True)]
+
+    def analyze_each(
+        self, pictures: Iterable[Picture]
+    ) -> Iterator[tuple[Picture, Face | InputError]]:
+        """`analyze` of one photo after another; one that fails yields its error, and all go on."""
+        for picture in pictures:
+            try:
+                yield picture, self.analyze(picture)
+            except InputError as error:
+                yield picture, error
+
+    def _detect(self, picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """BGR pixels [H, W, 3]; boxes with scores [F, 5] and keypoints [F, 5, 2], largest first."""
+        pixels = np.ascontiguousarray(read_picture(picture)[..., ::-1])
+        for size in self.det_sizes:
+            # insightface fits the photo into the square; a side of no pixels breaks its resize.
+            if size * min(pixels.shape[:2]) < max(pixels.shape[:2]):
+                continue
+            boxes, kps = self._detector.detect(pixels, input_size=(size, size), det_thresh=0.5)
+            if len(boxes):
+                if size != self.det_sizes[0]:
+                    logger.info("%s: found with detection size %d", picture_name(picture), size)
+                areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+                order = np.argsort(-areas, kind="stable")
+                return pixels, boxes[order], kps[order]
+        tried = ", ".join(map(str, self.det_sizes))
+        raise InputError(
+            f"no face found in {picture_name(picture)} (detection sizes {tried}): use a photo "
+            "where one face is sharp, turned to the camera, uncovered, and neither tiny nor cut off"
+        )
+
+    def _embed(self, pixels: np.ndarray, box: np.ndarray, kps: np.ndarray) -> Face:
+        from insightface.utils import face_align
+
+        with warnings.catch_warnings():
+            # insightface 2.1 calls a method that scikit-image 0.26 deprecates, once a face.
+            warnings.filterwarnings("ignore", "`estimate` is deprecated", FutureWarning)
+            crop = face_align.norm_crop(pixels, kps, self._recogniser.input_size[0])
+        return Face(
+            embedding=self._recogniser.get_feat(crop).ravel(),
+            kps=kps,
+            image_size=pixels.shape[:2],
+            bbox=box[:4],
+            det_score=box[4],
+        )
+
+
+def _load_models(folder: Path, providers: list[str]):
+    """insightface's detector and recogniser objects from a folder's `.onnx` files.
+
+    `FaceAnalysis` is not used: where a file is missing it fails an assertion or later, of two
+    recognisers it takes the first by name, and it loads files that InstantID has no use for.
+    """
+    # insightface first: it sets a variable that onnxruntime reads when imported.
+    from insightface import model_zoo  # isort: skip
+    import onnxruntime
+
+    if model_zoo.has_model_package_manifest(folder):
+        raise InputError(
+            f"face pack {folder} has a manifest of version 2, which is not supported here: "
+            "use a pack of plain .onnx files such as antelopev2"
+        )
+    unknown = [name for name in providers if name not in onnxruntime.get_available_providers()]
+    if unknown:
+        raise InputError(
+            f"onnxruntime has no {', '.join(unknown)} here: expected of "
+            f"{', '.join(onnxruntime.get_available_providers())}"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings about these packs are of no use
+    models = {}
+    for path in onnx_files(folder):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                models[path.name] = model_zoo.get_model(
+                    str(path), providers=providers, sess_options=options
+                )
+        # Whatever a file that insightface or onnxruntime cannot take makes them raise.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"face pack {folder}: {path.name} cannot be used ({reason}): "
+                "unzip or download the pack again, or take the file out"
+            ) from error
+    tasks = {name: getattr(model, "taskname", "unknown") for name, model in models.items()}
+    found = {
+        task: [models[name] for name in models if tasks[name] == task]
+        for task in ("detection", "recognition")
+    }
+    keypoints = all(detector.use_kps for detector in found["detection"])
+    if any(len(of_task) != 1 for of_task in found.values()) or not keypoints:
+        held = ", ".join(f"{name} ({task})" for name, task in tasks.items())
+        raise InputError(
+            f"face pack {folder} holds {held}{'' if keypoints else ' without keypoints'}: expected "
+            "one detector with keypoints (9 outputs) and one recogniser (input 112 x 112); "
+            "put in what is missing, take out what is too many"
+        )
+    return found["detection"][0], found["recognition"][0]
+
+
+def _download(pack: str, root: str | os.PathLike) -> None:
+    """Fetches a pack by name with insightface's downloader, into `root`/models."""
+    from insightface.utils import storage
+
+    if pack != os.path.basename(pack):
+        raise InputError(f"face pack {pack} is a path and not found: only a name is downloaded")
+    target = pack_folder(pack, root)
+    logger.warning("downloading face pack %s to %s. %s", pack, target, LICENCE)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that an interrupted download leaves no half pack to be found next time.
+    with tempfile.TemporaryDirectory(prefix=".download.", dir=target.parent) as scratch:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                folder = storage.download("models", pack, root=scratch)
+        # Network, server, disk or zip: requests, RuntimeError, OSError, BadZipFile.
+        except Exception as error:
+            raise InputError(
+                f"face pack {pack} could not be downloaded ({' '.join(str(error).split())}): "
+                f"get it by hand and unzip it into {target}"
+            ) from error
+        os.rename(folder, target)

@@ -1,0 +1,163 @@
+"""What InstantID takes from a photo: an identity embedding and five facial keypoints."""
+
+import dataclasses
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from instantid_jax.atomic import replacing_file
+from instantid_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Face:
+    """One face. Arrays are copied, cast to float32 and read-only.
+
+    Attributes:
+      embedding: [D], the recogniser's raw output, not normalised (insightface's `embedding`, not
+        its `normed_embedding`); D is 512 for antelopev2.
+      kps: [5, 2], x and y of left eye, right eye, nose, left and right corner of the mouth, left
+        and right as seen in the picture. Pixels of `image_size`; where that is None, pixels of
+        the picture to be made.
+      image_size: (height, width) of the photo.
+      bbox: [4], left, top, right, bottom in the same pixels; may reach beyond the photo.
+      det_score: the detector's confidence, in [0, 1].
+
+    Raises:
+      InputError: if a shape is wrong or a number is not finite.
+    """
+
+    embedding: np.ndarray = dataclasses.field(repr=False)
+    kps: np.ndarray
+    image_size: tuple[int, int] | None = None
+    bbox: np.ndarray | None = None
+    det_score: float | None = None
+
+    def __post_init__(self):
+        values = {
+            "embedding": _finite("embedding", self.embedding, (None,)),
+            "kps": _finite("kps", self.kps, (5, 2)),
+        }
+        if self.image_size is not None:
+            size = _finite("image_size", self.image_size, (2,)).astype(int)
+            if size.min() < 1:
+                raise InputError(f"a face's image_size is {size.tolist()}: expected height, width")
+            values["image_size"] = (int(size[0]), int(size[1]))
+        if self.bbox is not None:
+            values["bbox"] = _finite("bbox", self.bbox, (4,))
+        if self.det_score is not None:
+            values["det_score"] = float(_finite("det_score", self.det_score, ()))
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if abs(np.linalg.norm(self.embedding) - 1) < 0.01:
+            logger.warning(
+                "a face's embedding has length 1: InstantID expects the raw one "
+                "(insightface's `embedding`, not `normed_embedding`)"
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Face":
+        """Reads a face that `save` or `instantid embed` wrote; `embedding` and `kps` suffice.
+
+        Raises:
+          InputError: if there is no such file, it is not an `.npz`, or it lacks a field.
+        """
+        try:
+            # Opened here, because numpy leaves a damaged archive open.
+            with open(path, "rb") as opened:
+                file = np.load(opened, allow_pickle=False)
+                if not isinstance(file, np.lib.npyio.NpzFile):
+                    raise ValueError("one array without names")
+                held = list(file)
+                values = {f.name: file[f.name] for f in dataclasses.fields(cls) if f.name in held}
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file; give a face written by `save`") from error
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(
+                f"{path} is not a face file ({' '.join(str(error).split())}): expected the .npz "
+                "that `instantid embed` writes; of a photo, make one with it"
+            ) from error
+        missing = [name for name in ("embedding", "kps") if name not in values]
+        if missing:
+            raise InputError(
+                f"{path} is no face file: it lacks {' and '.join(missing)} "
+                f"and holds {', '.join(held) or 'nothing'}"
+            )
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes an `.npz` whose keys are this class's attributes, less those that are None."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        with replacing_file(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **{k: v for k, v in values.items() if v is not None})
+
+    @classmethod
+    def mean(cls, faces: "Sequence[Face]") -> "Face":
+        """One person from several photos: raw embeddings averaged, all else of the first."""
+        faces = list(faces)
+        if not faces:
+            raise InputError("the mean of no faces was asked for: give at least one")
+        sizes = {face.embedding.size for face in faces}
+        if len(sizes) > 1:
+            raise InputError(
+                f"faces with embeddings of different lengths, {sorted(sizes)}, have no mean: "
+                "use one face pack for all of them"
+            )
+        embedding = np.mean([face.embedding for face in faces], axis=0)
+        return dataclasses.replace(faces[0], embedding=embedding)
+
+    def kps_for(self, height: int, width: int) -> np.ndarray:
+        """Keypoints [5, 2] in pixels of an output of `height` x `width`.
+
+        The photo is scaled by one factor so that it just fits, and centred; nothing is stretched.
+        """
+        if self.image_size is None:
+            return self.kps
+        photo_height, photo_width = self.image_size
+        scale = min(height / photo_height, width / photo_width)
+        margin = [(width - scale * photo_width) / 2, (height - scale * photo_height) / 2]
+        return (self.kps * scale + margin).astype(np.float32)
+
+
+def output_size(
+    image_size: tuple[int, int], long_side: int = 1024, multiple: int = 64
+) -> tuple[int, int]:
+    """(height, width) of a picture with a photo's aspect ratio, sides floored to `multiple`.
+
+    No side is less than `multiple`, so a photo more than 16 times as long as wide is taken too.
+    Source: InstantID, `infer.py:resize_img`, which resizes twice to get there.
+    """
+    longest = max(image_size)
+    sides = (round(long_side * side / longest) // multiple * multiple for side in image_size)
+    height, width = (max(multiple, side) for side in sides)
+    return height, width
+
+
+def _finite(name: str, value: object, shape: tuple[int | None, ...]) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):  # becomes infinity, and is refused below
+            array = np.array(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a face's {name} is not made of numbers: {error}") from error
+    fits = array.ndim == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits or not array.size:
+        expected = ["D" if want is None else want for want in shape]
+        raise InputError(
+            f"a face's {name} has shape {list(array.shape)}: expected "
+            f"[{', '.join(map(str, expected))}]"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"a face's {name} holds NaN or infinity: detect the face again")
+    array.setflags(write=False)
+    return array

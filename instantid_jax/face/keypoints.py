@@ -1,0 +1,61 @@
+"""The picture of five facial keypoints that IdentityNet sees.
+
+Source: InstantID, `pipeline_stable_diffusion_xl_instantid.py:draw_kps`. Drawn on the host by
+OpenCV, whose rasterisation is part of what the weights were trained on.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from instantid_jax.errors import InputError
+
+# RGB of left eye, right eye, nose, left and right corner of the mouth.
+_COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
+# Each limb runs to the nose and has its first point's colour; later ones cover earlier ones.
+_LIMBS = ((0, 2), (1, 2), (3, 2), (4, 2))
+_LIMB_HALF_WIDTH = 4
+_LIMB_BRIGHTNESS = 0.6
+_RADIUS = 10
+# OpenCV takes 32-bit coordinates; no picture is near this size.
+_FARTHEST = 2**20
+
+
+def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
+    """Draws keypoints as InstantID was trained to see them: uint8 [height, width, 3] RGB.
+
+    Four limbs of brightness 153 from the nose, ellipses 8 pixels thick, under five discs of
+    brightness 255 and radius 10. The sizes are in pixels whatever the picture's; what lies outside
+    is clipped. Values in [0, 1] after division by 255 are what IdentityNet takes.
+
+    Args:
+      kps: [5, 2], x and y in pixels, in the order of `Face.kps`.
+
+    Raises:
+      InputError: if `kps` has another shape, is not finite, or lies a million pixels away.
+    """
+    kps = np.asarray(kps, np.float32)
+    if kps.shape != (5, 2):
+        raise InputError(f"keypoints have shape {list(kps.shape)}: expected [5, 2]")
+    if not np.isfinite(kps).all():
+        raise InputError("keypoints hold NaN or infinity: detect the face again")
+    if np.abs(kps).max() > _FARTHEST:
+        raise InputError(f"keypoints lie at {np.abs(kps).max():g}: expected pixels of the picture")
+    if height < 1 or width < 1:
+        raise InputError(f"a keypoint picture of {height} x {width} was asked for: expected 1 up")
+
+    picture = np.zeros((height, width, 3), np.uint8)
+    # Positions, lengths and angles are truncated, not rounded, as the original does.
+    for start, end in _LIMBS:
+        x, y = kps[[start, end]].T
+        length = ((x[0] - x[1]) ** 2 + (y[0] - y[1]) ** 2) ** 0.5
+        angle = math.degrees(math.atan2(y[0] - y[1], x[0] - x[1]))
+        center = int(np.mean(x)), int(np.mean(y))
+        axes = int(length / 2), _LIMB_HALF_WIDTH
+        polygon = cv2.ellipse2Poly(center, axes, int(angle), 0, 360, 1)
+        color = tuple(int(c * _LIMB_BRIGHTNESS) for c in _COLORS[start])
+        cv2.fillConvexPoly(picture, polygon, color)
+    for (x, y), color in zip(kps, _COLORS, strict=True):
+        cv2.circle(picture, (int(x), int(y)), _RADIUS, color, cv2.FILLED)
+    return picture

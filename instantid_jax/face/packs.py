@@ -1,0 +1,71 @@
+"""Finding face packs: folders of `.onnx` files, one a detector, one a recogniser."""
+
+import os
+from pathlib import Path
+
+from instantid_jax.errors import InputError
+
+# insightface looks nowhere else; no environment variable moves it.
+INSIGHTFACE_ROOT = "~/.insightface"
+
+LICENCE = (
+    "insightface's face packs, antelopev2 among them, are for non-commercial research only; "
+    "the licence of insightface's code (MIT) does not extend to them. "
+    "See https://github.com/deepinsight/insightface#license"
+)
+
+
+class PackNotFoundError(InputError):
+    """No folder of the pack's name, where one was expected."""
+
+
+def find_pack(pack: str | os.PathLike, root: str | os.PathLike = INSIGHTFACE_ROOT) -> Path:
+    """The folder with a pack's `.onnx` files.
+
+    Args:
+      pack: a folder, or the name of one in `root`/models. A folder that holds no `.onnx` but one
+        folder that does, as `antelopev2.zip` unpacks, means the inner one.
+      root: where insightface keeps what it downloads.
+
+    Raises:
+      PackNotFoundError: if there is no such folder, with the places looked at.
+      InputError: if there is one, without `.onnx` files.
+    """
+    places = [Path(pack).expanduser(), pack_folder(pack, root)]
+    for folder in places:
+        if folder.is_dir():
+            return _folder_of_onnx(folder)
+    if places[0].is_file():
+        raise InputError(f"face pack {pack} is a file: give a folder of .onnx files")
+    raise PackNotFoundError(
+        f"face pack {pack} not found: looked for the folders "
+        f"{' and '.join(str(place) for place in dict.fromkeys(places))}; download it with "
+        "--download-face-pack (in Python: download=True), or unzip its .onnx files into "
+        "one of them, or name another folder"
+    )
+
+
+def pack_folder(pack: str | os.PathLike, root: str | os.PathLike = INSIGHTFACE_ROOT) -> Path:
+    """Where insightface keeps the pack of that name."""
+    return Path(root).expanduser() / "models" / pack
+
+
+def onnx_files(folder: Path) -> list[Path]:
+    """The models in a folder, sorted; hidden files, such as macOS adds to archives, are none."""
+    return sorted(path for path in folder.glob("*.onnx") if not path.name.startswith("."))
+
+
+def _folder_of_onnx(folder: Path) -> Path:
+    if onnx_files(folder):
+        return folder
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and onnx_files(path))
+    if len(inner) == 1:
+        return inner[0]
+    if inner:
+        names = ", ".join(str(path) for path in inner)
+        raise InputError(f"face pack {folder} holds several packs, {names}: name one of them")
+    held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    raise InputError(
+        f"face pack {folder} has no .onnx files (it holds {held}): "
+        "unzip the pack's files into it, or remove it"
+    )

@@ -1,0 +1,278 @@
+import logging
+import subprocess
+import sys
+import warnings
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+from insightface.app import FaceAnalysis
+from insightface.utils import storage
+from PIL import Image
+
+from instantid_jax.errors import InputError
+from instantid_jax.face.analysis import FaceAnalyzer
+from instantid_jax.face.face import Face
+from instantid_jax.face.packs import LICENCE, PackNotFoundError
+from tests.face.synthetic_pack import detector, keypoints, photo, recogniser, write_pack
+
+# (top, left, side, identity): on the detector's grid in a 640 x 640 photo.
+LARGE, SMALL = (128, 320, 128, 1), (64, 64, 64, 2)
+
+
+def similarity(a, b):
+    a, b = a.embedding, b.embedding
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def test_a_face_is_found_where_it_is(analyzer):
+    face = analyzer.analyze(photo(640, 640, LARGE))
+    assert isinstance(face, Face) and face.image_size == (640, 640)
+    np.testing.assert_allclose(face.bbox, [320, 128, 448, 256], atol=1e-3)
+    np.testing.assert_allclose(face.kps, keypoints(*LARGE[:3]), atol=1e-2)
+    assert face.det_score == pytest.approx(1.0, abs=1e-4)
+    assert face.embedding.shape == (512,) and 5 < np.linalg.norm(face.embedding) < 50
+
+
+def test_photos_of_other_sizes_keep_their_own_pixels(analyzer):
+    twice = analyzer.analyze(photo(640, 1280, (256, 640, 256, 1)))
+    assert twice.image_size == (640, 1280)
+    np.testing.assert_allclose(twice.bbox, [640, 256, 896, 512], atol=1e-2)
+
+
+@pytest.mark.parametrize("picture", [photo(640, 640, LARGE), photo(640, 640, SMALL, LARGE)])
+def test_the_official_recipe_gives_the_same(analyzer, pack, picture):
+    # InstantID, infer.py: BGR pixels, one detection size, the largest box's raw embedding.
+    app = FaceAnalysis(name=str(pack), providers=["CPUExecutionProvider"])
+    app.prepare(ctx_id=0, det_size=(640, 640))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        found = app.get(np.ascontiguousarray(picture[..., ::-1]))
+    area = lambda x: (x["bbox"][2] - x["bbox"][0]) * (x["bbox"][3] - x["bbox"][1])  # noqa: E731
+    want = sorted(found, key=area)[-1]
+    got = analyzer.analyze(picture)
+    np.testing.assert_array_equal(got.kps, want["kps"])
+    np.testing.assert_array_equal(got.bbox, want["bbox"])
+    np.testing.assert_array_equal(got.embedding, want["embedding"])
+
+
+def test_the_largest_of_several_is_used_and_said(analyzer, caplog):
+    with caplog.at_level(logging.WARNING):
+        alone = analyzer.analyze(photo(640, 640, LARGE))
+        assert not caplog.records
+        both = analyzer.analyze(photo(640, 640, SMALL, LARGE))
+    assert "2 faces in the picture: the largest is used" in caplog.text
+    np.testing.assert_array_equal(both.embedding, alone.embedding)
+
+
+def test_all_faces_come_largest_first(analyzer):
+    large, small = analyzer.faces(photo(640, 640, SMALL, LARGE))
+    np.testing.assert_allclose(large.bbox, [320, 128, 448, 256], atol=1e-3)
+    np.testing.assert_allclose(small.bbox, [64, 64, 128, 128], atol=1e-3)
+
+
+def test_embeddings_tell_identities_apart(analyzer):
+    one, again = analyzer.faces(photo(640, 640, (128, 320, 128, 1), (64, 64, 64, 1)))
+    other = analyzer.analyze(photo(640, 640, (128, 320, 128, 2)))
+    assert similarity(one, again) > 0.95
+    assert similarity(one, other) < 0.9
+
+
+def test_insightface_gets_blue_green_red(analyzer):
+    picture = photo(640, 640, LARGE)
+    with pytest.raises(InputError, match="no face"):
+        analyzer.analyze(np.ascontiguousarray(picture[..., ::-1]))
+    # A crop equal to the whole face, through the recogniser's definition in plain numpy.
+    crop = np.asarray(Image.fromarray(picture[128:256, 320:448]).resize((112, 112), Image.BOX))
+    means = (crop.astype(np.float32) / 127.5 - 1).reshape(7, 16, 7, 16, 3).mean((1, 3))
+    weights = onnx.numpy_helper.to_array(recogniser().graph.initializer[0])
+    want = means.transpose(2, 0, 1).ravel() @ weights
+    got = analyzer.analyze(picture).embedding
+    assert got @ want / np.linalg.norm(got) / np.linalg.norm(want) > 0.99
+    swapped = means[..., ::-1].transpose(2, 0, 1).ravel() @ weights
+    assert got @ swapped / np.linalg.norm(got) / np.linalg.norm(swapped) < 0.9
+
+
+def test_a_face_too_large_for_one_size_is_found_at_a_smaller(pack, analyzer, caplog):
+    picture = photo(640, 640, (128, 128, 256, 3))
+    with pytest.raises(InputError, match=r"detection sizes 640\)"):
+        FaceAnalyzer(pack, det_sizes=(640,)).analyze(picture)
+    with caplog.at_level(logging.INFO):
+        face = analyzer.analyze(picture)
+    assert "found with detection size 320" in caplog.text
+    np.testing.assert_allclose(face.bbox, [128, 128, 384, 384], atol=1e-2)
+    np.testing.assert_allclose(face.kps, keypoints(128, 128, 256), atol=2e-2)
+
+
+def test_no_face_names_the_file_and_what_to_try(analyzer, tmp_path):
+    path = tmp_path / "wall.png"
+    Image.fromarray(photo(200, 300)).save(path)
+    with pytest.raises(InputError, match=r"no face found in .*wall\.png .*640, .*192.*use a photo"):
+        analyzer.analyze(path)
+    with pytest.raises(InputError, match="no face found in the picture"):
+        analyzer.faces(photo(3, 4))
+    with pytest.raises(InputError, match="no face"):
+        analyzer.analyze(photo(1, 4000))
+
+
+def test_a_rotated_file_gives_what_the_upright_one_gives(analyzer, tmp_path):
+    upright = photo(640, 480, LARGE)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter clockwise to see it
+    Image.fromarray(upright).save(tmp_path / "upright.png")
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "rotated.png", exif=exif)
+    want, got = (analyzer.analyze(tmp_path / f"{x}.png") for x in ("upright", "rotated"))
+    assert got.image_size == (640, 480)
+    np.testing.assert_array_equal(got.kps, want.kps)
+    np.testing.assert_array_equal(got.embedding, want.embedding)
+
+
+def test_each_photo_gives_a_face_or_its_error(analyzer, tmp_path):
+    Image.fromarray(photo(640, 640, LARGE)).save(tmp_path / "a.png")
+    Image.fromarray(photo(64, 64)).save(tmp_path / "b.png")
+    (tmp_path / "c.png").write_text("not a picture")
+    paths = sorted(tmp_path.iterdir())
+    results = list(analyzer.analyze_each(paths))
+    assert [path for path, _ in results] == paths
+    face, no_face, no_picture = (result for _, result in results)
+    assert isinstance(face, Face)
+    assert isinstance(no_face, InputError) and "no face found" in str(no_face)
+    assert isinstance(no_picture, InputError) and "not a picture" in str(no_picture)
+
+
+def test_nothing_is_printed(pack, capfd):
+    FaceAnalyzer(pack).analyze(photo(640, 640, SMALL, LARGE))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_importing_the_file_imports_neither_package():
+    code = (
+        "import sys, instantid_jax.face.analysis\n"
+        "assert not {'insightface', 'onnxruntime', 'onnx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("det_sizes", [(), (0,), (100,), (640, -32)])
+def test_odd_detection_sizes_are_refused(pack, det_sizes):
+    with pytest.raises(InputError, match="multiples of 32"):
+        FaceAnalyzer(pack, det_sizes=det_sizes)
+
+
+def test_unknown_providers_are_refused(pack):
+    with pytest.raises(InputError, match=r"no NoSuchProvider here: expected of .*CPU"):
+        FaceAnalyzer(pack, providers=["NoSuchProvider"])
+
+
+def test_a_detector_of_fixed_size_is_used_at_that_size(tmp_path, caplog):
+    write_pack(tmp_path)
+    onnx.save(detector(size=320), tmp_path / "detector.onnx")
+    with caplog.at_level(logging.WARNING):
+        analyzer = FaceAnalyzer(tmp_path)
+    assert "takes 320 x 320 alone" in caplog.text and analyzer.det_sizes == (320,)
+    analyzer.analyze(photo(640, 640, (128, 128, 256, 3)))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a": detector()}, r"holds a\.onnx \(detection\): expected"),
+        ({"b": recogniser()}, r"holds b\.onnx \(recognition\): expected"),
+        (
+            {"a": detector(), "b": recogniser(), "c": recogniser(seed=1)},
+            r"b\.onnx \(recognition\), c\.onnx \(recognition\): .* one recogniser",
+        ),
+        (
+            {"a": detector(), "b": detector(), "c": recogniser()},
+            r"a\.onnx \(detection\), b\.onnx \(detection\)",
+        ),
+        (
+            {"a": detector(with_keypoints=False), "b": recogniser()},
+            r"without keypoints: expected one detector with keypoints",
+        ),
+        # insightface goes by the input's size alone: 80 is nothing that it knows.
+        ({"a": detector(), "b": recogniser(size=80)}, r"b\.onnx \(unknown\)"),
+        ({"a": detector(), "b": b"version https://git-lfs"}, r"b\.onnx cannot be used"),
+    ],
+)
+def test_packs_of_other_content_are_refused(tmp_path, files, message):
+    for name, model in files.items():
+        data = model if isinstance(model, bytes) else model.SerializeToString()
+        (tmp_path / f"{name}.onnx").write_bytes(data)
+    with pytest.raises(InputError, match=message) as error:
+        FaceAnalyzer(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_models_of_other_kinds_are_left_alone(tmp_path):
+    write_pack(tmp_path)
+    onnx.save(recogniser(size=80), tmp_path / "other.onnx")
+    FaceAnalyzer(tmp_path).analyze(photo(640, 640, LARGE))
+
+
+def test_a_manifest_is_refused(tmp_path):
+    write_pack(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"manifest_version": 2}')
+    with pytest.raises(InputError, match="manifest of version 2"):
+        FaceAnalyzer(tmp_path)
+
+
+def test_recognisers_of_other_lengths_are_taken(tmp_path):
+    analyzer = FaceAnalyzer(write_pack(tmp_path, embedding_size=64))
+    assert analyzer.analyze(photo(640, 640, LARGE)).embedding.shape == (64,)
+
+
+@pytest.fixture
+def downloads(monkeypatch, tmp_path_factory):
+    """Stands in for the server: a list of the URLs fetched, each answered with a nested zip."""
+    source = write_pack(tmp_path_factory.mktemp("served"))
+    urls = []
+
+    def download_file(url, path=None, overwrite=False, sha1_hash=None):
+        print("Downloading", path, "from", url)
+        urls.append(url)
+        storage.os.makedirs(storage.os.path.dirname(path), exist_ok=True)
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in source.iterdir():
+                archive.write(file, f"antelopev2/{file.name}")
+
+    monkeypatch.setattr(storage, "download_file", download_file)
+    return urls
+
+
+def test_nothing_is_downloaded_without_permission(downloads, tmp_path):
+    with pytest.raises(PackNotFoundError, match="download-face-pack"):
+        FaceAnalyzer("antelopev2", root=tmp_path)
+    assert not downloads and not list(tmp_path.iterdir())
+
+
+def test_a_download_tells_the_licence_and_is_done_once(downloads, tmp_path, caplog, capfd):
+    with caplog.at_level(logging.WARNING):
+        FaceAnalyzer("antelopev2", root=tmp_path, download=True)
+    assert LICENCE in caplog.text and "non-commercial research only" in LICENCE
+    assert len(downloads) == 1 and downloads[0].endswith("/antelopev2.zip")
+    assert capfd.readouterr().out == ""
+    # The archive and the scratch folder are gone.
+    assert [p.name for p in (tmp_path / "models").iterdir()] == ["antelopev2"]
+    FaceAnalyzer("antelopev2", root=tmp_path, download=True)
+    FaceAnalyzer("antelopev2", root=tmp_path)
+    assert len(downloads) == 1
+
+
+def test_a_failed_download_leaves_nothing(monkeypatch, tmp_path):
+    def fail(url, path=None, overwrite=False, sha1_hash=None):
+        storage.os.makedirs(storage.os.path.dirname(path), exist_ok=True)
+        open(path, "w").close()
+        raise RuntimeError("Failed downloading url " + url)
+
+    monkeypatch.setattr(storage, "download_file", fail)
+    with pytest.raises(InputError, match=r"could not be downloaded .*get it by hand"):
+        FaceAnalyzer("antelopev2", root=tmp_path, download=True)
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_path_is_not_downloaded(downloads, tmp_path):
+    with pytest.raises(InputError, match="only a name is downloaded"):
+        FaceAnalyzer(tmp_path / "no" / "antelopev2", root=tmp_path, download=True)
+    assert not downloads

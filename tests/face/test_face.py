@@ -1,0 +1,165 @@
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from instantid_jax.errors import InputError
+from instantid_jax.face.face import Face, output_size
+
+EMBEDDING = np.random.default_rng(0).normal(size=512).astype(np.float32)
+KPS = np.array([[40, 50], [70, 50], [55, 70], [42, 90], [68, 90]], np.float32)
+
+
+def whole_face(**changes):
+    values = dict(image_size=(200, 100), bbox=[20, 30, 90, 110], det_score=0.75) | changes
+    return Face(**{"embedding": EMBEDDING, "kps": KPS} | values)
+
+
+def assert_same(a, b):
+    for field in dataclasses.fields(Face):
+        one, other = getattr(a, field.name), getattr(b, field.name)
+        assert type(one) is type(other)
+        np.testing.assert_array_equal(one, other)
+
+
+def test_fields_are_float32_copies_that_cannot_change():
+    kps = KPS.astype(np.float64)
+    face = Face(embedding=list(map(float, EMBEDDING)), kps=kps)
+    kps[:] = 0
+    np.testing.assert_array_equal(face.kps, KPS)
+    assert face.kps.dtype == face.embedding.dtype == np.float32
+    with pytest.raises(ValueError):
+        face.kps[0] = 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        face.kps = KPS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embedding": EMBEDDING[None]}, r"embedding has shape \[1, 512\]: expected \[D\]"),
+        ({"embedding": []}, r"embedding has shape \[0\]"),
+        ({"embedding": EMBEDDING * np.nan}, "embedding holds NaN"),
+        ({"embedding": None}, "embedding is not made of numbers|embedding has shape|holds NaN"),
+        ({"embedding": "me.jpg"}, "not made of numbers"),
+        ({"kps": KPS[:4]}, r"kps has shape \[4, 2\]: expected \[5, 2\]"),
+        ({"kps": KPS.astype(float) * 1e300}, "kps holds NaN or infinity"),
+        ({"bbox": [1, 2, 3]}, r"bbox has shape \[3\]"),
+        ({"image_size": (0, 5)}, r"image_size is \[0, 5\]"),
+        ({"det_score": float("nan")}, "det_score holds NaN"),
+    ],
+)
+def test_bad_values_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        whole_face(**changes)
+
+
+def test_embeddings_of_other_lengths_are_taken():
+    assert whole_face(embedding=np.arange(7.0)).embedding.shape == (7,)
+
+
+def test_a_normalised_embedding_is_remarked_upon(caplog):
+    with caplog.at_level(logging.WARNING):
+        whole_face()
+        assert not caplog.records
+        whole_face(embedding=EMBEDDING / np.linalg.norm(EMBEDDING))
+    assert "raw one" in caplog.text
+
+
+def test_saving_and_loading_keeps_everything(tmp_path):
+    face = whole_face()
+    for name in ("me.npz", "deep/folder/without_suffix"):
+        face.save(tmp_path / name)
+        assert_same(Face.load(tmp_path / name), face)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "me.npz"]
+
+
+def test_a_face_of_two_fields_saves_and_loads(tmp_path):
+    face = Face(embedding=EMBEDDING, kps=KPS)
+    face.save(tmp_path / "me.npz")
+    assert_same(Face.load(tmp_path / "me.npz"), face)
+
+
+def test_load_names_what_is_wrong_with_a_file(tmp_path):
+    def refuses(name, message):
+        with pytest.raises(InputError, match=message) as error:
+            Face.load(tmp_path / name)
+        assert name in str(error.value) and "\n" not in str(error.value)
+
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff not numpy")
+    np.save(tmp_path / "array.npy", EMBEDDING)
+    np.savez(tmp_path / "other.npz", vector=EMBEDDING)
+    np.savez(tmp_path / "pickled.npz", embedding=np.array([{}], dtype=object), kps=KPS)
+    np.savez(tmp_path / "shape.npz", embedding=EMBEDDING, kps=KPS[:3])
+    whole_face().save(tmp_path / "cut.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:1000])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "folder.npz").mkdir()
+
+    refuses("missing.npz", "no such file")
+    refuses("photo.jpg", "not a face file")
+    refuses("array.npy", "not a face file")
+    refuses("other.npz", "lacks embedding and kps and holds vector")
+    refuses("pickled.npz", "not a face file")
+    refuses("shape.npz", r"kps has shape \[3, 2\]")
+    refuses("cut.npz", "not a face file")
+    refuses("empty.npz", "not a face file")
+    refuses("folder.npz", "not a face file")
+
+
+def test_mean_averages_raw_embeddings_and_keeps_the_rest_of_the_first():
+    second = whole_face(embedding=3 * EMBEDDING, kps=KPS + 9, image_size=(7, 7), det_score=0.1)
+    mean = Face.mean([whole_face(), second])
+    assert_same(mean, whole_face(embedding=2 * EMBEDDING))
+
+
+def test_mean_of_one_face_is_that_face():
+    assert_same(Face.mean([whole_face()]), whole_face())
+
+
+def test_mean_needs_faces_of_one_kind():
+    with pytest.raises(InputError, match="no faces"):
+        Face.mean([])
+    with pytest.raises(InputError, match=r"\[3, 512\]"):
+        Face.mean([whole_face(), whole_face(embedding=np.ones(3))])
+
+
+def test_kps_of_the_photo_scale_with_the_output():
+    np.testing.assert_array_equal(whole_face().kps_for(200, 100), KPS)
+    np.testing.assert_allclose(whole_face().kps_for(400, 200), 2 * KPS)
+
+
+def test_kps_fit_a_wider_output_centred_and_unstretched():
+    # 200 x 100 into 400 x 1000: twice the size, 200 of 1000 columns, 400 to the left of them.
+    np.testing.assert_allclose(whole_face().kps_for(400, 1000), 2 * KPS + [400, 0])
+    np.testing.assert_allclose(whole_face().kps_for(1000, 50), KPS / 2 + [0, 450])
+
+
+def test_kps_without_a_photo_are_pixels_of_the_output():
+    np.testing.assert_array_equal(whole_face(image_size=None).kps_for(17, 3), KPS)
+
+
+@pytest.mark.parametrize(
+    ("photo", "long_side", "output"),
+    # (height, width); the first four are InstantID's own resize at its default, 1280.
+    [
+        ((512, 512), 1280, (1280, 1280)),
+        ((1080, 1920), 1280, (704, 1280)),
+        ((480, 640), 1280, (960, 1280)),
+        ((2000, 500), 1280, (1280, 320)),
+        ((512, 512), 1024, (1024, 1024)),
+        ((1080, 1920), 1024, (576, 1024)),
+        ((480, 640), 1024, (768, 1024)),
+        ((4032, 3024), 1024, (1024, 768)),
+        ((1535, 2047), 1024, (768, 1024)),  # 767.9 is rounded before it is floored
+        ((10, 1000), 1024, (64, 1024)),
+        ((1, 1), 1024, (1024, 1024)),
+    ],
+)
+def test_output_size_keeps_the_aspect_ratio(photo, long_side, output):
+    assert output_size(photo, long_side) == output
+
+
+def test_output_size_takes_other_multiples():
+    assert output_size((100, 75), long_side=128, multiple=8) == (128, 96)
