@@ -4,6 +4,7 @@ Source: Zhang et al. 2023; diffusers/models/controlnets/controlnet.py:ControlNet
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -46,14 +47,14 @@ class ControlNetConfig(EncoderConfig):
 
 
 class ControlNetConditioningEmbedding(nnx.Module):
-    """Convolutions from a picture [B, 8H, 8W, 3] in [0, 1] to the first feature map [B, H, W, C]."""
+    """Convolutions from a picture [B, 8H, 8W, 3] in [0, 1] to a feature map [B, H, W, C]."""
 
     def __init__(self, config: ControlNetConfig, *, rngs: nnx.Rngs):
         channels = config.conditioning_embedding_out_channels
         self.bgr = config.controlnet_conditioning_channel_order == "bgr"
         self.conv_in = conv3x3(config.conditioning_channels, channels[0], rngs=rngs)
         blocks = []
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
+        for before, after in itertools.pairwise(channels):
             blocks.append(conv3x3(before, before, rngs=rngs))
             blocks.append(conv3x3(before, after, stride=2, rngs=rngs))
         self.blocks = nnx.List(blocks)

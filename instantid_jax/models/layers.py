@@ -23,7 +23,7 @@ def conv1x1(channels_in: int, channels_out: int, *, rngs: nnx.Rngs) -> nnx.Conv:
 
 
 def group_norm(channels: int, groups: int, *, eps: float, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    # Flax's default variance E[x²]-E[x]² loses precision when |mean| >> std; torch has no such path.
+    # Flax's default variance E[x²]-E[x]² loses precision when |mean| >> std; torch's does not.
     return nnx.GroupNorm(
         channels, num_groups=groups, epsilon=eps, use_fast_variance=False, rngs=rngs
     )

@@ -45,7 +45,7 @@ class ResamplerConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], dim_head: int = 64) -> Self:
-        """Reads the sizes off the torch tensors of `image_proj`; the head size leaves no trace there.
+        """Reads the sizes off torch's tensors of `image_proj`; the head size leaves no trace there.
 
         Raises:
           InputError: if a tensor that tells a size is missing or has another rank.

@@ -213,7 +213,7 @@ class Decoder(nnx.Module):
 
 
 class AutoencoderKL(nnx.Module):
-    """Pictures [B, H, W, 3] in [-1, 1] to and from latents [B, H/8, W/8, 4] of about unit variance."""
+    """Pictures [B, H, W, 3] in [-1, 1] to and from latents [B, H/8, W/8, 4] of unit variance."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
         latent = config.latent_channels
@@ -228,7 +228,7 @@ class AutoencoderKL(nnx.Module):
         )
 
     def encode(self, pictures: jax.Array, noise: jax.Array | None = None) -> jax.Array:
-        """Returns scaled float32 latents: the mean, or with unit `noise` of their shape a sample."""
+        """Returns scaled float32 latents: the mean, or, given unit `noise`, a sample."""
         moments = self.encoder(pictures.astype(self.encoder.conv_in.kernel.dtype))
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
