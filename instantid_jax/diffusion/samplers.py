@@ -1,0 +1,346 @@
+"""Samplers by name: which timesteps, which coefficients, which rule.
+
+A name means what a diffusers user gets from `XScheduler.from_config(pipe.scheduler.config)`: the
+checkpoint's settings carry over as far as that class reads them. So `dpmpp_2m` on a checkpoint
+whose own file asks for Karras sigmas has Karras sigmas.
+"""
+
+import dataclasses
+import operator
+
+import numpy as np
+
+from instantid_jax.diffusion import tables
+from instantid_jax.diffusion.rules import (
+    Multistep,
+    OneStep,
+    PredictorCorrector,
+    StepRule,
+)
+from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
+from instantid_jax.diffusion.spacing import (
+    respaced_sigmas,
+    spaced_timesteps,
+    timesteps_of,
+    train_sigmas,
+)
+from instantid_jax.errors import InputError
+
+EULER = "EulerDiscreteScheduler"
+EULER_ANCESTRAL = "EulerAncestralDiscreteScheduler"
+DDIM = "DDIMScheduler"
+DPM = "DPMSolverMultistepScheduler"
+UNIPC = "UniPCMultistepScheduler"
+LCM = "LCMScheduler"
+
+# Each name's diffusers class, and the settings given to `from_config` beside the checkpoint's.
+SAMPLERS = {
+    "euler": (EULER, {}),
+    "euler_trailing": (EULER, {"timestep_spacing": "trailing"}),
+    "euler_ancestral": (EULER_ANCESTRAL, {}),
+    "ddim": (DDIM, {}),
+    "dpmpp_2m": (DPM, {}),
+    "dpmpp_2m_karras": (DPM, {"use_karras_sigmas": True}),
+    "dpmpp_2m_sde": (DPM, {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": (UNIPC, {}),
+    "lcm": (LCM, {}),
+}
+
+_ALL = (EULER, EULER_ANCESTRAL, DDIM, DPM, UNIPC, LCM)
+_SOLVERS = (DPM, UNIPC)
+_SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
+# The values we take of the settings that change numbers, and the classes that read them.
+_TAKEN = (
+    ("prediction_type", _ALL, ("epsilon", "v_prediction")),
+    (
+        "timestep_spacing",
+        (EULER, EULER_ANCESTRAL, DDIM, *_SOLVERS),
+        ("leading", "linspace", "trailing"),
+    ),
+    ("timestep_type", (EULER,), ("discrete",)),
+    ("interpolation_type", (EULER,), ("linear",)),
+    ("use_exponential_sigmas", (EULER, *_SOLVERS), (False,)),
+    ("use_beta_sigmas", (EULER, *_SOLVERS), (False,)),
+    ("use_flow_sigmas", _SOLVERS, (False,)),
+    ("use_dynamic_shifting", _SOLVERS, (False,)),
+    ("shift_terminal", (UNIPC,), (None,)),
+    ("final_sigmas_type", (EULER, *_SOLVERS), ("zero", "sigma_min")),
+    ("clip_sample", (DDIM, LCM), (False,)),
+    ("thresholding", (DDIM, *_SOLVERS, LCM), (False,)),
+    (
+        "variance_type",
+        (DPM,),
+        (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
+    ),
+    ("algorithm_type", (DPM,), ("dpmsolver++", "sde-dpmsolver++")),
+    ("solver_type", _SOLVERS, _SOLVER_TYPES),
+    ("solver_order", _SOLVERS, (1, 2, 3)),
+    ("predict_x0", (UNIPC,), (True,)),
+    ("solver_p", (UNIPC,), (None,)),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sampler:
+    """A sampler made ready for a number of steps.
+
+    Attributes:
+      timesteps: [T] float32, what the networks are told at each model evaluation.
+      init_noise_sigma: unit noise is multiplied by this before the first step.
+      rows: each [T] float64, the coefficients of each step; `row` gives one step's.
+      stochastic: whether every step takes noise.
+      rule: the compiled part; equal for equal scheduler settings, whatever the number of steps.
+    """
+
+    timesteps: np.ndarray
+    init_noise_sigma: float
+    rows: dict[str, np.ndarray]
+    stochastic: bool
+    rule: StepRule
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def row(self, i: int) -> dict[str, np.float32]:
+        """The coefficients of step `i`, float32 scalars."""
+        return {name: np.float32(column[i]) for name, column in self.rows.items()}
+
+
+def make_sampler(
+    config: ScheduleConfig, name: str | None, num_inference_steps: int, eta: float = 0.0
+) -> Sampler:
+    """Makes a sampler of `SAMPLERS`, or with None the checkpoint's own.
+
+    Args:
+      config: of the checkpoint's `scheduler_config.json`.
+      num_inference_steps: 1 to `num_train_timesteps`; for lcm, to `original_inference_steps`.
+      eta: 0 to 1, the share of DDPM's noise; ddim only.
+    Raises:
+      InputError: for an unknown name or scheduler class, a setting that would change the numbers
+        and is not supported, or a number of steps or eta out of range.
+    """
+    if name is None:
+        class_name = config.class_name
+        if class_name not in _ALL:
+            raise InputError(
+                f"the checkpoint's scheduler is {class_name}: expected one of {', '.join(_ALL)}; "
+                f"choose a scheduler: {', '.join(SAMPLERS)}"
+            )
+    elif name in SAMPLERS:
+        class_name, settings = SAMPLERS[name]
+        config = dataclasses.replace(config, **settings)
+    else:
+        raise InputError(f"scheduler={name!r}: expected None or one of {', '.join(SAMPLERS)}")
+    _check_settings(config, class_name)
+    steps = _check_steps(config, num_inference_steps)
+    _check_eta(eta, class_name)
+
+    alpha = alphas_cumprod(config)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if class_name in (EULER, EULER_ANCESTRAL):
+            sampler = _make_euler(config, class_name, steps, alpha)
+        elif class_name == DDIM:
+            sampler = _make_ddim(config, steps, alpha, float(eta))
+        elif class_name == LCM:
+            sampler = _make_lcm(config, steps, alpha)
+        else:
+            sampler = _make_solver(config, class_name, steps, alpha)
+        columns = [column.astype(np.float32) for column in sampler.rows.values()]
+    if not np.isfinite(columns).all():
+        raise InputError(
+            f"{class_name} divides by zero with num_inference_steps={steps} and these settings "
+            f"(prediction_type={config.prediction_type!r}, rescale_betas_zero_snr="
+            f"{config.rescale_betas_zero_snr}, final_sigmas_type={config.final_sigmas_type!r}, "
+            f"lower_order_final={config.lower_order_final}), as in diffusers: choose another "
+            "scheduler"
+        )
+    return sampler
+
+
+def _check_settings(config: ScheduleConfig, class_name: str) -> None:
+    for key, classes, taken in _TAKEN:
+        value = getattr(config, key)
+        if class_name in classes and value not in taken:
+            raise InputError(
+                f"{class_name} with {key}={value!r} is not supported: expected "
+                f"{' or '.join(repr(v) for v in taken)}; choose another scheduler or correct "
+                "scheduler_config.json"
+            )
+
+
+def _check_steps(config: ScheduleConfig, steps: int) -> int:
+    try:
+        steps = operator.index(steps)
+    except TypeError:
+        raise InputError(f"num_inference_steps={steps!r}: expected a whole number") from None
+    if not 1 <= steps <= config.num_train_timesteps:
+        raise InputError(
+            f"num_inference_steps={steps}: expected 1 to {config.num_train_timesteps}, the "
+            "checkpoint's training timesteps"
+        )
+    return steps
+
+
+def _check_eta(eta: float, class_name: str) -> None:
+    if class_name != DDIM and eta != 0:
+        raise InputError(f"eta={eta} has no meaning for {class_name}: leave it 0 or choose ddim")
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta={eta}: expected 0 to 1")
+
+
+def _make_euler(config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray) -> Sampler:
+    timesteps = spaced_timesteps(config, steps).astype(np.float32)
+    trained = train_sigmas(config, alpha)
+    sigmas = np.interp(timesteps, np.arange(len(trained)), trained)
+    final = 0.0
+    if class_name == EULER:
+        respaced = respaced_sigmas(config, steps, sigmas, use_lu_lambdas=False)
+        if respaced is not None:
+            sigmas, timesteps = respaced, timesteps_of(respaced, trained)
+        if config.final_sigmas_type == "sigma_min":
+            final = trained[0]
+    sigmas = _with_final(sigmas, final)
+    make = tables.euler if class_name == EULER else tables.euler_ancestral
+    highest = sigmas.max()
+    return Sampler(
+        timesteps=timesteps.astype(np.float32),
+        init_noise_sigma=float(
+            np.sqrt(highest**2 + 1) if config.timestep_spacing == "leading" else highest
+        ),
+        rows=make(sigmas, config.prediction_type),
+        stochastic=class_name == EULER_ANCESTRAL,
+        rule=OneStep(),
+    )
+
+
+def _make_ddim(config: ScheduleConfig, steps: int, alpha: np.ndarray, eta: float) -> Sampler:
+    timesteps = spaced_timesteps(config, steps).round().astype(np.int64)
+    if timesteps[0] >= config.num_train_timesteps or timesteps[-1] < 0:
+        raise InputError(
+            f"num_inference_steps={steps} with steps_offset={config.steps_offset} asks for "
+            f"timesteps {timesteps[0]} to {timesteps[-1]} of {config.num_train_timesteps}: take "
+            "fewer steps"
+        )
+    # A constant stride, also where the spacing's own is not constant.
+    following = timesteps - config.num_train_timesteps // steps
+    alpha = alpha.astype(np.float64)
+    final = 1.0 if config.set_alpha_to_one else alpha[0]
+    alpha_next = np.where(following >= 0, alpha[following], final)
+    return Sampler(
+        timesteps=timesteps.astype(np.float32),
+        init_noise_sigma=1.0,
+        rows=tables.ddim(alpha[timesteps], alpha_next, config.prediction_type, eta),
+        stochastic=eta > 0,
+        rule=OneStep(),
+    )
+
+
+def _make_lcm(config: ScheduleConfig, steps: int, alpha: np.ndarray) -> Sampler:
+    original = config.original_inference_steps
+    if not 1 <= original <= config.num_train_timesteps:
+        raise InputError(
+            f"scheduler_config.json has original_inference_steps={original}: expected 1 to "
+            f"num_train_timesteps={config.num_train_timesteps}; correct the file"
+        )
+    if steps > original:
+        raise InputError(
+            f"num_inference_steps={steps} with lcm: expected at most original_inference_steps="
+            f"{original}; take fewer steps (4 to 8 are usual)"
+        )
+    # Evenly spaced among the timesteps of the distillation.
+    distilled = np.arange(original, 0, -1) * (config.num_train_timesteps // original) - 1
+    timesteps = distilled[np.linspace(0, original, steps, endpoint=False).astype(np.int64)]
+    alpha = alpha.astype(np.float64)[timesteps]
+    return Sampler(
+        timesteps=timesteps.astype(np.float32),
+        init_noise_sigma=1.0,
+        rows=tables.lcm(timesteps, alpha, config.prediction_type, config.timestep_scaling),
+        stochastic=True,
+        rule=OneStep(),
+    )
+
+
+def _make_solver(config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray) -> Sampler:
+    trained = train_sigmas(config, alpha)
+    sigmas = respaced_sigmas(config, steps, trained[::-1], use_lu_lambdas=class_name == DPM)
+    final = trained[0]
+    if sigmas is None:
+        last = None
+        if class_name == DPM:
+            # λ = -log σ descends with the timestep; those below the clip are out of range.
+            last = int(np.sum(-np.log(trained) >= config.lambda_min_clipped))
+        timesteps = spaced_timesteps(config, steps, skip_last=True, last=last).round()
+        sigmas = np.interp(timesteps, np.arange(len(trained)), trained)
+    else:
+        if class_name == DPM and config.beta_schedule == "squaredcos_cap_v2":
+            raise InputError(
+                "DPMSolverMultistepScheduler with Karras or Lu sigmas and beta_schedule="
+                "'squaredcos_cap_v2' is not supported (diffusers cuts its timesteps to integers "
+                "where rounding errors decide): choose another scheduler"
+            )
+        timesteps = timesteps_of(sigmas, trained).round()
+        if class_name == UNIPC:
+            final = sigmas[-1]
+    final = final if config.final_sigmas_type == "sigma_min" else 0.0
+    sigmas = _with_final(sigmas, final)
+    make = _dpm_solver if class_name == DPM else _unipc
+    rows, rule = make(config, sigmas)
+    return Sampler(
+        timesteps=timesteps.astype(np.float32),
+        init_noise_sigma=1.0,
+        rows=rows,
+        stochastic="noise" in rows,
+        rule=rule,
+    )
+
+
+def _dpm_solver(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows, StepRule]:
+    """Which order each step has: as `DPMSolverMultistepScheduler.step` chooses it."""
+    steps, highest = len(sigmas) - 1, config.solver_order
+    stochastic = config.algorithm_type == "sde-dpmsolver++"
+    if stochastic and highest == 3:
+        raise InputError(
+            "sde-dpmsolver++ with solver_order=3 is not supported (diffusers' own formula has a "
+            "sign wrong): expected 1 or 2; correct scheduler_config.json"
+        )
+    orders = [min(i + 1, highest) for i in range(steps)]
+    careful = config.lower_order_final and steps < 15
+    if careful and steps > 1:
+        orders[-2] = min(orders[-2], 2)
+    if careful or config.euler_at_final or config.final_sigmas_type == "zero":
+        orders[-1] = 1
+    rows = tables.dpm_solver(
+        sigmas,
+        config.prediction_type,
+        orders=orders,
+        max_order=highest,
+        heun=config.solver_type == "heun",
+        stochastic=stochastic,
+    )
+    return rows, Multistep(order=highest)
+
+
+def _unipc(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows, StepRule]:
+    """Which order each step has: as `UniPCMultistepScheduler.step` chooses it."""
+    steps, highest = len(sigmas) - 1, config.solver_order
+    orders = [min(i + 1, highest) for i in range(steps)]
+    if config.lower_order_final:
+        orders = [min(order, steps - i) for i, order in enumerate(orders)]
+    rows = tables.unipc(
+        sigmas,
+        config.prediction_type,
+        orders=orders,
+        max_order=highest,
+        bh1=config.solver_type == "bh1",
+        uncorrected=config.disable_corrector,
+    )
+    return rows, PredictorCorrector(order=highest)
+
+
+def _with_final(sigmas: np.ndarray, final: float) -> np.ndarray:
+    """[T + 1] float64, rounded to float32 as in diffusers.
+
+    The last of Karras' sigmas and a final one of the same value are then equal, where float64 could
+    have the final one above the last.
+    """
+    return np.append(sigmas, final).astype(np.float32).astype(np.float64)

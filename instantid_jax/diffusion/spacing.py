@@ -1,0 +1,106 @@
+"""Which noise levels a sampler visits: timesteps and sigmas, on the host.
+
+A sigma is the noise-to-signal ratio sqrt((1 - ᾱ) / ᾱ) (Karras et al. 2022). These functions are
+together what `set_timesteps` is in diffusers' schedulers.
+"""
+
+import numpy as np
+
+from instantid_jax.diffusion.schedule import ScheduleConfig
+from instantid_jax.errors import InputError
+
+
+def train_sigmas(config: ScheduleConfig, alphas_cumprod: np.ndarray) -> np.ndarray:
+    """The sigma of each training timestep, ascending: [num_train_timesteps] float32.
+
+    At zero terminal SNR the last would be infinite; diffusers puts ᾱ = 2^-24 there, sigma 4096.
+    """
+    alpha = alphas_cumprod.copy()
+    if config.rescale_betas_zero_snr:
+        alpha[-1] = 2.0**-24
+    return np.sqrt((1 - alpha) / alpha)
+
+
+def spaced_timesteps(
+    config: ScheduleConfig, steps: int, *, skip_last: bool = False, last: int | None = None
+) -> np.ndarray:
+    """Timesteps spread over the training range, descending: [steps] float64.
+
+    Args:
+      skip_last: places one point more and leaves the lowest out, as the multistep solvers do.
+      last: how many training timesteps are in range; None means all.
+    Raises:
+      InputError: if the spacing has no room for so many steps.
+    Source: Lin et al. 2023, table 2.
+    """
+    train_steps = config.num_train_timesteps
+    last = train_steps if last is None else last
+    points = steps + 1 if skip_last else steps
+    if last < 1:
+        raise InputError(
+            f"lambda_min_clipped={config.lambda_min_clipped} leaves no training timestep: "
+            "correct scheduler_config.json"
+        )
+    if config.timestep_spacing == "linspace":
+        timesteps = np.linspace(0, last - 1, points)[::-1][:steps]
+    elif config.timestep_spacing == "leading":
+        timesteps = np.arange(points)[::-1][:steps] * (last // points) + float(config.steps_offset)
+    else:  # trailing
+        # For 61 and some sixty other counts rounding makes `arange` one too long and diffusers
+        # takes an extra step at timestep -1; the slice drops it.
+        timesteps = np.arange(last, 0, -train_steps / steps).round()[:steps] - 1
+    if np.any(np.diff(timesteps) >= 0):
+        raise InputError(
+            f"num_inference_steps={steps} does not fit {last} training timesteps with "
+            f"timestep_spacing={config.timestep_spacing!r}: take fewer steps"
+        )
+    return timesteps
+
+
+def respaced_sigmas(
+    config: ScheduleConfig, steps: int, sigmas: np.ndarray, *, use_lu_lambdas: bool
+) -> np.ndarray | None:
+    """Sigmas spread between the ends of `sigmas` by Karras' or Lu's rule, or None without one.
+
+    Args:
+      sigmas: descending; for Karras, `sigma_min` and `sigma_max` of the config replace its ends.
+      use_lu_lambdas: whether this scheduler reads the setting of that name.
+    Returns:
+      [steps] float64, descending.
+    Raises:
+      InputError: if `sigma_min` and `sigma_max` are no range.
+    Source: Karras et al. 2022, eq. 5; Lu et al. 2022 (uniform in log-SNR).
+    """
+    ramp = np.linspace(0, 1, steps)
+    low, high = float(sigmas[-1]), float(sigmas[0])
+    if use_lu_lambdas and config.use_lu_lambdas and not config.use_karras_sigmas:
+        low, high = float(np.log(sigmas[-1])), float(np.log(sigmas[0]))
+        return np.exp(high + ramp * (low - high))
+    if not config.use_karras_sigmas:
+        return None
+    low = low if config.sigma_min is None else config.sigma_min
+    high = high if config.sigma_max is None else config.sigma_max
+    if not 0 < low <= high:
+        raise InputError(
+            f"sigma_min={low} and sigma_max={high}: expected 0 < sigma_min <= sigma_max; correct "
+            "scheduler_config.json"
+        )
+    rho = 7.0
+    low, high = low ** (1 / rho), high ** (1 / rho)
+    return (high + ramp * (low - high)) ** rho
+
+
+def timesteps_of(sigmas: np.ndarray, train_sigmas: np.ndarray) -> np.ndarray:
+    """The fractional timesteps at which training has these sigmas, linear in log sigma.
+
+    Args:
+      sigmas: [T] float64.
+      train_sigmas: [num_train_timesteps] float32, ascending.
+    Source: diffusers' EulerDiscreteScheduler._sigma_to_t.
+    """
+    table = np.log(train_sigmas)
+    wanted = np.log(np.maximum(sigmas, 1e-10))
+    # The last entry not above each wanted one, and the next.
+    below = np.clip(np.searchsorted(table, wanted, side="right") - 1, 0, len(table) - 2)
+    share = np.clip((table[below] - wanted) / (table[below] - table[below + 1]), 0, 1)
+    return (1 - share) * below + share * (below + 1)
