@@ -292,7 +292,7 @@ class _Machine:
     def call(self, function: object, arguments: object) -> Any:
         if not isinstance(function, Name) or function not in self.calls:
             raise self.refusal(f"its pickle calls a {type(function).__name__}")
-        if not isinstance(arguments, tuple) or len(arguments) > 8:
+        if not isinstance(arguments, tuple):
             raise ValueError(f"arguments of {function.name}")
         try:
             return self.calls[function](*arguments)

@@ -138,6 +138,10 @@ HANDWRITTEN = {
     ),
     "a storage that is a number": (START + b"K\x01Q.", "not a storage"),
     "a storage of another type": (dict_of(storage(kind=b"Size")), "not a storage"),
+    "a storage of a long name": (
+        dict_of(tensor((1,), (1,), of=storage("0" * 999))),
+        "not a storage",
+    ),
     "a storage of negative length": (dict_of(storage(elements=-1)), "not a storage"),
     "nothing": (b"", "damaged"),
     "no STOP": (START + b"}", "damaged"),
@@ -288,6 +292,7 @@ def test_everything_a_checkpoint_holds_is_read(tmp_path):
         "a complex tensor": lambda: torch.ones(2, dtype=torch.complex64),
         "a sparse tensor": lambda: torch.ones(2, 2).to_sparse(),
         "a tensor without data": lambda: torch.ones(2, device="meta"),
+        "negative view": lambda: torch.ones(2)._neg_view(),
         "a numpy array": lambda: np.ones(2),
     }.items(),
 )

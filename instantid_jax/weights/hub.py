@@ -1,0 +1,189 @@
+"""Repositories of the Hugging Face hub: fetching just the files that are needed.
+
+Everything lands in huggingface_hub's cache, and its settings hold: HF_HOME, HF_HUB_CACHE,
+HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
+"""
+
+import glob
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import validate_repo_id
+
+from instantid_jax.errors import InputError
+from instantid_jax.weights.selection import list_folder
+
+logger = logging.getLogger(__name__)
+
+LISTING_TIMEOUT_SECONDS = 20
+
+# Picks from relative paths; raises InputError where something is missing. See selection.py.
+Select = Callable[[Sequence[str]], list[str]]
+
+
+def folder_of(source: str | Path, select: Select) -> Path:
+    """A local folder as it is, or a hub id's snapshot; either holds what `select` picks.
+
+    Raises:
+      InputError: if it is neither, or something is missing.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        _select(str(folder), select, list_folder(folder))
+        return folder
+    return fetch(str(source), select)
+
+
+def fetch(repository: str, select: Select) -> Path:
+    """Fetches the files of a repository that `select` picks and that are not cached yet.
+
+    Where the hub cannot be asked (offline, no network, no access), cached files do.
+
+    Args:
+      repository: "owner/name" or "owner/name@revision", a branch, tag or commit.
+
+    Returns:
+      The snapshot's folder in the cache; it may hold other files of the repository too.
+
+    Raises:
+      InputError: if there is no such repository or revision, it lacks something, or it can be
+        neither reached nor found whole in the cache.
+    """
+    name, _, revision = repository.partition("@")
+    _check_id(name, repository)
+    try:
+        info = huggingface_hub.HfApi().model_info(
+            name, revision=revision or None, files_metadata=True, timeout=LISTING_TIMEOUT_SECONDS
+        )
+    except errors.RevisionNotFoundError as error:
+        raise InputError(
+            f"{repository}: the repository has no revision {revision!r}; "
+            "name a branch, tag or commit of it"
+        ) from error
+    except Exception as error:  # the HTTP library differs between huggingface_hub 1 and 2
+        return _cached(repository, select, error)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    chosen = _select(repository, select, list(sizes))
+    held = _snapshot(name, info.sha)
+    missing = [file for file in chosen if held is None or not (held / file).is_file()]
+    if missing:
+        total = _size(sum(sizes[file] for file in missing))
+        logger.info("fetching %d files, %s, from %s", len(missing), total, repository)
+    elif held == _snapshot(name, revision):
+        return held
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, revision=revision or None, allow_patterns=[glob.escape(file) for file in chosen]
+        )
+    except Exception as error:
+        raise InputError(
+            f"{repository}: fetching it stopped ({_first_line(error)}); "
+            "run again, what is cached stays"
+        ) from error
+    absent = [file for file in chosen if not (Path(folder) / file).is_file()]
+    if absent:
+        raise InputError(f"{repository}: fetched without {', '.join(absent[:4])}; run again")
+    return Path(folder)
+
+
+def _check_id(name: str, repository: str) -> None:
+    try:
+        validate_repo_id(name)
+    except errors.HFValidationError:
+        name = ""
+    if name.count("/") != 1:
+        raise InputError(
+            f"{repository}: no such folder here, and no hub id "
+            "(owner/name or owner/name@revision); give either"
+        )
+
+
+def _cached(repository: str, select: Select, error: Exception) -> Path:
+    """The snapshot's folder if all that is needed is cached; `error` is why that has to do."""
+    reason, remedy = _reason(repository, error)
+    name, _, revision = repository.partition("@")
+    folder = _snapshot(name, revision)
+    if folder is None:
+        raise InputError(
+            f"{repository}: {reason}, and the cache {constants.HF_HUB_CACHE} has nothing of it; "
+            f"{remedy}"
+        ) from error
+    try:
+        # What the repository has, where an earlier fetch wrote it down; the folder may lack some.
+        tree = huggingface_hub.get_cached_repo_tree(name, revision=revision or None)
+        files = [file.path for file in tree]
+    except errors.CachedRepoTreeNotFoundError:
+        files = list_folder(folder)
+    told = f"{repository}: {reason}, and of its cached files"
+    chosen = _select(told, select, files)
+    missing = [file for file in chosen if not (folder / file).is_file()]
+    if missing:
+        raise InputError(
+            f"{repository}: {reason}, and the cache {constants.HF_HUB_CACHE} lacks "
+            f"{len(missing)} of {len(chosen)} files ({', '.join(missing[:3])}); {remedy}"
+        ) from error
+    if not isinstance(error, errors.OfflineModeIsEnabled):
+        logger.warning("%s: %s; using its cached files", repository, reason)
+    return folder
+
+
+def _reason(repository: str, error: Exception) -> tuple[str, str]:
+    """Why the hub gave no listing, and what to do."""
+    match error:
+        case errors.OfflineModeIsEnabled():
+            return "HF_HUB_OFFLINE is set", "run once without it, with a network"
+        case errors.GatedRepoError():
+            page = f"{constants.ENDPOINT}/{repository.partition('@')[0]}"
+            return (
+                "it is gated",
+                f"accept its terms at {page}, then `hf auth login` or set HF_TOKEN",
+            )
+        case errors.RepositoryNotFoundError():
+            return (
+                f"no such folder here, and no such public repository at {constants.ENDPOINT}",
+                "check the name; for a private one `hf auth login` or set HF_TOKEN",
+            )
+        case errors.HfHubHTTPError():
+            status = error.response.status_code
+            remedy = "check HF_TOKEN" if status in (401, 403) else "try again later"
+            return f"{constants.ENDPOINT} answered {status}", remedy
+        case _:
+            return (
+                f"{constants.ENDPOINT} cannot be reached ({_first_line(error)})",
+                "check the network, or give a local folder",
+            )
+
+
+def _select(told: str, select: Select, files: Sequence[str]) -> list[str]:
+    try:
+        return select(files)
+    except InputError as error:
+        raise InputError(f"{told}: {error}") from error
+
+
+def _snapshot(name: str, revision: str) -> Path | None:
+    """The cache's folder of a revision, which may lack any of its files."""
+    try:
+        # No pattern, so that it asks for no file.
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision or None, local_files_only=True, allow_patterns=[]
+            )
+        )
+    except errors.LocalEntryNotFoundError:
+        return None
+
+
+def _size(count: int) -> str:
+    for unit, bytes_each in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= bytes_each:
+            return f"{count / bytes_each:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

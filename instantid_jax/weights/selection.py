@@ -1,0 +1,209 @@
+"""Which files of a repository or folder are needed; the same rule for both.
+
+The names are those that diffusers and transformers save under. Files are given as their relative
+paths with forward slashes.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from instantid_jax.errors import InputError
+
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+# In order of preference.
+FORMATS = ("safetensors", "bin")
+
+# model.safetensors, model.fp16.safetensors, and two ways to name a variant's shards:
+# model.fp16-00001-of-00002.safetensors, model-00001-of-00002.fp16.safetensors.
+WEIGHTS = (
+    r"(?P<stem>{stems})(\.(?P<before>[^.]+?))?(-(?P<number>\d{{5}})-of-(?P<count>\d{{5}}))?"
+    r"(\.(?P<after>[^.]+))?\.(?P<format>safetensors|bin)"
+)
+# model.safetensors.index.json, and with a variant model.safetensors.index.fp16.json or
+# model.fp16.safetensors.index.json.
+INDEX = (
+    r"(?P<stem>{stems})(\.(?P<before>[^.]+))?\.(?P<format>safetensors|bin)\.index"
+    r"(\.(?P<after>[^.]+))?\.json"
+)
+
+
+def weights_in(
+    files: Iterable[str],
+    folder: str,
+    variant: str | None = None,
+    stems: Sequence[str] = STEMS,
+) -> list[str]:
+    """One whole set of weights right in `folder` ('' is the root); the first is the one to open.
+
+    Safetensors before torch's pickles, one file before shards. With shards the index comes first.
+
+    Raises:
+      InputError: if there is none of `variant`; names the variants there are.
+    """
+    names = _names_in(files, folder)
+    sets = _weight_sets(names, stems)
+    for form in FORMATS:
+        for stem in stems:
+            chosen = sets.get((variant, form, stem), _WeightSet()).files()
+            if chosen:
+                return [_join(folder, name) for name in chosen]
+    where = f"{folder}/" if folder else "its top folder"
+    partial = [found for key, found in sets.items() if key[0] == variant]
+    if partial:
+        raise InputError(f"the shards in {where} are incomplete: {partial[0].lack()} is missing")
+    present = sorted({_told(key[0]) for key, found in sets.items() if found.files()})
+    if present:
+        raise InputError(
+            f"no weights of {_told(variant)} in {where}; it has {', '.join(present)}: ask for that"
+        )
+    held = ", ".join(sorted(names)[:4]) or "nothing"
+    raise InputError(
+        f"no weights in {where}; expected {stems[0]}.safetensors, its shards, or a .bin, "
+        f"found {held}"
+    )
+
+
+def model_files(files: Iterable[str], folder: str = "", variant: str | None = None) -> list[str]:
+    """A network's `config.json` and weights (a ControlNet's or VAE's own repository: at the root).
+
+    Raises:
+      InputError: if either is missing.
+    """
+    files = set(files)
+    _require(files, [_join(folder, "config.json")], "a diffusers model")
+    return [_join(folder, "config.json"), *weights_in(files, folder, variant)]
+
+
+def sdxl_files(files: Iterable[str], variant: str | None = None) -> list[str]:
+    """All of an SDXL checkpoint in diffusers' layout, in one variant.
+
+    Raises:
+      InputError: if a part is missing, or has no weights of `variant`.
+    """
+    files = set(files)
+    required = [_join(network, "config.json") for network in NETWORKS]
+    _require(files, [*required, "scheduler/scheduler_config.json"], "SDXL in diffusers' layout")
+    chosen = sorted(files & {"model_index.json"})
+    chosen += [_join("scheduler", name) for name in sorted(_names_in(files, "scheduler"))]
+    chosen += tokenizer_files(files)
+    for network in NETWORKS:
+        chosen += model_files(files, network, variant)
+    return chosen
+
+
+def tokenizer_files(files: Iterable[str]) -> list[str]:
+    """SDXL's two tokenizers.
+
+    Raises:
+      InputError: if one is missing.
+    """
+    files = set(files)
+    chosen = []
+    for folder in TOKENIZERS:
+        names = _names_in(files, folder)
+        if "tokenizer.json" not in names:
+            vocabulary = [_join(folder, name) for name in ("vocab.json", "merges.txt")]
+            _require(files, vocabulary, "a CLIP tokenizer")
+        chosen += [_join(folder, name) for name in sorted(names)]
+    return chosen
+
+
+def instantid_files(files: Iterable[str], variant: str | None = None) -> list[str]:
+    """The Image Adapter, with its `config.json` if there is one, and IdentityNet.
+
+    Raises:
+      InputError: if either is missing.
+    """
+    files = set(files)
+    adapter = weights_in(files, "", variant, stems=("ip-adapter",))
+    identity = model_files(files, "ControlNetModel", variant)
+    return [*adapter, *sorted(files & {"config.json"}), *identity]
+
+
+def list_folder(folder: Path) -> list[str]:
+    """The files of a folder and of the folders right in it, which is as deep as any layout goes."""
+    found = []
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            found += [
+                _join(entry.name, inner.name) for inner in os.scandir(entry) if inner.is_file()
+            ]
+        elif entry.is_file():
+            found.append(entry.name)
+    return sorted(found)
+
+
+@dataclasses.dataclass
+class _WeightSet:
+    """What there is of one variant in one format: a whole file, or an index and shards, or parts.
+
+    Shards are by their total count and then number, since two shardings may lie in one folder.
+    """
+
+    whole: str | None = None
+    index: str | None = None
+    shards: dict[int, dict[int, str]] = dataclasses.field(default_factory=dict)
+
+    def files(self) -> list[str]:
+        """The files that make it complete, or none."""
+        if self.whole:
+            return [self.whole]
+        for count, shards in sorted(self.shards.items()):
+            if self.index and set(shards) == set(range(1, count + 1)):
+                return [self.index, *(name for _, name in sorted(shards.items()))]
+        return []
+
+    def lack(self) -> str:
+        if not self.index:
+            return "the index"
+        for count, shards in sorted(self.shards.items()):
+            return f"shard {min(set(range(1, count + 1)) - set(shards))} of {count}"
+        return "every shard"
+
+
+def _weight_sets(
+    names: Iterable[str], stems: Sequence[str]
+) -> dict[tuple[str | None, str, str], _WeightSet]:
+    """By variant, format and stem."""
+    either = "|".join(map(re.escape, stems))
+    sets: dict[tuple[str | None, str, str], _WeightSet] = {}
+    for name in sorted(names):
+        index = re.fullmatch(INDEX.format(stems=either), name)
+        match = index or re.fullmatch(WEIGHTS.format(stems=either), name)
+        if match is None or (match["before"] and match["after"]):
+            continue
+        variant = match["before"] or match["after"]
+        found = sets.setdefault((variant, match["format"], match["stem"]), _WeightSet())
+        if index:
+            found.index = name
+        elif match["number"]:
+            found.shards.setdefault(int(match["count"]), {})[int(match["number"])] = name
+        else:
+            found.whole = name
+    return sets
+
+
+def _require(files: set[str], required: Sequence[str], what: str) -> None:
+    missing = [name for name in required if name not in files]
+    if missing:
+        raise InputError(f"no {', '.join(missing)}; expected {what}")
+
+
+def _names_in(files: Iterable[str], folder: str) -> set[str]:
+    """The names of the files right in `folder`."""
+    return {
+        name for parent, _, name in (file.rpartition("/") for file in files) if parent == folder
+    }
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _told(variant: str | None) -> str:
+    return "variant=None" if variant is None else f'variant="{variant}"'

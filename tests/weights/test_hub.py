@@ -1,0 +1,232 @@
+"""Fetching from a hub on loopback, in processes of their own: the environment is read at import."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from instantid_jax.errors import InputError
+from instantid_jax.weights.hub import folder_of
+from instantid_jax.weights.selection import instantid_files, sdxl_files
+from tests.weights.loopback_hub import COMMIT, serving
+from tests.weights.test_selection import INSTANTID, SDXL_BASE
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+IDENTITY = "InstantX/InstantID"
+
+# Arguments: the variant, or "instantid"; then what to fetch. Prints one line of JSON for each.
+FETCH = """
+import functools, json, logging, sys
+from instantid_jax.errors import InputError
+from instantid_jax.weights import hub, selection
+
+lines = []
+handler = logging.Handler()
+handler.emit = lambda record: lines.append(record.getMessage())
+logging.getLogger("instantid_jax").addHandler(handler)
+logging.getLogger("instantid_jax").setLevel(logging.INFO)
+for kind, source in zip(sys.argv[1::2], sys.argv[2::2]):
+    lines.clear()
+    if kind == "instantid":
+        select = selection.instantid_files
+    elif kind == "tokenizers":
+        select = selection.tokenizer_files
+    else:
+        select = functools.partial(selection.sdxl_files, variant=kind or None)
+    try:
+        told = {"folder": str(hub.folder_of(source, select))}
+    except InputError as error:
+        told = {"error": str(error)}
+    print(json.dumps(told | {"log": list(lines)}))
+"""
+
+
+@pytest.fixture
+def hub():
+    sdxl = {name: name.encode() * 10 for name in SDXL_BASE}
+    sdxl["unet/diffusion_pytorch_model.fp16.safetensors"] = bytes(2_500_000)
+    with serving({SDXL: sdxl, IDENTITY: {name: name.encode() for name in INSTANTID}}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def fetch(hub, tmp_path):
+    """Fetches pairs of kind and source in one process; returns what each told."""
+
+    def run(*pairs, **environment):
+        unwanted = ("HF_", "HUGGING", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "XDG_CACHE")
+        inherited = {k: v for k, v in os.environ.items() if not k.upper().startswith(unwanted)}
+        inherited |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", FETCH, *pairs],
+            capture_output=True,
+            text=True,
+            env=inherited | environment,
+            cwd=tmp_path,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        for one in told:
+            assert "\n" not in one.get("error", "")
+        return told
+
+    return run
+
+
+def held(folder):
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def test_fetches_what_is_needed_once_then_offline(hub, fetch, tmp_path):
+    wanted = sorted(sdxl_files(SDXL_BASE, "fp16"))
+    (first,) = fetch("fp16", SDXL)
+    assert hub.downloads() == wanted
+    assert held(first["folder"]) == wanted
+    assert Path(first["folder"]).is_relative_to(tmp_path / "home")
+    assert first["log"] == [f"fetching {len(wanted)} files, 2.5 MB, from {SDXL}"]
+
+    (second,) = fetch("fp16", SDXL)
+    assert hub.downloads() == []
+    assert second == {"folder": first["folder"], "log": []}
+
+    hub.requests.clear()
+    (offline,) = fetch("fp16", SDXL, HF_HUB_OFFLINE="1")
+    assert hub.requests == []
+    assert offline == {"folder": first["folder"], "log": []}
+
+    # Only the other variant is missing.
+    (other,) = fetch("", SDXL)
+    networks = [name for name in sdxl_files(SDXL_BASE) if name.endswith(".safetensors")]
+    assert hub.downloads() == sorted(networks)
+    assert other["folder"] == first["folder"]
+    assert other["log"][0].startswith("fetching 4 files, ")
+
+
+def test_sizes_are_told_before_anything_is_fetched(hub, fetch):
+    hub.repositories[IDENTITY]["ip-adapter.bin"] = bytes(2932)
+    (told,) = fetch("instantid", IDENTITY)
+    assert told["log"] == [f"fetching 3 files, 3.0 kB, from {IDENTITY}"]
+    assert hub.downloads() == sorted(instantid_files(INSTANTID))
+
+
+def test_revisions(hub, fetch):
+    told = fetch(
+        *("instantid", f"{IDENTITY}@v1"),
+        *("instantid", f"{IDENTITY}@{COMMIT}"),
+        *("instantid", f"{IDENTITY}@refs/pr/1"),
+        *("instantid", f"{IDENTITY}@v2"),
+    )
+    assert len({one["folder"] for one in told[:3]}) == 1
+    assert told[3]["error"].startswith(f"{IDENTITY}@v2: the repository has no revision 'v2'")
+    assert len(hub.downloads()) == 3
+    offline = fetch(*("instantid", f"{IDENTITY}@v1"), *("instantid", IDENTITY), HF_HUB_OFFLINE="1")
+    assert offline[0]["folder"] == told[0]["folder"]
+    assert "has nothing of it" in offline[1]["error"]  # main was never asked for
+
+
+def test_what_cannot_be_fetched_is_told_in_a_line(hub, fetch):
+    hub.gated.add("stabilityai/gated")
+    told = fetch(
+        *("bf16", SDXL),
+        *("", "stabilityai/gated"),
+        *("", "nobody/nothing"),
+        *("", "./models/sdxl"),
+        *("", "models/sdxl/unet"),
+        *("", "sdxl"),
+        *("", IDENTITY),
+    )
+    errors = [one["error"] for one in told]
+    assert all(one["log"] == [] for one in told)
+    assert errors[0] == (
+        f'{SDXL}: no weights of variant="bf16" in unet/; '
+        'it has variant="fp16", variant=None: ask for that'
+    )
+    assert "it is gated" in errors[1] and f"accept its terms at {hub.url}/stabilityai" in errors[1]
+    assert errors[2].startswith(
+        "nobody/nothing: no such folder here, and no such public repository"
+    )
+    for error in errors[3:6]:
+        assert "no such folder here, and no hub id (owner/name" in error
+    assert errors[6].startswith(f"{IDENTITY}: no unet/config.json, vae/config.json")
+    assert hub.downloads() == []
+
+
+def test_offline_without_a_cache_says_how_to_fetch(hub, fetch, tmp_path):
+    (told,) = fetch("", SDXL, HF_HUB_OFFLINE="1")
+    cache = tmp_path / "home" / "hub"
+    assert told["error"] == (
+        f"{SDXL}: HF_HUB_OFFLINE is set, and the cache {cache} has nothing of it; "
+        "run once without it, with a network"
+    )
+    assert hub.requests == []
+
+
+def test_offline_with_parts_of_it_names_the_rest(hub, fetch):
+    (told,) = fetch("fp16", SDXL)
+    folder = Path(told["folder"])
+    (folder / "tokenizer_2" / "special_tokens_map.json").unlink()
+    whole, partial, wrong = fetch(
+        *("tokenizers", SDXL), *("", SDXL), *("bf16", SDXL), HF_HUB_OFFLINE="1"
+    )
+    # No less than the repository has, though the folder alone would pass for whole.
+    assert "lacks 1 of 8 files (tokenizer_2/special_tokens_map.json)" in whole["error"]
+    assert "lacks 5 of 18 files (tokenizer_2/special_tokens_map.json, unet/" in partial["error"]
+    assert 'no weights of variant="bf16" in unet/; it has variant="fp16"' in wrong["error"]
+    (again,) = fetch("fp16", SDXL)
+    assert again["folder"] == told["folder"] and again["log"][0].startswith("fetching 1 files")
+    assert (folder / "tokenizer_2" / "special_tokens_map.json").is_file()
+
+
+def test_cache_of_other_programs_is_used_offline(hub, fetch):
+    """Theirs has no list of what the repository holds."""
+    (told,) = fetch("instantid", IDENTITY)
+    trees = Path(told["folder"]).parents[1] / "trees"
+    for tree in trees.iterdir():
+        tree.unlink()
+    assert fetch("instantid", IDENTITY, HF_HUB_OFFLINE="1") == [told | {"log": []}]
+    (Path(told["folder"]) / "ip-adapter.bin").unlink()
+    (lacking,) = fetch("instantid", IDENTITY, HF_HUB_OFFLINE="1")
+    assert lacking["error"].startswith(
+        f"{IDENTITY}: HF_HUB_OFFLINE is set, and of its cached files: no weights in its top folder"
+    )
+
+
+def test_unreachable_or_broken_hub_leaves_the_cache(hub, fetch):
+    (told,) = fetch("instantid", IDENTITY)
+    hub.broken = 503
+    cached, nothing = fetch(*("instantid", IDENTITY), *("", SDXL))
+    assert cached["folder"] == told["folder"]
+    assert cached["log"] == [f"{IDENTITY}: {hub.url} answered 503; using its cached files"]
+    assert f"{hub.url} answered 503, and the cache" in nothing["error"]
+    closed = "http://127.0.0.1:9"
+    cached, nothing = fetch(*("instantid", IDENTITY), *("", SDXL), HF_ENDPOINT=closed)
+    assert cached["folder"] == told["folder"]
+    assert f"{closed} cannot be reached (ConnectError" in cached["log"][0]
+    assert "check the network, or give a local folder" in nothing["error"]
+
+
+def test_file_that_vanishes_is_told(hub, fetch):
+    files = hub.repositories[IDENTITY]
+
+    class Vanishing(dict):
+        def __contains__(self, name):
+            return name != "ip-adapter.bin" and super().__contains__(name)
+
+    hub.repositories[IDENTITY] = Vanishing(files)
+    (told,) = fetch("instantid", IDENTITY)
+    assert told["error"].startswith(f"{IDENTITY}: fetching it stopped (RemoteEntryNotFoundError")
+    assert told["error"].endswith("run again, what is cached stays")
+
+
+def test_local_folder_comes_before_the_hub(tmp_path):
+    for name in INSTANTID:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert folder_of(tmp_path, instantid_files) == tmp_path
+    (tmp_path / "ip-adapter.bin").unlink()
+    with pytest.raises(InputError, match=f"{tmp_path}: no weights in its top folder"):
+        folder_of(str(tmp_path), instantid_files)
