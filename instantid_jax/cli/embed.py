@@ -1,0 +1,49 @@
+"""`instantid embed`: photos in, face files out."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from instantid_jax.cli.faces import FacePack
+from instantid_jax.errors import InputError
+from instantid_jax.pictures import find_pictures
+
+logger = logging.getLogger(__name__)
+
+
+def embed(
+    photos: tyro.conf.Positional[Path],
+    output: Path,
+    face_pack: Annotated[FacePack, tyro.conf.arg(name="")] = FacePack(),  # noqa: B008
+) -> None:
+    """Writes the largest face of every photo as .npz, for `instantid generate --face`.
+
+    Args:
+      photos: a photo, or a folder of photos.
+      output: a folder; photo a/b.jpg becomes a/b.npz in it.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is a file: expected a folder")
+    found = find_pictures(photos)
+    base = photos if photos.is_dir() else photos.parent
+    targets = {path: (output / path.relative_to(base)).with_suffix(".npz") for path in found}
+    doubled = {t for t in targets.values() if list(targets.values()).count(t) > 1}
+    if doubled:
+        raise InputError(
+            f"two photos would both become {min(doubled)}: give their names different stems"
+        )
+    failed = 0
+    analyzer = face_pack.analyzer()
+    for path, face in tqdm(analyzer.analyze_each(found), total=len(found), disable=None):
+        if isinstance(face, InputError):
+            failed += 1
+            logger.warning("%s", face)
+        else:
+            face.save(targets[path])
+    print(f"{len(found) - failed} of {len(found)} photos written to {output}", file=sys.stdout)
+    if failed == len(found):
+        raise InputError(f"no photo of {photos} gave a face")

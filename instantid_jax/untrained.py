@@ -1,0 +1,168 @@
+"""The model used where no weights are named: InstantID's architecture in small, not trained.
+
+It shows that the installation works, and how the parts go together; its pictures show nothing. It
+is made once from a fixed seed, in the layout in which real models are published, and then loaded as
+they are.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from instantid_jax.atomic import new_folder
+from instantid_jax.components import component_shapes, network
+from instantid_jax.json_files import write_json
+from instantid_jax.models.resampler import ResamplerConfig
+from instantid_jax.weights import names, sdxl_base
+
+# Part of the folder's name: a change of what is made below is a new number.
+VERSION = 1
+NOTICE = (
+    "no weights are named: this is a small model of the same architecture, UNTRAINED, whose "
+    "pictures show nothing; give --sdxl and --instantid for real ones"
+)
+
+VOCABULARY = 514  # 256 bytes, each inside and at the end of a word, and two marks
+SETTINGS = {
+    "unet": {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 32,
+        "block_out_channels": [32, 64, 128],
+        "attention_head_dim": [1, 2, 4],
+        "transformer_layers_per_block": [1, 1, 2],
+        "cross_attention_dim": 96,
+        "addition_time_embed_dim": 16,
+        "projection_class_embeddings_input_dim": 64 + 6 * 16,
+        "norm_num_groups": 8,
+    },
+    "vae": {
+        "_class_name": "AutoencoderKL",
+        "block_out_channels": [16, 32, 32, 32],
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+    },
+    "text_encoder": {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": VOCABULARY,
+        "eos_token_id": VOCABULARY - 1,
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "projection_dim": 32,
+    },
+    "text_encoder_2": {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "model_type": "clip_text_model",
+        "vocab_size": VOCABULARY,
+        "eos_token_id": VOCABULARY - 1,
+        "hidden_act": "gelu",
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "projection_dim": 64,
+    },
+}
+RESAMPLER = ResamplerConfig(
+    dim=64,
+    depth=2,
+    inner_dim=64,
+    num_queries=16,
+    embedding_dim=512,
+    output_dim=96,
+    ff_inner_dim=256,
+)
+
+
+def untrained_model(cache: Path) -> Path:
+    """Returns the folder of the model under `cache`, made now if it is not there.
+
+    The folder holds both SDXL in diffusers' layout and InstantID's `ip-adapter.safetensors` and
+    `ControlNetModel/`.
+    """
+    folder = cache / f"untrained-{VERSION}"
+    if not folder.is_dir():
+        try:
+            with new_folder(folder) as temporary:
+                _write(temporary)
+        except OSError:
+            # Another process made it first.
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def _write(folder: Path) -> None:
+    for i, (name, settings) in enumerate(SETTINGS.items()):
+        net = network(name, settings)
+        params = jax.jit(net.init)(jax.random.key(i))
+        if name == "unet":
+            id_branch = component_shapes("ip_adapter", net)
+            adapter = {k: v for k, v in params.items() if k in id_branch}
+            params = {k: v for k, v in params.items() if k not in id_branch}
+        stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
+        _save(folder / name, f"{stem}.safetensors", names.to_torch(params))
+        write_json(folder / name / "config.json", settings)
+
+    shared = {k: v for k, v in SETTINGS["unet"].items() if k != "sample_size"}
+    settings = shared | {"_class_name": "ControlNetModel"}
+    controlnet = jax.jit(network("controlnet", settings).init)(jax.random.key(10))
+    _save(
+        folder / "ControlNetModel",
+        "diffusion_pytorch_model.safetensors",
+        names.to_torch(controlnet),
+    )
+    write_json(folder / "ControlNetModel" / "config.json", settings)
+
+    image_proj = jax.jit(network("image_proj", vars(RESAMPLER)).init)(jax.random.key(11))
+    tensors = {f"image_proj.{k}": v for k, v in names.to_torch(image_proj).items()}
+    tensors |= {f"ip_adapter.{k}": v for k, v in names.adapter_to_torch(adapter).items()}
+    _save(folder, "ip-adapter.safetensors", tensors)
+
+    (folder / "scheduler").mkdir()
+    write_json(folder / "scheduler" / "scheduler_config.json", sdxl_base.SCHEDULER)
+    for name in ("tokenizer", "tokenizer_2"):
+        _write_tokenizer(folder / name)
+    write_json(
+        folder / "model_index.json",
+        {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
+    )
+
+
+def _save(folder: Path, name: str, tensors: dict[str, np.ndarray]) -> None:
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / name, metadata={"format": "pt"})
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """A CLIP tokenizer of single bytes: CLIP's alphabet without its merges."""
+    alphabet = _byte_alphabet()
+    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir()
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": 77,
+            "bos_token": "<|startoftext|>",
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": "<|endoftext|>",
+        },
+    )
+
+
+def _byte_alphabet() -> list[str]:
+    """One printable letter for each byte (Radford et al. 2019, GPT-2's byte-level alphabet)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]

@@ -1,0 +1,41 @@
+"""SDXL base's configuration, which single files in the original layout come without.
+
+Source: stabilityai/stable-diffusion-xl-base-1.0, the `config.json` of each folder. What stands here
+is what differs from the defaults of our configurations.
+"""
+
+HUB_ID = "stabilityai/stable-diffusion-xl-base-1.0"
+
+SETTINGS = {
+    "unet": {"_class_name": "UNet2DConditionModel"},
+    "vae": {"_class_name": "AutoencoderKL"},
+    "text_encoder": {
+        "architectures": ["CLIPTextModel"],
+        "eos_token_id": 2,
+        "projection_dim": 768,
+    },
+    "text_encoder_2": {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "eos_token_id": 2,
+        "hidden_act": "gelu",
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_attention_heads": 20,
+        "num_hidden_layers": 32,
+        "projection_dim": 1280,
+    },
+}
+
+SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
