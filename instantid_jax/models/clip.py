@@ -21,7 +21,7 @@ ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CLIPTextConfig:
-    """Field names follow transformers' `config.json`; the defaults are transformers' (CLIP-L).
+    """Field names follow transformers' `config.json`; the defaults are CLIP-L's sizes.
 
     `with_projection`: the class is CLIPTextModelWithProjection, whose pooled output is projected.
     """
