@@ -124,8 +124,12 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UNetConfig(EncoderConfig):
-    """SDXL UNet; field names follow diffusers' `config.json`."""
+    """SDXL UNet; field names follow diffusers' `config.json`.
 
+    `sample_size` is the side, in latents, of the pictures the model was trained for.
+    """
+
+    sample_size: int = 128
     out_channels: int = 4
     up_block_types: tuple[str, ...] = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
 
