@@ -11,6 +11,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs a subcommand. Bad input ends with one line and status 2."""
     # Before the imports, one of which would configure logging itself.
     logging.basicConfig(format="instantid: %(message)s", level=logging.WARNING)
+    # Ours tells what will be fetched, and how much.
+    logging.getLogger("instantid_jax").setLevel(logging.INFO)
     import tyro
 
     from instantid_jax.cli.demo import demo
