@@ -1,0 +1,110 @@
+"""The layers of the library: a file imports its own layer's siblings and what lies below."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = ROOT / "instantid_jax"
+PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
+
+# Bottom up; a name stands for the file or for all files of the folder.
+LAYERS = [
+    {"errors"},
+    {"atomic", "json_files", "cache", "params", "pictures", "sharding"},
+    {"models.config", "models.layers"},
+    {"models.attention"},
+    {"models.blocks", "models.vae", "models.clip", "models.resampler"},
+    {"models.unet"},
+    {"models.controlnet"},
+    {"components", "diffusion", "face", "prompt"},
+    {"weights"},
+    {"checkpoint", "untrained"},
+    {"pipeline"},
+    {"cli"},
+]
+# One package, one file: the boundary to what is heavy or foreign.
+BOUNDARIES = {
+    "transformers": {"instantid_jax/prompt.py"},
+    "insightface": {"instantid_jax/face/analysis.py"},
+    "onnxruntime": {"instantid_jax/face/analysis.py"},
+    "orbax": {"instantid_jax/checkpoint.py"},
+    "huggingface_hub": {"instantid_jax/weights/hub.py"},
+    "torch": {"convert/verify.py", "convert/torch_reference.py"},
+    "diffusers": {"convert/verify.py", "convert/torch_reference.py"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of the modules that a file imports, those inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(LIBRARY).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def layer(name: str) -> int | None:
+    """The layer of a module of the library, named without `instantid_jax.`."""
+    for i, members in enumerate(LAYERS):
+        if any(name == member or name.startswith(f"{member}.") for member in members):
+            return i
+    return None
+
+
+LIBRARY_FILES = [p for p in sorted(LIBRARY.rglob("*.py")) if module(p) not in ("", "models")]
+PROJECT_FILES = [
+    path
+    for folder in ("instantid_jax", *PROGRAMS)
+    if folder != "tests" and (ROOT / folder).is_dir()
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=module)
+def test_file_imports_nothing_above_it(path):
+    own = layer(module(path))
+    assert own is not None, f"{module(path)} stands in no layer: add it to LAYERS"
+    inside = {
+        name.removeprefix("instantid_jax.")
+        for name in imports(path)
+        if name.startswith("instantid_jax.")
+    }
+    above = {name for name in inside if (layer(name) or 0) > own}
+    assert not above, f"{module(path)} imports {sorted(above)} from above"
+    programs = {name for name in imports(path) if name.split(".")[0] in PROGRAMS}
+    assert not programs, f"{module(path)} imports a program: {sorted(programs)}"
+
+
+@pytest.mark.parametrize("package", BOUNDARIES)
+def test_package_is_imported_behind_its_boundary_alone(package):
+    importers = {
+        str(path.relative_to(ROOT))
+        for path in PROJECT_FILES
+        if any(name.split(".")[0] == package for name in imports(path))
+    }
+    assert importers <= BOUNDARIES[package]
+
+
+def test_nnx_state_is_handled_in_one_file():
+    handlers = {
+        module(path)
+        for path in LIBRARY_FILES
+        for call in ("nnx.split(", "nnx.merge(", "nnx.eval_shape(")
+        if call in path.read_text(encoding="utf-8")
+    }
+    assert handlers == {"params"}
+
+
+def test_train_and_convert_do_not_know_each_other():
+    for own, other in (("train", "convert"), ("convert", "train")):
+        for path in sorted((ROOT / own).rglob("*.py")):
+            assert not any(name.split(".")[0] == other for name in imports(path)), path
