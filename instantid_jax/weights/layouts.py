@@ -67,9 +67,9 @@ def add_parts(
     parts = dict(model.components)
     first = len(model.controlnets) - 1
     for i, source in enumerate(controlnets, start=first):
-        parts[f"controlnets.{i}"] = find_controlnet(source, variant=variant)
+        parts[f"controlnets.{i}"] = find_network(source, "controlnet", variant=variant)
     if vae is not None:
-        parts["vae"] = find_vae(vae, variant=variant)
+        parts["vae"] = find_network(vae, "vae", variant=variant)
     return dataclasses.replace(model, components=parts)
 
 
@@ -118,14 +118,14 @@ def find_instantid(
     }
 
 
-def find_controlnet(source: str, *, variant: str | None = None) -> Component:
-    """A further ControlNet, from a folder in diffusers' layout or a hub id."""
-    return _lone_part(source, "controlnet", variant)
+def find_network(source: str, name: str, *, variant: str | None = None) -> Component:
+    """One network published alone: `config.json` and weights in a folder, or a hub id.
 
-
-def find_vae(source: str, *, variant: str | None = None) -> Component:
-    """A VAE, from a folder in diffusers' layout or a hub id."""
-    return _lone_part(source, "vae", variant)
+    Args:
+      name: "controlnet", "vae" or another key of `CLASSES`.
+    """
+    folder = folder_of(source, functools.partial(_preferring(variant), selection.model_files))
+    return _diffusers_part(folder, "", name, _weights_preferring(variant))
 
 
 def read_params(tensors: Tensors, dtype: jnp.dtype | None) -> Params:
@@ -151,11 +151,6 @@ def _component(
     except InputError as error:
         raise InputError(f"{error}; it is {identify(tensors)}") from error
     return Component(net, settings, functools.partial(read_params, ours), source)
-
-
-def _lone_part(source: str, name: str, variant: str | None) -> Component:
-    folder = folder_of(source, functools.partial(_preferring(variant), selection.model_files))
-    return _diffusers_part(folder, "", name, _weights_preferring(variant))
 
 
 def _preferring(variant: str | None) -> Callable[..., list[str]]:
