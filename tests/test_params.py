@@ -1,0 +1,153 @@
+"""Binding flat parameters to modules: nothing is taken that does not fit."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from instantid_jax.params import Network, cast, mismatches
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    layers: int = 12
+    width: int = 4
+
+
+class Stack(nnx.Module):
+    """Twelve layers: as strings, "10" sorts before "2"."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.layers = nnx.List(
+            [nnx.Linear(config.width, config.width, rngs=rngs) for _ in range(config.layers)]
+        )
+        self.absent = None
+        self.gate = nnx.Param(jax.random.normal(rngs.params(), (1, config.width)))
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = jnp.tanh(layer(x))
+        return x * self.gate
+
+
+NETWORK = Network(Stack, Config())
+
+
+@pytest.fixture(scope="module")
+def params():
+    return NETWORK.init(jax.random.key(0))
+
+
+@pytest.fixture
+def x():
+    return jax.random.normal(jax.random.key(1), (2, 4))
+
+
+def test_names_are_dotted_paths_in_order_of_construction():
+    names = list(NETWORK.shapes)
+    assert set(names) == {
+        "gate",
+        *(f"layers.{i}.{leaf}" for i in range(12) for leaf in ("kernel", "bias")),
+    }
+    layers = [int(name.split(".")[1]) for name in names if name.endswith("kernel")]
+    assert layers == list(range(12))
+
+
+def test_shapes_hold_no_arrays():
+    leaf = NETWORK.shapes["layers.0.kernel"]
+    assert isinstance(leaf, jax.ShapeDtypeStruct)
+    assert leaf.shape == (4, 4)
+
+
+def test_init_draws_every_layer_anew(params):
+    assert {name: leaf.shape for name, leaf in params.items()} == {
+        name: leaf.shape for name, leaf in NETWORK.shapes.items()
+    }
+    kernels = {params[name].tobytes() for name in params if name.endswith("kernel")}
+    assert len(kernels) == 12
+    again = NETWORK.init(jax.random.key(0))
+    assert all(np.array_equal(params[name], again[name]) for name in params)
+    other = NETWORK.init(jax.random.key(1))
+    assert not np.array_equal(params["gate"], other["gate"])
+
+
+def test_bound_layers_stand_in_the_order_of_their_numbers(params, x):
+    expected = x
+    for i in range(12):
+        kernel, bias = params[f"layers.{i}.kernel"], params[f"layers.{i}.bias"]
+        expected = jnp.tanh(expected @ kernel + bias[None])
+    expected *= params["gate"]
+    for order in (sorted(params), sorted(params, reverse=True)):
+        module = NETWORK.bind({name: params[name] for name in order})
+        np.testing.assert_allclose(module(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_binding_works_under_jit_and_grad(params, x):
+    def loss(params):
+        return (NETWORK.bind(params)(x) ** 2).sum()
+
+    gradients = jax.jit(jax.grad(loss))(params)
+    assert gradients.keys() == params.keys()
+    assert all(jnp.any(gradient) for gradient in gradients.values())
+
+
+def test_binding_keeps_the_arrays_themselves(params):
+    assert NETWORK.bind(params).gate[...] is params["gate"]
+
+
+def test_a_renamed_parameter_is_refused(params):
+    renamed = {name.replace("layers.3.", "layers.12."): leaf for name, leaf in params.items()}
+    with pytest.raises(ValueError, match=r"do not fit Stack: 2 missing: layers\.3\..*2 unexpected"):
+        NETWORK.bind(renamed)
+
+
+def test_a_parameter_of_another_shape_is_refused(params):
+    wide = params | {"layers.3.kernel": jnp.zeros((4, 5))}
+    with pytest.raises(ValueError, match=r"layers\.3\.kernel is \(4, 5\), expected \(4, 4\)"):
+        NETWORK.bind(wide)
+
+
+def test_a_transposed_parameter_is_refused():
+    network = Network(Rectangle, Config())
+    params = network.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"kernel is \(7, 4\), expected \(4, 7\)"):
+        network.bind(params | {"kernel": params["kernel"].T})
+
+
+class Rectangle(nnx.Module):
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (config.width, 7)))
+
+
+def test_equal_networks_compile_once(params, x):
+    traced = []
+
+    def run(network, params):
+        traced.append(network)
+        return network.bind(params)(x)
+
+    run = jax.jit(run, static_argnums=0)
+    run(Network(Stack, Config()), params)
+    run(Network(Stack, Config()), params)
+    assert len(traced) == 1
+
+
+def test_mismatches_name_a_few_of_each_kind_and_count_all():
+    want = {f"a{i}": (1,) for i in range(6)} | {"b": (2, 3)}
+    faults = mismatches(want, {"b": (3, 2), "c": ()})
+    assert faults == [
+        "6 missing: a0, a1, a2, a3, ...",
+        "1 unexpected: c",
+        "1 of another shape: b is (3, 2), expected (2, 3)",
+    ]
+    assert mismatches(want, want) == []
+
+
+def test_cast_changes_every_dtype_and_nothing_else(params):
+    half = cast(params, jnp.bfloat16)
+    assert {leaf.dtype for leaf in half.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert list(half) == list(params)
+    np.testing.assert_allclose(half["gate"].astype(jnp.float32), params["gate"], rtol=1e-2)
