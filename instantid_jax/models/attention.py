@@ -24,7 +24,9 @@ def attention(
     Returns:
       [B, Lq, K, d] in the dtype of `query`.
     """
-    if jax.default_backend() == "gpu" and query.dtype.itemsize == 2 and query.shape[-1] <= 128:
+    head_dim = query.shape[-1]
+    fits_cudnn = query.dtype.itemsize == 2 and head_dim <= 128 and head_dim % 8 == 0
+    if jax.default_backend() == "gpu" and fits_cudnn:
         # By name: with implementation=None, JAX always takes the XLA path.
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=causal, implementation="cudnn"

@@ -43,6 +43,35 @@ def test_softmax_of_bfloat16_is_taken_in_float32():
     assert error < 5e-3
 
 
+@pytest.mark.parametrize(
+    ("backend", "dtype", "head_dim", "expected"),
+    [
+        ("gpu", jnp.bfloat16, 64, "cudnn"),
+        ("gpu", jnp.float16, 128, "cudnn"),
+        ("gpu", jnp.float32, 64, "xla"),
+        # cuDNN takes multiples of 8 up to 128; the VAE's one head is 512 wide.
+        ("gpu", jnp.bfloat16, 12, "xla"),
+        ("gpu", jnp.bfloat16, 512, "xla"),
+        ("cpu", jnp.bfloat16, 64, "xla"),
+    ],
+)
+def test_cudnn_is_asked_for_by_name_where_it_can_be(
+    monkeypatch, backend, dtype, head_dim, expected
+):
+    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(
+        jax.nn,
+        "dot_product_attention",
+        lambda query, key, value, *, is_causal=False, implementation: (
+            asked.append(implementation) or query
+        ),
+    )
+    x = jnp.zeros((1, 6, 2, head_dim), dtype)
+    attention(x, x, x)
+    assert asked == [expected]
+
+
 def test_heads_are_split_and_merged_without_loss():
     x = normal(1, 2, 5, 24)
     heads = split_heads(x, 3)
