@@ -1,5 +1,7 @@
 """Blocks that the UNet, the ControlNets and the VAE are made of, named as in diffusers."""
 
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 
@@ -14,6 +16,14 @@ from instantid_jax.models.layers import (
     linear,
     upsample_nearest,
 )
+
+# Wraps a layer: with `jax.checkpoint`, its activations are computed again on the way back.
+Remat = Callable[[Callable], Callable]
+
+
+def keep(layer: Callable) -> Callable:
+    """The `Remat` that leaves a layer as it is."""
+    return layer
 
 
 class ResnetBlock2D(nnx.Module):
@@ -142,11 +152,11 @@ class Transformer2DModel(nnx.Module):
         """Keys and values of every block's cross-attention; see `attn2.keys_values`."""
         return tuple(block.attn2.keys_values(*tokens) for block in self.transformer_blocks)
 
-    def __call__(self, x: jax.Array, context: tuple) -> jax.Array:
+    def __call__(self, x: jax.Array, context: tuple, remat: Remat = keep) -> jax.Array:
         B, H, W, C = x.shape
         hidden = self.proj_in(self.norm(x).reshape(B, H * W, C))
         for block, block_context in zip(self.transformer_blocks, context, strict=True):
-            hidden = block(hidden, block_context)
+            hidden = remat(block)(hidden, block_context)
         return self.proj_out(hidden).reshape(B, H, W, C) + x
 
 
@@ -186,14 +196,14 @@ class DownBlock2D(nnx.Module):
         return _keys_values(self.attentions, tokens)
 
     def __call__(
-        self, x: jax.Array, time: jax.Array, context: tuple
+        self, x: jax.Array, time: jax.Array, context: tuple, remat: Remat = keep
     ) -> tuple[jax.Array, list[jax.Array]]:
         """Returns the output, and every layer's output for the skips."""
         skips = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, time)
+            x = remat(resnet)(x, time)
             if self.attentions is not None:
-                x = self.attentions[i](x, context[i])
+                x = self.attentions[i](x, context[i], remat)
             skips.append(x)
         if self.downsamplers is not None:
             x = self.downsamplers[0](x)
@@ -234,13 +244,18 @@ class UpBlock2D(nnx.Module):
         return _keys_values(self.attentions, tokens)
 
     def __call__(
-        self, x: jax.Array, skips: list[jax.Array], time: jax.Array, context: tuple
+        self,
+        x: jax.Array,
+        skips: list[jax.Array],
+        time: jax.Array,
+        context: tuple,
+        remat: Remat = keep,
     ) -> jax.Array:
         """Takes its skips from the end of `skips`, which it shortens."""
         for i, resnet in enumerate(self.resnets):
-            x = resnet(jax.numpy.concatenate([x, skips.pop()], axis=-1), time)
+            x = remat(resnet)(jax.numpy.concatenate([x, skips.pop()], axis=-1), time)
             if self.attentions is not None:
-                x = self.attentions[i](x, context[i])
+                x = self.attentions[i](x, context[i], remat)
         if self.upsamplers is not None:
             x = self.upsamplers[0](x, skips[-1].shape[1:3])
         return x
@@ -258,9 +273,11 @@ class UNetMidBlock2DCrossAttn(nnx.Module):
     def keys_values(self, *tokens: jax.Array) -> tuple:
         return _keys_values(self.attentions, tokens)
 
-    def __call__(self, x: jax.Array, time: jax.Array, context: tuple) -> jax.Array:
-        x = self.attentions[0](self.resnets[0](x, time), context[0])
-        return self.resnets[1](x, time)
+    def __call__(
+        self, x: jax.Array, time: jax.Array, context: tuple, remat: Remat = keep
+    ) -> jax.Array:
+        x = self.attentions[0](remat(self.resnets[0])(x, time), context[0], remat)
+        return remat(self.resnets[1])(x, time)
 
 
 def _transformers(

@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from instantid_jax.errors import InputError
+from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.config import config_from_json, per_block
 from instantid_jax.models.layers import conv1x1, conv3x3
 from instantid_jax.models.unet import ENCODER_ONLY, ConditionedEncoder, EncoderConfig
@@ -104,13 +105,14 @@ class ControlNetModel(ConditionedEncoder):
         context: dict[str, tuple],
         added: jax.Array,
         picture_embedding: jax.Array,
+        remat: Remat = keep,
     ) -> list[jax.Array]:
         """Returns the residuals, unscaled: one for each skip of the UNet, the middle block's last.
 
         Args as `UNet2DConditionModel`; `picture_embedding` from `embed_picture`.
         """
         time = self.embed_time(timestep, added)
-        x, skips = self.encode(self.conv_in(sample) + picture_embedding, time, context)
+        x, skips = self.encode(self.conv_in(sample) + picture_embedding, time, context, remat)
         residuals = [
             conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)
         ]

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from instantid_jax.errors import InputError
-from instantid_jax.models.blocks import DownBlock2D, UNetMidBlock2DCrossAttn, UpBlock2D
+from instantid_jax.models.blocks import (
+    DownBlock2D,
+    Remat,
+    UNetMidBlock2DCrossAttn,
+    UpBlock2D,
+    keep,
+)
 from instantid_jax.models.config import config_from_json, per_block
 from instantid_jax.models.layers import (
     TimestepEmbedding,
@@ -217,7 +223,7 @@ class ConditionedEncoder(nnx.Module):
         return jax.nn.silu(self.time_embedding(sinusoid) + added)
 
     def encode(
-        self, x: jax.Array, time: jax.Array, context: dict[str, tuple]
+        self, x: jax.Array, time: jax.Array, context: dict[str, tuple], remat: Remat = keep
     ) -> tuple[jax.Array, list[jax.Array]]:
         """Runs the down blocks and the middle block from the output of `conv_in`.
 
@@ -225,9 +231,9 @@ class ConditionedEncoder(nnx.Module):
         """
         skips = [x]
         for block, block_context in zip(self.down_blocks, context["down_blocks"], strict=True):
-            x, outputs = block(x, time, block_context)
+            x, outputs = block(x, time, block_context, remat)
             skips += outputs
-        return self.mid_block(x, time, context["mid_block"]), skips
+        return self.mid_block(x, time, context["mid_block"], remat), skips
 
 
 class UNet2DConditionModel(ConditionedEncoder):
@@ -290,6 +296,7 @@ class UNet2DConditionModel(ConditionedEncoder):
         context: dict[str, tuple],
         added: jax.Array,
         residuals: list[jax.Array] | None = None,
+        remat: Remat = keep,
     ) -> jax.Array:
         """Predicts the noise.
 
@@ -299,15 +306,16 @@ class UNet2DConditionModel(ConditionedEncoder):
           context: from `keys_values`.
           added: [B, time_dim], from `embed_added`.
           residuals: sum over ControlNets, one for each skip and the middle block's last.
+          remat: wraps every resnet and transformer block, for training.
         Returns:
           [B, H, W, out_channels].
         """
         time = self.embed_time(timestep, added)
-        x, skips = self.encode(self.conv_in(sample), time, context)
+        x, skips = self.encode(self.conv_in(sample), time, context, remat)
         if residuals is not None:
             *skip_residuals, mid_residual = residuals
             skips = [s + r for s, r in zip(skips, skip_residuals, strict=True)]
             x = x + mid_residual
         for block, block_context in zip(self.up_blocks, context["up_blocks"], strict=True):
-            x = block(x, skips, time, block_context)
+            x = block(x, skips, time, block_context, remat)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
