@@ -6,20 +6,22 @@ they are.
 """
 
 import json
+import math
 from pathlib import Path
 
-import jax
 import numpy as np
 from safetensors.numpy import save_file
 
 from instantid_jax.atomic import new_folder
 from instantid_jax.components import component_shapes, network
+from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
 from instantid_jax.models.resampler import ResamplerConfig
+from instantid_jax.params import Network
 from instantid_jax.weights import names, sdxl_base
 
 # Part of the folder's name: a change of what is made below is a new number.
-VERSION = 1
+VERSION = 2
 NOTICE = (
     "no weights are named: this is a small model of the same architecture, UNTRAINED, whose "
     "pictures show nothing; give --sdxl and --instantid for real ones"
@@ -84,23 +86,29 @@ def untrained_model(cache: Path) -> Path:
 
     The folder holds both SDXL in diffusers' layout and InstantID's `ip-adapter.safetensors` and
     `ControlNetModel/`.
+
+    Raises:
+      InputError: if nothing can be written under `cache`.
     """
     folder = cache / f"untrained-{VERSION}"
     if not folder.is_dir():
         try:
             with new_folder(folder) as temporary:
                 _write(temporary)
-        except OSError:
-            # Another process made it first.
+        except OSError as error:
+            # Unless another process made it first.
             if not folder.is_dir():
-                raise
+                raise InputError(
+                    f"{cache} cannot be written ({error.strerror or error}): name another folder "
+                    "with XDG_CACHE_HOME, or give the weights to use"
+                ) from error
     return folder
 
 
 def _write(folder: Path) -> None:
     for i, (name, settings) in enumerate(SETTINGS.items()):
         net = network(name, settings)
-        params = jax.jit(net.init)(jax.random.key(i))
+        params = _draw(net, i)
         if name == "unet":
             id_branch = component_shapes("ip_adapter", net)
             adapter = {k: v for k, v in params.items() if k in id_branch}
@@ -111,7 +119,7 @@ def _write(folder: Path) -> None:
 
     shared = {k: v for k, v in SETTINGS["unet"].items() if k != "sample_size"}
     settings = shared | {"_class_name": "ControlNetModel"}
-    controlnet = jax.jit(network("controlnet", settings).init)(jax.random.key(10))
+    controlnet = _draw(network("controlnet", settings), 10)
     _save(
         folder / "ControlNetModel",
         "diffusion_pytorch_model.safetensors",
@@ -119,7 +127,7 @@ def _write(folder: Path) -> None:
     )
     write_json(folder / "ControlNetModel" / "config.json", settings)
 
-    image_proj = jax.jit(network("image_proj", vars(RESAMPLER)).init)(jax.random.key(11))
+    image_proj = _draw(network("image_proj", vars(RESAMPLER)), 11)
     tensors = {f"image_proj.{k}": v for k, v in names.to_torch(image_proj).items()}
     tensors |= {f"ip_adapter.{k}": v for k, v in names.adapter_to_torch(adapter).items()}
     _save(folder, "ip-adapter.safetensors", tensors)
@@ -132,6 +140,23 @@ def _write(folder: Path) -> None:
         folder / "model_index.json",
         {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
     )
+
+
+def _draw(net: Network, seed: int) -> dict[str, np.ndarray]:
+    """Parameters of unit gain: no layer is zero, and none makes its input larger or smaller.
+
+    Drawn by NumPy, because compiling the networks' own initialisation takes minutes.
+    """
+    rng = np.random.default_rng(seed)
+    params = {}
+    for name, shape in ((name, spec.shape) for name, spec in net.shapes.items()):
+        leaf = name.rpartition(".")[2]
+        if leaf in ("bias", "scale"):
+            params[name] = np.full(shape, leaf == "scale", np.float32)
+        else:
+            inputs = math.prod(shape[:-1]) if leaf == "kernel" else shape[-1]
+            params[name] = rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(inputs))
+    return params
 
 
 def _save(folder: Path, name: str, tensors: dict[str, np.ndarray]) -> None:
