@@ -1,0 +1,84 @@
+"""Meshes, and where parameters and batches lie on them, decided from names and shapes alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from instantid_jax.errors import InputError
+
+TRAINING_AXES = ("data", "fsdp", "tensor")
+# Below this many numbers a parameter is replicated: gathering it costs more than holding it.
+SMALLEST_SHARDED = 2**16
+
+# Linear layers in pairs (Shoeybi et al. 2019, Megatron-LM): the first is split by its outputs, the
+# second by its inputs, so that what lies between never leaves a device.
+SPLIT_BY_OUTPUT = ("to_q", "to_k", "to_v", "to_k_ip", "to_v_ip", "net.0.proj")
+SPLIT_BY_INPUT = ("to_out.0", "net.2")
+
+
+def training_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of `data` x `fsdp` x `tensor` devices.
+
+    Args:
+      shape: three sizes; -1 for `data` takes what is left.
+    Raises:
+      InputError: if the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    data, fsdp, tensor = shape
+    if data == -1:
+        data = max(len(devices) // (fsdp * tensor), 1)
+    if data * fsdp * tensor != len(devices):
+        raise InputError(
+            f"mesh {data} x {fsdp} x {tensor} (data, fsdp, tensor) takes {data * fsdp * tensor} "
+            f"devices, there are {len(devices)}"
+        )
+    # Auto: the compiler places what is between; Explicit axes, JAX's default, would need every
+    # layer annotated.
+    return jax.make_mesh((data, fsdp, tensor), TRAINING_AXES, (AxisType.Auto,) * 3, devices=devices)
+
+
+def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Where one parameter lies: over `tensor` by its place, over `fsdp` by its largest axis."""
+    axes: list[str | None] = [None] * len(shape)
+    if math.prod(shape) < SMALLEST_SHARDED:
+        return PartitionSpec()
+    module = name.rpartition(".")[0]
+    if mesh.shape["tensor"] > 1 and name.endswith(".kernel") and len(shape) == 2:
+        axis = (
+            1
+            if module.endswith(SPLIT_BY_OUTPUT)
+            else 0
+            if module.endswith(SPLIT_BY_INPUT)
+            else None
+        )
+        if axis is not None and shape[axis] % mesh.shape["tensor"] == 0:
+            axes[axis] = "tensor"
+    if mesh.shape["fsdp"] > 1:
+        for axis in np.argsort(shape)[::-1]:
+            if axes[axis] is None and shape[axis] % mesh.shape["fsdp"] == 0:
+                axes[axis] = "fsdp"
+                break
+    return PartitionSpec(*axes)
+
+
+def shard_params(
+    shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh
+) -> dict[str, NamedSharding]:
+    """A sharding for each parameter of a flat dictionary."""
+    return {
+        name: NamedSharding(mesh, param_spec(name, tuple(value.shape), mesh))
+        for name, value in shapes.items()
+    }
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis over `data` and `fsdp` together."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,273 @@
+"""What training minimises: the error of the noise that the frozen UNet predicts with our parts.
+
+Source: Wang et al. 2024 (InstantID), section 3.3: ‖ε − ε_θ(z_t, t, C, C_i)‖².
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from instantid_jax.diffusion.schedule import velocity_target
+from instantid_jax.errors import InputError
+from instantid_jax.models.blocks import Remat, keep
+from instantid_jax.params import Network, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The loss; what is 0 or None is off.
+
+    Attributes:
+      prediction_type: "epsilon" or "v_prediction", as the base model's.
+      drop_id, drop_text, drop_both: share of examples whose face embedding becomes zeros, whose
+        text becomes the empty prompt, or both; they exclude each other. The paper drops nothing
+        (section 3.3); `CFG_DROPS` is what IP-Adapter's training does for guidance's sake.
+      min_snr_gamma: caps the weight of steps with little noise (Hang et al. 2023, eq. 5).
+      noise_offset: strength of a noise constant over each channel.
+      face_weight: what is added to the weight of latents within the face's box.
+    """
+
+    prediction_type: str = "epsilon"
+    drop_id: float = 0.0
+    drop_text: float = 0.0
+    drop_both: float = 0.0
+    min_snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    face_weight: float = 0.0
+
+    def __post_init__(self):
+        drops = (self.drop_id, self.drop_text, self.drop_both)
+        if min(drops) < 0 or sum(drops) > 1:
+            raise InputError(
+                f"drop_id, drop_text, drop_both {drops}: shares of examples, at most 1"
+            )
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise InputError(
+                f"prediction_type={self.prediction_type!r}: expected epsilon or v_prediction"
+            )
+
+
+PAPER_DROPS = {"drop_id": 0.0, "drop_text": 0.0, "drop_both": 0.0}
+CFG_DROPS = {"drop_id": 0.05, "drop_text": 0.05, "drop_both": 0.05}
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The networks of training; of the VAE only the encoder is run."""
+
+    unet: Network
+    controlnet: Network
+    image_proj: Network
+    vae: Network
+    text_encoder: Network
+    text_encoder_2: Network
+
+
+class Conditions(NamedTuple):
+    """What the prediction depends on beside the noisy latents; B rows each.
+
+    Attributes:
+      text: [B, L, D]; pooled: [B, P]; time_ids: [B, 6] float32.
+      id_embeds: [B, E] float32, zeros where the person is dropped.
+      picture: [B, 8H, 8W, 3] in [0, 1], keypoints drawn.
+    """
+
+    text: jax.Array
+    pooled: jax.Array
+    time_ids: jax.Array
+    id_embeds: jax.Array
+    picture: jax.Array
+
+
+class Draws(NamedTuple):
+    """What is random in a step; a function of (seed, step, example) alone.
+
+    Attributes:
+      timesteps: [B] int32 in [0, 1000).
+      noise: [B, H, W, 4] float32; vae_noise the same, for the sampled latents.
+      drop_id, drop_text: [B] bool.
+    """
+
+    timesteps: jax.Array
+    noise: jax.Array
+    vae_noise: jax.Array
+    drop_id: jax.Array
+    drop_text: jax.Array
+
+
+def draw(
+    config: ObjectiveConfig,
+    key: jax.Array,
+    examples: jax.Array,
+    latent_shape: tuple[int, int, int],
+    timesteps: int,
+) -> Draws:
+    """Draws a step's randomness, each example's from its own place in the global batch.
+
+    Args:
+      key: of the step.
+      examples: [B] places in the global batch, so that nothing depends on who computes which.
+      latent_shape: (H, W, C).
+      timesteps: of the noise schedule.
+    """
+
+    def one(example: jax.Array) -> Draws:
+        k_t, k_noise, k_offset, k_vae, k_drop = jax.random.split(
+            jax.random.fold_in(key, example), 5
+        )
+        noise = jax.random.normal(k_noise, latent_shape)
+        if config.noise_offset:
+            noise += config.noise_offset * jax.random.normal(k_offset, (1, 1, latent_shape[-1]))
+        # One number decides, so that the three shares exclude each other.
+        u = jax.random.uniform(k_drop)
+        both = u < config.drop_both
+        with_id = config.drop_both + config.drop_id
+        return Draws(
+            timesteps=jax.random.randint(k_t, (), 0, timesteps),
+            noise=noise,
+            vae_noise=jax.random.normal(k_vae, latent_shape),
+            drop_id=u < with_id,
+            drop_text=both | ((u >= with_id) & (u < with_id + config.drop_text)),
+        )
+
+    return jax.vmap(one)(examples)
+
+
+def predict(
+    networks: Networks,
+    frozen: dict[str, Params],
+    trainable: Params,
+    noisy: jax.Array,
+    timesteps: jax.Array,
+    conditions: Conditions,
+    remat: Remat = keep,
+) -> jax.Array:
+    """Predicts the noise with the trainable parts at full strength, in the trainables' dtype.
+
+    Args:
+      frozen: parameters of the base networks; the UNet's without its ID branch.
+      trainable: flat, prefixed "image_proj.", "ip_adapter." and "controlnet.".
+      noisy: [B, H, W, 4] float32; timesteps: [B].
+    Returns:
+      [B, H, W, 4] float32.
+    """
+    parts = split_parts(trainable)
+    unet = networks.unet.bind(frozen["unet"] | parts["ip_adapter"])
+    controlnet = networks.controlnet.bind(parts["controlnet"])
+    dtype = controlnet.conv_in.kernel.dtype
+    id_tokens = networks.image_proj.bind(parts["image_proj"])(conditions.id_embeds)
+    sample = noisy.astype(dtype)
+    text, pooled = conditions.text.astype(dtype), conditions.pooled
+    timesteps = timesteps.astype(jnp.float32)
+    residuals = controlnet(
+        sample,
+        timesteps,
+        controlnet.keys_values(id_tokens),
+        controlnet.embed_added(pooled, conditions.time_ids),
+        remat(controlnet.embed_picture)(conditions.picture),
+        remat,
+    )
+    output = unet(
+        sample,
+        timesteps,
+        unet.keys_values(text, id_tokens, jnp.ones((), dtype)),
+        unet.embed_added(pooled, conditions.time_ids),
+        residuals,
+        remat,
+    )
+    return output.astype(jnp.float32)
+
+
+def losses(
+    config: ObjectiveConfig,
+    alphas_cumprod: jax.Array,
+    prediction: jax.Array,
+    latents: jax.Array,
+    noise: jax.Array,
+    timesteps: jax.Array,
+    face_box: jax.Array | None = None,
+) -> jax.Array:
+    """Each example's loss, [B] float32.
+
+    Args:
+      alphas_cumprod: [T] float32.
+      face_box: [B, 4], left, top, right, bottom in latents; needed where `face_weight` is not 0.
+    """
+    velocity = config.prediction_type == "v_prediction"
+    target = velocity_target(alphas_cumprod, latents, noise, timesteps) if velocity else noise
+    error = jnp.square(prediction - target)  # [B, H, W, C]
+    if config.face_weight:
+        if face_box is None:
+            raise InputError("face_weight needs the faces' boxes")
+        weight = 1 + config.face_weight * _inside(face_box, error.shape[1:3])[..., None]
+        error = error * weight / weight.mean(axis=(1, 2, 3), keepdims=True)
+    loss = error.mean(axis=(1, 2, 3))
+    if config.min_snr_gamma is not None:
+        alpha = alphas_cumprod[timesteps]
+        snr = alpha / (1 - alpha)
+        capped = jnp.minimum(snr, config.min_snr_gamma)
+        loss = loss * (capped / (snr + 1) if velocity else capped / snr)
+    return loss
+
+
+def _inside(box: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """1 where a latent's centre lies in the box: [B, H, W] float32."""
+    y = jnp.arange(size[0], dtype=jnp.float32)[None, :, None] + 0.5
+    x = jnp.arange(size[1], dtype=jnp.float32)[None, None, :] + 0.5
+    left, top, right, bottom = (box[:, i, None, None] for i in range(4))
+    return ((x >= left) & (x <= right) & (y >= top) & (y <= bottom)).astype(jnp.float32)
+
+
+def split_parts(trainable: Params) -> dict[str, Params]:
+    """Flat trainables to each part's own names."""
+    parts: dict[str, Params] = {"image_proj": {}, "ip_adapter": {}, "controlnet": {}}
+    for name, value in trainable.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    return parts
+
+
+def join_parts(parts: dict[str, Params]) -> Params:
+    """The inverse of `split_parts`."""
+    return {f"{part}.{name}": v for part, params in parts.items() for name, v in params.items()}
+
+
+def encode_batch(
+    networks: Networks,
+    frozen: dict[str, Params],
+    batch: dict[str, jax.Array],
+    draws: Draws,
+    empty_prompt: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, Conditions]:
+    """Latents and conditions of a batch, by the frozen encoders.
+
+    Args:
+      batch: as `train.data` makes it; `latents` in place of `images` where they are cached.
+      empty_prompt: token ids [L] of "" for each text encoder.
+    Returns:
+      Scaled latents [B, H, W, 4] float32 and the conditions.
+    """
+    if "latents" in batch:
+        latents = batch["latents"]
+    else:
+        pictures = batch["images"].astype(jnp.float32) / 127.5 - 1
+        latents = networks.vae.bind(frozen["vae"]).encode(pictures, draws.vae_noise)
+    hidden, pooled = [], None
+    for name, key, empty in (
+        ("text_encoder", "input_ids", empty_prompt[0]),
+        ("text_encoder_2", "input_ids_2", empty_prompt[1]),
+    ):
+        ids = jnp.where(draws.drop_text[:, None], empty[None, :], batch[key])
+        encoded = getattr(networks, name).bind(frozen[name])(ids)
+        hidden.append(encoded.hidden_states)
+        pooled = encoded.pooled
+    return latents, Conditions(
+        text=jnp.concatenate(hidden, axis=-1),
+        pooled=pooled,
+        time_ids=batch["time_ids"],
+        # Zeros before the Resampler, as guidance gives them.
+        id_embeds=jnp.where(draws.drop_id[:, None], 0, batch["id_embeds"]),
+        picture=batch["keypoint_pictures"].astype(jnp.float32) / 255,
+    )

@@ -1,0 +1,85 @@
+"""AdamW with warm-up, a schedule, clipping over all trainables, and an explicit decay mask."""
+
+import dataclasses
+from typing import Literal
+
+import optax
+
+from instantid_jax.errors import InputError
+from instantid_jax.params import Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019).
+
+    Attributes:
+      learning_rate: at the end of the warm-up. 1e-5 is what reproductions use at 1024 pixels.
+      schedule: what follows the warm-up, until `decay_steps`: constant, or a fall to zero.
+      warmup_steps: the learning rate rises from zero over these.
+      decay_steps: steps of the whole schedule, warm-up included; for constant without meaning.
+      b1, b2, eps, weight_decay: AdamW's.
+      decay_all: decay norms, biases and latents too, as the public trainers do.
+      clip_norm: the gradient's norm over all trainables is cut to this; None does not cut.
+      ema_decay: of the averaged copy; None keeps none.
+    """
+
+    learning_rate: float = 1e-5
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = 500
+    decay_steps: int | None = None
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    decay_all: bool = False
+    clip_norm: float | None = 1.0
+    ema_decay: float | None = None
+
+    def __post_init__(self):
+        if self.schedule != "constant" and (
+            self.decay_steps is None or self.decay_steps <= self.warmup_steps
+        ):
+            raise InputError(
+                f"schedule={self.schedule!r} needs decay_steps above warmup_steps="
+                f"{self.warmup_steps}, got {self.decay_steps}"
+            )
+
+
+def learning_rate(config: OptimizerConfig) -> optax.Schedule:
+    """Learning rate by number of optimiser steps taken."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    elif config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, config.decay_steps - warmup)
+    else:
+        after = optax.linear_schedule(peak, 0.0, config.decay_steps - warmup)
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def is_decayed(name: str, rank: int) -> bool:
+    """Whether weight decay acts on a parameter by default: on matrices and convolutions alone."""
+    return rank >= 2 and name.endswith(".kernel")
+
+
+def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTransformation:
+    """The transformation from gradients to updates; `params` give the names for the decay mask."""
+    mask = {
+        name: config.decay_all or is_decayed(name, len(value.shape))
+        for name, value in params.items()
+    }
+    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    return optax.chain(
+        *clip,
+        optax.adamw(
+            learning_rate(config),
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=mask,
+        ),
+    )

@@ -1,0 +1,105 @@
+"""The training state: what a step changes, how it starts, and where it lies on a mesh."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from instantid_jax.components import component_shapes
+from instantid_jax.params import Params
+from instantid_jax.sharding import replicated, shard_params
+from train.objective import Networks, join_parts
+
+
+class TrainState(NamedTuple):
+    """Everything that a checkpoint of a run must hold.
+
+    Attributes:
+      step: int32 scalar, optimiser steps taken.
+      params: float32 masters of the trainables, flat, prefixed by part.
+      opt_state: the optimiser's.
+      ema: averaged `params`, or empty.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+    ema: Params
+
+
+def trainable_shapes(networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names and shapes of all trainables, float32."""
+    parts = {
+        "image_proj": networks.image_proj.shapes,
+        "ip_adapter": component_shapes("ip_adapter", networks.unet),
+        "controlnet": networks.controlnet.shapes,
+    }
+    return {
+        name: jax.ShapeDtypeStruct(value.shape, jnp.float32)
+        for name, value in join_parts(parts).items()
+    }
+
+
+def init_trainables(
+    networks: Networks, unet: Params, key: jax.Array, *, zero_id_values: bool = False
+) -> Params:
+    """Fresh trainables, as all known reproductions begin.
+
+    IdentityNet is a copy of the UNet's encoder half, with zero convolutions and a conditioning
+    embedding that ends in zeros, so it contributes nothing at first. ID keys and values are copies
+    of the text's. The Resampler is random.
+
+    Args:
+      unet: the base UNet's parameters.
+      zero_id_values: ID values of zero instead, so that step 0 is the base model exactly.
+    """
+    k_resampler, k_controlnet = jax.random.split(key)
+    controlnet = {}
+    for name, value in networks.controlnet.init(k_controlnet).items():
+        is_zero = name.startswith(
+            (
+                "controlnet_down_blocks.",
+                "controlnet_mid_block.",
+                "controlnet_cond_embedding.conv_out.",
+            )
+        )
+        # What IdentityNet has of its own keeps its fresh draw: the conditioning embedding.
+        fresh = jnp.zeros_like(value) if is_zero else value
+        controlnet[name] = unet.get(name, fresh)
+    adapter = {}
+    for name in component_shapes("ip_adapter", networks.unet):
+        source = unet[name.replace("to_k_ip", "to_k").replace("to_v_ip", "to_v")]
+        is_zero = zero_id_values and ".to_v_ip." in name
+        adapter[name] = jnp.zeros_like(source) if is_zero else source
+    parts = {
+        "image_proj": networks.image_proj.init(k_resampler),
+        "ip_adapter": adapter,
+        "controlnet": controlnet,
+    }
+    # Copies: the step donates the state, and the frozen UNet must outlive it.
+    return {name: jnp.array(v, jnp.float32, copy=True) for name, v in join_parts(parts).items()}
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema={name: jnp.array(v, copy=True) for name, v in params.items()} if ema else {},
+    )
+
+
+def state_sharding(state: TrainState, mesh: Mesh) -> TrainState:
+    """A sharding for each array of a state (or of its shapes): moments lie as their parameters."""
+    by_name = shard_params(state.params, mesh)
+    everywhere = replicated(mesh)
+
+    def place(path: tuple, value: jax.Array) -> jax.sharding.Sharding:
+        # The last key of a path into a flat dictionary is the parameter's name.
+        name = getattr(path[-1], "key", None) if path else None
+        return by_name.get(name, everywhere)
+
+    return jax.tree_util.tree_map_with_path(place, state)

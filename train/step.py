@@ -1,0 +1,189 @@
+"""One training step: gradients of the objective over micro-batches, and the optimiser's update."""
+
+import dataclasses
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from instantid_jax.diffusion.schedule import add_noise
+from instantid_jax.models.blocks import Remat, keep
+from instantid_jax.params import Params, cast
+from train.objective import (
+    Networks,
+    ObjectiveConfig,
+    draw,
+    encode_batch,
+    losses,
+    predict,
+)
+from train.state import TrainState
+
+# Upper edges of the bins of face share (box over picture) by which the loss is reported.
+FACE_SHARE_BINS = (0.01, 0.04, 0.1, 0.25, 1.0)
+GROUPS = ("image_proj", "ip_adapter", "controlnet")
+RematPolicy = Literal["none", "full", "dots"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """How a step is computed.
+
+    Attributes:
+      dtype: of the compute; masters stay float32.
+      remat: what each layer keeps for the way back: "none" keeps all, "full" nothing but its
+        input, "dots" the outputs of matrix products.
+      micro_batches: the batch is worked through in so many parts, whose gradients are averaged.
+    """
+
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: RematPolicy = "full"
+    micro_batches: int = 1
+
+
+class Constants(NamedTuple):
+    """Arrays of a run that no step changes.
+
+    Attributes:
+      frozen: parameters of the base networks.
+      alphas_cumprod: [T] float32.
+      empty_prompt: token ids [L] of "" for both text encoders.
+    """
+
+    frozen: dict[str, Params]
+    alphas_cumprod: jax.Array
+    empty_prompt: tuple[jax.Array, jax.Array]
+
+
+def remat_wrapper(policy: RematPolicy) -> Remat:
+    """The `Remat` of a policy."""
+    if policy == "none":
+        return keep
+    saveable = {
+        "full": jax.checkpoint_policies.nothing_saveable,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    }[policy]
+    return functools.partial(jax.checkpoint, policy=saveable)
+
+
+def loss_and_gradients(
+    networks: Networks,
+    objective: ObjectiveConfig,
+    step: StepConfig,
+    params: Params,
+    constants: Constants,
+    batch: dict[str, jax.Array],
+    examples: jax.Array,
+    key: jax.Array,
+) -> tuple[jax.Array, Params]:
+    """Losses [B] of one micro-batch, and the gradient of their mean.
+
+    Args:
+      params: float32 masters.
+      batch: as `train.data` makes it.
+      examples: [B] places in the global batch.
+      key: of the step.
+    """
+    dtype = jnp.dtype(step.dtype)
+    alphas = constants.alphas_cumprod
+    latent_shape = _latent_shape(networks, batch)
+    draws = draw(objective, key, examples, latent_shape, len(alphas))
+    latents, conditions = encode_batch(
+        networks, constants.frozen, batch, draws, constants.empty_prompt
+    )
+    noisy = add_noise(alphas, latents, draws.noise, draws.timesteps)
+
+    def objective_of(params: Params) -> tuple[jax.Array, jax.Array]:
+        prediction = predict(
+            networks,
+            constants.frozen,
+            cast(params, dtype),
+            noisy,
+            draws.timesteps,
+            conditions,
+            remat_wrapper(step.remat),
+        )
+        each = losses(
+            objective,
+            alphas,
+            prediction,
+            latents,
+            draws.noise,
+            draws.timesteps,
+            batch["face_box"] / networks.vae.config.downscale,
+        )
+        return each.mean(), each
+
+    (_, each), gradients = jax.value_and_grad(objective_of, has_aux=True)(params)
+    return each, gradients
+
+
+def train_step(
+    networks: Networks,
+    objective: ObjectiveConfig,
+    step: StepConfig,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    ema_decay: float | None,
+    state: TrainState,
+    constants: Constants,
+    batch: dict[str, jax.Array],
+    seed: jax.Array,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimiser step on a global batch.
+
+    Args:
+      seed: uint32 scalar; the step's key is fold_in(seed, step).
+    Returns:
+      The next state and metrics, float32 scalars.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    examples = jnp.arange(len(batch["time_ids"]), dtype=jnp.uint32)
+    parts = step.micro_batches
+    run = functools.partial(loss_and_gradients, networks, objective, step, state.params, constants)
+    if parts == 1:
+        each, gradients = run(batch, examples, key)
+    else:
+        # Every parts-th example goes together, so that each device keeps what it holds.
+        micro, order = jax.tree.map(
+            lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (batch, examples)
+        )
+
+        def accumulate(total: Params, xs: tuple) -> tuple[Params, jax.Array]:
+            each, gradients = run(*xs, key)
+            return jax.tree.map(lambda a, b: a + b / parts, total, gradients), each
+
+        gradients, each = jax.lax.scan(
+            accumulate, jax.tree.map(jnp.zeros_like, state.params), (micro, order)
+        )
+        each = each.swapaxes(0, 1).reshape(-1)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema_decay is not None:
+        ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, params)
+    metrics = _metrics(each, gradients, batch["face_share"])
+    metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
+    return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+
+def _latent_shape(networks: Networks, batch: dict[str, jax.Array]) -> tuple[int, int, int]:
+    downscale = networks.vae.config.downscale
+    height, width = batch["keypoint_pictures"].shape[1:3]
+    return height // downscale, width // downscale, networks.unet.config.in_channels
+
+
+def _metrics(each: jax.Array, gradients: Params, face_share: jax.Array) -> dict[str, jax.Array]:
+    """Loss, also by face size (not a number where a bin is empty), and norms of gradients."""
+    metrics = {"loss": each.mean(), "grad_norm": optax.global_norm(gradients)}
+    for group in GROUPS:
+        inside = {k: v for k, v in gradients.items() if k.startswith(f"{group}.")}
+        metrics[f"grad_norm_{group}"] = optax.global_norm(inside)
+    lower = 0.0
+    for upper in FACE_SHARE_BINS:
+        inside = (face_share > lower) & (face_share <= upper)
+        metrics[f"loss_face_to_{upper:g}"] = jnp.where(inside, each, 0).sum() / inside.sum()
+        lower = upper
+    return metrics
