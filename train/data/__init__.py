@@ -1,0 +1,1 @@
+"""Training data: records of faces in TFDS, and batches that are a function of (seed, step)."""

@@ -1,0 +1,159 @@
+"""Batches as a function of the seed and the step."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from instantid_jax.errors import InputError
+from train.data.buckets import Interleave, Size
+from train.data.config import DataConfig
+from train.data.corruption import CorruptionCount
+from train.data.examples import Choices, make_example
+from train.data.reading import FaceDataset
+from train.data.record import CorruptRecord
+from train.data.streams import bucket_streams
+
+# Prompts to [B, 77] int32; `instantid_jax.prompt.PromptTokenizer` is one.
+Tokenizer = Callable[[Sequence[str]], np.ndarray]
+Batch = dict[str, np.ndarray | list[str]]
+
+# How many records in a row may be corrupt before a stream is given up.
+_MAX_IN_A_ROW = 100
+
+
+class Batches:
+    """The batches of a run: `batch(step)` depends on the arguments and the step alone.
+
+    Nothing is remembered between calls but the count of corrupt records, so a run that resumes
+    needs no more than its step, and processes that each take some rows of a batch agree without
+    talking, however many they are. Threads may share an instance.
+
+    Row r of step s is example s * global_batch_size + r. Its random choices are a function of the
+    seed and that number.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizers: Sequence[Tokenizer],
+        global_batch_size: int,
+        seed: int,
+    ):
+        """Opens the datasets.
+
+        Args:
+          tokenizers: of text encoder 1 and 2.
+          global_batch_size: examples a step, over all processes.
+        Raises:
+          InputError: if a dataset cannot be read, or embeddings have different sizes.
+        """
+        if global_batch_size < 1:
+            raise InputError(f"the global batch size is {global_batch_size}: expected 1 up")
+        if len(tokenizers) != 2:
+            raise InputError(f"{len(tokenizers)} tokenizers came: expected SDXL's two")
+        self.config = config
+        self.global_batch_size = global_batch_size
+        self._seed = seed
+        self._tokenizers = tuple(tokenizers)
+        self._tokenizer_lock = threading.Lock()  # transformers' change state while they run
+        self._datasets = [FaceDataset(share.folder) for share in config.datasets]
+        sizes = {dataset.embedding_size for dataset in self._datasets}
+        if len(sizes) > 1:
+            raise InputError(
+                f"the datasets have embeddings of {sorted(sizes)} numbers: "
+                "a mixture needs one face pack"
+            )
+        self.embedding_size = sizes.pop()
+        self._streams, self._counts = bucket_streams(config, self._datasets, seed)
+        self._interleave = Interleave(self._counts, global_batch_size, seed)
+        self.corruption = CorruptionCount(config.max_corrupt_share)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the datasets in their order; other records give another one."""
+        hashes = "".join(dataset.fingerprint for dataset in self._datasets)
+        return hashlib.sha256(hashes.encode()).hexdigest()
+
+    @property
+    def records(self) -> int:
+        """Records that are used: examples of an epoch."""
+        return int(sum(self._counts))
+
+    def bucket(self, step: int) -> Size:
+        """(height, width) of all pictures of a step."""
+        return self.config.buckets[self._interleave.place(step)[0]]
+
+    def epoch(self, step: int) -> int:
+        """Passes over all data before the one that a step is in."""
+        return self._interleave.epoch(step)
+
+    def batch(self, step: int, rows: slice | range = slice(None)) -> Batch:
+        """The rows of a step's batch that a process wants; all by default.
+
+        Returns, for b rows, pictures of the step's bucket H x W and embeddings of E numbers:
+          images: [b, H, W, 3] uint8 RGB.
+          keypoint_pictures: [b, H, W, 3] uint8 RGB, drawn in pixels of the crop.
+          input_ids, input_ids_2: [b, 77] int32.
+          id_embeds: [b, E] float32, raw.
+          time_ids: [b, 6] float32: original height and width, the crop's top and left in the
+            resized picture, target height and width (Podell et al. 2023, section 2.2).
+          face_box: [b, 4] float32, left, top, right, bottom in pixels of the crop, clipped to it.
+          face_share: [b] float32, the box's share of the crop.
+          example_index: [b] uint32, global.
+          example_ids: list of b keys.
+
+        Raises:
+          InputError: if too many records are corrupt, or a file cannot be read.
+        """
+        return self.collate([self.example(step, row) for row in self.rows(rows)])
+
+    def rows(self, rows: slice | range) -> range:
+        """The rows of a batch that a slice means.
+
+        Raises:
+          InputError: if some are outside of the batch, or there is none.
+        """
+        taken = range(self.global_batch_size)[rows] if isinstance(rows, slice) else rows
+        if not taken or min(taken) < 0 or max(taken) >= self.global_batch_size:
+            raise InputError(f"{rows} are no rows of a batch of {self.global_batch_size}")
+        return taken
+
+    def example(self, step: int, row: int) -> dict[str, Any]:
+        """One row of a step's batch, without the batch axis."""
+        bucket, number = self._interleave.place(step)
+        index = step * self.global_batch_size + row
+        place = number * self.global_batch_size + row
+        choices = Choices(self._seed, index)
+        target = self.config.buckets[bucket]
+        for dataset, position in (
+            self._streams[bucket][place + attempt] for attempt in range(_MAX_IN_A_ROW)
+        ):
+            # A corrupt record's place is taken by the next good one of the stream.
+            try:
+                record = self._datasets[dataset][position]
+                example = make_example(record, target, self.config, choices)
+                break
+            except CorruptRecord as error:
+                name = f"record {position} of {self.config.datasets[dataset].folder}"
+                self.corruption.record(name, str(error))
+        else:
+            raise InputError(f"{_MAX_IN_A_ROW} records in a row are corrupt, up to {name}")
+        self.corruption.example()
+        caption = example.pop("caption")
+        with self._tokenizer_lock:
+            ids = [tokenizer([caption])[0] for tokenizer in self._tokenizers]
+        example["input_ids"], example["input_ids_2"] = ids
+        return example | {"example_index": np.uint32(index)}
+
+    def collate(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Stacks examples of one step."""
+        keys = [example["key"] for example in examples]
+        batch = {
+            name: np.stack([example[name] for example in examples])
+            for name in examples[0]
+            if name != "key"
+        }
+        return batch | {"example_ids": keys}

@@ -1,0 +1,88 @@
+"""From a stored picture to a bucket's size: resize, crop, and the face moved along."""
+
+import dataclasses
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from train.data.buckets import Size
+
+CropPolicy = Literal["random", "center"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crop:
+    """A resize that just covers the target, and a window of the target's size in the result.
+
+    Attributes:
+      source: (height, width) of the picture as stored.
+      resized: (height, width) after the resize; aspect ratio kept to rounding.
+      top, left: the window's corner in the resized picture, as SDXL's micro-conditioning has it.
+      target: (height, width) of the window.
+    """
+
+    source: Size
+    resized: Size
+    top: int
+    left: int
+    target: Size
+
+    def picture(self, pixels: np.ndarray) -> np.ndarray:
+        """Cuts uint8 [*source, 3] to uint8 [*target, 3]."""
+        if self.resized != self.source:
+            # Area averaging does not alias when a picture shrinks.
+            shrinks = self.resized[0] < self.source[0]
+            interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+            pixels = cv2.resize(pixels, self.resized[::-1], interpolation=interpolation)
+        height, width = self.target
+        return pixels[self.top : self.top + height, self.left : self.left + width]
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Moves [..., 2] points, x and y in pixels of the source, to pixels of the target."""
+        scale = np.array(
+            [self.resized[1] / self.source[1], self.resized[0] / self.source[0]], np.float32
+        )
+        corner = np.array([self.left, self.top], np.float32)
+        return (np.asarray(points, np.float32) * scale - corner).astype(np.float32)
+
+    def box(self, box: np.ndarray) -> np.ndarray:
+        """Moves a box [4], left, top, right, bottom, and clips it to the target."""
+        corners = self.points(np.reshape(box, (2, 2)))
+        return np.clip(corners, 0, np.array(self.target[::-1], np.float32)).reshape(4)
+
+
+def choose_crop(
+    source: Size,
+    target: Size,
+    face: np.ndarray,
+    policy: CropPolicy,
+    draws: tuple[float, float] = (0.5, 0.5),
+) -> Crop:
+    """Places the window.
+
+    The picture is resized so that it just covers the target, so the window can move along one axis
+    at most (by a pixel of rounding along the other). `random` takes any place with equal chance
+    among those where the whole face is inside; `center` the nearest such place to the middle. A
+    face longer than the window is centred in it as far as the picture reaches.
+
+    Args:
+      face: [n, 2], points that should stay inside, in pixels of the source.
+      draws: uniform in [0, 1), for top and left; `center` leaves them unused.
+    """
+    scale = max(target[0] / source[0], target[1] / source[1])
+    resized = (max(target[0], round(source[0] * scale)), max(target[1], round(source[1] * scale)))
+    corners = []
+    for axis in (0, 1):
+        ratio = resized[axis] / source[axis]
+        positions = np.clip(face[:, 1 - axis] * ratio, 0, resized[axis])
+        low, high = int(np.floor(positions.min())), int(np.ceil(positions.max()))
+        room = resized[axis] - target[axis]
+        first, last = max(0, high - target[axis]), min(room, low)
+        if first > last:  # the face is longer than the window
+            first = last = min(max((low + high - target[axis]) // 2, 0), room)
+        if policy == "random":
+            corners.append(first + int(draws[axis] * (last - first + 1)))
+        else:
+            corners.append(min(max(room // 2, first), last))
+    return Crop(source=source, resized=resized, top=corners[0], left=corners[1], target=target)

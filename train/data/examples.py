@@ -1,0 +1,81 @@
+"""A record made an example: the random choices, the crop, and the arrays training takes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from instantid_jax.errors import InputError
+from instantid_jax.face.keypoints import draw_keypoints
+from train.data.buckets import Size
+from train.data.config import DataConfig
+from train.data.crop import choose_crop
+from train.data.faces import face_share
+from train.data.record import CorruptRecord, Record
+
+
+class Choices:
+    """The random choices of one example: a function of the seed and its global index alone.
+
+    All are drawn always and in one order, so that no setting changes another choice.
+    """
+
+    def __init__(self, seed: int, example_index: int):
+        draws = np.random.default_rng([seed, example_index]).random(5)
+        self.top, self.left, self.caption, self.use_reference, self.reference = map(float, draws)
+
+
+def make_example(
+    record: Record, target: Size, config: DataConfig, choices: Choices
+) -> dict[str, Any]:
+    """Crops, draws and chooses; the caption is still text.
+
+    Raises:
+      CorruptRecord: if the picture does not decode, or the keypoints cannot be drawn.
+    """
+    pixels = record.picture()
+    source = (pixels.shape[0], pixels.shape[1])
+    face = np.concatenate([record.kps, record.bbox.reshape(2, 2)])
+    crop = choose_crop(source, target, face, config.crop, (choices.top, choices.left))
+    kps = crop.points(record.kps)
+    try:
+        keypoint_picture = draw_keypoints(*target, kps)
+    except InputError as error:
+        raise CorruptRecord(str(error)) from error
+    box = crop.box(record.bbox)
+    return {
+        "images": crop.picture(pixels),
+        "keypoint_pictures": keypoint_picture,
+        "caption": choose_caption(record.captions, config, choices.caption),
+        "id_embeds": choose_embedding(record, config, choices),
+        "time_ids": np.array([*record.original_size, crop.top, crop.left, *target], np.float32),
+        "face_box": box,
+        "face_share": np.float32(face_share(box, target)),
+        "key": record.key,
+    }
+
+
+def choose_caption(captions: Mapping[str, str], config: DataConfig, draw: float) -> str:
+    """One of a record's captions by the sources' weights; empty where none is wanted.
+
+    Args:
+      draw: uniform in [0, 1).
+    """
+    # By name, so that the order in which a record holds its captions does not matter.
+    weights = {source: 1.0 for source in sorted(captions)}
+    if config.captions:
+        weights = {share.source: share.weight for share in config.captions}
+        weights = {source: weight for source, weight in weights.items() if source in captions}
+    if not weights:
+        return ""
+    bounds = np.cumsum(list(weights.values()))
+    place = int(np.searchsorted(bounds, draw * bounds[-1], side="right"))
+    return captions[list(weights)[min(place, len(weights) - 1)]]
+
+
+def choose_embedding(record: Record, config: DataConfig, choices: Choices) -> np.ndarray:
+    """The picture's own embedding [E], or with the configured chance another photo's."""
+    references = record.reference_embeddings
+    if len(references) and choices.use_reference < config.reference_probability:
+        return references[int(choices.reference * len(references))]
+    return record.embedding

@@ -1,0 +1,68 @@
+"""Batches made ahead by threads, while the devices work."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+
+from train.data.batches import Batch, Batches
+
+
+class Loader:
+    """Yields (step, batch) from a step on, without end; equal to `Batches.batch` of each step.
+
+    Threads make examples of the next steps, in grain. The position is the step: to resume, make a
+    new loader that begins there. Errors of `Batches.batch` come out of `next`.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        *,
+        start_step: int = 0,
+        rows: slice | range = slice(None),
+        threads: int = 8,
+        prefetch: int = 2,
+    ):
+        """Args:
+        rows: those of this process.
+        threads: examples made at a time.
+        prefetch: batches made ahead.
+        """
+        self.step = start_step
+        self._batches = batches
+        self._rows = batches.rows(rows)
+        source = grain.MapDataset.source(_Examples(batches, self._rows, start_step))
+        # Threads, not worker processes: decoding releases Python's lock.
+        options = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=prefetch * len(self._rows)
+        )
+        self._examples = iter(source.to_iter_dataset(options))
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        return self
+
+    def __next__(self) -> tuple[int, Batch]:
+        examples = [next(self._examples) for _ in self._rows]
+        step, self.step = self.step, self.step + 1
+        return step, self._batches.collate(examples)
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._examples.close()
+
+
+class _Examples:
+    """A process's examples from a step on, as grain reads a source."""
+
+    def __init__(self, batches: Batches, rows: range, start_step: int):
+        self._batches = batches
+        self._rows = rows
+        self._start_step = start_step
+
+    def __len__(self) -> int:
+        return 2**48  # grain wants a length
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        step, place = divmod(int(i), len(self._rows))
+        return self._batches.example(self._start_step + step, self._rows[place])

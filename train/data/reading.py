@@ -1,0 +1,97 @@
+"""Reads a dataset back: records by row, and the index made with them."""
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from instantid_jax.errors import InputError
+from train.data.buckets import Size, nearest_buckets
+from train.data.record import CorruptRecord, Record
+from train.data.writing import INDEX
+
+
+class FaceDataset:
+    """The records of one folder, or of all datasets in its sub-folders, as one sequence.
+
+    Attributes:
+      image_size: [n, 2] int32, heights and widths as stored.
+      face_share: [n] float32, the share of the picture that the face's box takes.
+      embedding_size: numbers in an embedding.
+      fingerprint: changes with any record, and with their order.
+    """
+
+    def __init__(self, folder: str | Path):
+        parts = sorted(path.parent for path in Path(folder).glob("**/dataset_info.json"))
+        if not parts:
+            raise InputError(
+                f"{folder} holds no dataset: expected what `python -m train.data.build` writes"
+            )
+        indices = [_read_index(part / INDEX) for part in parts]
+        builder = tfds.builder_from_directories(parts)
+        if "train" not in builder.info.splits:
+            raise InputError(f"{folder} holds no split named train")
+        split = builder.info.splits["train"]
+        missing = [path for path in map(Path, split.filepaths) if not path.is_file()]
+        if missing:
+            raise InputError(f"{missing[0]} is missing: copy or build the dataset again")
+        self._folder = folder
+        self._records = builder.as_data_source(
+            split="train", decoders={"image": tfds.decode.SkipDecoding()}
+        )
+        self._buckets = [(index["bucket"], index["buckets"]) for index in indices]
+        self.image_size = np.concatenate([index["image_size"] for index in indices])
+        self.face_share = np.concatenate([index["face_share"] for index in indices])
+        if len(self.image_size) != len(self._records):
+            raise InputError(
+                f"{folder} has {len(self._records)} records and an index of "
+                f"{len(self.image_size)}: build it again"
+            )
+        self.embedding_size = int(builder.info.features["embedding"].shape[0])
+        hashes = "".join(str(index["fingerprint"]) for index in indices)
+        self.fingerprint = hashlib.sha256(hashes.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, row: int) -> Record:
+        """Reads one record; several threads may.
+
+        Raises:
+          CorruptRecord: if its bytes, or the numbers in them, cannot be used.
+          InputError: if the file cannot be read.
+        """
+        try:
+            example = self._records[row]
+        # ArrayRecord, the protocol buffer's parser and TFDS have no exceptions of their own.
+        except Exception as error:
+            # Trouble with the file system may pass, and a replaced record would then come back.
+            if isinstance(error, OSError | RuntimeError) and "Corrupted" not in str(error):
+                raise InputError(
+                    f"a record of {self._folder} cannot be read ({_line(error)}): try again"
+                ) from error
+            raise CorruptRecord(f"its bytes cannot be read ({_line(error)})") from error
+        return Record.decode(example)
+
+    def bucket(self, buckets: Sequence[Size]) -> np.ndarray:
+        """[n] int8, the place of each record's bucket; from the index where it was made so."""
+        wanted = np.array(buckets, np.int32)
+        if all(np.array_equal(made, wanted) for _, made in self._buckets):
+            return np.concatenate([bucket for bucket, _ in self._buckets])
+        return nearest_buckets(self.image_size, buckets)
+
+
+def _read_index(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = ("image_size", "face_share", "bucket", "buckets", "fingerprint")
+            return {name: file[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no index ({_line(error)}): build the dataset again") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
