@@ -1,0 +1,89 @@
+"""Drawn records: pictures of noise with a coloured dot at each keypoint."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from train.data.record import Record, picture_hash
+from train.data.writing import write_dataset
+
+# RGB of the dots, far apart, and none of them grey as the background is.
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def keypoints(height: int, width: int) -> np.ndarray:
+    """Five points of a face right of the middle and above it."""
+    middle = np.array([0.6 * width, 0.4 * height])
+    side = 0.15 * min(height, width)
+    offsets = np.array([[-1, -1], [1, -1], [0, 0], [-0.8, 1], [0.8, 1]])
+    return np.round(middle + side * offsets).astype(np.float32)
+
+
+def picture(height: int, width: int, *, radius: int = 3, seed: int = 0) -> np.ndarray:
+    grey = np.random.default_rng(seed).integers(90, 110, (height, width, 1), np.uint8)
+    pixels = np.repeat(grey, 3, axis=-1)
+    for (x, y), color in zip(keypoints(height, width), COLORS, strict=True):
+        cv2.circle(pixels, (int(x), int(y)), radius, color, cv2.FILLED)
+    return pixels
+
+
+def record(number: int, height: int = 64, width: int = 64, **changes) -> Record:
+    """Record `number`, whose key, caption and embedding tell which it is."""
+    kps = keypoints(height, width)
+    margin = 0.1 * min(height, width)
+    image = jpeg(picture(height, width, seed=number))
+    fields = {
+        "image": image,
+        "captions": {"alt": f"picture {number}"},
+        "embedding": np.random.default_rng(number).normal(size=512).astype(np.float32),
+        "kps": kps,
+        "bbox": np.concatenate([kps.min(0) - margin, kps.max(0) + margin]).astype(np.float32),
+        "det_score": 0.75,
+        "original_size": (2 * height, 2 * width),
+        "sharpness": 100.0,
+        "reference_embeddings": np.zeros((0, 512), np.float32),
+        "key": f"{number:05}",
+        "sha256": picture_hash(image),
+    }
+    return Record(**(fields | changes))
+
+
+def dataset(
+    folder: Path,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    shards: int = 2,
+    first: int = 0,
+    change: Callable[[int], dict] = lambda number: {},
+) -> Path:
+    """Writes records of these picture sizes, numbered from `first`."""
+    numbers = range(first, first + len(sizes))
+    write_dataset(
+        folder,
+        ((record(n, *size, **change(n)), size) for n, size in zip(numbers, sizes, strict=True)),
+        shards=shards,
+    )
+    return folder
+
+
+def tokenizer(prompts: Sequence[str]) -> np.ndarray:
+    """[B, 77] int32: the prompts' letters."""
+    ids = np.zeros((len(prompts), 77), np.int32)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = [ord(letter) for letter in prompt[:77]]
+    return ids
+
+
+def caption(ids: np.ndarray) -> str:
+    """The prompt that `tokenizer` was given."""
+    return "".join(chr(i) for i in ids if i)

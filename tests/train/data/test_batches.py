@@ -1,0 +1,287 @@
+import logging
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from instantid_jax.errors import InputError
+from tests.train.data import drawn
+from train.data.batches import Batches
+from train.data.config import DataConfig, DatasetShare
+from train.data.loader import Loader
+
+SIZES = {"square": (64, 64), "tall": (96, 64), "wide": (64, 96)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """96 square pictures, 48 tall and 16 wide ones, not in buckets' exact sizes."""
+    sizes = [(70, 70)] * 96 + [(120, 80)] * 48 + [(60, 90)] * 16
+    order = np.random.default_rng(0).permutation(len(sizes))
+    return drawn.dataset(
+        tmp_path_factory.mktemp("data") / "d",
+        [sizes[i] for i in order],
+        shards=3,
+        change=lambda n: {
+            "captions": {"alt": f"alt {n}", "blip2": f"blip2 {n}"},
+            "reference_embeddings": np.full((2, 512), n + 1, np.float32),
+        },
+    )
+
+
+def batches(*folders, size=8, seed=1, weights=None, **settings) -> Batches:
+    weights = weights or [1.0] * len(folders)
+    shares = tuple(
+        DatasetShare(folder=str(f), weight=w) for f, w in zip(folders, weights, strict=True)
+    )
+    settings = {"buckets": tuple(SIZES.values()), "reference_probability": 0.3} | settings
+    return Batches(DataConfig(datasets=shares, **settings), [drawn.tokenizer] * 2, size, seed)
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        if isinstance(value, list):
+            assert value == b[name]
+        else:
+            assert value.dtype == b[name].dtype
+            np.testing.assert_array_equal(value, b[name], err_msg=name)
+
+
+def test_a_batch_has_what_training_takes(folder):
+    batch = batches(folder).batch(5)
+    height, width = batch["images"].shape[1:3]
+    described = {k: (v.shape, str(v.dtype)) for k, v in batch.items() if k != "example_ids"}
+    assert described == {
+        "images": ((8, height, width, 3), "uint8"),
+        "keypoint_pictures": ((8, height, width, 3), "uint8"),
+        "input_ids": ((8, 77), "int32"),
+        "input_ids_2": ((8, 77), "int32"),
+        "id_embeds": ((8, 512), "float32"),
+        "time_ids": ((8, 6), "float32"),
+        "face_box": ((8, 4), "float32"),
+        "face_share": ((8,), "float32"),
+        "example_index": ((8,), "uint32"),
+    }
+    assert (height, width) in SIZES.values()
+    np.testing.assert_array_equal(batch["example_index"], np.arange(40, 48))
+    for i, key in enumerate(batch["example_ids"]):
+        assert drawn.caption(batch["input_ids"][i]).split()[1] == str(int(key))
+        reference = batch["id_embeds"][i][0] == int(key) + 1
+        own = drawn.record(int(key)).embedding
+        assert reference or (batch["id_embeds"][i] == own).all()
+
+
+def test_a_batch_is_a_function_of_seed_and_step(folder):
+    one, two = batches(folder), batches(folder)
+    for step in (9, 3, 200, 3):
+        assert_equal(one.batch(step), two.batch(step))
+    other = batches(folder, seed=2)
+    assert [one.batch(s)["example_ids"] for s in range(3)] != [
+        other.batch(s)["example_ids"] for s in range(3)
+    ]
+
+
+@pytest.mark.parametrize("start", [0, 7, 41])
+def test_the_loader_gives_the_same_from_any_step(folder, start):
+    made = batches(folder)
+    loader = Loader(made, start_step=start, threads=3)
+    for expected, (step, batch) in zip(range(start, start + 5), islice(loader, 5), strict=True):
+        assert step == expected
+        assert_equal(batch, made.batch(step))
+    assert loader.step == start + 5
+    loader.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_rows_together_are_the_batch(folder, processes):
+    whole = batches(folder)
+    loaders = [
+        Loader(
+            batches(folder), start_step=3, rows=slice(8 * p // processes, 8 * (p + 1) // processes)
+        )
+        for p in range(processes)
+    ]
+    for step in (3, 4):
+        parts = [next(loader)[1] for loader in loaders]
+        union = {
+            name: [key for part in parts for key in part[name]]
+            if name == "example_ids"
+            else np.concatenate([part[name] for part in parts])
+            for name in parts[0]
+        }
+        assert_equal(union, whole.batch(step))
+    for loader in loaders:
+        loader.close()
+
+
+def test_rows_may_be_any_of_the_batch(folder):
+    made = batches(folder)
+    whole = made.batch(2)
+    np.testing.assert_array_equal(made.batch(2, range(6, 8))["images"], whole["images"][6:])
+    np.testing.assert_array_equal(made.batch(2, slice(1, 8, 3))["images"], whole["images"][1::3])
+    for rows in (range(7, 9), range(-1, 2), slice(8, 9)):
+        with pytest.raises(InputError, match="rows of a batch of 8"):
+            made.batch(2, rows)
+
+
+def test_an_epoch_has_every_record_once_and_each_bucket_its_share(folder):
+    made = batches(folder)
+    assert made.records == 160
+    keys = []
+    for epoch in (0, 1):
+        steps = range(20 * epoch, 20 * (epoch + 1))
+        assert {made.epoch(step) for step in steps} == {epoch}
+        keys.append([key for step in steps for key in made.batch(step)["example_ids"]])
+        sizes = Counter(made.bucket(step) for step in steps)
+        assert sizes == {SIZES["square"]: 12, SIZES["tall"]: 6, SIZES["wide"]: 2}
+        assert sorted(keys[-1]) == [f"{n:05}" for n in range(160)]
+    assert keys[0] != keys[1]
+
+
+def test_a_bucket_that_fills_no_whole_batch_loses_no_record(tmp_path):
+    made = batches(drawn.dataset(tmp_path / "d", [(64, 64)] * 5 + [(96, 64)] * 2), size=4)
+    found: dict[tuple, list] = {}
+    for step in range(20):
+        found.setdefault(made.bucket(step), []).extend(made.batch(step)["example_ids"])
+    for size, records in ((SIZES["square"], 5), (SIZES["tall"], 2)):
+        keys = found[size]
+        for start in range(0, len(keys) - records, records):
+            assert len(set(keys[start : start + records])) == records
+    assert len(found[SIZES["tall"]]) / 80 == pytest.approx(2 / 7, abs=0.05)
+
+
+def test_a_mixture_keeps_the_weights(folder, tmp_path):
+    few = drawn.dataset(tmp_path / "few", [(64, 64)] * 8 + [(96, 64)] * 8, first=1000)
+    made = batches(folder, few, weights=(3, 1))
+    steps = 2 * 176 // 8
+    keys = [int(key) for step in range(steps) for key in made.batch(step)["example_ids"]]
+    counts = Counter(keys)
+    assert sum(key >= 1000 for key in keys) / (8 * steps) == pytest.approx(0.25, abs=0.03)
+    # Within a dataset every record comes as often as the others, to one.
+    for low, high in ((0, 1000), (1000, 2000)):
+        in_bucket = [n for key, n in counts.items() if low <= key < high]
+        assert max(in_bucket) - min(in_bucket) <= 3
+    assert len(counts) == 176
+
+
+def test_small_pictures_can_be_left_out(folder):
+    made = batches(folder, min_side=70)
+    assert made.records == 96 + 48
+    with pytest.raises(InputError, match="min_side=500"):
+        batches(folder, min_side=500)
+
+
+def test_choices_do_not_depend_on_the_batch_size(folder):
+    # One bucket, so that examples are the same records whatever the batch.
+    one, two = (batches(folder, size=n, buckets=((64, 64),)) for n in (4, 8))
+    halves = [one.batch(step) for step in (6, 7)]
+    whole = two.batch(3)
+    for name in ("images", "id_embeds", "input_ids", "example_index"):
+        np.testing.assert_array_equal(np.concatenate([h[name] for h in halves]), whole[name])
+
+
+def broken(numbers):
+    """Bad in different ways: picture bytes, a keypoint, a hash."""
+    ways = (
+        {"image": b"nothing"},
+        {"kps": np.full((5, 2), np.nan, np.float32)},
+        {"sha256": "0" * 64},
+    )
+    return lambda number: ways[number % 3] if number in numbers else {}
+
+
+def test_corrupt_records_are_replaced_and_counted(tmp_path, caplog):
+    sizes = [(64, 64)] * 12 + [(96, 64)] * 12
+    bad = {2, 3, 13}
+    folder = drawn.dataset(tmp_path / "d", sizes, change=broken(bad))
+    good = drawn.dataset(tmp_path / "good", sizes)
+    made, again, whole = batches(folder, size=4), batches(folder, size=4), batches(good, size=4)
+    with caplog.at_level(logging.WARNING, "train.data.corruption"):
+        seen = [made.batch(step) for step in range(6)]
+    assert made.corruption.examples == 24
+    assert made.corruption.corrupt >= 3
+    assert "is corrupt and replaced" in caplog.text
+    for step in reversed(range(6)):
+        assert_equal(again.batch(step), seen[step])
+    for step in range(6):
+        expected = whole.batch(step)
+        # No other example changes, and the size of the pictures does not.
+        for i, key in enumerate(expected["example_ids"]):
+            if int(key) in bad:
+                assert int(seen[step]["example_ids"][i]) not in bad
+            else:
+                assert seen[step]["example_ids"][i] == key
+                np.testing.assert_array_equal(seen[step]["images"][i], expected["images"][i])
+        assert seen[step]["images"].shape == expected["images"].shape
+    # Rows read by other processes agree.
+    parts = [batches(folder, size=4).batch(0, rows) for rows in (slice(0, 2), slice(2, 4))]
+    assert parts[0]["example_ids"] + parts[1]["example_ids"] == seen[0]["example_ids"]
+
+
+def test_too_many_corrupt_records_end_the_run(tmp_path):
+    folder = drawn.dataset(tmp_path / "d", [(64, 64)] * 8, change=broken({1, 5}))
+    made = batches(folder, max_corrupt_share=0)
+    with pytest.raises(
+        InputError, match=r"1 corrupt records .* max_corrupt_share=0 allows"
+    ) as told:
+        made.batch(0)
+    assert "\n" not in str(told.value)
+    loader = Loader(batches(folder, max_corrupt_share=0.002))
+    with pytest.raises(InputError, match="3 corrupt records"):
+        for _ in range(10):
+            next(loader)
+    loader.close()
+    nothing = drawn.dataset(tmp_path / "bad", [(64, 64)] * 3, change=broken({0, 1, 2}))
+    with pytest.raises(InputError, match="100 records in a row are corrupt"):
+        batches(nothing, max_corrupt_share=1).batch(0)
+
+
+def test_what_cannot_be_read_is_told_in_a_line(folder, tmp_path):
+    with pytest.raises(InputError, match=r"holds no dataset: .*train\.data\.build"):
+        batches(tmp_path)
+    with pytest.raises(InputError, match="batch size is 0"):
+        batches(folder, size=0)
+    damaged = drawn.dataset(tmp_path / "a", [(64, 64)] * 4)
+    next(damaged.glob("**/index.npz")).write_bytes(b"PK nothing")
+    with pytest.raises(InputError, match="is no index"):
+        batches(damaged)
+    lacking = drawn.dataset(tmp_path / "b", [(64, 64)] * 4)
+    next(lacking.glob("**/*00001-of-00002")).unlink()
+    with pytest.raises(InputError, match="00001-of-00002 is missing"):
+        batches(lacking)
+
+
+def test_flipped_bytes_in_a_shard_are_corrupt_records(tmp_path):
+    folder = drawn.dataset(tmp_path / "d", [(64, 64)] * 8, shards=1)
+    shard = next(folder.glob("**/*array_record*"))
+    data = bytearray(shard.read_bytes())
+    data[10_000] ^= 1  # each record takes a few thousand bytes
+    shard.write_bytes(data)
+    made = batches(folder)
+    keys = made.batch(0)["example_ids"]
+    assert made.corruption.corrupt == 1
+    assert len(set(keys)) == 7
+
+
+def test_the_fingerprint_is_of_the_records(folder, tmp_path):
+    other = drawn.dataset(tmp_path / "d", [(64, 64)] * 8)
+    prints = {batches(*f).fingerprint for f in ((folder,), (other,), (folder, other))}
+    assert len(prints) == 3
+    assert batches(folder, seed=5, size=4).fingerprint == batches(folder).fingerprint
+
+
+def test_clip_tokenizers_do(folder, tmp_path):
+    from instantid_jax.prompt import PromptTokenizer
+    from instantid_jax.untrained import _write_tokenizer
+
+    _write_tokenizer(tmp_path / "tokenizer")
+    clip = PromptTokenizer(tmp_path / "tokenizer", positions=77, vocabulary=514)
+    setting = batches(folder).config
+    made = Batches(setting, [clip, drawn.tokenizer], 8, 1)
+    loader = Loader(made, threads=8)
+    for _, batch in islice(loader, 3):
+        captions = [drawn.caption(ids) for ids in batch["input_ids_2"]]
+        np.testing.assert_array_equal(batch["input_ids"], clip(captions))
+    loader.close()
