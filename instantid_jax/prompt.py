@@ -14,11 +14,14 @@ logger = logging.getLogger(__name__)
 class PromptTokenizer:
     """The tokenizer of one text encoder."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, positions: int, vocabulary: int):
         """Reads `vocab.json` and `merges.txt`, or `tokenizer.json`, with their settings.
 
+        Args:
+          positions: the longest prompt that the text encoder takes.
+          vocabulary: how many tokens it knows.
         Raises:
-          InputError: if the folder holds no CLIP tokenizer.
+          InputError: if the folder holds no CLIP tokenizer, or that of another text encoder.
         """
         from transformers import CLIPTokenizer  # seconds to import
 
@@ -32,25 +35,39 @@ class PromptTokenizer:
         except (ValueError, OSError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{folder} holds no readable CLIP tokenizer: {reason}") from error
-
-    @property
-    def length(self) -> int:
-        """Tokens of a padded prompt, start and end included."""
-        return self._tokenizer.model_max_length
+        if len(self._tokenizer) > vocabulary:
+            raise InputError(
+                f"{folder} has {len(self._tokenizer)} tokens, its text encoder knows {vocabulary}: "
+                "take the tokenizer of this text encoder"
+            )
+        # Tokens of a padded prompt, start and end included. The file may set no bound.
+        self.length = min(self._tokenizer.model_max_length, positions)
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
-        """Returns [B, length] int32 ids, padded and cut; a warning quotes what was cut."""
+        """Returns [B, length] int32 ids, padded and cut."""
         ids = self._tokenizer(
             list(prompts), padding="max_length", max_length=self.length, truncation=True
         ).input_ids
-        whole = self._tokenizer(list(prompts), verbose=False).input_ids
-        for prompt_ids in whole:
-            if len(prompt_ids) > self.length:
-                lost = self._tokenizer.decode(prompt_ids[self.length - 1 : -1]).strip()
-                logger.warning(
-                    "the prompt is %d tokens long and cut at %d; lost: %r",
-                    len(prompt_ids),
-                    self.length,
-                    lost,
-                )
         return np.asarray(ids, np.int32)
+
+    def lost(self, prompts: Sequence[str]) -> list[str]:
+        """For each prompt that is cut a line that quotes what is lost."""
+        lines = []
+        for ids in self._tokenizer(list(prompts), verbose=False).input_ids:
+            if len(ids) > self.length:
+                rest = self._tokenizer.decode(ids[self.length - 1 : -1]).strip()
+                lines.append(
+                    f"the prompt is {len(ids)} tokens long and cut at {self.length}; lost: {rest!r}"
+                )
+        return lines
+
+
+def tokenize(
+    tokenizers: tuple[PromptTokenizer, PromptTokenizer], prompts: tuple[Sequence[str], ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [B, length] for both text encoders; each loss is told once."""
+    pairs = list(zip(tokenizers, prompts, strict=True))
+    for line in dict.fromkeys(line for tokenizer, texts in pairs for line in tokenizer.lost(texts)):
+        logger.warning("%s", line)
+    first, second = (tokenizer(texts) for tokenizer, texts in pairs)
+    return first, second

@@ -1,9 +1,7 @@
 """What a call tells the networks, on the host: tokens of text and person, sizes, pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from instantid_jax.errors import InputError
@@ -11,49 +9,64 @@ from instantid_jax.face.face import Face
 from instantid_jax.face.keypoints import draw_keypoints
 from instantid_jax.pictures import Picture
 from instantid_jax.pipeline.inputs import batched, control_picture
+from instantid_jax.pipeline.programs import Prompts
 
-# Encodes prompts for both encoders at a clip skip: (texts 1, texts 2, skip) -> states and pooled.
-Encode = Callable[[Sequence[str], Sequence[str], int], tuple[jax.Array, jax.Array]]
+# What both text encoders are to read: [B] texts each.
+Texts = tuple[list[str], list[str]]
 
 
-def text_rows(
-    encode: Encode,
-    prompts: tuple[Sequence[str] | None, Sequence[str] | None],
+def prompts_given(
+    prompts: tuple[str | Sequence[str] | None, str | Sequence[str] | None],
     embeds: tuple[np.ndarray | None, np.ndarray | None],
-    clip_skip: int,
     count: int,
     what: str,
-) -> tuple[jax.Array, jax.Array]:
-    """Hidden states [B, L, D] and pooled states [B, P] of prompts, or those given ready.
+    widths: tuple[int, int],
+    dtype: np.dtype,
+) -> Texts | Prompts | None:
+    """Texts for both encoders, or their states where those are given ready; None for neither.
 
     Args:
-      prompts: for text encoders 1 and 2; None where `embeds` are given.
+      prompts: for text encoders 1 and 2; each stands for the other where that is None.
       embeds: hidden and pooled states; both or neither.
       what: "prompt" or "negative_prompt", for messages.
+      widths, dtype: of hidden and pooled states.
     """
-    hidden, pooled = embeds
-    if (hidden is None) != (pooled is None):
-        raise InputError(
-            f"{what}_embeds and {what.replace('prompt', 'pooled_prompt')}_embeds: "
-            "give both or neither"
-        )
-    if hidden is None:
-        return encode(*prompts, clip_skip)
-    if prompts[0] is not None or prompts[1] is not None:
+    pooled_name = f"{what.replace('prompt', 'pooled_prompt')}_embeds"
+    if (embeds[0] is None) != (embeds[1] is None):
+        raise InputError(f"{what}_embeds and {pooled_name}: give both or neither")
+    if embeds[0] is None:
+        return None if prompts == (None, None) else _texts(prompts, count, what)
+    if prompts != (None, None):
         raise InputError(f"{what} and {what}_embeds are both given: give one")
-    return (
-        _array(hidden, count, 3, f"{what}_embeds"),
-        _array(pooled, count, 2, f"pooled {what}_embeds"),
+    return Prompts(
+        _states(embeds[0], (count, None, widths[0]), f"{what}_embeds", dtype),
+        _states(embeds[1], (count, widths[1]), pooled_name, dtype),
     )
 
 
-def _array(value: np.ndarray, count: int, rank: int, name: str) -> jax.Array:
-    array = jnp.asarray(value)
-    if array.ndim != rank or array.shape[0] not in (1, count):
-        raise InputError(
-            f"{name} has shape {array.shape}: expected {rank} dimensions, the first {count}"
-        )
-    return jnp.broadcast_to(array, (count, *array.shape[1:]))
+def _texts(
+    prompts: tuple[str | Sequence[str] | None, str | Sequence[str] | None], count: int, what: str
+) -> Texts:
+    first, second = prompts
+    first, second = second if first is None else first, first if second is None else second
+    both = batched(first, count, what), batched(second, count, f"{what}_2")
+    for text in (*both[0], *both[1]):
+        if not isinstance(text, str):
+            raise InputError(f"{what} holds a {type(text).__name__}: expected text")
+    return both
+
+
+def _states(
+    value: np.ndarray, expected: tuple[int | None, ...], name: str, dtype: np.dtype
+) -> np.ndarray:
+    array = np.asarray(value)
+    fits = array.ndim == len(expected) and array.shape[0] in (1, expected[0])
+    if not fits or any(
+        want not in (None, got) for want, got in zip(expected[1:], array.shape[1:], strict=True)
+    ):
+        told = ", ".join("L" if want is None else str(want) for want in expected)
+        raise InputError(f"{name} has shape {list(array.shape)}: expected [{told}]")
+    return np.broadcast_to(array.astype(dtype), (expected[0], *array.shape[1:]))
 
 
 def embeddings_of(
@@ -69,19 +82,12 @@ def embeddings_of(
         rows = [face.embedding for face in faces]
     else:
         given = np.asarray(image_embeds, np.float32)
-        if (
-            given.ndim == 0
-            or given.size % given.shape[-1]
-            or given.size // given.shape[-1]
-            not in (
-                1,
-                count,
-            )
-        ):
+        if given.shape[-1:] != (length,) or given.size // length not in (1, count):
             raise InputError(
-                f"image_embeds has shape {given.shape}: expected [{length}] or [{count}, {length}]"
+                f"image_embeds has shape {list(given.shape)}: expected [{length}] or "
+                f"[{count}, {length}], raw embeddings"
             )
-        rows = list(np.broadcast_to(given.reshape(-1, given.shape[-1]), (count, given.shape[-1])))
+        rows = list(np.broadcast_to(given.reshape(-1, length), (count, length)))
     for row in rows:
         if row.size != length:
             raise InputError(

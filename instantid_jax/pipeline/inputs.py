@@ -135,9 +135,9 @@ def time_ids(
 ) -> np.ndarray:
     """SDXL's micro-conditioning of one picture: [6] float32, each pair (height, width)."""
     pairs = {
-        "original_size": original_size or size,
+        "original_size": size if original_size is None else original_size,
         "crops_coords_top_left": crops_coords_top_left,
-        "target_size": target_size or size,
+        "target_size": size if target_size is None else target_size,
     }
     return np.array([n for name, v in pairs.items() for n in pair(prefix + name, v)], np.float32)
 

@@ -3,11 +3,11 @@
 Argument names follow diffusers and the official InstantID pipeline.
 """
 
-import collections
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,22 +18,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from instantid_jax.cache import keep_compiled_programs
-from instantid_jax.checkpoint import open_model
 from instantid_jax.components import Model
-from instantid_jax.diffusion.samplers import Sampler, make_sampler
+from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
 from instantid_jax.params import Params
-from instantid_jax.pictures import Picture
-from instantid_jax.pipeline import conditioning, inputs, programs
-from instantid_jax.prompt import PromptTokenizer
+from instantid_jax.pictures import Picture, read_picture
+from instantid_jax.pipeline import conditioning, inputs, programs, sampling
+from instantid_jax.prompt import PromptTokenizer, tokenize
 from instantid_jax.weights.layouts import add_parts, find_model
 
-# fold_in(seed, step) draws the noise of a step; this, which is no step, the initial latents.
-INITIAL = 2**32 - 1
 OUTPUT_TYPES = ("pil", "np", "latent")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,8 +61,16 @@ class InstantIDPipeline:
         vae_dtype = compute_dtype("vae_dtype", vae_dtype, dtype)
         self.schedule = ScheduleConfig.from_dict(model.scheduler)
         make_sampler(self.schedule, None, 1)
-        self.tokenizers = tuple(PromptTokenizer(folder) for folder in model.tokenizers)
+        self.dtype, self.vae_dtype = dtype, vae_dtype
         parts = model.components
+        self.tokenizers = tuple(
+            PromptTokenizer(
+                folder,
+                positions=parts[name].network.config.max_position_embeddings,
+                vocabulary=parts[name].network.config.vocab_size,
+            )
+            for folder, name in zip(model.tokenizers, TEXT_ENCODERS, strict=True)
+        )
         self.networks = programs.Networks(
             unet=parts["unet"].network,
             controlnets=tuple(parts[name].network for name in model.controlnets),
@@ -75,7 +81,7 @@ class InstantIDPipeline:
         )
         self.params: dict[str, Params | tuple[Params, ...]] = {
             name: parts[name].load(vae_dtype if name == "vae" else dtype)
-            for name in ("image_proj", "vae", "text_encoder", "text_encoder_2")
+            for name in ("image_proj", "vae", *TEXT_ENCODERS)
         }
         self.params["unet"] = parts["unet"].load(dtype) | parts["ip_adapter"].load(dtype)
         self.params["controlnets"] = tuple(parts[name].load(dtype) for name in model.controlnets)
@@ -129,6 +135,8 @@ class InstantIDPipeline:
                 variant=variant,
             )
         else:
+            from instantid_jax.checkpoint import open_model  # Orbax is slow to import
+
             found = add_parts(open_model(Path(model)), controlnets, vae, variant=variant)
         return cls(found, dtype=dtype, vae_dtype=vae_dtype)
 
@@ -200,7 +208,7 @@ class InstantIDPipeline:
             width); the negative ones count when both sizes are given.
           scheduler: a name of `diffusion.samplers.SAMPLERS`; None is the checkpoint's own.
           eta: for ddim.
-          seed: 0 to 2**32 - 2. Picture j of a prompt has seed + j.
+          seed: 0 to 2**32 - 1. Picture j of a prompt has seed + j.
           latents: unit-variance noise [B, H/8, W/8, 4] in place of the seed's.
           output_type: "pil", "np" or "latent".
           image_embeds: [512] or [B, 512], in place of `face`, with `image` (keypoints drawn), `kps`
@@ -214,6 +222,7 @@ class InstantIDPipeline:
             inputs.refuse_unknown(unknown, names[:-1])
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type={output_type!r}: expected one of {OUTPUT_TYPES}")
+        seed = list(seed) if np.ndim(seed) else seed
         count = inputs.batch_size(
             prompt=prompt,
             face=face,
@@ -225,31 +234,32 @@ class InstantIDPipeline:
             prompt_embeds=_rows(prompt_embeds, 3),
             image_embeds=_rows(image_embeds, 2),
         )
+        # All arguments are looked at before anything is computed: compiling can take minutes.
+        networks = self.networks
         faces = self._check_faces(face, image_embeds, count)
-        poses = [self._pose(each) for each in inputs.batched(pose, count, "pose")]
-        size = self._size(height, width, faces, image)
         guidance = inputs.check_number("guidance_scale", guidance_scale, 0) > 1
         sampler = make_sampler(self.schedule, scheduler, num_inference_steps, eta)
         n = inputs.check_whole("num_images_per_prompt", num_images_per_prompt, 1, 1024)
         seeds = [
-            inputs.check_whole("seed", each, 0, INITIAL - 1) + j
+            inputs.check_whole("seed", each, 0, 2**32 - n) + j
             for each in inputs.batched(seed, count, "seed")
             for j in range(n)
         ]
-
-        text, pooled = self._text(
-            count,
-            guidance,
-            (prompt, prompt_2),
-            (negative_prompt, negative_prompt_2),
-            (prompt_embeds, pooled_prompt_embeds),
-            (negative_prompt_embeds, negative_pooled_prompt_embeds),
-            clip_skip,
+        ip_adapter_scale = inputs.check_number("ip_adapter_scale", ip_adapter_scale, 0)
+        scales = inputs.residual_scales(
+            [_residuals(network) for network in networks.controlnets],
+            len(sampler),
+            controlnet_conditioning_scale,
+            control_guidance_start,
+            control_guidance_end,
+            guess_mode=guess_mode,
+            guidance=guidance,
+            batch=count * n,
         )
         embeddings = conditioning.embeddings_of(
-            faces, image_embeds, self.networks.image_proj.config.embedding_dim
+            faces, image_embeds, networks.image_proj.config.embedding_dim
         )
-        id_tokens = self._encode_id(embeddings)
+        size = self._size(height, width, faces, image)
         ids = inputs.time_ids(size, original_size, crops_coords_top_left, target_size)
         negative_ids = ids
         if negative_original_size is not None and negative_target_size is not None:
@@ -260,50 +270,77 @@ class InstantIDPipeline:
                 negative_target_size,
                 "negative_",
             )
-        pictures = [
-            conditioning.keypoint_pictures(faces, poses, kps, image, size),
-            *conditioning.further_pictures(
-                control_images, len(self.networks.controlnets) - 1, count, size
-            ),
-        ]
-        repeat = functools.partial(np.repeat, repeats=n, axis=0)
-        repeat_rows = functools.partial(jnp.repeat, repeats=n, axis=0)
+        noise = self._noise(latents, len(seeds), size)
+        positive, skip = self._prompts(
+            count,
+            (prompt, prompt_2),
+            (prompt_embeds, pooled_prompt_embeds),
+            "prompt",
+            clip_skip,
+        )
+        if positive is None:
+            raise InputError("give prompt or prompt_embeds")
+        negative = None
         if guidance:
-            id_tokens = jnp.concatenate(
-                [jnp.broadcast_to(self._empty_id, id_tokens.shape), id_tokens]
+            # diffusers leaves no layer out for the negative prompt, whatever clip_skip says.
+            negative, _ = self._prompts(
+                count,
+                (negative_prompt, negative_prompt_2),
+                (negative_prompt_embeds, negative_pooled_prompt_embeds),
+                "negative_prompt",
             )
-        time_ids = np.stack([negative_ids] * count + [ids] * count if guidance else [ids] * count)
-        conditions = programs.prepare(
-            self.networks,
-            guidance,
-            self._denoiser_params,
-            repeat_rows(text),
-            repeat_rows(pooled),
-            repeat(time_ids),
-            repeat_rows(id_tokens),
-            np.float32(inputs.check_number("ip_adapter_scale", ip_adapter_scale, 0)),
-            tuple(repeat(picture) for picture in pictures),
+            if negative is None and not self.force_zeros_for_empty_prompt:
+                negative, _ = self._prompts(count, ("", ""), (None, None), "negative_prompt")
+        control_pictures = conditioning.further_pictures(
+            control_images, len(networks.controlnets) - 1, count, size
         )
-        scales = inputs.residual_scales(
-            [_residuals(network) for network in self.networks.controlnets],
-            len(sampler),
-            controlnet_conditioning_scale,
-            control_guidance_start,
-            control_guidance_end,
-            guess_mode=guess_mode,
-            guidance=guidance,
-            batch=count * n,
+        poses = [self._pose(each) for each in inputs.batched(pose, count, "pose")]
+        pictures = (
+            conditioning.keypoint_pictures(faces, poses, kps, image, size),
+            *control_pictures,
         )
-        final = self._denoise(
-            sampler,
-            self._initial_latents(latents, seeds, size),
-            conditions,
-            scales,
-            guidance_scale if guidance else None,
-            seeds,
-            progress,
-        )
-        images = None if output_type == "latent" else self._decode(final, seeds, output_type)
+        time_ids = [negative_ids] * count + [ids] * count if guidance else [ids] * count
+
+        with (
+            _exact_products(self.dtype),
+            tqdm(total=len(sampler), unit="step", disable=None if progress else True) as bar,
+        ):
+            seen = (sampler.rule, sampler.stochastic, guidance, skip, count, n, size)
+            bar.set_description("preparing" if seen in self._compiled else "compiling")
+            text = self._encode_text(positive, skip)
+            conditions = programs.prepare(
+                networks,
+                n,
+                self._denoiser_params,
+                text,
+                self._negative(negative, text) if guidance else None,
+                np.stack(time_ids),
+                self._encode_id(embeddings),
+                self._empty_id,
+                np.float32(ip_adapter_scale),
+                pictures,
+            )
+            final = sampling.denoise(
+                networks,
+                self._denoiser_params,
+                sampler,
+                conditions,
+                scales,
+                guidance_scale if guidance else None,
+                seeds,
+                noise,
+                bar,
+            )
+            self._compiled.add(seen)
+            images = None
+            if output_type != "latent":
+                seen = ("decode", final.shape)
+                bar.set_description("decoding" if seen in self._compiled else "compiling")
+                with _exact_products(self.vae_dtype):
+                    images = sampling.decode(networks, self.params["vae"], final, seeds)
+                self._compiled.add(seen)
+        if output_type == "pil":
+            images = [Image.fromarray(each) for each in (images * 255).round().astype(np.uint8)]
         return Result(images, np.asarray(final), seeds)
 
     @property
@@ -346,153 +383,70 @@ class InstantIDPipeline:
     ) -> tuple[int, int]:
         if height is None and width is None and image is not None:
             first = image[0] if isinstance(image, list | tuple) else image
-            shape = inputs.read_picture(first).shape
+            shape = read_picture(first).shape
             return inputs.check_size(shape[0], shape[1])
         side = 8 * self.networks.unet.config.sample_size
         return inputs.choose_size(height, width, faces, side)
 
-    def _text(
-        self,
-        count: int,
-        guidance: bool,
-        prompts: tuple,
-        negative_prompts: tuple,
-        embeds: tuple,
-        negative_embeds: tuple,
-        clip_skip: int | None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Hidden states [R, L, D] and pooled states [R, P], negative rows first under guidance."""
-        skip = 0 if clip_skip is None else inputs.check_whole("clip_skip", clip_skip, 0, 1000)
-        if embeds[0] is None and prompts[0] is None:
-            raise InputError("give prompt or prompt_embeds")
-        text, pooled = conditioning.text_rows(
-            self._encode_text, _both(prompts, count, "prompt"), embeds, skip, count, "prompt"
-        )
-        if not guidance:
-            return text, pooled
-        nothing = negative_prompts == (None, None) and negative_embeds == (None, None)
-        if nothing and self.force_zeros_for_empty_prompt:
-            return (
-                jnp.concatenate([jnp.zeros_like(text), text]),
-                jnp.concatenate([jnp.zeros_like(pooled), pooled]),
-            )
-        # diffusers leaves no layer out for the negative prompt, whatever clip_skip says.
-        negative_text, negative_pooled = conditioning.text_rows(
-            self._encode_text,
-            ([""] * count,) * 2 if nothing else _both(negative_prompts, count, "negative_prompt"),
-            negative_embeds,
-            0,
-            count,
-            "negative_prompt",
-        )
-        if negative_text.shape != text.shape:
-            raise InputError(
-                f"prompt and negative prompt have embeddings of shapes {text.shape} and "
-                f"{negative_text.shape}: expected the same"
-            )
-        return (
-            jnp.concatenate([negative_text.astype(text.dtype), text]),
-            jnp.concatenate([negative_pooled.astype(pooled.dtype), pooled]),
-        )
-
-    def _encode_text(
-        self, prompts: Sequence[str], prompts_2: Sequence[str], clip_skip: int
-    ) -> tuple[jax.Array, jax.Array]:
-        """Hidden states of both text encoders side by side, and the pooled state of the second."""
-        encoded = [
-            programs.encode_text(
-                getattr(self.networks, name), self.params[name], tokenize(texts), clip_skip
-            )
-            for name, tokenize, texts in (
-                ("text_encoder", self.tokenizers[0], prompts),
-                ("text_encoder_2", self.tokenizers[1], prompts_2),
-            )
-        ]
-        hidden = jnp.concatenate([each.hidden_states for each in encoded], axis=-1)
-        return hidden, encoded[1].pooled
-
-    def _initial_latents(
-        self, latents: np.ndarray | None, seeds: Sequence[int], size: tuple[int, int]
-    ) -> jax.Array:
-        """Unit noise [B, H/8, W/8, 4], given or drawn."""
+    def _noise(
+        self, latents: np.ndarray | None, count: int, size: tuple[int, int]
+    ) -> np.ndarray | tuple[int, int, int]:
+        """Unit noise that was given, or the shape of what is to be drawn for a picture."""
         shape = (size[0] // 8, size[1] // 8, self.networks.unet.config.in_channels)
         if latents is None:
-            return programs.draw_noise(np.array(seeds, np.uint32), np.uint32(INITIAL), shape)
-        if np.shape(latents) != (len(seeds), *shape):
+            return shape
+        if np.shape(latents) != (count, *shape):
             raise InputError(
-                f"latents have shape {np.shape(latents)}: expected {(len(seeds), *shape)}, "
+                f"latents have shape {list(np.shape(latents))}: expected {[count, *shape]}, "
                 "unit-variance noise with channels last"
             )
-        return jnp.asarray(latents, jnp.float32)
+        noise = np.asarray(latents, np.float32)
+        if not np.isfinite(noise).all():
+            raise InputError("latents hold numbers that are not finite: expected unit noise")
+        return noise
 
-    def _denoise(
+    def _prompts(
+        self, count: int, prompts: tuple, embeds: tuple, what: str, clip_skip: int | None = None
+    ) -> tuple[programs.Prompts | tuple[np.ndarray, np.ndarray] | None, int]:
+        """A prompt's token ids or, where they are given, its states; and which layers to skip."""
+        configs = [getattr(self.networks, name).config for name in TEXT_ENCODERS]
+        layers = min(config.num_hidden_layers for config in configs)
+        skip = 0 if clip_skip is None else inputs.check_whole("clip_skip", clip_skip, 0, layers - 1)
+        given = conditioning.prompts_given(
+            prompts,
+            embeds,
+            count,
+            what,
+            (self.networks.unet.config.cross_attention_dim, configs[1].projection_dim),
+            self.dtype,
+        )
+        if given is not None and not isinstance(given, programs.Prompts):
+            given = tokenize(self.tokenizers, given)
+        return given, skip
+
+    def _encode_text(
+        self, given: programs.Prompts | tuple[np.ndarray, np.ndarray], clip_skip: int
+    ) -> programs.Prompts:
+        if isinstance(given, programs.Prompts):
+            return given
+        params = (self.params["text_encoder"], self.params["text_encoder_2"])
+        return programs.encode_text(self.networks, params, given, clip_skip)
+
+    def _negative(
         self,
-        sampler: Sampler,
-        noise: jax.Array,
-        conditions: programs.Conditions,
-        scales: np.ndarray,
-        guidance_scale: float | None,
-        seeds: Sequence[int],
-        progress: bool,
-    ) -> jax.Array:
-        """Runs the steps, two in flight; returns the final latents, [B, H/8, W/8, 4]."""
-        guidance = guidance_scale is not None
-        step = functools.partial(
-            programs.denoise, self.networks, sampler.rule, guidance, self._denoiser_params
-        )
-        state = sampler.rule.init(noise * np.float32(sampler.init_noise_sigma))
-        in_flight: collections.deque[jax.Array] = collections.deque()
-        seen = (sampler.rule, guidance, sampler.stochastic, noise.shape)
-        with tqdm(total=len(sampler), unit="step", disable=None if progress else True) as bar:
-
-            def finish_step() -> None:
-                finite = np.asarray(in_flight.popleft())
-                _check_finite(finite, seeds, f"the latents after step {bar.n + 1}")
-                bar.update()
-
-            if seen not in self._compiled:
-                bar.set_description("compiling")
-            for i in range(len(sampler)):
-                drawn = None
-                if sampler.stochastic:
-                    drawn = programs.draw_noise(
-                        np.array(seeds, np.uint32), np.uint32(i), noise.shape[1:]
-                    )
-                state, finite = step(
-                    state,
-                    conditions,
-                    sampler.row(i),
-                    sampler.timesteps[i],
-                    np.float32(guidance_scale or 1),
-                    scales[i],
-                    drawn,
-                )
-                if i == 0:
-                    self._compiled.add(seen)
-                    bar.set_description("sampling")
-                in_flight.append(finite)
-                if len(in_flight) > 2:
-                    finish_step()
-            while in_flight:
-                finish_step()
-        return state["sample"]
-
-    def _decode(
-        self, latents: jax.Array, seeds: Sequence[int], output_type: str
-    ) -> list[Image.Image] | np.ndarray:
-        # One picture at a time: decoding takes more memory than all else.
-        pixels = np.concatenate(
-            [
-                np.asarray(
-                    programs.decode(self.networks.vae, self.params["vae"], latents[i : i + 1])
-                )
-                for i in range(len(latents))
-            ]
-        )
-        _check_finite(np.isfinite(pixels).all(axis=(1, 2, 3)), seeds, "the decoded pixels")
-        if output_type == "np":
-            return pixels
-        return [Image.fromarray(each) for each in (pixels * 255).round().astype(np.uint8)]
+        given: programs.Prompts | tuple[np.ndarray, np.ndarray] | None,
+        positive: programs.Prompts,
+    ) -> programs.Prompts:
+        """The negative prompts; zeros where there are none."""
+        if given is None:
+            return programs.Prompts(*(np.zeros(each.shape, each.dtype) for each in positive))
+        negative = self._encode_text(given, 0)
+        if negative.text.shape != positive.text.shape:
+            raise InputError(
+                f"prompt and negative prompt have embeddings of shapes {positive.text.shape} and "
+                f"{negative.text.shape}: expected the same"
+            )
+        return negative
 
 
 def compute_dtype(name: str, value: jnp.dtype | str | None, default: jnp.dtype) -> jnp.dtype:
@@ -517,18 +471,15 @@ def _rows(value: np.ndarray | None, rank: int) -> list | None:
     return list(range(shape[0])) if len(shape) == rank and shape[0] > 1 else None
 
 
-def _both(prompts: tuple, count: int, name: str) -> tuple[list[str] | None, list[str] | None]:
-    """Prompts of both text encoders; each stands for the other where that is not given."""
-    first, second = prompts
-    if first is None and second is None:
-        return None, None
-    first = second if first is None else first
-    second = first if second is None else second
-    both = inputs.batched(first, count, name), inputs.batched(second, count, f"{name}_2")
-    for text in (*both[0], *both[1]):
-        if not isinstance(text, str):
-            raise InputError(f"{name} holds a {type(text).__name__}: expected text")
-    return both
+@contextlib.contextmanager
+def _exact_products(dtype: jnp.dtype) -> Iterator[None]:
+    """Where float32 was chosen, matrix products are of float32 too.
+
+    Accelerators would round the factors, to TensorFloat-32 or bfloat16, unless told.
+    """
+    chosen = jax.config.jax_default_matmul_precision
+    with jax.default_matmul_precision(chosen or ("highest" if dtype == jnp.float32 else None)):
+        yield
 
 
 def _residuals(network) -> int:
@@ -537,13 +488,3 @@ def _residuals(network) -> int:
         name.startswith("controlnet_down_blocks.") and name.endswith(".kernel")
         for name in network.shapes
     )
-
-
-def _check_finite(finite: np.ndarray, seeds: Sequence[int], what: str) -> None:
-    if not finite.all():
-        seed = seeds[int(np.argmin(finite))]
-        raise InputError(
-            f"{what} of seed {seed} are not finite: the dtype overflowed or the weights are "
-            "damaged; try dtype float32 (or vae_dtype float32), or check the files with "
-            "`python -m convert inspect`"
-        )

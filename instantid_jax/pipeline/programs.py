@@ -1,8 +1,9 @@
 """The compiled programs of sampling. Each is pure; networks and rules are static arguments.
 
-A picture takes one call each of `encode_text`, `encode_id` and `prepare`, a `denoise` for every
-step, and one `decode`. Numbers that a user changes between pictures are arrays, so they compile
-nothing new.
+A picture takes one call each of `encode_text`, `encode_id`, `prepare` and `begin`, a `denoise` for
+every step, and one `decode`. Numbers that a user changes between pictures are arrays, so they
+compile nothing new; nor is anything computed outside these programs, where JAX would compile a
+program for each operation.
 """
 
 import dataclasses
@@ -14,7 +15,6 @@ import jax.numpy as jnp
 
 from instantid_jax.diffusion.guidance import classifier_free_guidance
 from instantid_jax.diffusion.rules import Row, State, StepRule
-from instantid_jax.models.clip import TextEmbeddings
 from instantid_jax.params import Network, Params
 
 
@@ -46,12 +46,34 @@ class Conditions(NamedTuple):
     controlnets: tuple[ControlNetConditions, ...]
 
 
-@functools.partial(jax.jit, static_argnames=("network", "clip_skip"))
+class Prompts(NamedTuple):
+    """Prompts as the networks take them.
+
+    Attributes:
+      text: [B, L, D], hidden states of both text encoders side by side.
+      pooled: [B, P], the pooled state of the second.
+    """
+
+    text: jax.Array
+    pooled: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("networks", "clip_skip"))
 def encode_text(
-    network: Network, params: Params, input_ids: jax.Array, clip_skip: int
-) -> TextEmbeddings:
-    """Encodes token ids [B, L] with one text encoder."""
-    return network.bind(params)(input_ids, clip_skip)
+    networks: Networks,
+    params: tuple[Params, Params],
+    input_ids: tuple[jax.Array, jax.Array],
+    clip_skip: int,
+) -> Prompts:
+    """Encodes token ids [B, L] with either text encoder."""
+    first, second = (
+        network.bind(weights)(ids, clip_skip)
+        for network, weights, ids in zip(
+            (networks.text_encoder, networks.text_encoder_2), params, input_ids, strict=True
+        )
+    )
+    text = jnp.concatenate([first.hidden_states, second.hidden_states], axis=-1)
+    return Prompts(text, second.pooled)
 
 
 @functools.partial(jax.jit, static_argnames=("network",))
@@ -60,31 +82,43 @@ def encode_id(network: Network, params: Params, embeddings: jax.Array) -> jax.Ar
     return network.bind(params)(embeddings)
 
 
-@functools.partial(jax.jit, static_argnames=("networks", "guidance"))
+@functools.partial(jax.jit, static_argnames=("networks", "repeats"))
 def prepare(
     networks: Networks,
-    guidance: bool,
+    repeats: int,
     params: dict[str, Params | tuple[Params, ...]],
-    text: jax.Array,
-    pooled: jax.Array,
+    positive: Prompts,
+    negative: Prompts | None,
     time_ids: jax.Array,
     id_tokens: jax.Array,
+    empty_id: jax.Array,
     ip_adapter_scale: jax.Array,
     pictures: tuple[jax.Array, ...],
 ) -> Conditions:
     """Computes all that denoising needs and that does not change across its steps.
 
     Args:
-      guidance: the rows are [negative, positive], 2B of them, else B.
-      text: [R, L, D] hidden states of both text encoders; pooled: [R, P]; R rows.
-      time_ids: [R, 6] float32.
-      id_tokens: [R, N, D].
+      repeats: pictures of each prompt.
+      positive: B prompts.
+      negative: as many, for guidance; None without. All that is told for each picture then has
+        twice the rows, the negative ones first.
+      time_ids: [B, 6] float32; under guidance [2B, 6].
+      id_tokens: [B, N, D]; empty_id: [1, N, D], the negative rows' under guidance.
       ip_adapter_scale: scalar.
       pictures: for each ControlNet [B, H, W, 3] uint8.
     """
     unet = networks.unet.bind(params["unet"])
     dtype = unet.conv_in.kernel.dtype
-    text, id_tokens = text.astype(dtype), id_tokens.astype(dtype)
+    guidance = negative is not None
+
+    def rows(*halves: jax.Array) -> jax.Array:
+        return jnp.repeat(jnp.concatenate(halves), repeats, axis=0).astype(dtype)
+
+    empty_ids = jnp.broadcast_to(empty_id, id_tokens.shape)
+    text = rows(negative.text, positive.text) if guidance else rows(positive.text)
+    pooled = rows(negative.pooled, positive.pooled) if guidance else rows(positive.pooled)
+    id_tokens = rows(empty_ids, id_tokens) if guidance else rows(id_tokens)
+    time_ids = jnp.repeat(time_ids, repeats, axis=0)
     controlnets = []
     for i, network in enumerate(networks.controlnets):
         controlnet = network.bind(params["controlnets"][i])
@@ -94,7 +128,7 @@ def prepare(
                 # IdentityNet attends to the person in place of the text.
                 context=controlnet.keys_values(id_tokens if i == 0 else text),
                 added=controlnet.embed_added(pooled, time_ids),
-                picture=jnp.concatenate([picture, picture]) if guidance else picture,
+                picture=rows(picture, picture) if guidance else rows(picture),
             )
         )
     return Conditions(
@@ -102,6 +136,12 @@ def prepare(
         added=unet.embed_added(pooled, time_ids),
         controlnets=tuple(controlnets),
     )
+
+
+@functools.partial(jax.jit, static_argnames=("rule",))
+def begin(rule: StepRule, noise: jax.Array, init_noise_sigma: jax.Array) -> State:
+    """The state before the first step, from unit noise [B, H, W, 4]."""
+    return rule.init(noise * init_noise_sigma)
 
 
 @functools.partial(
@@ -160,10 +200,14 @@ def denoise(
 
 
 @functools.partial(jax.jit, static_argnames=("network",))
-def decode(network: Network, params: Params, latents: jax.Array) -> jax.Array:
-    """Latents [B, H, W, 4] to pictures [B, 8H, 8W, 3], float32 in [0, 1]; not a number stays."""
-    pictures = network.bind(params).decode(latents).astype(jnp.float32)
-    return jnp.clip(pictures / 2 + 0.5, 0.0, 1.0)
+def decode(network: Network, params: Params, latents: jax.Array, index: jax.Array) -> jax.Array:
+    """One of the latents [B, H, W, 4] to a picture [8H, 8W, 3], float32 in [0, 1]; NaN stays.
+
+    One at a time, because decoding takes more memory than all else. index: scalar int32.
+    """
+    one = jax.lax.dynamic_slice_in_dim(latents, index, 1)
+    picture = network.bind(params).decode(one)[0].astype(jnp.float32)
+    return jnp.clip(picture / 2 + 0.5, 0.0, 1.0)
 
 
 @functools.partial(jax.jit, static_argnames=("shape",))

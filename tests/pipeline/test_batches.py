@@ -1,0 +1,97 @@
+"""One picture alone and among others; what a seed draws."""
+
+import jax
+import numpy as np
+import pytest
+
+from instantid_jax.errors import InputError
+from instantid_jax.pipeline import programs
+from instantid_jax.pipeline.sampling import INITIAL
+from tests.pipeline.small_model import SIZE, person, unit_noise
+
+PROMPTS = ["a man in the rain", "a woman on mars", "film noir", ""]
+SEEDS = [5, 0, 2**32 - 1, 6]
+# Of float32 rounding after three steps.
+TOLERANCE = 1e-5
+
+
+def error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def people(count: int) -> list:
+    return [person(i) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def batch(sample):
+    return sample(prompt=PROMPTS, face=people(4), seed=SEEDS, pose=people(5)[1:], output_type="np")
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_a_picture_is_the_same_alone_and_in_a_batch(sample, batch, i):
+    alone = sample(
+        prompt=PROMPTS[i], face=person(i), seed=SEEDS[i], pose=person(i + 1), output_type="np"
+    )
+    assert error(batch.latents[i], alone.latents[0]) < TOLERANCE
+    np.testing.assert_allclose(batch.images[i], alone.images[0], atol=1e-4)
+    others = [batch.latents[j] for j in range(4) if j != i]
+    assert min(error(other, alone.latents[0]) for other in others) > 0.1
+
+
+def test_every_picture_of_a_prompt_has_a_seed_of_its_own(sample, batch):
+    asked = {"pose": person(1), "face": person(0), "num_images_per_prompt": 2}
+    several = sample(prompt=PROMPTS[:2], seed=[5, 9], **asked)
+    assert several.seeds == [5, 6, 9, 10]
+    assert error(several.latents[0], batch.latents[0]) < TOLERANCE
+    for i, seed in enumerate(several.seeds):
+        alone = sample(prompt=PROMPTS[i // 2], seed=seed, pose=person(1))
+        assert error(several.latents[i], alone.latents[0]) < TOLERANCE
+
+
+def test_one_value_stands_for_all_of_a_batch(sample):
+    of_seeds = sample(prompt="rain", seed=range(4))
+    of_prompts = sample(prompt=["rain"] * 4, face=[person(0)] * 4, seed=np.arange(4))
+    assert of_seeds.seeds == of_prompts.seeds == [0, 1, 2, 3]
+    np.testing.assert_array_equal(of_seeds.latents, of_prompts.latents)
+
+
+def test_the_same_call_gives_the_same_bits(sample):
+    first, second = (sample(seed=4, output_type="np") for _ in range(2))
+    np.testing.assert_array_equal(first.latents, second.latents)
+    np.testing.assert_array_equal(first.images, second.images)
+
+
+def test_lists_of_different_lengths_are_refused(sample):
+    with pytest.raises(InputError, match=r"prompt 2, face 3"):
+        sample(prompt=["a", "b"], face=people(3))
+    with pytest.raises(InputError, match=r"prompt 0"):
+        sample(prompt=[])
+
+
+@pytest.mark.parametrize("step", [0, 7, INITIAL])
+def test_noise_is_drawn_from_seed_and_step(step):
+    shape = (3, 5, 4)
+    drawn = programs.draw_noise(np.array(SEEDS, np.uint32), np.uint32(step), shape)
+    for seed, noise in zip(SEEDS, np.asarray(drawn), strict=True):
+        key = jax.random.fold_in(jax.random.key(np.uint32(seed)), step)
+        np.testing.assert_allclose(noise, jax.random.normal(key, shape), rtol=1e-6, atol=1e-6)
+
+
+def test_a_seed_draws_the_noise_that_may_be_given_as_latents(sample):
+    seeds = np.array([7], np.uint32)
+    noise = programs.draw_noise(seeds, np.uint32(INITIAL), (SIZE[0] // 8, SIZE[1] // 8, 4))
+    given = sample(latents=np.asarray(noise), seed=0)
+    np.testing.assert_array_equal(given.latents, sample(seed=7).latents)
+    assert error(sample(latents=unit_noise(1)).latents, given.latents) > 0.1
+
+
+def test_stochastic_steps_draw_from_the_seed(sample):
+    """Initial latents given, so that the seed counts in the steps alone."""
+    pictures = {
+        seed: sample(scheduler="euler_ancestral", latents=unit_noise(1), seed=seed).latents
+        for seed in (1, 2)
+    }
+    again = sample(scheduler="euler_ancestral", latents=unit_noise(1), seed=1).latents
+    np.testing.assert_array_equal(again, pictures[1])
+    assert error(pictures[2], pictures[1]) > 0.1

@@ -1,0 +1,97 @@
+"""What compiles, counted: each backend compilation is an event, also one that a cache answers."""
+
+import jax
+import numpy as np
+import pytest
+
+from instantid_jax import InstantIDPipeline
+from tests.pipeline.small_model import SIZE, person, unit_noise
+
+compiled: list[str] = []
+
+
+def listen(event: str, duration: float, **about) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiled.append(str(about.get("fun_name")))
+
+
+# JAX cannot take a listener back, so there is one, for good.
+jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+@pytest.fixture
+def compiled_by():
+    def count(call, **arguments) -> list[str]:
+        compiled.clear()
+        call(**arguments)
+        return list(compiled)
+
+    return count
+
+
+@pytest.fixture(scope="module")
+def warm(sample):
+    """A pipeline that made one picture; the call to make more."""
+    sample(output_type="pil")
+    return sample
+
+
+EMBEDS = {
+    "prompt_embeds": np.zeros((1, 77, 96), np.float16),
+    "pooled_prompt_embeds": np.zeros((1, 64), np.float64),
+}
+CHANGES = {
+    "nothing": {},
+    "prompt": {"prompt": "another prompt, a longer one"},
+    "prompt of the second encoder": {"prompt_2": "snow"},
+    "negative prompt": {"negative_prompt": "blurry"},
+    "prompt given ready": {"prompt": None} | EMBEDS,
+    "face": {"face": person(1)},
+    "face given ready": {"face": None, "image_embeds": np.ones(512), "kps": np.ones((5, 2))},
+    "keypoints drawn": {"image": np.zeros((*SIZE, 3), np.uint8)},
+    "pose": {"pose": person(3)},
+    "seed": {"seed": 2**32 - 1},
+    "latents": {"latents": unit_noise(1)},
+    "ip_adapter_scale": {"ip_adapter_scale": 1},
+    "strength": {"controlnet_conditioning_scale": 0.3},
+    "guidance_scale": {"guidance_scale": 7},
+    "window": {"control_guidance_start": 0.3, "control_guidance_end": 0.9},
+    "guess mode": {"guess_mode": True},
+    "fewer steps": {"num_inference_steps": 1},
+    "more steps": {"num_inference_steps": 5},
+    "sampler of the same rule": {"scheduler": "ddim"},
+    "micro-conditioning": {
+        "original_size": (300, 500),
+        "crops_coords_top_left": (4, 8),
+        "target_size": (200, 200),
+        "negative_original_size": (100, 100),
+        "negative_target_size": (100, 100),
+    },
+    "float outputs": {"output_type": "np"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_compiles_nothing(warm, compiled_by, change):
+    assert compiled_by(warm, **{"output_type": "pil"} | CHANGES[change]) == []
+
+
+def test_a_first_call_compiles_whole_programs_alone(sample, compiled_by):
+    """No operation runs outside them, where JAX would compile a program for each of its shapes."""
+    first = compiled_by(sample, scheduler="unipc", num_images_per_prompt=2, output_type="pil")
+    # Counted at least: some may have been compiled by tests before.
+    assert {"jit(prepare)", "jit(begin)", "jit(denoise)", "jit(decode)"} <= set(first)
+    programs = ("encode_text", "encode_id", "prepare", "draw_noise", "begin", "denoise", "decode")
+    assert set(first) <= {f"jit({name})" for name in programs}
+    assert len(first) == len(set(first))
+
+
+def test_stochastic_steps_compile_once(sample, compiled_by):
+    sample(scheduler="euler_ancestral")
+    changed = {"scheduler": "euler_ancestral", "num_inference_steps": 5, "seed": 3}
+    assert compiled_by(sample, **changed) == []
+
+
+def test_the_same_model_loaded_again_compiles_nothing(warm, compiled_by, folder):
+    again = InstantIDPipeline.load(sdxl=folder, instantid=folder)
+    assert compiled_by(warm, pipe=again, output_type="pil") == []
