@@ -177,10 +177,10 @@ def _latent_shape(networks: Networks, batch: dict[str, jax.Array]) -> tuple[int,
 
 def _metrics(each: jax.Array, gradients: Params, face_share: jax.Array) -> dict[str, jax.Array]:
     """Loss, also by face size (not a number where a bin is empty), and norms of gradients."""
-    metrics = {"loss": each.mean(), "grad_norm": optax.global_norm(gradients)}
+    metrics = {"loss": each.mean(), "grad_norm": optax.tree.norm(gradients)}
     for group in GROUPS:
         inside = {k: v for k, v in gradients.items() if k.startswith(f"{group}.")}
-        metrics[f"grad_norm_{group}"] = optax.global_norm(inside)
+        metrics[f"grad_norm_{group}"] = optax.tree.norm(inside)
     lower = 0.0
     for upper in FACE_SHARE_BINS:
         inside = (face_share > lower) & (face_share <= upper)
