@@ -20,7 +20,7 @@ LAYERS = [
     {"models.controlnet"},
     {"components", "diffusion", "face", "prompt"},
     {"weights"},
-    {"checkpoint", "untrained"},
+    {"checkpoint", "runs", "untrained"},
     {"pipeline"},
     {"cli"},
 ]
@@ -29,7 +29,11 @@ BOUNDARIES = {
     "transformers": {"instantid_jax/prompt.py"},
     "insightface": {"instantid_jax/face/analysis.py"},
     "onnxruntime": {"instantid_jax/face/analysis.py"},
-    "orbax": {"instantid_jax/checkpoint.py"},
+    "orbax": {
+        "instantid_jax/checkpoint.py",
+        "instantid_jax/runs/restoring.py",
+        "instantid_jax/runs/saving.py",
+    },
     "huggingface_hub": {"instantid_jax/weights/hub.py"},
     "torch": {"convert/verify.py", "convert/torch_reference.py"},
     "diffusers": {"convert/verify.py", "convert/torch_reference.py"},

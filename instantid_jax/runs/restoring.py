@@ -1,0 +1,313 @@
+"""Reading the checkpoints of a run: verified, onto any mesh, whole or the weights alone."""
+
+import contextlib
+import gc
+import logging
+import math
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from instantid_jax.errors import InputError
+from instantid_jax.params import Params, mismatches
+from instantid_jax.runs.contents import (
+    Meta,
+    checksums,
+    named_arrays,
+    read_description,
+    stored_arrays,
+    stored_meta,
+)
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.saving import META_FILE
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+# Reading, Orbax would hold a second copy of all arrays in flight.
+IN_FLIGHT_BYTES = 100_000_000
+
+
+class Restored(NamedTuple):
+    """A whole state: the step it was saved at, the state, and where it comes from."""
+
+    step: int
+    state: Any
+    meta: Meta
+
+
+class Weights(NamedTuple):
+    """The trainables of a run.
+
+    Attributes:
+      averaged: whether these are the moving average.
+    """
+
+    step: int
+    params: Params
+    averaged: bool
+    meta: Meta
+
+
+class DamagedError(InputError):
+    """A checkpoint that cannot be read, or whose numbers are not those saved."""
+
+
+def restore(
+    run: RunFolder,
+    template: Any,
+    *,
+    step: int | None = None,
+    allow_older: bool = False,
+    fingerprint: Mapping[str, str] | None = None,
+    ignore_fingerprint: bool = False,
+) -> Restored:
+    """Reads a whole state; every process of a run calls it.
+
+    Args:
+      template: the state with a `jax.ShapeDtypeStruct` for each array, and with shardings, which
+        need not be those it was saved with.
+      step: which checkpoint; None is the newest.
+      allow_older: take the newest one that is sound, where the newest is damaged.
+      fingerprint: what the run is now; None compares nothing.
+      ignore_fingerprint: tell a difference in a warning only.
+    Raises:
+      InputError: if there is none, it is damaged, its arrays are others, or its fingerprint is.
+    """
+
+    def read(step: int) -> Restored:
+        description = _description(run, step)
+        meta = stored_meta(description)
+        wanted = named_arrays(template)
+        _check_fit(run, step, wanted, stored_arrays(description))
+        if fingerprint is not None:
+            _check_fingerprint(run, step, fingerprint, meta.fingerprint, ignore_fingerprint)
+        arrays = _read_arrays(run, step, description, wanted)
+        return Restored(
+            step, jax.tree.unflatten(jax.tree.structure(template), arrays.values()), meta
+        )
+
+    return _newest_sound(run, step, allow_older, read)
+
+
+def restore_weights(
+    run: RunFolder,
+    *,
+    raw: bool = False,
+    wanted: Mapping[str, jax.ShapeDtypeStruct] | None = None,
+    step: int | None = None,
+    allow_older: bool = False,
+) -> Weights:
+    """Reads the trainables of a run, and nothing else of its state.
+
+    Args:
+      raw: the parameters themselves, even where there is their moving average.
+      wanted: names and shapes they must have, and shardings; None takes what is there, onto the
+        default device.
+      step, allow_older: as for `restore`.
+    Raises:
+      InputError: as `restore`.
+    """
+
+    def read(step: int) -> Weights:
+        description = _description(run, step)
+        stored = stored_arrays(description)
+        averaged = not raw and any(name.startswith("ema/") for name in stored)
+        prefix = "ema/" if averaged else "params/"
+        stored = {name: array for name, array in stored.items() if name.startswith(prefix)}
+        if not stored:
+            raise InputError(f"{_place(run, step)} holds no parameters: give a run of this project")
+        want = stored
+        if wanted is not None:
+            want = {prefix + name: value for name, value in wanted.items()}
+            _check_fit(run, step, want, stored)
+        arrays = _read_arrays(run, step, description, want)
+        params = {name.removeprefix(prefix): value for name, value in arrays.items()}
+        return Weights(step, params, averaged, stored_meta(description))
+
+    return _newest_sound(run, step, allow_older, read)
+
+
+def _newest_sound(
+    run: RunFolder, step: int | None, allow_older: bool, read: Callable[[int], T]
+) -> T:
+    steps = run.steps()
+    if step is None and not steps:
+        raise InputError(f"{run.path} has no checkpoint: give the folder of a run that saved one")
+    if step is not None and step not in steps:
+        raise InputError(
+            f"{run.path} has no checkpoint of step {step}, only of {_listed(steps)}: choose one"
+        )
+    if step is not None or not allow_older:
+        return read(steps[-1] if step is None else step)
+    for candidate in reversed(steps):
+        try:
+            return read(candidate)
+        except DamagedError as error:
+            logger.warning("%s", error)
+    raise InputError(f"{run.path} has no sound checkpoint: all of {_listed(steps)} are damaged")
+
+
+def _description(run: RunFolder, step: int) -> dict[str, Any]:
+    description, fault = None, None
+    try:
+        description = read_description(_place(run, step) / "meta" / META_FILE)
+    except (InputError, KeyError) as error:
+        fault = str(error)
+    _agree_on_fault(run, step, fault)
+    if description["step"] != step:
+        raise _damaged(run, step, f"its own step is {description['step']}")
+    return description
+
+
+def _check_fit(
+    run: RunFolder,
+    step: int,
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    stored: Mapping[str, jax.ShapeDtypeStruct],
+) -> None:
+    faults = mismatches(
+        {name: tuple(value.shape) for name, value in wanted.items()},
+        {name: tuple(value.shape) for name, value in stored.items()},
+    )
+    dtypes = [
+        f"{name} is {stored[name].dtype}, expected {value.dtype}"
+        for name, value in wanted.items()
+        if name in stored and stored[name].dtype != value.dtype
+    ]
+    if dtypes:
+        more = ", ..." if len(dtypes) > 4 else ""
+        faults.append(f"{len(dtypes)} of another dtype: {', '.join(dtypes[:4])}{more}")
+    if faults:
+        raise InputError(
+            f"{_place(run, step)} holds another state: {'; '.join(faults)}; "
+            "use the configuration it was saved with, or another folder"
+        )
+
+
+def _check_fingerprint(
+    run: RunFolder, step: int, now: Mapping[str, str], saved: Mapping[str, str], ignore: bool
+) -> None:
+    differences = [
+        f"{name} was {saved.get(name, 'absent')}, is {now.get(name, 'absent')}"
+        for name in sorted({*now, *saved})
+        if now.get(name) != saved.get(name)
+    ]
+    if not differences:
+        return
+    line = f"{_place(run, step)} was saved by a run that differs: {'; '.join(differences)}"
+    if not ignore:
+        raise InputError(f"{line}; undo that, use another folder, or ignore the fingerprint")
+    logger.warning("%s", line)
+
+
+def _read_arrays(
+    run: RunFolder,
+    step: int,
+    description: Mapping[str, Any],
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
+    """Reads arrays and verifies their checksums; the result has the order of `wanted`."""
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    how = {
+        name: ocp.ArrayRestoreArgs(
+            restore_type=jax.Array,
+            sharding=getattr(value, "sharding", None) or default,
+            dtype=value.dtype,
+        )
+        for name, value in wanted.items()
+    }
+    largest = max((math.prod(v.shape) * v.dtype.itemsize for v in wanted.values()), default=0)
+    # The handler itself: a checkpointer would leave the other processes at a barrier when reading
+    # fails on one.
+    handler = ocp.PyTreeCheckpointHandler(
+        # Orbax refuses an array that is not smaller than this.
+        restore_concurrent_gb=max(IN_FLIGHT_BYTES, largest + 1) / 10**9
+    )
+    arrays, fault = {}, None
+    with _quiet_tasks():
+        try:
+            arrays = handler.restore(
+                (_place(run, step) / "state").absolute(),
+                args=ocp.args.PyTreeRestore(
+                    item=dict(wanted), restore_args=how, partial_restore=True
+                ),
+            )
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # Orbax raises bare ones too.
+            fault = _told(error, _place(run, step))
+        if fault is not None:
+            # TensorStore's threads still answer to the tasks; then these are collected.
+            time.sleep(0.1)
+            gc.collect()
+    _agree_on_fault(run, step, fault)
+    arrays = {name: arrays[name] for name in wanted}
+    saved = {name: description["arrays"][name]["checksum"] for name in wanted}
+    bad = [name for name, value in checksums(arrays).items() if value != saved[name]]
+    if bad:
+        names = f"{', '.join(bad[:4])}{', ...' if len(bad) > 4 else ''}"
+        raise _damaged(run, step, f"not the saved numbers in {len(bad)} array(s): {names}")
+    return arrays
+
+
+def _agree_on_fault(run: RunFolder, step: int, fault: str | None) -> None:
+    """Raises in all processes where one has found a fault."""
+    if jax.process_count() > 1:
+        faulty = multihost_utils.process_allgather(np.asarray(fault is not None))
+        if fault is None and faulty.any():
+            fault = f"process {int(faulty.argmax())} cannot read it"
+    if fault is not None:
+        raise _damaged(run, step, fault)
+
+
+def _damaged(run: RunFolder, step: int, what: str) -> DamagedError:
+    others = [other for other in run.steps() if other != step]
+    advice = f"choose another step ({_listed(others)}) or allow an older one" if others else ""
+    return DamagedError(
+        f"{_place(run, step)}: the checkpoint of step {step} is damaged: {what}; "
+        f"{advice or 'there is no other'}"
+    )
+
+
+def _told(error: Exception, place: Path) -> str:
+    """What Orbax and TensorStore say in pages, in a few words: the array and the reason."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    text = " ".join(str(error).split(" [tensorstore")[0].split()) or type(error).__name__
+    text = text.replace(f"{place.absolute()}/", "")
+    array = re.search(r'"([^"]+)/[^"/]+" in OCDBT', text)
+    reason = text[-160:].split(": ", 1)[-1] if len(text) > 160 else text
+    return f"{array[1]} cannot be read ({reason})" if array else f"cannot be read ({reason})"
+
+
+@contextlib.contextmanager
+def _quiet_tasks() -> Iterator[None]:
+    """Keeps to itself what tasks that Orbax abandons print when a read fails: pages a task."""
+    loop_log = logging.getLogger("asyncio")
+    hook, disabled = sys.unraisablehook, loop_log.disabled
+
+    sys.unraisablehook, loop_log.disabled = lambda _: None, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+    finally:
+        sys.unraisablehook, loop_log.disabled = hook, disabled
+
+
+def _place(run: RunFolder, step: int) -> Path:
+    return run.checkpoints / str(step)
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps))

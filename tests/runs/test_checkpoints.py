@@ -1,0 +1,298 @@
+"""Checkpoints of a run: what comes back, onto which mesh, and what damage is told."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from instantid_jax.errors import InputError
+from instantid_jax.runs.contents import Meta, checksums, named_arrays
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.restoring import restore, restore_weights
+from instantid_jax.runs.saving import Saver
+from instantid_jax.sharding import training_mesh
+
+META = Meta(fingerprint={"config": "c1", "dataset": "d1"}, seed=7, position=3)
+KERNEL = "controlnet.conv_in.kernel"
+
+
+class Moments(NamedTuple):
+    count: jax.Array
+    mu: dict[str, jax.Array]
+
+
+class State(NamedTuple):
+    """Shaped as the training's: a named tuple with the optimiser's nested ones inside."""
+
+    step: jax.Array
+    params: dict[str, jax.Array]
+    opt_state: Any
+    ema: dict[str, jax.Array]
+
+
+def make_state(seed: int = 0, scale: float = 1.0) -> State:
+    rng = np.random.default_rng(seed)
+    params = {
+        KERNEL: jnp.asarray(rng.standard_normal((32, 40)) * scale, jnp.float32),
+        "ip_adapter.bias": jnp.asarray(rng.standard_normal(5), jnp.float32),
+    }
+    half = {name: value.astype(jnp.bfloat16) for name, value in params.items()}
+    extra = {"flag": jnp.asarray(True), "tiny": jnp.asarray([-3, 9], jnp.int8)}
+    return State(
+        jnp.asarray(seed, jnp.int32),
+        params,
+        (Moments(jnp.asarray(4, jnp.uint32), half), (), {"scale": jnp.float16(0.1), **extra}),
+        {name: value + 1 for name, value in params.items()},
+    )
+
+
+def template(state, sharding=None):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def assert_same_bits(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for name, value in named_arrays(want).items():
+        other = named_arrays(got)[name]
+        assert other.dtype == value.dtype and other.shape == value.shape, name
+        assert np.asarray(other).tobytes() == np.asarray(value).tobytes(), name
+
+
+def save(run, steps, *, start=0, keep=9, **options):
+    with Saver(run, start=start, every=3, keep=keep, **options) as saver:
+        for step in steps:
+            saver.save(step, make_state(step), META)
+
+
+def data_file(run, step):
+    """Where Orbax put the arrays' bytes: the largest file."""
+    files = (run.checkpoints / str(step) / "state").rglob("*")
+    return max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(run, step, name, state):
+    """Flips one bit of one stored array, which is too large to lie in Orbax's index."""
+    raw = np.asarray(named_arrays(state)[name]).tobytes()
+    files = [p for p in (run.checkpoints / str(step) / "state").rglob("*") if p.is_file()]
+    (path,) = [p for p in files if raw in p.read_bytes()]
+    stored = path.read_bytes()
+    at = stored.index(raw) + len(raw) // 2
+    path.write_bytes(stored[:at] + bytes([stored[at] ^ 0x10]) + stored[at + 1 :])
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+def message(call, *args, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 900
+    return str(caught.value)
+
+
+def test_state_comes_back_bit_for_bit(run):
+    state = make_state(3)
+    save(run, [3])
+    step, got, meta = restore(run, template(state))
+    assert step == 3
+    assert_same_bits(got, state)
+    assert (meta.fingerprint, meta.seed, meta.position) == (META.fingerprint, 7, 3)
+    assert meta.versions["jax"] == jax.__version__
+
+
+def test_names_are_readable():
+    names = set(named_arrays(make_state()))
+    assert {f"params/{KERNEL}", f"opt_state/0/mu/{KERNEL}", "step", f"ema/{KERNEL}"} <= names
+
+
+def test_saves_are_due_every_so_many_steps_or_forced_and_old_ones_go(run):
+    with Saver(run, start=0, every=2, keep=2, keep_every=4) as saver:
+        saved = [step for step in range(1, 11) if saver.save(step, make_state(step), META)]
+        assert saved == [2, 4, 6, 8, 10]
+        assert saver.save(11, make_state(11), META, force=True)
+        assert not saver.save(11, make_state(11), META, force=True)
+    assert run.steps() == [4, 8, 10, 11]
+    assert restore(run, template(make_state())).step == 11
+    assert_same_bits(restore(run, template(make_state()), step=8).state, make_state(8))
+
+
+def test_arrays_may_be_donated_as_soon_as_save_returns(run):
+    state = make_state(3)
+    want = jax.tree.map(np.asarray, state)
+    overwrite = jax.jit(lambda s: jax.tree.map(jnp.zeros_like, s), donate_argnums=0)
+    with Saver(run, start=0, every=1) as saver:
+        saver.save(1, state, META)
+        jax.block_until_ready(overwrite(state))
+    assert_same_bits(restore(run, template(make_state())).state, want)
+
+
+def test_state_moves_to_another_mesh(run):
+    state = make_state(3)
+    first, second = training_mesh((2, 4, 1)), training_mesh((1, 2, 2), jax.devices()[:4])
+    split = {
+        n: jax.device_put(v, NamedSharding(first, PartitionSpec())) for n, v in state[1].items()
+    }
+    split[KERNEL] = jax.device_put(
+        state.params[KERNEL], NamedSharding(first, PartitionSpec("fsdp"))
+    )
+    with Saver(run, start=0, every=1) as saver:
+        saver.save(1, state._replace(params=split), META)
+    want = template(state, NamedSharding(second, PartitionSpec()))
+    across = NamedSharding(second, PartitionSpec("tensor", "fsdp"))
+    want.params[KERNEL] = jax.ShapeDtypeStruct((32, 40), jnp.float32, sharding=across)
+    got = restore(run, want).state
+    assert_same_bits(got, state)
+    assert got.params[KERNEL].sharding == across
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "uint32", "bool"])
+def test_checksum_sees_every_single_bit_and_no_mesh(dtype):
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 2 if dtype == "bool" else 256, 8 * 4 * jnp.dtype(dtype).itemsize)
+    raw = raw.astype(np.uint8)
+    value = raw.view(jnp.dtype(dtype)).reshape(8, 4)
+    want = checksums({"x": jnp.asarray(value)})
+    for shape in ((8, 1, 1), (2, 2, 2)):
+        where = NamedSharding(training_mesh(shape), PartitionSpec("data", "tensor"))
+        assert checksums({"x": jax.device_put(value, where)}) == want
+    flipped = {}
+    for at in range(len(raw)):
+        for bit in range(1 if dtype == "bool" else 8):
+            other = raw.copy()
+            other[at] ^= 1 << bit
+            flipped[f"{at}.{bit}"] = jnp.asarray(other.view(value.dtype).reshape(8, 4))
+    # XLA may make one NaN of another when it only copies; bits are bits all the same.
+    assert all(found != want["x"] for found in checksums(flipped).values())
+
+
+@pytest.mark.parametrize("name", [f"params/{KERNEL}", f"opt_state/0/mu/{KERNEL}"])
+def test_one_flipped_bit_is_found_and_named(run, name):
+    state = make_state(3)
+    save(run, [3])
+    flip(run, 3, name, state)
+    line = message(restore, run, template(state))
+    assert "step 3 is damaged" in line and name in line and "1 array" in line
+
+
+def test_weights_are_read_without_the_optimiser(run):
+    state = make_state(3)
+    save(run, [3])
+    flip(run, 3, f"opt_state/0/mu/{KERNEL}", state)
+    for raw, want in ((False, state.ema), (True, state.params)):
+        weights = restore_weights(run, raw=raw, wanted=template(state.params))
+        assert (weights.step, weights.averaged, weights.meta.seed) == (3, not raw, 7)
+        assert_same_bits(weights.params, want)
+    flip(run, 3, f"params/{KERNEL}", state)
+    assert_same_bits(restore_weights(run).params, state.ema)
+    assert f"params/{KERNEL}" in message(restore_weights, run, raw=True)
+    line = message(restore_weights, run, wanted={**template(state.ema), "more": state.step})
+    assert "1 missing: ema/more" in line
+
+
+def test_weights_are_raw_where_there_is_no_average(run):
+    with Saver(run, start=0, every=1) as saver:
+        saver.save(1, make_state(1)._replace(ema={}), META)
+    weights = restore_weights(run)
+    assert not weights.averaged
+    assert_same_bits(weights.params, make_state(1).params)
+
+
+DAMAGES = ["data cut", "data gone", "index cut", "index flipped", "item gone", "meta gone",
+           "meta flipped", "tree cut"]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_one_line_and_older_ones_are_used_when_asked(run, damage, capfd):
+    save(run, [3, 6])
+    place = run.checkpoints / "6"
+    target = {
+        "data": lambda: data_file(run, 6),
+        "index": lambda: place / "state" / "manifest.ocdbt",
+        "item": lambda: place / "state",
+        "meta": lambda: place / "meta" / "meta.json",
+        "tree": lambda: place / "state" / "_METADATA",
+    }[damage.split()[0]]()
+    if damage.endswith("cut"):
+        target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
+    elif damage.endswith("gone"):
+        target.rename(run.path / "elsewhere")
+    elif damage == "meta flipped":
+        text = target.read_text()
+        target.write_text(text.replace('"seed": 7', '"seed": 6'))
+    else:
+        raw = bytearray(target.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        target.write_bytes(raw)
+    want = template(make_state())
+    line = message(restore, run, want)
+    assert "step 6 is damaged" in line and "choose another step (3)" in line
+    if damage.startswith("data"):
+        assert any(f"{name} cannot be read" in line for name in named_arrays(want))
+    older = restore(run, want, allow_older=True)
+    assert older.step == 3
+    assert_same_bits(older.state, make_state(3))
+    assert restore(run, want, step=3).step == 3
+    if not damage.startswith("data"):
+        # The averages may lie in what is left of the data.
+        assert restore_weights(run, allow_older=True).step == 3
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_all_damaged_is_told(run):
+    save(run, [3, 6])
+    for step in (3, 6):
+        data_file(run, step).write_bytes(b"")
+    assert "all of 3, 6" in message(restore, run, template(make_state()), allow_older=True)
+
+
+def test_going_on_from_an_older_one_sets_newer_ones_aside(run):
+    save(run, [3, 6, 9])
+    save(run, [6], start=3)
+    assert run.steps() == [3, 6]
+    assert sorted(p.name for p in run.superseded.iterdir()) == ["6", "9"]
+    save(run, [6], start=3)
+    assert sorted(p.name for p in run.superseded.iterdir()) == ["6", "6.2", "9"]
+
+
+def test_other_arrays_are_listed(run):
+    save(run, [3])
+    want = template(make_state())
+    want.params["new.kernel"] = want.params.pop(KERNEL)
+    want.params["ip_adapter.bias"] = jax.ShapeDtypeStruct((6,), jnp.float32)
+    want.ema[KERNEL] = jax.ShapeDtypeStruct((32, 40), jnp.bfloat16)
+    line = message(restore, run, want, allow_older=True)
+    assert "1 missing: params/new.kernel" in line
+    assert f"1 unexpected: params/{KERNEL}" in line
+    assert "params/ip_adapter.bias is (5,), expected (6,)" in line
+    assert f"ema/{KERNEL} is float32, expected bfloat16" in line
+    # An average that the run no longer has is not passed over.
+    assert "2 unexpected: ema/" in message(restore, run, template(make_state()._replace(ema={})))
+
+
+def test_another_fingerprint_is_refused_unless_ignored(run, caplog):
+    save(run, [3])
+    want = template(make_state())
+    assert restore(run, want, fingerprint=META.fingerprint).step == 3
+    other = {"config": "c1", "dataset": "d2", "weights": "w"}
+    line = message(restore, run, want, fingerprint=other, allow_older=True)
+    assert "dataset was d1, is d2; weights was absent, is w" in line and "config" not in line
+    assert restore(run, want, fingerprint=other, ignore_fingerprint=True).step == 3
+    assert "dataset was d1, is d2" in caplog.text
+
+
+def test_no_checkpoint_and_no_such_step(run):
+    assert "has no checkpoint" in message(restore, run, template(make_state()))
+    assert "has no checkpoint" in message(restore_weights, run)
+    save(run, [3, 6])
+    assert "of step 4, only of 3, 6" in message(restore, run, template(make_state()), step=4)
+
+
+def test_arrays_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two arrays"):
+        named_arrays({"a/b": jnp.zeros(1), "a": {"b": jnp.zeros(1)}})
