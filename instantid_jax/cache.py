@@ -1,9 +1,12 @@
 """The package's folder among the user's caches, and the compiled programs kept there."""
 
+import logging
 import os
 from pathlib import Path
 
 import jax
+
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -16,7 +19,21 @@ def keep_compiled_programs() -> None:
 
     Leaves alone a cache that is set up already; JAX_ENABLE_COMPILATION_CACHE=false switches it off.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-        # The small programs around a step add up to seconds; JAX keeps only those above one.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    if not jax.config.jax_enable_compilation_cache:
+        return
+    folder = cache_folder() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning(
+            "compiled programs are not kept, because %s cannot be written (%s): "
+            "name another folder with XDG_CACHE_HOME",
+            folder,
+            error.strerror,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # JAX keeps only what took a second to compile; together the others take longer than that.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

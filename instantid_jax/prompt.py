@@ -1,6 +1,7 @@
 """Prompts to token ids: the boundary to the CLIP tokenizers of transformers."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,9 @@ class PromptTokenizer:
         Raises:
           InputError: if the folder holds no CLIP tokenizer, or that of another text encoder.
         """
-        from transformers import CLIPTokenizer  # seconds to import
+        # Else it remarks, when imported, that torch is missing, which tokenizers do not need.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        from transformers import CLIPTokenizer  # slow to import
 
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise InputError(
@@ -32,8 +35,9 @@ class PromptTokenizer:
             )
         try:
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+        # Of a damaged file the tokenizers package raises bare `Exception`s, too.
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder} holds no readable CLIP tokenizer: {reason}") from error
         if len(self._tokenizer) > vocabulary:
             raise InputError(

@@ -1,0 +1,89 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from instantid_jax.errors import InputError
+from instantid_jax.prompt import PromptTokenizer, tokenize
+from instantid_jax.untrained import VOCABULARY, untrained_model
+
+# The untrained model has a token for every byte, the last of a word having one of its own.
+START, END = VOCABULARY - 2, VOCABULARY - 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return untrained_model(tmp_path_factory.mktemp("cache")) / "tokenizer"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return PromptTokenizer(folder, positions=77, vocabulary=VOCABULARY)
+
+
+def test_ids_start_end_and_are_padded(tokenizer):
+    ids = tokenizer(["ab", "a", ""])
+    assert ids.shape == (3, 77) and ids.dtype == np.int32
+    a, b_at_the_end = ids[0, 1:3]
+    assert ids[0].tolist() == [START, a, b_at_the_end] + [END] * 74
+    assert ids[1].tolist()[2:] == [END] * 75 and ids[1, 1] != a
+    assert ids[2].tolist() == [START] + [END] * 76
+
+
+def test_text_is_read_as_clip_reads_it(tokenizer):
+    """In small letters, with one space between words; bytes of any script have tokens."""
+    np.testing.assert_array_equal(tokenizer(["A  Man\n"]), tokenizer(["a man"]))
+    assert not np.array_equal(tokenizer(["a man"]), tokenizer(["aman"]))
+    assert END not in tokenizer(["雨の中"])[0, 1:10]
+
+
+def test_a_long_prompt_is_cut_and_what_is_lost_is_quoted(tokenizer):
+    kept, lost = "abcde " * 15, "fghij klm"
+    (line,) = tokenizer.lost([kept + lost, "short"])
+    assert line == f"the prompt is {75 + 8 + 2} tokens long and cut at 77; lost: {lost!r}"
+    ids = tokenizer([kept + lost])[0]
+    np.testing.assert_array_equal(ids, tokenizer([kept])[0])
+    assert tokenizer.lost([kept]) == []
+
+
+def test_a_loss_is_told_once(tokenizer, caplog):
+    long = "abcde " * 15 + "lost"
+    first, second = tokenize((tokenizer, tokenizer), ([long, long], [long, "short"]))
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "lost: 'lost'" in caplog.text
+    np.testing.assert_array_equal(first[0], second[0])
+
+
+def test_the_text_encoder_bounds_the_length(folder):
+    """Also where the tokenizer's settings name no bound, which transformers makes 10**30."""
+    settings = folder / "tokenizer_config.json"
+    before = settings.read_text()
+    try:
+        settings.write_text(
+            json.dumps({k: v for k, v in json.loads(before).items() if k != "model_max_length"})
+        )
+        tokenizer = PromptTokenizer(folder, positions=9, vocabulary=VOCABULARY)
+    finally:
+        settings.write_text(before)
+    assert tokenizer.length == 9 and tokenizer(["a b c d e f g h i"]).shape == (1, 9)
+    assert "lost: 'h i'" in tokenizer.lost(["a b c d e f g h i"])[0]
+
+
+def test_a_tokenizer_of_another_text_encoder_is_refused(folder):
+    with pytest.raises(InputError, match=f"has {VOCABULARY} tokens, its text encoder knows 100"):
+        PromptTokenizer(folder, positions=77, vocabulary=100)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no tokenizer: expected vocab"):
+        PromptTokenizer(tmp_path, positions=77, vocabulary=VOCABULARY)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_damaged_tokenizer_is_refused(tmp_path, text):
+    (tmp_path / "vocab.json").write_text(text)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(InputError, match="holds no readable CLIP tokenizer") as error:
+        PromptTokenizer(tmp_path, positions=77, vocabulary=VOCABULARY)
+    assert "\n" not in str(error.value)
