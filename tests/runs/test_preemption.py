@@ -1,0 +1,146 @@
+"""Runs that are killed: SIGTERM saves and ends them, SIGKILL leaves the checkpoint before."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.restoring import restore, restore_weights
+from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
+from tests.runs.worker import META
+
+ROOT = Path(__file__).parent.parent.parent
+LIMIT = 120
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def start():
+    """Starts workers, and leaves none behind."""
+    started = []
+
+    def start_one(run, *options, devices=2):
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.runs.worker", str(run.path), *map(str, options)],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "JAX_PLATFORMS": "cpu",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(worker)
+        return worker
+
+    yield start_one
+    for worker in started:
+        worker.kill()
+        worker.communicate()
+
+
+def start_two(start, run, *options):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [start(run, "--address", address, "--process", i, *options) for i in (0, 1)]
+
+
+def read_until(worker, word):
+    for line in worker.stdout:
+        if line.strip() == word:
+            return
+    raise AssertionError(f"{word!r} never came: {worker.stderr.read()[-2000:]}")
+
+
+def finish(worker) -> tuple[int, list[str], str]:
+    """Status, printed lines without those of the transport, and the log."""
+    out, log = worker.communicate(timeout=LIMIT)
+    assert "Traceback" not in log, log[-4000:]
+    return worker.returncode, [x for x in out.splitlines() if "[Gloo]" not in x], log
+
+
+def counted(run):
+    """The step of the newest checkpoint, whose numbers must be those of that step."""
+    template = {
+        "params": jax.ShapeDtypeStruct((64, 256), jnp.float32),
+        "step": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    step, state, _ = restore(run, template)
+    assert (np.asarray(state["params"]) == step).all() and state["step"] == step
+    return step
+
+
+def test_sigterm_to_a_lone_run_saves_the_step_and_ends_it_with_its_own_status(run, start):
+    worker = start(run, "--every", 1000)
+    read_until(worker, "step 3")
+    worker.send_signal(signal.SIGTERM)
+    status, lines, _ = finish(worker)
+    assert status == PREEMPTED_STATUS
+    step = int(lines[-1].split()[1])
+    assert 4 <= step < 1000
+    assert run.steps() == [step]
+    assert counted(run) == step
+
+
+def test_sigterm_to_one_of_two_makes_both_save_the_same_step(run, start):
+    workers = start_two(start, run, "--every", 2)
+    read_until(workers[0], "step 3")
+    workers[1].send_signal(signal.SIGTERM)
+    (first, lines, _), (second, others, _) = (finish(worker) for worker in workers)
+    assert (first, second) == (PREEMPTED_STATUS, PREEMPTED_STATUS)
+    assert lines[-1] == others[-1]
+    step = counted(run)
+    assert lines[-1] == f"step {step}"
+
+    # What the second process wrote is damaged. It alone reads that, yet both go back together.
+    older = run.steps()[-2]
+    for path in (run.checkpoints / str(step) / "state" / "ocdbt.process_1" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[:10])
+    workers = start_two(start, run, "--every", 100, "--stop", older + 3)
+    for worker, told in zip(
+        workers, ("process 1 cannot read it", "params cannot be read"), strict=True
+    ):
+        status, lines, log = finish(worker)
+        assert status == 0
+        assert f"step {step} is damaged: {told}" in log
+        assert lines[0] == f"resumed {older}"
+        assert lines[-1] == f"step {older + 3}"
+    assert counted(run) == older + 3
+
+
+def test_sigkill_in_the_middle_of_a_save_leaves_the_one_before(run, start):
+    worker = start(run, "--die")
+    assert finish(worker)[0] == -signal.SIGKILL
+    assert len(list(run.checkpoints.iterdir())) == 2
+    assert run.steps() == [1]
+    assert restore_weights(run).step == 1
+    with Saver(run, start=1, every=1) as saver:
+        saver.save(2, {"params": {"x": jnp.zeros((8,))}}, META)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["1", "2"]
+    assert restore_weights(run).step == 2
+
+
+def test_signal_is_caught_inside_alone(run):
+    before = signal.getsignal(signal.SIGTERM)
+    with Saver(run, start=0, every=100) as saver:
+        assert not saver.reached_preemption(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert saver.reached_preemption(2)
+        assert saver.save(2, {"params": {"x": jnp.ones(3)}}, META, force=True)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert run.steps() == [2]
