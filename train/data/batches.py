@@ -52,6 +52,8 @@ class Batches:
         """
         if global_batch_size < 1:
             raise InputError(f"the global batch size is {global_batch_size}: expected 1 up")
+        if seed < 0:
+            raise InputError(f"the seed is {seed}: expected 0 up")
         if len(tokenizers) != 2:
             raise InputError(f"{len(tokenizers)} tokenizers came: expected SDXL's two")
         self.config = config
@@ -150,10 +152,12 @@ class Batches:
 
     def collate(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Stacks examples of one step."""
-        keys = [example["key"] for example in examples]
-        batch = {
-            name: np.stack([example[name] for example in examples])
-            for name in examples[0]
-            if name != "key"
-        }
-        return batch | {"example_ids": keys}
+        batch: Batch = {"example_ids": [example["key"] for example in examples]}
+        for name in examples[0].keys() - {"key"}:
+            first = np.asarray(examples[0][name])
+            # np.stack would copy pictures twice.
+            stacked = np.empty((len(examples), *first.shape), first.dtype)
+            for i, example in enumerate(examples):
+                stacked[i] = example[name]
+            batch[name] = stacked
+        return batch

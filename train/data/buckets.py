@@ -91,7 +91,8 @@ class Interleave:
         before, after = self._batches_before(epoch), self._batches_before(epoch + 1)
         counts = [last - first for first, last in zip(before, after, strict=True)]
         order = np.repeat(np.arange(len(counts), dtype=np.int8), counts)
-        np.random.default_rng([self._seed, epoch]).shuffle(order)
+        # The last number tells these draws from those of examples.
+        np.random.default_rng([self._seed, epoch, 1]).shuffle(order)
         rank = np.zeros(len(order), np.int32)
         for bucket, count in enumerate(counts):
             rank[order == bucket] = np.arange(count)

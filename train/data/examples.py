@@ -33,8 +33,7 @@ def make_example(
     Raises:
       CorruptRecord: if the picture does not decode, or the keypoints cannot be drawn.
     """
-    pixels = record.picture()
-    source = (pixels.shape[0], pixels.shape[1])
+    source = record.size()
     face = np.concatenate([record.kps, record.bbox.reshape(2, 2)])
     crop = choose_crop(source, target, face, config.crop, (choices.top, choices.left))
     kps = crop.points(record.kps)
@@ -44,7 +43,7 @@ def make_example(
         raise CorruptRecord(str(error)) from error
     box = crop.box(record.bbox)
     return {
-        "images": crop.picture(pixels),
+        "images": crop.picture(record.picture(crop.reduction)),
         "keypoint_pictures": keypoint_picture,
         "caption": choose_caption(record.captions, config, choices.caption),
         "id_embeds": choose_embedding(record, config, choices),

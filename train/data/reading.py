@@ -25,7 +25,12 @@ class FaceDataset:
     """
 
     def __init__(self, folder: str | Path):
-        parts = sorted(path.parent for path in Path(folder).glob("**/dataset_info.json"))
+        parts = sorted(
+            path.parent
+            for path in Path(folder).glob("**/dataset_info.json")
+            # A build that was killed leaves a hidden folder.
+            if not any(name.startswith(".") for name in path.relative_to(folder).parts)
+        )
         if not parts:
             raise InputError(
                 f"{folder} holds no dataset: expected what `python -m train.data.build` writes"

@@ -1,6 +1,7 @@
 """The endless, shuffled stream of records of each bucket, mixed from the datasets by weight."""
 
-import hashlib
+import functools
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -41,8 +42,8 @@ def bucket_streams(
         parents, proportions = [], []
         for i, buckets in enumerate(rows):
             if len(buckets[bucket]):
-                source = grain.MapDataset.source(_Places(i, buckets[bucket]))
-                parents.append(source.shuffle(seed=_seed(seed, i, bucket)).repeat())
+                shuffled = _Shuffled(i, buckets[bucket], (seed, i, bucket))
+                parents.append(grain.MapDataset.source(shuffled))
                 proportions.append(examples[i] * len(buckets[bucket]) / lengths[i])
         counts.append(sum(proportions, Fraction(0)))
         if len(parents) > 1:
@@ -53,18 +54,32 @@ def bucket_streams(
     return streams, counts
 
 
-class _Places:
-    """The rows of one dataset in one bucket, as grain reads a source."""
+class _Shuffled:
+    """The rows of one dataset in one bucket without end, each time through in another order.
 
-    def __init__(self, dataset: int, rows: np.ndarray):
+    grain's own shuffle takes milliseconds an example where there are few.
+    """
+
+    def __init__(self, dataset: int, rows: np.ndarray, seed: tuple[int, ...]):
         self._dataset = dataset
         self._rows = rows
+        self._seed = seed
+        self._lock = threading.Lock()
+        # A batch may reach from one time through into the next.
+        self._cached_order = functools.lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return 2**48  # grain wants a length
 
     def __getitem__(self, i: int) -> Place:
-        return self._dataset, int(self._rows[i])
+        epoch, place = divmod(int(i), len(self._rows))
+        with self._lock:
+            order = self._cached_order(epoch)
+        return self._dataset, int(order[place])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        # The last number tells these draws from those of examples and of the buckets' order.
+        return np.random.default_rng([*self._seed, epoch, 2]).permutation(self._rows)
 
 
 def _rows_by_bucket(config: DataConfig, dataset: FaceDataset) -> list[np.ndarray]:
@@ -73,9 +88,3 @@ def _rows_by_bucket(config: DataConfig, dataset: FaceDataset) -> list[np.ndarray
     return [
         np.flatnonzero((bucket == i) & large).astype(np.uint32) for i in range(len(config.buckets))
     ]
-
-
-def _seed(seed: int, dataset: int, bucket: int) -> int:
-    # grain shuffles epoch k with seed + k, so neighbouring seeds would repeat each other's orders.
-    digest = hashlib.sha256(f"{seed}/{dataset}/{bucket}".encode()).digest()
-    return int.from_bytes(digest[:4], "little")

@@ -64,3 +64,23 @@ def test_every_shape_covers_the_target():
         crop = choose_crop((height, width), tuple(target), face, "random", (rng.random(), 0.999))
         cut = crop.picture(np.zeros((height, width, 3), np.uint8))
         assert cut.shape == (*target, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "reduction"), [((127, 300), 1), ((128, 300), 2), ((256, 256), 4), ((900, 700), 8)]
+)
+def test_pictures_are_decoded_as_small_as_covers_the_target(source, reduction):
+    crop = choose_crop(source, (64, 64), FACE, "center")
+    assert crop.reduction == reduction
+
+
+def test_shrinking_does_not_alias():
+    # Lines one pixel apart are grey from afar.
+    stripes = np.zeros((96, 150, 3), np.uint8)
+    stripes[:, ::2] = 200
+    crop = choose_crop((96, 150), (64, 64), np.array([[70.0, 50.0]]), "center")
+    cut = crop.picture(stripes).astype(int)
+    # Area averaging leaves 33 of 100, no blur 100.
+    assert np.abs(cut - 100).max() < 33
+    flat = np.full((96, 150, 3), 77, np.uint8)
+    np.testing.assert_array_equal(crop.picture(flat), 77)

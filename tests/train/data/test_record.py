@@ -59,11 +59,12 @@ def test_records_come_back_from_a_tfds_data_source_bit_by_bit(tmp_path):
 def test_parts_read_as_one_in_the_order_of_their_names(tmp_path):
     for part, first, sizes in (("a", 0, [(64, 64)] * 3), ("b", 3, [(64, 96)] * 2)):
         drawn.dataset(tmp_path / "all" / part, sizes, first=first)
+    drawn.dataset(tmp_path / "all" / ".c.torn", [(64, 64)])  # what a killed build leaves
     dataset = FaceDataset(tmp_path / "all")
     keys = [dataset[row].key for row in range(len(dataset))]
     assert keys == ["00000", "00002", "00001", "00003", "00004"]
     np.testing.assert_array_equal(dataset.image_size[:, 1], [64, 64, 64, 96, 96])
-    folders = sorted((tmp_path / "all").glob("*/*/*"))
+    folders = sorted((tmp_path / "all").glob("[ab]/*/1.0.0"))
     assert len(tfds.builder_from_directories(folders).as_data_source(split="train")) == 5
 
 
@@ -131,6 +132,21 @@ def test_damaged_pictures_are_corrupt():
             drawn.record(0, image=image, sha256="").picture()
         with pytest.raises(CorruptRecord, match=told):
             drawn.record(0, image=image, sha256=picture_hash(image)).picture()
+
+
+def test_pictures_can_be_decoded_smaller():
+    record = drawn.record(0, image=drawn.jpeg(drawn.picture(131, 98, radius=20)), sha256="")
+    assert record.size() == (131, 98)
+    whole = record.picture()
+    for reduction in (2, 4):
+        small = record.picture(reduction)
+        assert small.shape == (-(-131 // reduction), -(-98 // reduction), 3)
+        there = whole[: 96 // reduction * reduction, : 96 // reduction * reduction]
+        there = there.reshape(96 // reduction, reduction, 96 // reduction, reduction, 3)
+        difference = small[: 96 // reduction, : 96 // reduction] - there.mean((1, 3))
+        assert np.abs(difference).mean() < 3
+    with pytest.raises(CorruptRecord, match="no JPEG"):
+        drawn.record(0, image=b"nothing", sha256="").size()
 
 
 def test_tensorflow_is_not_imported(tmp_path):

@@ -1,0 +1,197 @@
+"""`python -m benchmarks.input_pipeline`: images a second that training's data threads make.
+
+The records are made here: JPEGs of noise with a photograph's spectrum and size in bytes. Prints one
+JSON object; `--record` appends it to `benchmarks/results/input_pipeline.json`.
+"""
+
+import io
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from instantid_jax.prompt import PromptTokenizer
+from instantid_jax.untrained import VOCABULARY, untrained_model
+from train.data.batches import Batches
+from train.data.buckets import aspect_buckets
+from train.data.config import DataConfig, DatasetShare
+from train.data.loader import Loader
+from train.data.reading import FaceDataset
+from train.data.record import Record, picture_hash
+from train.data.writing import write_dataset
+
+RESULTS = Path(__file__).parent / "results" / "input_pipeline.json"
+CAPTION = "a photograph of a woman with red hair, smiling in front of a white house"
+
+
+def measure(
+    resolution: int = 1024,
+    records: int = 64,
+    steps: int = 24,
+    batch_size: int = 8,
+    threads: int = 4,
+    record: bool = False,
+) -> dict[str, Any]:
+    """Times the loader, and the parts of one example on one core.
+
+    Args:
+      resolution: of the buckets; pictures are stored a tenth larger than their bucket.
+      records: how many different ones there are; fewer than memory holds, so no disk is measured.
+      steps: batches that are timed.
+      batch_size: examples a batch.
+      threads: examples made at a time.
+      record: append the result to benchmarks/results/input_pipeline.json.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        sizes = _write(folder / "data", resolution, records)
+        model = untrained_model(folder)
+        tokenizers = [
+            PromptTokenizer(model / name, positions=77, vocabulary=VOCABULARY)
+            for name in ("tokenizer", "tokenizer_2")
+        ]
+        share = DatasetShare(folder=str(folder / "data"))
+        config = DataConfig(datasets=(share,), buckets=aspect_buckets(resolution))
+        batches = Batches(config, tokenizers, batch_size, 0)
+        dataset = FaceDataset(folder / "data")
+        loader = Loader(batches, threads=threads)
+        for _ in range(3):
+            next(loader)
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            next(loader)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        loader.close()
+        parts = _parts(dataset, batches)
+    images = steps * batch_size
+    result = {
+        "images_per_second": round(images / seconds, 1),
+        "cpu_ms_per_image": round(1e3 * cpu / images, 2),
+        "jpeg_share": round(parts["decode_jpeg"] / parts["whole_example"], 3),
+        "one_core_ms": {name: round(value, 2) for name, value in parts.items()},
+        "resolution": resolution,
+        "jpeg_kilobytes": round(float(np.mean(sizes)) / 1000),
+        "batch_size": batch_size,
+        "threads": threads,
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 1),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "versions": {
+            name: version(name)
+            for name in ("numpy", "opencv-python", "grain", "tensorflow-datasets", "array_record")
+        },
+        "command": shlex.join(["python", "-m", "benchmarks.input_pipeline", *sys.argv[1:]]),
+    }
+    if record:
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps([*results, result], indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def _parts(dataset: FaceDataset, batches: Batches) -> dict[str, float]:
+    """CPU milliseconds of one example's parts, one after the other in one thread."""
+    rows = range(min(32, len(dataset)))
+    records = [dataset[row] for row in rows]
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    parts = {
+        "read": _mean_ms(lambda i: dataset[i], len(rows)),
+        "check_sha256": _mean_ms(lambda i: picture_hash(records[i].image), len(rows)),
+        "decode_jpeg": _mean_ms(
+            lambda i: cv2.imdecode(np.frombuffer(records[i].image, np.uint8), flags), len(rows)
+        ),
+        "whole_example": _mean_ms(
+            lambda i: batches.example(i // batches.global_batch_size, i % 8), len(rows)
+        ),
+    }
+    cv2.setNumThreads(before)
+    return parts
+
+
+def _mean_ms(call: Callable[[int], Any], count: int) -> float:
+    for i in range(min(4, count)):
+        call(i)
+    start = time.process_time()
+    for i in range(count):
+        call(i)
+    return 1e3 * (time.process_time() - start) / count
+
+
+def _write(folder: Path, resolution: int, count: int) -> list[int]:
+    """Writes the records; returns their pictures' sizes in bytes."""
+    rng = np.random.default_rng(0)
+    buckets = aspect_buckets(resolution)
+    made = []
+    for i in range(count):
+        height, width = (round(1.1 * side) for side in buckets[i % len(buckets)])
+        kps = np.array([[-1, -1], [1, -1], [0, 0], [-0.8, 1], [0.8, 1]]) * 0.08 * resolution
+        kps += [width / 2, height / 2]
+        image = _photograph(rng, height, width)
+        made.append(
+            (
+                Record(
+                    image=image,
+                    captions={"alt": CAPTION},
+                    embedding=rng.normal(size=512).astype(np.float32),
+                    kps=kps,
+                    bbox=np.concatenate([kps.min(0), kps.max(0)]),
+                    det_score=0.9,
+                    original_size=(height, width),
+                    sharpness=100.0,
+                    reference_embeddings=np.zeros((0, 512), np.float32),
+                    key=f"{i:05}",
+                    sha256=picture_hash(image),
+                ),
+                (height, width),
+            )
+        )
+    write_dataset(folder, made, shards=2)
+    return [len(record.image) for record, _ in made]
+
+
+def _photograph(rng: np.random.Generator, height: int, width: int) -> bytes:
+    """A JPEG of noise whose spectrum falls as a photograph's, one over the frequency."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    channels = []
+    for _ in range(3):
+        spectrum = np.fft.rfft2(rng.normal(size=(height, width))) / frequency**1.4
+        noise = np.fft.irfft2(spectrum, (height, width))
+        channels.append(noise / noise.std())
+    # Colour varies less than brightness.
+    pixels = 128 + 50 * (channels[0][..., None] + 0.2 * np.stack(channels, -1))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, format="JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.machine()
+
+
+def main() -> None:
+    import tyro
+
+    print(json.dumps(tyro.cli(measure, prog="python -m benchmarks.input_pipeline")))
+
+
+if __name__ == "__main__":
+    main()
