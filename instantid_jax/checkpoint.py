@@ -2,18 +2,23 @@
 
 A converted model:
 
-    instantid_jax.json                  format, components, pipeline settings
+    instantid_jax.json                  format, components, pipeline settings, and size and CRC-32
+                                        of every file of parameters
     <component>/config.json             the network's configuration
     <component>/params/                 its parameters under our names, each in its own dtype
     scheduler/scheduler_config.json
     tokenizer/, tokenizer_2/
 """
 
+import concurrent.futures
+import contextlib
 import functools
-import logging
+import math
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +30,10 @@ from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json, write_json
 from instantid_jax.params import Params, mismatches
 
-logger = logging.getLogger(__name__)
-
 INDEX = "instantid_jax.json"
 FORMAT = 1
-# Orbax would hold a second copy of all arrays in flight; this keeps the peak near the weights.
-CONCURRENT_GB = 0.1
+# Reading, Orbax would hold a second copy of all arrays in flight.
+IN_FLIGHT_BYTES = 100_000_000
 
 
 def save_model(model: Model, path: Path, dtype: jnp.dtype | None = None) -> Iterator[str]:
@@ -42,6 +45,7 @@ def save_model(model: Model, path: Path, dtype: jnp.dtype | None = None) -> Iter
       dtype: of the saved parameters; None keeps each tensor's own.
     Raises:
       FileExistsError: if `path` exists and is not an empty folder.
+      InputError: if a component cannot be read, or the disk is full.
     """
     with new_folder(path) as folder:
         for name, component in model.components.items():
@@ -56,6 +60,10 @@ def save_model(model: Model, path: Path, dtype: jnp.dtype | None = None) -> Iter
                 "format": FORMAT,
                 "components": list(model.components),
                 "force_zeros_for_empty_prompt": model.force_zeros_for_empty_prompt,
+                "files": {
+                    str(file.relative_to(folder)): [file.stat().st_size, _crc32(file)]
+                    for file in _parameter_files(folder)
+                },
             },
         )
         (folder / "scheduler").mkdir()
@@ -70,16 +78,13 @@ def open_model(path: Path) -> Model:
     Raises:
       InputError: if the folder is another thing, or of a newer format.
     """
-    if not (path / INDEX).is_file():
-        raise InputError(
-            f"{path} is no converted model (it has no {INDEX}): make one with "
-            "`python -m convert to-jax`, or give PyTorch's files as sdxl and instantid"
-        )
-    index = read_json(path / INDEX)
-    if index.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has format {index.get('format')!r}, expected {FORMAT}: convert it again"
-        )
+    index = _read_index(path)
+    for name, (size, _) in index["files"].items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes, expected {size}"
+            raise InputError(f"{path} is damaged: {name} {what}; copy or convert it again")
     components = {}
     for name in index["components"]:
         place = _place(path, name)
@@ -96,10 +101,55 @@ def open_model(path: Path) -> Model:
     )
 
 
+def _read_index(path: Path) -> dict[str, Any]:
+    if not (path / INDEX).is_file():
+        raise InputError(
+            f"{path} is no converted model (it has no {INDEX}): make one with "
+            "`python -m convert to-jax`, or give PyTorch's files as sdxl and instantid"
+        )
+    index = read_json(path / INDEX)
+    if index.get("format") != FORMAT:
+        raise InputError(
+            f"{path} has format {index.get('format')!r}, expected {FORMAT}: convert it again"
+        )
+    return index
+
+
+def check_values(path: Path) -> None:
+    """Compares the files of a model's parameters with the checksums taken when it was written.
+
+    Orbax itself reads wrong numbers without a word.
+
+    Raises:
+      InputError: naming the first file that differs.
+    """
+    for name, (_, crc) in _read_index(path)["files"].items():
+        if _crc32(path / name) != crc:
+            raise InputError(
+                f"{path} is damaged: {name} has another checksum than when it was written; copy or "
+                "convert it again"
+            )
+
+
 def save_params(params: Params, path: Path) -> None:
-    """Writes one flat dictionary of arrays."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_concurrent_gb=CONCURRENT_GB)) as saver:
-        saver.save(path.absolute(), args=ocp.args.PyTreeSave(params))
+    """Writes one flat dictionary of arrays.
+
+    Raises:
+      InputError: if the disk is full.
+    """
+    size = sum(array.nbytes for array in params.values())
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise InputError(
+            f"no room for {path.parent.name}: it takes {size / 1e9:.1f} GB, the disk has "
+            f"{free / 1e9:.1f} GB left; free some, or write to another"
+        )
+    # Weights hardly compress, and what is not compressed is written from where it lies.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+    # In a thread that is waited for: interrupted itself, Orbax would go on writing behind our back.
+    with ocp.Checkpointer(handler) as saver, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        args = ocp.args.PyTreeSave(params)
+        thread.submit(saver.save, path.absolute(), args=args).result()
 
 
 def load_params(
@@ -113,33 +163,67 @@ def load_params(
     Raises:
       InputError: if names or shapes differ, or the data cannot be read.
     """
-    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=CONCURRENT_GB)
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with ocp.Checkpointer(handler) as restorer:
-        try:
-            found = restorer.metadata(path.absolute()).item_metadata.tree
-            faults = mismatches(
-                {name: tuple(want.shape) for name, want in wanted.items()},
-                {name: tuple(array.shape) for name, array in found.items()},
-            )
-            if not faults:
-                how = {
-                    name: ocp.ArrayRestoreArgs(
-                        restore_type=jax.Array, sharding=sharding, dtype=dtype or array.dtype
-                    )
-                    for name, array in found.items()
-                }
-                return restorer.restore(
-                    path.absolute(), args=ocp.args.PyTreeRestore(restore_args=how)
-                )
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"{path} cannot be read ({reason}); convert the model again"
-            ) from error
-    raise InputError(
-        f"{path} does not fit its configuration: {'; '.join(faults)}; convert it again"
+    found = stored_params(path)
+    faults = mismatches(
+        {name: tuple(want.shape) for name, want in wanted.items()},
+        {name: tuple(array.shape) for name, array in found.items()},
     )
+    if faults:
+        raise InputError(
+            f"{path} does not fit its configuration: {'; '.join(faults)}; convert it again"
+        )
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    how = {
+        name: ocp.ArrayRestoreArgs(
+            restore_type=jax.Array, sharding=sharding, dtype=dtype or array.dtype
+        )
+        for name, array in found.items()
+    }
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_in_flight_gb(found.values()))
+    with _readable(path), ocp.Checkpointer(handler) as restorer:
+        return restorer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=how))
+
+
+def stored_params(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names, shapes and dtypes of the arrays that `save_params` wrote, without their values.
+
+    Raises:
+      InputError: if they cannot be read.
+    """
+    with _readable(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(path.absolute()).item_metadata.tree
+        return {
+            name: jax.ShapeDtypeStruct(tuple(array.shape), array.dtype)
+            for name, array in tree.items()
+        }
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what Orbax raises for a damaged folder into one line."""
+    try:
+        yield
+    except Exception as error:  # for missing data it raises an Exception of no class of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path} cannot be read ({reason}); convert the model again") from error
+
+
+def _in_flight_gb(arrays: Iterable[jax.Array | jax.ShapeDtypeStruct]) -> float:
+    """How much Orbax may hold beside the arrays; it refuses one that is not smaller than this."""
+    largest = max((math.prod(a.shape) * a.dtype.itemsize for a in arrays), default=0)
+    return max(IN_FLIGHT_BYTES, largest + 1) / 10**9
+
+
+def _parameter_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("params/**/*") if p.is_file())
+
+
+def _crc32(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            crc = zlib.crc32(part, crc)
+    return crc
 
 
 def _place(folder: Path, component: str) -> Path:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from instantid_jax.errors import InputError
 from instantid_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from instantid_jax.models.config import per_block
 from instantid_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from instantid_jax.models.resampler import Resampler, ResamplerConfig
-from instantid_jax.models.unet import UNet2DConditionModel, UNetConfig
+from instantid_jax.models.unet import EncoderConfig, UNet2DConditionModel, UNetConfig
 from instantid_jax.models.vae import AutoencoderKL, VAEConfig
 from instantid_jax.params import Network, Params
 
@@ -107,6 +108,11 @@ def check_fit(networks: Mapping[str, Network]) -> None:
       InputError: naming the first two widths that differ.
     """
     unet = networks["unet"].config
+    if unet.in_channels != unet.out_channels:
+        raise InputError(
+            f"the UNet takes {unet.in_channels} channels and makes {unet.out_channels}, as those "
+            "for inpainting and picture editing do, which are not supported; take one of SDXL base"
+        )
     tokens = networks["image_proj"].config.output_dim
     first, second = networks["text_encoder"].config, networks["text_encoder_2"].config
     added = second.projection_dim + 6 * unet.addition_time_embed_dim
@@ -131,11 +137,12 @@ def check_fit(networks: Mapping[str, Network]) -> None:
                 f"{name}: projection_class_embeddings_input_dim={got}, expected {added} (text "
                 "encoder 2's projection_dim and six time ids); take files made for the same model"
             )
-        if name != "unet" and part.config.block_out_channels != unet.block_out_channels:
-            raise InputError(
-                f"{name}: block_out_channels {part.config.block_out_channels} differ from the "
-                f"UNet's {unet.block_out_channels}; take a ControlNet made for this UNet"
-            )
+        for key, wanted in _skips(unet).items():
+            if _skips(part.config)[key] != wanted:
+                raise InputError(
+                    f"{name}: {key}={_skips(part.config)[key]}, expected the UNet's {wanted}; take "
+                    "a ControlNet made for this UNet"
+                )
         if name.startswith("controlnets.") and (
             part.config.cross_attention_dim != unet.cross_attention_dim
         ):
@@ -151,3 +158,13 @@ def check_fit(networks: Mapping[str, Network]) -> None:
             f"{networks['vae'].config.downscale} of the size, the UNet takes {unet.in_channels} "
             "at 1/8; take the VAE of this UNet"
         )
+
+
+def _skips(config: EncoderConfig) -> dict[str, Any]:
+    """The settings that decide a UNet's skips, to which a ControlNet's residuals are added."""
+    blocks = len(config.block_out_channels)
+    return {
+        "in_channels": config.in_channels,
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": per_block(config.layers_per_block, blocks, "layers_per_block"),
+    }

@@ -1,99 +1,186 @@
 """Telling from names and shapes what a weights file is, so that a wrong one can be named."""
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Mapping
 
 from instantid_jax.weights.original import PREFIXES, STATE
 from instantid_jax.weights.tensors import Tensors
 
-SDXL_TEXT = 2048
-SD15_TEXT = 768
-SD2_TEXT = 1024
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Length of a face embedding, and of the states of CLIP's image encoders (ViT-H, ViT-bigG).
+FACE = 512
+CLIP_IMAGE = (1280, 1664)
+# What tells base models apart: the width of the text and of the added embeddings' input.
+SDXL, REFINER = (2048, 2816), (1280, 2560)
+BASES = {SDXL: "SDXL", REFINER: "SDXL refiner", (768, None): "SD 1.x", (1024, None): "SD 2.x"}
+# Input channels of UNets that are fed a picture beside the noise.
+EDITORS = {9: "inpainting", 8: "picture editing"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a file is.
+
+    Attributes:
+      phrase: a noun phrase, "an SD 1.x checkpoint (one file, original layout)".
+      part: what it can be here, "sdxl" (a whole checkpoint), "instantid" (the adapter) or the name
+        of a component; None where nothing here takes it.
+    """
+
+    phrase: str
+    part: str | None = None
 
 
 def identify(tensors: Tensors) -> str:
-    """What a file of tensors is, as a noun phrase: "an SD 1.x checkpoint (one file)"."""
-    shapes = {name.removeprefix(STATE): tensor.shape for name, tensor in tensors.items()}
+    """What a file of tensors is, as a noun phrase."""
+    return kind_of(tensors).phrase
+
+
+def kind_of(tensors: Tensors) -> Kind:
+    """What a file of tensors is."""
+    shapes = {name.removeprefix(STATE): tuple(tensor.shape) for name, tensor in tensors.items()}
     if not shapes:
-        return "a file without tensors"
-    for recognise in (_whole_checkpoint, _adapter, _lora, _diffusers_network, _text_encoder, _vae):
+        return Kind("a file without tensors")
+    for recognise in (
+        _whole_checkpoint,
+        _adapter,
+        _addition,
+        _transformer,
+        _network,
+        _text_encoder,
+        _vae,
+    ):
         found = recognise(shapes)
         if found:
             return found
-    return f"a file of {len(shapes)} tensors of another kind ({', '.join(list(shapes)[:2])}, ...)"
+    names = ", ".join(list(shapes)[:2])
+    return Kind(f"a file of {len(shapes)} tensors of another kind ({names}, ...)")
 
 
-def _any(shapes: Iterable[str], *prefixes: str) -> bool:
+def _any(shapes: Shapes, *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in shapes)
 
 
-def _whole_checkpoint(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _whole_checkpoint(shapes: Shapes) -> Kind | None:
+    """Checkpoints in the original layout."""
     if _any(shapes, "control_model."):
-        return "a ControlNet in the original layout (convert it to diffusers' first)"
-    if not _any(shapes, PREFIXES["unet"]):
+        return Kind("a ControlNet in the original layout (convert it to diffusers' first)")
+    unet = PREFIXES["unet"]
+    if not _any(shapes, unet):
         return None
+    whole = "(one file, original layout)"
+    channels = shapes.get(f"{unet}input_blocks.0.0.weight", (0, 4))[1]
+    editor = f"{EDITORS[channels]} " if channels in EDITORS else ""
+    if _any(shapes, f"{unet}joint_blocks.", f"{unet}double_blocks."):
+        return Kind("an SD 3 or FLUX checkpoint (one file)")
     if _any(shapes, "conditioner.embedders.1."):
-        return "an SDXL checkpoint (one file, original layout)"
+        return Kind(f"an SDXL {editor}checkpoint {whole}", None if editor else "sdxl")
     if _any(shapes, "conditioner.embedders.0.model."):
-        return "an SDXL refiner checkpoint (one file, original layout)"
+        return Kind(f"an SDXL refiner checkpoint {whole}")
+    if _any(shapes, "conditioner."):
+        return Kind(f"a Stable Video Diffusion checkpoint {whole}")
     if _any(shapes, "cond_stage_model.model."):
-        return "an SD 2.x checkpoint (one file, original layout)"
+        return Kind(f"an SD 2.x {editor}checkpoint {whole}")
     if _any(shapes, "cond_stage_model."):
-        return "an SD 1.x checkpoint (one file, original layout)"
-    if _any(shapes, "model.diffusion_model.joint_blocks", "model.diffusion_model.double_blocks"):
-        return "an SD 3 or FLUX checkpoint (one file)"
-    return f"a {_base(_text_width(shapes))} UNet in the original layout, without the rest"
+        return Kind(f"an SD 1.x {editor}checkpoint {whole}")
+    base = _base(shapes, f"{unet}label_emb.0.0.weight")
+    return Kind(f"{_article(base)} {base} {editor}UNet in the original layout, without the rest")
 
 
-def _adapter(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _adapter(shapes: Shapes) -> Kind | None:
+    """Adapters with keys and values for a picture: InstantID's and IP-Adapters."""
     if not _any(shapes, "image_proj.", "ip_adapter."):
         return None
-    if "image_proj.latents" not in shapes:
-        return "an IP-Adapter without a Resampler, not InstantID's"
-    width = shapes.get("image_proj.proj_in.weight", (0, 0))[-1]
-    if width != 512:
-        return f"an adapter for image embeddings of {width} numbers"
-    return "an InstantID adapter"
+    if "image_proj.latents" in shapes:
+        width = shapes.get("image_proj.proj_in.weight", (0, FACE))[-1]
+        if width in CLIP_IMAGE:
+            return Kind(f"an IP-Adapter Plus (for CLIP's image embeddings, {width} numbers)")
+        told = "" if width == FACE else f" for face embeddings of {width} numbers"
+        return Kind(f"an InstantID adapter{told}", "instantid")
+    if _any(shapes, "image_proj.perceiver_resampler."):
+        return Kind("an IP-Adapter FaceID Plus")
+    if "image_proj.proj.0.weight" in shapes:
+        faces = shapes["image_proj.proj.0.weight"][-1] == FACE
+        return Kind("an IP-Adapter FaceID" if faces else "an IP-Adapter Full")
+    if _any(shapes, "image_proj."):
+        return Kind("an IP-Adapter (for CLIP's image embeddings)")
+    return Kind("keys and values of an adapter without its image_proj")
 
 
-def _lora(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    if any(".lora_" in name or "lora_unet" in name or "lora.down" in name for name in shapes):
-        return "a LoRA"
+def _addition(shapes: Shapes) -> Kind | None:
+    """Small files that change another model."""
+    if "lora_controlnet" in shapes:
+        return Kind("a Control-LoRA")
+    marks = (".lora_", "lora_unet", "lora_te", "lora.down", ".lora.", ".hada_", ".lokr_")
+    if any(mark in name for name in shapes for mark in marks):
+        return Kind("a LoRA")
+    if {"clip_l", "clip_g"} & set(shapes) or _any(shapes, "emb_params", "string_to_param"):
+        return Kind("a textual-inversion embedding")
     return None
 
 
-def _diffusers_network(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    if not _any(shapes, "down_blocks."):
+def _transformer(shapes: Shapes) -> Kind | None:
+    """Diffusion transformers, in any layout."""
+    blocks = ("double_blocks.", "joint_blocks.", "single_transformer_blocks.")
+    if _any(shapes, *blocks, "transformer_blocks."):
+        return Kind("a diffusion transformer (SD 3, FLUX or a like one)")
+    return None
+
+
+def _network(shapes: Shapes) -> Kind | None:
+    """UNets and ControlNets in diffusers' layout."""
+    if not _any(shapes, "down_blocks.") or not _any(shapes, "conv_in."):
         return None
-    base = _base(_text_width(shapes))
+    base = _base(shapes, "add_embedding.linear_1.weight")
+    known = not base.startswith(("SD 1", "SD 2", "SDXL refiner", "unknown"))
     if _any(shapes, "controlnet_cond_embedding."):
-        return f"{_article(base)} {base} ControlNet (diffusers layout)"
-    return f"{_article(base)} {base} UNet (diffusers layout)"
+        if _any(shapes, "task_embedding", "control_add_embedding."):
+            return Kind(f"{_article(base)} {base} union ControlNet (diffusers layout)")
+        return Kind(
+            f"{_article(base)} {base} ControlNet (diffusers layout)",
+            "controlnet" if known else None,
+        )
+    channels = shapes.get("conv_in.weight", (0, 4))[1]
+    editor = f"{EDITORS[channels]} " if channels in EDITORS else ""
+    return Kind(
+        f"{_article(base)} {base} {editor}UNet (diffusers layout)",
+        "unet" if known and not editor else None,
+    )
 
 
-def _text_encoder(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    if any(name.endswith("embeddings.token_embedding.weight") for name in shapes):
-        return "a CLIP text encoder (transformers layout)"
-    return None
+def _text_encoder(shapes: Shapes) -> Kind | None:
+    if not any(name.endswith("embeddings.token_embedding.weight") for name in shapes):
+        return None
+    if _any(shapes, "vision_model."):
+        return Kind("a whole CLIP model, of text and pictures")
+    if "text_projection.weight" in shapes:
+        return Kind("a CLIP text encoder with a projection", "text_encoder_2")
+    return Kind("a CLIP text encoder", "text_encoder")
 
 
-def _vae(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _vae(shapes: Shapes) -> Kind | None:
     if _any(shapes, "encoder.down_blocks.", "decoder.up_blocks."):
-        return "a VAE (diffusers layout)"
+        channels = shapes.get("decoder.conv_in.weight", (0, 4))[1]
+        told = "" if channels == 4 else f" with {channels} latent channels"
+        return Kind(f"a VAE{told} (diffusers layout)", "vae")
     if _any(shapes, "encoder.down.", "decoder.up."):
-        return "a VAE (original layout)"
+        return Kind("a VAE (original layout; convert it to diffusers' first)")
     return None
 
 
-def _text_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Width of the text that the network's cross-attentions take."""
-    return next((s[1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), None)
+def _base(shapes: Shapes, added: str) -> str:
+    """The base model that a UNet or ControlNet belongs to, or how wide its text is.
 
-
-def _base(text_width: int | None) -> str:
-    """The base model whose text is so wide."""
-    known = {SDXL_TEXT: "SDXL", SD15_TEXT: "SD 1.x", SD2_TEXT: "SD 2.x"}
-    return known.get(text_width, f"{text_width}-wide")
+    Args:
+      added: name of the first weight of the added embeddings.
+    """
+    text = next((s[1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), None)
+    width = shapes[added][1] if added in shapes else None
+    if (text, width) in BASES:
+        return BASES[text, width]
+    return "unknown kind of" if text is None else f"{text}-wide"
 
 
 def _article(noun: str) -> str:
-    return "an" if noun.startswith("SD") else "a"
+    return "an" if noun.startswith(("SD", "unknown")) else "a"

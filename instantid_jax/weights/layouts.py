@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from instantid_jax.components import Component, Model, component_shapes, network
 from instantid_jax.errors import InputError
@@ -15,8 +16,8 @@ from instantid_jax.json_files import read_json
 from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.params import Network, Params
 from instantid_jax.weights import names, original, sdxl_base, selection
-from instantid_jax.weights.hub import folder_of
-from instantid_jax.weights.identify import identify
+from instantid_jax.weights.hub import Select, folder_of
+from instantid_jax.weights.identify import identify, kind_of
 from instantid_jax.weights.tensors import Tensors
 from instantid_jax.weights.torch_files import TensorFile, open_tensors
 
@@ -39,25 +40,39 @@ def find_model(
     Raises:
       InputError: if something is missing, damaged, another thing than expected, or does not fit.
     """
-    if Path(sdxl).is_file():
-        parts, scheduler, tokenizer_folders = _single_file(Path(sdxl), tokenizers)
-        force_zeros = True
-    else:
-        folder = folder_of(sdxl, lambda files: selection.sdxl_files(files, variant))
-        parts = {
-            name: _diffusers_part(
-                folder, name, name, functools.partial(selection.weights_in, variant=variant)
-            )
-            for name in SDXL_PARTS
-        }
-        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-        tokenizer_folders = (folder / "tokenizer", folder / "tokenizer_2")
-        index = folder / "model_index.json"
-        settings = read_json(index) if index.is_file() else {}
-        force_zeros = bool(settings.get("force_zeros_for_empty_prompt", True))
+    parts, scheduler, tokenizer_folders, force_zeros = find_sdxl(
+        sdxl, tokenizers=tokenizers, variant=variant
+    )
     parts |= find_instantid(instantid, parts["unet"].network, variant=variant)
     model = Model(parts, scheduler, tokenizer_folders, force_zeros)
     return add_parts(model, controlnets, vae, variant=variant)
+
+
+def find_sdxl(
+    source: str, *, tokenizers: str | None = None, variant: str | None = None
+) -> tuple[dict[str, Component], dict[str, Any], tuple[Path, Path], bool]:
+    """SDXL's networks, scheduler settings, tokenizers, and `force_zeros_for_empty_prompt`."""
+    if Path(source).is_file():
+        return *_single_file(Path(source), tokenizers), True
+    try:
+        folder = folder_of(source, lambda files: selection.sdxl_files(files, variant))
+    except InputError as error:
+        found = _unet_in(Path(source))
+        raise InputError(f"{error}{f'; its unet/ holds {found}' if found else ''}") from error
+    parts = {
+        name: _diffusers_part(
+            folder, name, name, functools.partial(selection.weights_in, variant=variant)
+        )
+        for name in SDXL_PARTS
+    }
+    index = folder / "model_index.json"
+    settings = read_json(index) if index.is_file() else {}
+    return (
+        parts,
+        read_json(folder / "scheduler" / "scheduler_config.json"),
+        (folder / "tokenizer", folder / "tokenizer_2"),
+        bool(settings.get("force_zeros_for_empty_prompt", True)),
+    )
 
 
 def add_parts(
@@ -81,16 +96,29 @@ def find_instantid(
     Args:
       unet: whose cross-attentions the adapter extends.
     """
-    prefer = _preferring(variant)
-    folder = folder_of(source, functools.partial(prefer, selection.instantid_files))
-    adapter = (
-        folder
-        / prefer(
-            functools.partial(selection.weights_in, folder="", stems=("ip-adapter",)),
-            selection.list_folder(folder),
-        )[0]
+    folder = _folder_of(
+        source,
+        functools.partial(_preferring(variant), selection.instantid_files),
+        "the folder of an InstantID adapter and ControlNetModel/",
     )
-    file = open_tensors(adapter)
+    return {
+        **adapter_parts(adapter_file(folder, variant), unet),
+        "controlnet": _diffusers_part(
+            folder, "ControlNetModel", "controlnet", _weights_preferring(variant)
+        ),
+    }
+
+
+def adapter_file(folder: Path, variant: str | None = None) -> Path:
+    """The file of the adapter in a folder, or the index of its shards."""
+    rule = functools.partial(selection.weights_in, folder="", stems=("ip-adapter",))
+    return folder / _preferring(variant)(rule, selection.list_folder(folder))[0]
+
+
+def adapter_parts(path: Path, unet: Network) -> dict[str, Component]:
+    """The Resampler, and the keys and values for `unet`, from the adapter's file."""
+    file = open_tensors(path)
+    kind = kind_of(file.tensors)
     halves = {
         half: {
             name.removeprefix(f"{half}."): tensor
@@ -99,9 +127,9 @@ def find_instantid(
         }
         for half in ("image_proj", "ip_adapter")
     }
-    if sum(map(len, halves.values())) < len(file.tensors) or "latents" not in halves["image_proj"]:
-        raise InputError(f"{adapter} is {identify(file.tensors)}: expected an InstantID adapter")
-    config = adapter.parent / "config.json"
+    if kind.part != "instantid" or sum(map(len, halves.values())) < len(file.tensors):
+        raise InputError(f"{path} is {kind.phrase}: expected an InstantID adapter")
+    config = path.parent / "config.json"
     dim_head = read_json(config).get("dim_head", 64) if config.is_file() else 64
     resampler = ResamplerConfig.from_shapes(
         {name: tensor.shape for name, tensor in halves["image_proj"].items()}, dim_head
@@ -109,12 +137,9 @@ def find_instantid(
     image_proj = network("image_proj", settings := vars(resampler))
     return {
         "image_proj": _component(
-            "image_proj", image_proj, settings, halves["image_proj"], str(adapter)
+            "image_proj", image_proj, settings, halves["image_proj"], str(path)
         ),
-        "ip_adapter": _component("ip_adapter", unet, {}, halves["ip_adapter"], str(adapter)),
-        "controlnet": _diffusers_part(
-            folder, "ControlNetModel", "controlnet", _weights_preferring(variant)
-        ),
+        "ip_adapter": _component("ip_adapter", unet, {}, halves["ip_adapter"], str(path)),
     }
 
 
@@ -124,7 +149,11 @@ def find_network(source: str, name: str, *, variant: str | None = None) -> Compo
     Args:
       name: "controlnet", "vae" or another key of `CLASSES`.
     """
-    folder = folder_of(source, functools.partial(_preferring(variant), selection.model_files))
+    folder = _folder_of(
+        source,
+        functools.partial(_preferring(variant), selection.model_files),
+        f"the folder of {EXPECTED[name]} in diffusers' layout",
+    )
     return _diffusers_part(folder, "", name, _weights_preferring(variant))
 
 
@@ -136,9 +165,32 @@ def read_params(tensors: Tensors, dtype: jnp.dtype | None) -> Params:
     """
     params = {}
     for name, tensor in tensors.items():
-        value = tensor.read()
-        params[name] = jnp.asarray(value if dtype is None else value.astype(dtype, copy=False))
+        kept = tensor.dtype if dtype is None else np.dtype(dtype)
+        try:
+            params[name] = jnp.asarray(_aligned_copy(tensor.read(), kept))
+        except FloatingPointError as error:
+            raise InputError(
+                f"{name} holds numbers too large for {kept}: choose bfloat16 or float32"
+            ) from error
     return params
+
+
+def _aligned_copy(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A contiguous copy at an address that lets JAX on a CPU take the memory over as it is.
+
+    Of an array at another address JAX makes copies of its own: two, at the peak.
+
+    Raises:
+      FloatingPointError: if a number is too large for `dtype`.
+    """
+    alignment = 64
+    size = value.size * dtype.itemsize
+    memory = np.empty(size + alignment, np.uint8)
+    start = -memory.ctypes.data % alignment
+    copy = memory[start : start + size].view(dtype).reshape(value.shape)
+    with np.errstate(over="raise"):
+        copy[...] = value
+    return copy
 
 
 def _component(
@@ -146,11 +198,17 @@ def _component(
 ) -> Component:
     """A component whose tensors bear torch's names, checked against the network now."""
     convert = names.adapter_to_jax if name == "ip_adapter" else names.to_jax
-    try:
-        ours = convert(tensors, component_shapes(name, net), f"{name} ({source})")
-    except InputError as error:
-        raise InputError(f"{error}; it is {identify(tensors)}") from error
+    ours = convert(tensors, component_shapes(name, net), f"{name} ({source})")
     return Component(net, settings, functools.partial(read_params, ours), source)
+
+
+def _folder_of(source: str, select: Select, expected: str) -> Path:
+    """As `folder_of`; a file that is given instead is named as what it is."""
+    if Path(source).is_file():
+        raise InputError(
+            f"{source} is {identify(open_tensors(source).tensors)}: expected {expected}"
+        )
+    return folder_of(source, select)
 
 
 def _preferring(variant: str | None) -> Callable[..., list[str]]:
@@ -182,13 +240,33 @@ def _diffusers_part(
     place = folder / subfolder
     settings = read_json(place / "config.json")
     file = open_tensors(folder / weights_in(selection.list_folder(folder), subfolder)[0])
+    return part_of(name, settings, file)
+
+
+def part_of(name: str, settings: Mapping[str, Any], file: TensorFile) -> Component:
+    """A network from its `config.json` and its weights in diffusers' or transformers' layout.
+
+    Raises:
+      InputError: if they are another network's, or do not fit each other.
+    """
+    kind = kind_of(file.tensors)
+    if kind.part != name:
+        raise InputError(f"{file.path} is {kind.phrase}: expected {EXPECTED[name]}")
+    said = settings.get("_class_name") or next(iter(settings.get("architectures") or ()), None)
+    if said is not None and said not in CLASSES[name]:
+        raise InputError(
+            f"{file.path} belongs to a {said}, says its config.json: expected a {CLASSES[name][0]}"
+        )
     tensors = dict(file.tensors)
     if name in ("text_encoder", "text_encoder_2"):
         tensors = names.text_encoder_names(tensors)
     elif name == "vae":
         tensors = names.vae_names(tensors)
-    _refuse_other_class(name, settings, place)
-    return _component(name, network(name, settings), settings, tensors, str(file.path))
+    try:
+        net = network(name, settings)
+    except InputError as error:
+        raise InputError(f"{file.path} ({kind.phrase}): {error}") from error
+    return _component(name, net, settings, tensors, str(file.path))
 
 
 CLASSES = {
@@ -200,11 +278,20 @@ CLASSES = {
 }
 
 
-def _refuse_other_class(name: str, settings: Mapping[str, Any], place: Path) -> None:
-    """Refuses a folder whose `config.json` says it is of another class."""
-    said = settings.get("_class_name") or next(iter(settings.get("architectures") or ()), None)
-    if said is not None and said not in CLASSES[name]:
-        raise InputError(f"{place} holds a {said}: expected a {CLASSES[name][0]}")
+EXPECTED = {
+    "unet": "an SDXL UNet",
+    "vae": "a VAE",
+    "controlnet": "an SDXL ControlNet",
+    "text_encoder": "a CLIP text encoder without a projection",
+    "text_encoder_2": "a CLIP text encoder with a projection",
+}
+
+
+def _unet_in(folder: Path) -> str | None:
+    """What the `unet/` of a folder in diffusers' layout holds, in whichever variant."""
+    for path in sorted((folder / "unet").glob("*.safetensors")):
+        return identify(open_tensors(path).tensors)
+    return None
 
 
 def _single_file(
@@ -212,9 +299,12 @@ def _single_file(
 ) -> tuple[dict[str, Component], dict[str, Any], tuple[Path, Path]]:
     """The parts of a checkpoint in the original layout, which takes SDXL base's configuration."""
     file = open_tensors(path)
-    found = identify(file.tensors)
-    if not found.startswith("an SDXL checkpoint"):
-        raise InputError(f"{path} is {found}: expected an SDXL checkpoint in the original layout")
+    kind = kind_of(file.tensors)
+    if kind.part != "sdxl":
+        raise InputError(
+            f"{path} is {kind.phrase}: expected an SDXL checkpoint in the original layout, or the "
+            "folder of one in diffusers'"
+        )
     parts = {}
     for name in SDXL_PARTS:
         settings = sdxl_base.SETTINGS[name]
