@@ -45,7 +45,7 @@ class Crop:
             # alias; OpenCV's area averaging takes several times as long.
             factor = max(1.0, pixels.shape[0] / self.resized[0])
             width = 0.5 * (factor**2 - 1) ** 0.5
-            if width > 0.2:
+            if width > 0.3:
                 pixels = cv2.GaussianBlur(pixels, (0, 0), width)
             pixels = cv2.resize(pixels, self.resized[::-1], interpolation=cv2.INTER_CUBIC)
         rows = slice(self.top, self.top + self.target[0])
