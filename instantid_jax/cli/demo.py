@@ -3,14 +3,12 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import skimage.data
-import tyro
 from PIL import Image
 
 from instantid_jax.cli.generate import Sampling, Weights
+from instantid_jax.cli.outputs import check_picture
 from instantid_jax.face.face import Face
 from instantid_jax.face.keypoints import draw_keypoints
 from instantid_jax.pictures import save_png
@@ -39,14 +37,18 @@ def astronaut() -> Face:
 
 def demo(
     output: Path = Path("out/demo.png"),
-    weights: Annotated[Weights, tyro.conf.arg(name="")] = Weights(),  # noqa: B008
-    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling(),  # noqa: B008
+    weights: Weights = Weights(),  # noqa: B008
+    sampling: Sampling = Sampling(),  # noqa: B008
 ) -> None:
     """Makes one picture from a photo that is installed; shows photo, keypoints and picture.
 
     Args:
       output: a .png file.
     """
+    import skimage.data  # slow to import, and the other commands do not need it
+
+    check_picture(output)
+    sampling.check()
     logger.warning(
         "the demo's face embedding is drawn at random (no face recogniser may be bundled); its "
         "keypoints were measured by hand on scikit-image's astronaut.png"

@@ -1,14 +1,15 @@
 """`instantid embed`: photos in, face files out."""
 
+import collections
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 from tqdm import tqdm
 
 from instantid_jax.cli.faces import FacePack
+from instantid_jax.cli.outputs import check_folder
 from instantid_jax.errors import InputError
 from instantid_jax.pictures import find_pictures
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 def embed(
     photos: tyro.conf.Positional[Path],
     output: Path,
-    face_pack: Annotated[FacePack, tyro.conf.arg(name="")] = FacePack(),  # noqa: B008
+    face_pack: FacePack = FacePack(),  # noqa: B008
 ) -> None:
     """Writes the largest face of every photo as .npz, for `instantid generate --face`.
 
@@ -26,15 +27,14 @@ def embed(
       photos: a photo, or a folder of photos.
       output: a folder; photo a/b.jpg becomes a/b.npz in it.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} is a file: expected a folder")
+    check_folder(output)
     found = find_pictures(photos)
     base = photos if photos.is_dir() else photos.parent
     targets = {path: (output / path.relative_to(base)).with_suffix(".npz") for path in found}
-    doubled = {t for t in targets.values() if list(targets.values()).count(t) > 1}
-    if doubled:
+    target, photos_of_it = collections.Counter(targets.values()).most_common(1)[0]
+    if photos_of_it > 1:
         raise InputError(
-            f"two photos would both become {min(doubled)}: give their names different stems"
+            f"{photos_of_it} photos would all become {target}: give their names different stems"
         )
     failed = 0
     analyzer = face_pack.analyzer()

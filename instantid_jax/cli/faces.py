@@ -34,7 +34,9 @@ def person(sources: Sequence[str], pack: FacePack) -> Face:
     """One person from photos and `.npz` files."""
     return Face.mean(
         [
-            Face.load(source) if Path(source).suffix == ".npz" else pack.analyzer().analyze(source)
+            Face.load(source)
+            if Path(source).suffix.lower() == ".npz"
+            else pack.analyzer().analyze(source)
             for source in sources
         ]
     )

@@ -4,37 +4,42 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from instantid_jax.cache import cache_folder
 from instantid_jax.cli.faces import FacePack, person
+from instantid_jax.cli.outputs import check_picture
 from instantid_jax.diffusion.samplers import SAMPLERS
 from instantid_jax.errors import InputError
-from instantid_jax.pictures import save_png
-from instantid_jax.pipeline import InstantIDPipeline
+from instantid_jax.pictures import read_picture, save_png
+from instantid_jax.pipeline import InstantIDPipeline, inputs
 from instantid_jax.untrained import NOTICE, untrained_model
 
 logger = logging.getLogger(__name__)
 
+PER_CONTROLNET = (
+    "controlnet_conditioning_scale",
+    "control_guidance_start",
+    "control_guidance_end",
+)
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Which weights; without any, a small untrained model.
+    """--sdxl and --instantid, or --model; without any, a small untrained model.
 
     Attributes:
       sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
-      instantid: the adapter and ControlNetModel/: a folder or a hub id.
+      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id.
       model: a folder made by `python -m convert to-jax`, in place of both.
       controlnets: further ControlNets, each a folder or a hub id.
       vae: a VAE in place of SDXL's own: a folder or a hub id.
-      tokenizers: for a single file, where tokenizer/ and tokenizer_2/ lie; SDXL base's by default.
+      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
+        SDXL base's.
       variant: take the weights files so named, such as fp16.
-      dtype: what to compute in; bfloat16 on accelerators and float32 on a CPU by default.
-      vae_dtype: the same for the VAE; as dtype by default.
+      dtype: what to compute in; None is bfloat16 on accelerators and float32 on a CPU.
+      vae_dtype: the same for the VAE; None is as --dtype.
     """
 
     sdxl: str | None = None
@@ -61,25 +66,26 @@ class Sampling:
     """How the picture is made; names and meanings are diffusers'.
 
     Attributes:
-      negative_prompt: what to keep out.
-      prompt_2: for the second text encoder; as the prompt by default.
-      negative_prompt_2: for the second text encoder; as negative_prompt by default.
-      height: a multiple of 8; by default the photo's aspect ratio at the model's size.
-      width: a multiple of 8.
+      negative_prompt: what to keep out of the picture.
+      prompt_2: for the second text encoder; None is as --prompt.
+      negative_prompt_2: for the second text encoder; None is as --negative-prompt.
+      height: in pixels, a multiple of 8; None takes the photo's aspect ratio at the model's size.
+      width: in pixels, a multiple of 8.
       num_inference_steps: denoising steps.
       guidance_scale: how strongly the prompt is followed; up to 1 there is no guidance.
-      ip_adapter_scale: strength of the Image Adapter.
-      controlnet_conditioning_scale: strength of IdentityNet, then of each further ControlNet.
+      ip_adapter_scale: strength of the Image Adapter, for likeness.
+      controlnet_conditioning_scale: strength of IdentityNet, for likeness and the places of eyes,
+        nose and mouth, then that of each further ControlNet; one number stands for all.
       control_guidance_start: share of the steps after which each ControlNet begins.
       control_guidance_end: share of the steps after which each ControlNet ends.
       guess_mode: let the ControlNets lead.
       clip_skip: layers of the text encoders to leave out beside the last.
-      original_size: height and width, SDXL's micro-conditioning.
-      crops_coords_top_left: top and left.
-      target_size: height and width.
-      scheduler: the checkpoint's own by default.
+      original_size: SDXL's micro-conditioning, height and width; None is the picture's.
+      crops_coords_top_left: SDXL's micro-conditioning, top and left.
+      target_size: SDXL's micro-conditioning, height and width; None is the picture's.
+      scheduler: None is the checkpoint's own.
       eta: share of DDPM's noise, for ddim.
-      seed: picture i of several has seed + i.
+      seed: from 0; picture i of several has seed + i.
       num_images_per_prompt: how many pictures.
     """
 
@@ -104,14 +110,32 @@ class Sampling:
     seed: int = 0
     num_images_per_prompt: int = 1
 
+    def check(self, controlnets: int | None = None) -> None:
+        """Refuses what no model takes, before one is loaded.
+
+        Args:
+          controlnets: how many there will be; None where only the model tells.
+        """
+        size = inputs.choose_size(self.height, self.width, (), side=8)
+        inputs.time_ids(size, self.original_size, self.crops_coords_top_left, self.target_size)
+        inputs.check_whole("num_inference_steps", self.num_inference_steps, 1, 10**6)
+        inputs.check_whole("num_images_per_prompt", self.num_images_per_prompt, 1, 1024)
+        inputs.check_whole("seed", self.seed, 0, 2**32 - self.num_images_per_prompt)
+        for name in ("guidance_scale", "ip_adapter_scale"):
+            inputs.check_number(name, getattr(self, name), 0)
+        arguments = self.arguments()
+        scales = [arguments[name] for name in PER_CONTROLNET]
+        several = [len(value) for value in scales if isinstance(value, tuple)]
+        if controlnets is None:
+            controlnets = max(several, default=1)
+        inputs.residual_scales(
+            [1] * controlnets, 1, *scales, guess_mode=False, guidance=False, batch=1
+        )
+
     def arguments(self) -> dict:
         """As `InstantIDPipeline.__call__` takes them; a single number stands for every net."""
         values = dataclasses.asdict(self)
-        for name in (
-            "controlnet_conditioning_scale",
-            "control_guidance_start",
-            "control_guidance_end",
-        ):
+        for name in PER_CONTROLNET:
             if len(values[name]) == 1:
                 values[name] = values[name][0]
         return values
@@ -123,9 +147,9 @@ def generate(
     output: Path,
     pose: str | None = None,
     control_images: tuple[str, ...] = (),
-    weights: Annotated[Weights, tyro.conf.arg(name="")] = Weights(),
-    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling(),
-    face_pack: Annotated[FacePack, tyro.conf.arg(name="")] = FacePack(),  # noqa: B008
+    weights: Weights = Weights(),
+    sampling: Sampling = Sampling(),
+    face_pack: FacePack = FacePack(),  # noqa: B008
 ) -> None:
     """Makes a picture of a person.
 
@@ -136,8 +160,15 @@ def generate(
       pose: a photo or .npz whose keypoints are used in place of the face's.
       control_images: a picture for each further ControlNet.
     """
-    if output.suffix.lower() != ".png":
-        raise InputError(f"--output {output}: expected a name ending in .png")
+    check_picture(output)
+    if weights.model is None and len(control_images) != len(weights.controlnets):
+        raise InputError(
+            f"--control-images has {len(control_images)} pictures, --controlnets names "
+            f"{len(weights.controlnets)} ControlNets: give one picture for each"
+        )
+    sampling.check(None if weights.model else 1 + len(weights.controlnets))
+    for picture in control_images:
+        read_picture(picture)
     shown = person(face, face_pack)
     posed = None if pose is None else person([pose], face_pack)
     pipe = weights.load()

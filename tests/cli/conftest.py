@@ -1,0 +1,94 @@
+"""The command in this process, on the small model and a drawn face pack."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from instantid_jax import Face, cli
+from instantid_jax.cli import faces
+from tests.face import synthetic_pack
+from tests.pipeline import small_model
+
+
+@dataclasses.dataclass
+class Ran:
+    """How a run ended: its status, lines of both outputs, and what was logged."""
+
+    status: int
+    out: list[str]
+    err: list[str]
+    log: list[str]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """The user's cache folder, with the small model in the place of the untrained one."""
+    folder = tmp_path_factory.mktemp("cache")
+    small_model.write(folder / "instantid_jax")
+    return folder
+
+
+@pytest.fixture
+def run(cache, tmp_path, monkeypatch, capfd, caplog) -> Callable[..., Ran]:
+    """Runs `instantid` in an empty folder; the arguments may be paths and numbers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    # Where insightface would look for packs: nowhere.
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO, "instantid_jax")
+
+    def call(*arguments) -> Ran:
+        caplog.clear()
+        capfd.readouterr()
+        status = 0
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+        out, err = capfd.readouterr()
+        log = [record.getMessage() for record in caplog.records]
+        return Ran(status, out.splitlines(), err.splitlines(), log)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def pack(tmp_path_factory) -> Path:
+    """A folder with a face pack that finds red squares."""
+    return synthetic_pack.write_pack(tmp_path_factory.mktemp("packs") / "synthetic")
+
+
+@pytest.fixture(autouse=True)
+def _no_pack_is_kept():
+    yield
+    faces._analyzer.cache_clear()
+
+
+@pytest.fixture
+def photo(tmp_path) -> Callable[..., Path]:
+    """Writes a photo of faces, each (top, left, side, identity)."""
+
+    def write(name: str, *drawn: tuple[int, int, int, int], size=(128, 256)) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(synthetic_pack.photo(*size, *drawn)).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def face_file(tmp_path) -> Path:
+    path = tmp_path / "me.npz"
+    small_model.person(0, image_size=(64, 128)).save(path)
+    return path
+
+
+@pytest.fixture
+def person() -> Face:
+    """Whom `face_file` holds."""
+    return small_model.person(0, image_size=(64, 128))

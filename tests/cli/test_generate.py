@@ -1,0 +1,254 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from instantid_jax import Face, InstantIDPipeline
+from instantid_jax.face.analysis import FaceAnalyzer
+from instantid_jax.pipeline import Result
+from instantid_jax.untrained import NOTICE, untrained_model
+from tests.pipeline import small_model
+
+# Faces of a photo of 128 x 256 pixels: top, left, side, identity.
+LEFT = (20, 20, 52, 1)
+RIGHT = (40, 150, 50, 2)
+SMALL = (80, 30, 26, 3)
+FAST = ("--num-inference-steps", 2)
+
+
+@pytest.fixture(scope="session")
+def pipe(cache):
+    folder = str(untrained_model(cache / "instantid_jax"))
+    return InstantIDPipeline.load(sdxl=folder, instantid=folder)
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_a_face_file_and_a_prompt_make_the_pipelines_picture(run, pipe, face_file, person):
+    ran = run("generate", "--face", face_file, "--prompt", "rain", "--output", "a/out.png", *FAST)
+    assert (ran.status, ran.out, ran.err) == (0, ["a/out.png"], [])
+    assert ran.log == [NOTICE]
+    picture = pipe("rain", face=person, num_inference_steps=2).images[0]
+    np.testing.assert_array_equal(pixels("a/out.png"), np.asarray(picture))
+    assert picture.size == small_model.SIZE[::-1]
+
+
+def test_a_picture_carries_how_it_was_made(run, face_file):
+    told = ("--negative-prompt", "snow", "--seed", 7, "--ip-adapter-scale", 1, "--guess-mode")
+    ran = run(
+        "generate", "--face", face_file, "--prompt", "雨", "--output", "out.png", *told, *FAST
+    )
+    assert ran.status == 0
+    with Image.open("out.png") as image:
+        assert image.text["prompt"] == "雨"
+        settings = json.loads(image.text["instantid"])
+    expected = {
+        "seed": 7,
+        "face": [str(face_file)],
+        "negative_prompt": "snow",
+        "ip_adapter_scale": 1.0,
+        "guess_mode": True,
+        "num_inference_steps": 2,
+        "scheduler": None,
+        "sdxl": None,
+        "pose": None,
+    }
+    assert settings.items() >= expected.items()
+
+
+def test_several_pictures_are_numbered_and_have_seeds_of_their_own(run, face_file, monkeypatch):
+    pictures = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    result = Result(pictures, latents=None, seeds=[5, 6])
+    monkeypatch.setattr(InstantIDPipeline, "load", lambda **_: lambda *_, **__: result)
+    ran = run("generate", "--face", face_file, "--prompt", "x", "--output", "a/out.png")
+    assert ran.out == ["a/out-1.png", "a/out-2.png"]
+    for path, picture, seed in zip(ran.out, pictures, result.seeds, strict=True):
+        with Image.open(path) as image:
+            assert json.loads(image.text["instantid"])["seed"] == seed
+        np.testing.assert_array_equal(pixels(path), np.asarray(picture))
+
+
+def test_photos_are_analysed_averaged_and_posed(run, pipe, photo, pack):
+    """Two photos of a person and one whose pose counts, through insightface."""
+    first, second = photo("a.png", LEFT), photo("b.png", RIGHT)
+    pose = photo("pose.png", SMALL, RIGHT)
+    ran = run(
+        *("generate", "--face", first, second, "--pose", pose, "--face-pack", pack),
+        *("--prompt", "rain", "--output", "out.png", *FAST),
+    )
+    assert ran.status == 0 and ran.err == []
+    assert ran.log == [f"2 faces in {pose}: the largest is used", NOTICE]
+
+    analyzer = FaceAnalyzer(pack)
+    face = Face.mean([analyzer.analyze(first), analyzer.analyze(second)])
+    arguments = {"face": face, "pose": analyzer.analyze(pose), "num_inference_steps": 2}
+    picture = pipe("rain", **arguments).images[0]
+    np.testing.assert_array_equal(pixels("out.png"), np.asarray(picture))
+
+
+def test_every_setting_reaches_the_pipeline(run, face_file, monkeypatch):
+    called = {}
+
+    class Loaded:
+        def __call__(self, *arguments, **settings):
+            called.update(settings, prompt=arguments)
+            raise KeyboardInterrupt
+
+    def load(**weights):
+        called.update(weights)
+        return Loaded()
+
+    monkeypatch.setattr(InstantIDPipeline, "load", load)
+    Image.new("RGB", (8, 8)).save("control.png")
+    weights = {
+        "sdxl": "some/sdxl",
+        "instantid": "some/instantid",
+        "controlnets": ["one"],
+        "vae": "some/vae",
+        "tokenizers": "some/tokenizers",
+        "variant": "fp16",
+        "dtype": "bfloat16",
+        "vae_dtype": "float32",
+    }
+    settings = {
+        "control_images": ["control.png"],
+        "negative_prompt": "b",
+        "prompt_2": "c",
+        "negative_prompt_2": "d",
+        "height": 72,
+        "width": 80,
+        "num_inference_steps": 9,
+        "guidance_scale": 3.5,
+        "ip_adapter_scale": 0.7,
+        "controlnet_conditioning_scale": [0.6, 0.5],
+        "control_guidance_start": 0.1,
+        "control_guidance_end": [0.8, 0.9],
+        "clip_skip": 1,
+        "original_size": [1, 2],
+        "crops_coords_top_left": [3, 4],
+        "target_size": [5, 6],
+        "scheduler": "ddim",
+        "eta": 0.25,
+        "seed": 11,
+        "num_images_per_prompt": 3,
+    }
+    flags = []
+    for name, value in (weights | settings).items():
+        flags += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
+    ran = run(
+        "generate",
+        "--face",
+        face_file,
+        "--prompt",
+        "a",
+        "--output",
+        "o.png",
+        *flags,
+        "--guess-mode",
+    )
+    assert (ran.status, ran.err) == (130, ["instantid: error: interrupted"])
+    face = called.pop("face")
+    assert face.image_size == (64, 128) and called.pop("pose") is None
+    lists = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in (weights | settings).items()
+    }
+    assert called == lists | {"prompt": ("a",), "model": None, "guess_mode": True}
+
+
+@pytest.fixture
+def bad(run, face_file, photo, pack, tmp_path, monkeypatch):
+    """Runs `generate` with what a case names in place of good arguments, and no model to load."""
+    monkeypatch.setattr(
+        "instantid_jax.cli.generate.untrained_model", lambda _: pytest.fail("weights are loaded")
+    )
+    photo("nobody.png")
+    (tmp_path / "words.jpg").write_text("not a picture")
+    (tmp_path / "words.npz").write_text("not a face")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.png").mkdir()
+
+    def call(**changed):
+        arguments = {"face": face_file, "prompt": "x", "output": "out/o.png", "face-pack": pack}
+        arguments |= {name.replace("_", "-"): value for name, value in changed.items()}
+        flags = []
+        for name, value in arguments.items():
+            if value is not None:
+                flags += [f"--{name}", *(value if isinstance(value, tuple) else (value,))]
+        before = sorted(tmp_path.rglob("*"))
+        ran = run("generate", *flags)
+        assert sorted(tmp_path.rglob("*")) == before
+        return ran
+
+    return call
+
+
+BAD = {
+    "no such photo": ({"face": "nowhere.jpg"}, "nowhere.jpg: no such file"),
+    "no such face file": ({"face": "nowhere.npz"}, "nowhere.npz: no such file"),
+    "not a picture": ({"face": "words.jpg"}, "words.jpg is not a picture"),
+    "not a face": ({"face": "words.npz"}, "words.npz is not a face file"),
+    "a folder": ({"face": "folder"}, "folder is a folder"),
+    "nobody": ({"face": "nobody.png"}, "no face found in nobody.png"),
+    "no pose": ({"pose": "nowhere.jpg"}, "nowhere.jpg: no such file"),
+    "no face at all": ({"face": ()}, "the mean of no faces"),
+    "a missing pack": (
+        {"face": "nobody.png", "face_pack": None},
+        "face pack antelopev2 not found: .*--download-face-pack",
+    ),
+    "a suffix that is no picture's": ({"output": "out.jpg"}, "out.jpg: expected a name ending in"),
+    "output is a folder": ({"output": "folder.png"}, "folder.png is a folder"),
+    "output in a file": ({"output": "words.jpg/o.png"}, "words.jpg is a file, expected a folder"),
+    "size": ({"height": 100, "width": 100}, "height=100 is no multiple of 8: take 96 or 104"),
+    "half a size": ({"height": 64}, "give both or neither"),
+    "no steps": ({"num_inference_steps": 0}, "num_inference_steps=0"),
+    "no pictures": ({"num_images_per_prompt": 0}, "num_images_per_prompt=0"),
+    "seed": ({"seed": -1}, "seed=-1: expected 0 to"),
+    "guidance": ({"guidance_scale": "nan"}, "guidance_scale=nan"),
+    "scale": ({"ip_adapter_scale": -1}, "ip_adapter_scale=-1"),
+    "two scales": ({"controlnet_conditioning_scale": (1, 1)}, "2 entries for 1 ControlNets"),
+    "window": ({"control_guidance_start": 1}, "must be below"),
+    "micro-conditioning": ({"original_size": (1, 99999)}, "original_size=99999|99999"),
+    "a control picture too many": ({"control_images": "nobody.png"}, "--control-images has 1"),
+    "a control picture too few": ({"controlnets": "some/net"}, "--control-images has 0"),
+    "both kinds of weights": (
+        {"model": "folder", "sdxl": "folder", "instantid": "folder"},
+        "give sdxl and instantid, or model alone",
+    ),
+    "half of the weights": ({"sdxl": "folder"}, "give sdxl and instantid, or model alone"),
+    "not SDXL": ({"sdxl": "folder", "instantid": "folder"}, "expected SDXL in diffusers' layout"),
+    "no converted model": ({"model": "folder"}, "python -m convert to-jax"),
+    "a folder that is not there": ({"sdxl": "./no", "instantid": "folder"}, "./no"),
+    "a hub without a network": (
+        {"sdxl": "some/sdxl", "instantid": "some/instantid"},
+        "some/sdxl.*HF_HUB_OFFLINE",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(bad, case):
+    arguments, message = BAD[case]
+    ran = bad(**arguments)
+    assert ran.status == 2 and ran.out == []
+    assert len(ran.err) == 1 and ran.err[0].startswith("instantid: error: ")
+    assert re.search(message, ran.err[0]), ran.err[0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"scheduler": "heun"}, {"seed": "x"}, {"prompt": None}, {"fase": "x"}]
+)
+def test_usage_errors_are_the_parsers(bad, arguments):
+    ran = bad(**arguments)
+    assert ran.status == 2 and "--help" in "\n".join(ran.err)
+
+
+def test_an_embedding_of_another_pack_is_refused(run, tmp_path):
+    small_model.person(0, embedding=np.ones(256)).save("other.npz")
+    ran = run("generate", "--face", "other.npz", "--prompt", "x", "--output", "o.png")
+    assert ran.status == 2 and "256 numbers: the adapter expects 512" in ran.err[0]
+    assert not (tmp_path / "o.png").exists()

@@ -1,0 +1,125 @@
+"""The command as a whole: its help, how it ends, and a second process of it."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from instantid_jax import cli
+from tests.pipeline import small_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_help_names_the_commands(run):
+    ran = run("--help")
+    assert ran.status == 0 and ran.err == []
+    text = "\n".join(ran.out)
+    for command in ("generate", "embed", "demo"):
+        assert f"• {command}" in text
+
+
+def test_help_shows_every_flag_without_prefix_and_with_its_meaning(run):
+    ran = run("generate", "--help")
+    lines = [line.strip("│ ") for line in ran.out]
+    names = {re.match(r"--[\w.-]*\w", line)[0] for line in lines if line.startswith("--")}
+    assert names >= {
+        *("--face", "--prompt", "--output", "--pose", "--control-images", "--sdxl", "--instantid"),
+        *("--model", "--controlnets", "--dtype", "--negative-prompt", "--num-inference-steps"),
+        *("--guidance-scale", "--ip-adapter-scale", "--controlnet-conditioning-scale", "--seed"),
+        *("--control-guidance-start", "--guess-mode", "--original-size", "--scheduler"),
+        *("--face-pack", "--download-face-pack"),
+    }
+    assert not [name for name in names if "." in name or name.startswith("--no-")]
+    text = " ".join("\n".join(ran.out).replace("│", " ").split())
+    for meaning in ("photos of one person", "denoising steps", "its licence is printed first"):
+        assert meaning in text
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "line"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            ImportError("libGL.so.1: cannot open shared object file: No such file or directory"),
+            1,
+            "the system library libGL.so.1 is missing: install it "
+            "(Debian, Ubuntu: apt-get install libgl1)",
+        ),
+        (
+            ImportError("libodd.so: cannot open shared object file: No such file or directory"),
+            1,
+            "the system library libodd.so is missing: install it",
+        ),
+        (OSError(errno.ENOSPC, "No space left", "a/out.png"), 1, "a/out.png: No space left"),
+    ],
+)
+def test_what_a_machine_lacks_is_told_in_a_line(run, monkeypatch, raised, status, line):
+    def fail(_):
+        raise raised
+
+    monkeypatch.setattr(cli, "_run", fail)
+    ran = run("demo")
+    assert (ran.status, ran.err) == (status, [f"instantid: error: {line}"])
+
+
+@pytest.mark.parametrize("raised", [ImportError("no module"), OSError("odd"), ValueError("bug")])
+def test_a_bug_keeps_its_traceback(run, monkeypatch, raised):
+    def fail(_):
+        raise raised
+
+    monkeypatch.setattr(cli, "_run", fail)
+    with pytest.raises(type(raised)):
+        run("demo")
+
+
+def test_opencv_without_its_system_library_is_told(tmp_path):
+    """In a process of its own, where importing OpenCV fails as it does on a slim machine."""
+    (tmp_path / "cv2.py").write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file: No such file')"
+    )
+    ran = process(["demo"], PYTHONPATH=str(tmp_path))
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.splitlines()[-1].endswith("(Debian, Ubuntu: apt-get install libgl1)")
+    assert "Traceback" not in ran.stderr
+
+
+COUNTING = """
+import collections, json, sys
+import jax
+from instantid_jax import cli
+from tests.pipeline import small_model
+
+counts = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
+with small_model.in_place_of_the_untrained():
+    cli.main(sys.argv[1:])
+cache = "/jax/compilation_cache/"
+print(json.dumps([counts[cache + "cache_hits"], counts[cache + "cache_misses"]]))
+"""
+
+
+def process(arguments, script="from instantid_jax.cli import main; main()", **environment):
+    paths = [environment.pop("PYTHONPATH", ""), str(ROOT)]
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    small_model.person(0, image_size=(64, 128)).save(tmp_path / "me.npz")
+    arguments = ["generate", "--face", tmp_path / "me.npz", "--output", tmp_path / "out.png"]
+    arguments += ["--num-inference-steps", 2, "--prompt"]
+    counts = []
+    for prompt in ("rain", "snow"):
+        ran = process([*arguments, prompt], COUNTING, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        assert ran.returncode == 0, ran.stderr
+        counts.append(json.loads(ran.stdout.splitlines()[-1]))
+    (hits, misses), (hits_again, misses_again) = counts
+    assert hits == 0 and misses >= 7
+    assert misses_again == 0 and hits_again == misses
