@@ -1,14 +1,9 @@
 """Reading the checkpoints of a run: verified, onto any mesh, whole or the weights alone."""
 
-import contextlib
-import gc
 import logging
 import math
 import re
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,6 +23,7 @@ from instantid_jax.runs.contents import (
     stored_meta,
 )
 from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.quiet import let_tasks_end, quiet_orbax
 from instantid_jax.runs.saving import META_FILE
 
 logger = logging.getLogger(__name__)
@@ -234,7 +230,7 @@ def _read_arrays(
         restore_concurrent_gb=max(IN_FLIGHT_BYTES, largest + 1) / 10**9
     )
     arrays, fault = {}, None
-    with _quiet_tasks():
+    with quiet_orbax():
         try:
             arrays = handler.restore(
                 (_place(run, step) / "state").absolute(),
@@ -247,9 +243,7 @@ def _read_arrays(
         except Exception as error:  # Orbax raises bare ones too.
             fault = _told(error, _place(run, step))
         if fault is not None:
-            # TensorStore's threads still answer to the tasks; then these are collected.
-            time.sleep(0.1)
-            gc.collect()
+            let_tasks_end()
     _agree_on_fault(run, step, fault)
     arrays = {name: arrays[name] for name in wanted}
     saved = {name: description["arrays"][name]["checksum"] for name in wanted}
@@ -288,21 +282,6 @@ def _told(error: Exception, place: Path) -> str:
     array = re.search(r'"([^"]+)/[^"/]+" in OCDBT', text)
     reason = text[-160:].split(": ", 1)[-1] if len(text) > 160 else text
     return f"{array[1]} cannot be read ({reason})" if array else f"cannot be read ({reason})"
-
-
-@contextlib.contextmanager
-def _quiet_tasks() -> Iterator[None]:
-    """Keeps to itself what tasks that Orbax abandons print when a read fails: pages a task."""
-    loop_log = logging.getLogger("asyncio")
-    hook, disabled = sys.unraisablehook, loop_log.disabled
-
-    sys.unraisablehook, loop_log.disabled = lambda _: None, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-    finally:
-        sys.unraisablehook, loop_log.disabled = hook, disabled
 
 
 def _place(run: RunFolder, step: int) -> Path:

@@ -1,8 +1,10 @@
 """Writing the checkpoints of a run: asynchronously, by Orbax; and noticing preemption."""
 
+import contextlib
 import logging
 import signal
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,8 +13,10 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from instantid_jax.runs.contents import Meta, describe, named_arrays
+from instantid_jax.errors import InputError
+from instantid_jax.runs.contents import Meta, checksums, describe, named_arrays
 from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.quiet import let_tasks_end, quiet_orbax
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +32,7 @@ class Saver:
     for the save under way.
 
         with Saver(run, start=step, every=1000) as saver:
+            saver.warm_up(state)
             while step < stop:
                 state = train_step(state)
                 step += 1
@@ -63,9 +68,10 @@ class Saver:
         kept: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
         if keep_every is not None:
             kept.append(checkpoint_managers.EveryNSteps(keep_every))
+        self._run = run
         self._every = every
         self._terminated = False
-        self._handler_before: Any = None
+        self._entered = contextlib.ExitStack()
         self._manager = ocp.CheckpointManager(
             run.checkpoints.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -81,10 +87,12 @@ class Saver:
         )
 
     def __enter__(self) -> Self:
+        self._entered.enter_context(quiet_orbax())
         # Several processes agree on a step through JAX's service, which also catches the signal.
         # A lone one needs no service, hence no port.
         if not jax.distributed.is_initialized() and _in_main_thread():
-            self._handler_before = signal.signal(signal.SIGTERM, self._terminate)
+            before = signal.signal(signal.SIGTERM, self._terminate)
+            self._entered.callback(signal.signal, signal.SIGTERM, before)
         return self
 
     def __exit__(
@@ -93,11 +101,9 @@ class Saver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
+        # A second SIGTERM does not interrupt the last save.
+        with self._entered, self._writable():
             self._manager.close()
-        finally:
-            if self._handler_before is not None:
-                signal.signal(signal.SIGTERM, self._handler_before)
 
     def reached_preemption(self, step: int) -> bool:
         """Whether SIGTERM has come and this is the step to save and to end at.
@@ -109,6 +115,14 @@ class Saver:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._terminated
 
+    def warm_up(self, state: Any) -> None:
+        """Compiles what `save` runs on the devices: SIGTERM may leave only seconds for the first.
+
+        Args:
+          state: as it will be saved; nothing happens to it.
+        """
+        checksums(named_arrays(state))
+
     def save(self, step: int, state: Any, meta: Meta, *, force: bool = False) -> bool:
         """Saves if the step is due or `force`; returns whether it did.
 
@@ -118,23 +132,37 @@ class Saver:
         Args:
           state: any pytree of arrays, none of them empty.
         Raises:
-          Exception: Orbax's, if the save before failed.
+          InputError: if this save or the one before failed for want of room, say.
         """
         if not (force or step % self._every == 0) or step == self._manager.latest_step():
             return False
         arrays = named_arrays(state)
-        return self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(arrays),
-                meta=ocp.args.JsonSave(describe(step, arrays, meta)),
-            ),
-            force=True,
+        contents = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(arrays),
+            meta=ocp.args.JsonSave(describe(step, arrays, meta)),
         )
+        with self._writable():
+            return self._manager.save(step, args=contents, force=True)
 
     def wait(self) -> None:
         """Waits until what was saved lies in the folder; raises if that failed."""
-        self._manager.wait_until_finished()
+        with self._writable():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Tells in one line what Orbax raises, in its own thread or later, when a write fails."""
+        reason = None
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split(" [")[0].split())[-200:]
+        if reason is not None:
+            let_tasks_end()
+            raise InputError(
+                f"{self._run.checkpoints} cannot be written ({reason}); the checkpoints in it are "
+                "whole: make room, then start the run again"
+            )
 
     def _terminate(self, *_: Any) -> None:
         self._terminated = True

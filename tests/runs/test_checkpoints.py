@@ -1,5 +1,6 @@
 """Checkpoints of a run: what comes back, onto which mesh, and what damage is told."""
 
+import resource
 from typing import Any, NamedTuple
 
 import jax
@@ -130,6 +131,38 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(run):
         saver.save(1, state, META)
         jax.block_until_ready(overwrite(state))
     assert_same_bits(restore(run, template(make_state())).state, want)
+
+
+@pytest.fixture
+def no_room():
+    """No file of this process grows beyond 100 kB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_save_that_finds_no_room_is_told_and_leaves_the_one_before(run, no_room, capfd):
+    large = make_state(2)._replace(ema={"large": jnp.ones((400, 400))})
+
+    def save_both():
+        with Saver(run, start=0, every=1) as saver:
+            saver.save(1, make_state(1), META)
+            saver.save(2, large, META)
+
+    line = message(save_both)
+    assert "cannot be written" in line and "too large" in line
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert run.steps() == [1]
+    assert_same_bits(restore(run, template(make_state())).state, make_state(1))
+
+
+def test_warming_up_changes_nothing(run):
+    state = make_state(1)
+    with Saver(run, start=0, every=1) as saver:
+        saver.warm_up(state)
+    assert run.steps() == []
+    assert_same_bits(state, make_state(1))
 
 
 def test_state_moves_to_another_mesh(run):

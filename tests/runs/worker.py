@@ -50,6 +50,7 @@ def train(run: RunFolder, stop: int, every: int, pause: float) -> int:
     advance = jax.jit(count, out_shardings=shardings, donate_argnums=0)
     preempted = False
     with Saver(run, start=step, every=every) as saver:
+        saver.warm_up(state)
         while step < stop and not preempted:
             state = advance(state)
             step += 1
