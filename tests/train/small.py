@@ -1,0 +1,77 @@
+"""A training problem small enough for tests: the untrained model's networks and a made-up batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from instantid_jax.components import component_shapes, network
+from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
+from instantid_jax.params import Params, cast
+from instantid_jax.untrained import RESAMPLER, SETTINGS
+from train.objective import Networks
+from train.step import Constants
+
+UNET = SETTINGS["unet"] | {
+    "block_out_channels": [16, 32],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": [1, 2],
+    "transformer_layers_per_block": [1, 1],
+    "layers_per_block": 1,
+}
+VAE = SETTINGS["vae"] | {
+    "block_out_channels": [8, 8, 16, 16],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+}
+
+ONE_LAYER = {"num_hidden_layers": 1}
+
+
+@functools.cache
+def networks() -> Networks:
+    return Networks(
+        unet=network("unet", UNET),
+        controlnet=network("controlnet", UNET),
+        image_proj=network("image_proj", vars(RESAMPLER)),
+        vae=network("vae", VAE),
+        text_encoder=network("text_encoder", SETTINGS["text_encoder"] | ONE_LAYER),
+        text_encoder_2=network("text_encoder_2", SETTINGS["text_encoder_2"] | ONE_LAYER),
+    )
+
+
+@functools.cache
+def frozen() -> dict[str, Params]:
+    parts = {}
+    for i, name in enumerate(("unet", "vae", "text_encoder", "text_encoder_2")):
+        parts[name] = jax.jit(getattr(networks(), name).init)(jax.random.key(i))
+    own = component_shapes("unet", networks().unet)
+    parts["unet"] = {k: v for k, v in parts["unet"].items() if k in own}
+    return parts
+
+
+def constants(dtype: str = "float32") -> Constants:
+    """`dtype`: of the frozen networks, as of the compute."""
+    empty = np.full(77, 513, np.int32)
+    empty[0] = 512
+    schedule = jnp.asarray(alphas_cumprod(ScheduleConfig()))
+    base = {name: cast(params, jnp.dtype(dtype)) for name, params in frozen().items()}
+    return Constants(base, schedule, (jnp.asarray(empty), jnp.asarray(empty)))
+
+
+def batch(rows: int, seed: int = 0, side: int = 64) -> dict[str, np.ndarray]:
+    """With latents in place of pictures, which saves compiling the VAE's encoder."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, 512, (2, rows, 77)).astype(np.int32)
+    ids[:, :, 20:] = 513
+    return {
+        "latents": random.standard_normal((rows, side // 8, side // 8, 4)).astype(np.float32),
+        "keypoint_pictures": random.integers(0, 256, (rows, side, side, 3)).astype(np.uint8),
+        "input_ids": ids[0],
+        "input_ids_2": ids[1],
+        "id_embeds": random.standard_normal((rows, 512)).astype(np.float32),
+        "time_ids": np.full((rows, 6), side, np.float32),
+        "face_box": np.tile(np.array([16, 16, 48, 48], np.float32), (rows, 1)),
+        "face_share": np.linspace(0.02, 0.5, rows).astype(np.float32),
+    }

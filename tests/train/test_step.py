@@ -1,0 +1,151 @@
+"""Properties of the training step, on eight virtual devices."""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instantid_jax.sharding import batch_sharding, replicated, training_mesh
+from tests.parity.reference import relative_error
+from tests.train import small
+from train.objective import ObjectiveConfig
+from train.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from train.state import init_state, init_trainables, state_sharding, trainable_shapes
+from train.step import StepConfig, train_step
+
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, ema_decay=0.9)
+FLOAT32 = StepConfig(dtype="float32", remat="none")
+
+
+@pytest.fixture(scope="module")
+def params():
+    init = jax.jit(functools.partial(init_trainables, small.networks()))
+    fresh = init(small.frozen()["unet"], jax.random.key(1))
+    # Zero convolutions would hide what IdentityNet does.
+    random = np.random.default_rng(2)
+    return {
+        name: value if np.any(value) else 0.1 * random.standard_normal(value.shape, np.float32)
+        for name, value in fresh.items()
+    }
+
+
+@functools.cache
+def compiled(step: StepConfig, mesh=None):
+    """The step for a configuration, compiled once for all tests, on one device or on a mesh."""
+    shapes = trainable_shapes(small.networks())
+    optimizer = make_optimizer(OPTIMIZER, shapes)
+    function = functools.partial(
+        train_step,
+        small.networks(),
+        ObjectiveConfig(),
+        step,
+        optimizer,
+        learning_rate(OPTIMIZER),
+        OPTIMIZER.ema_decay,
+    )
+    if mesh is None:
+        return jax.jit(function)
+    state = jax.eval_shape(functools.partial(init_state, optimizer=optimizer, ema=True), shapes)
+    return jax.jit(function, out_shardings=(state_sharding(state, mesh), replicated(mesh)))
+
+
+def start(params):
+    return init_state(params, make_optimizer(OPTIMIZER, params), ema=True)
+
+
+def run(params, step=FLOAT32, *, mesh=None, steps=3, rows=8):
+    """Losses, and the state after the last step."""
+    constants, state, place = small.constants(step.dtype), start(params), jnp.asarray
+    if mesh is not None:
+        state = jax.device_put(state, state_sharding(state, mesh))
+        constants = jax.device_put(constants, replicated(mesh))
+        place = functools.partial(jax.device_put, device=batch_sharding(mesh))
+    losses = []
+    for i in range(steps):
+        batch = {name: place(value) for name, value in small.batch(rows, seed=i).items()}
+        state, metrics = compiled(step, mesh)(state, constants, batch, np.uint32(7))
+        losses.append(float(metrics["loss"]))
+    return np.array(losses), state
+
+
+@pytest.fixture(scope="module")
+def alone(params):
+    return run(params)
+
+
+# Every mesh of eight, and fewer devices; each takes minutes of compilation.
+SHAPES = [
+    (data, fsdp, count // data // fsdp)
+    for count in (8, 4, 2)
+    for data in (1, 2, 4, 8)
+    for fsdp in (1, 2, 4, 8)
+    if count % (data * fsdp) == 0
+]
+QUICK = (1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [QUICK, *(pytest.param(s, marks=pytest.mark.slow) for s in SHAPES if s != QUICK)],
+    ids=str,
+)
+def test_mesh_changes_no_loss(params, alone, shape):
+    mesh = training_mesh(shape, jax.devices()[: math.prod(shape)])
+    losses, _ = run(params, mesh=mesh)
+    np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
+
+
+def test_large_parameters_and_their_moments_are_split(params):
+    state = start(params)
+    sharding = state_sharding(state, training_mesh((2, 4, 1)))
+    name = max(params, key=lambda name: params[name].size)
+    placed = jax.device_put(state.params[name], sharding.params[name])
+    assert placed.addressable_shards[0].data.size * 4 == placed.size
+    assert sharding.opt_state[1][0].mu[name] == sharding.params[name]
+
+
+def test_accumulation_equals_one_batch(params, alone):
+    losses, state = run(params, StepConfig(dtype="float32", remat="none", micro_batches=4))
+    np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
+    whole, parts = (np.concatenate([np.ravel(s.ema[n]) for n in params]) for s in (alone[1], state))
+    assert relative_error(parts, whole) < 1e-5
+
+
+def test_each_step_draws_anew_and_the_seed_decides(params):
+    function, state = compiled(FLOAT32), start(params)
+    batch, constants = small.batch(8), small.constants()
+    later, first = function(state, constants, batch, np.uint32(7))
+    _, again = function(state, constants, batch, np.uint32(7))
+    _, other_seed = function(state, constants, batch, np.uint32(8))
+    _, other_step = function(state._replace(step=later.step), constants, batch, np.uint32(7))
+    assert float(first["loss"]) == float(again["loss"])
+    assert float(first["loss"]) != float(other_seed["loss"])
+    assert float(first["loss"]) != float(other_step["loss"])
+
+
+def test_bfloat16_stays_near_float32(params, alone):
+    losses, state = run(params, StepConfig(dtype="bfloat16", remat="full"))
+    np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
+    assert {value.dtype for value in state.params.values()} == {jnp.dtype("float32")}
+
+
+def test_ema_follows_the_parameters(params, alone):
+    _, state = alone
+    name = "controlnet.conv_in.kernel"
+    moved = relative_error(state.params[name], params[name])
+    assert 0 < relative_error(state.ema[name], params[name]) < moved
+
+
+def test_face_size_bins_cover_the_loss(params):
+    function, state = compiled(FLOAT32), start(params)
+    _, metrics = function(state, small.constants(), small.batch(8), np.uint32(7))
+    bins = {k: float(v) for k, v in metrics.items() if k.startswith("loss_face_to_")}
+    share = small.batch(8)["face_share"]
+    edges = [0.0, *(float(k.rpartition("_")[2]) for k in bins)]
+    counts = [((share > a) & (share <= b)).sum() for a, b in itertools.pairwise(edges)]
+    total = sum(n * v for n, v in zip(counts, bins.values(), strict=True) if n)
+    np.testing.assert_allclose(total / 8, float(metrics["loss"]), rtol=1e-5)
