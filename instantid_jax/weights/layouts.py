@@ -89,12 +89,12 @@ def add_parts(
 
 
 def find_instantid(
-    source: str, unet: Network, *, variant: str | None = None
+    source: str, unet: Network | None, *, variant: str | None = None
 ) -> dict[str, Component]:
     """The adapter's two halves and IdentityNet, from a folder or a hub id.
 
     Args:
-      unet: whose cross-attentions the adapter extends.
+      unet: whose cross-attentions the adapter extends; None leaves out the half that does.
     """
     folder = _folder_of(
         source,
@@ -115,8 +115,8 @@ def adapter_file(folder: Path, variant: str | None = None) -> Path:
     return folder / _preferring(variant)(rule, selection.list_folder(folder))[0]
 
 
-def adapter_parts(path: Path, unet: Network) -> dict[str, Component]:
-    """The Resampler, and the keys and values for `unet`, from the adapter's file."""
+def adapter_parts(path: Path, unet: Network | None) -> dict[str, Component]:
+    """The Resampler and, unless that is None, the keys and values for `unet`, from one file."""
     file = open_tensors(path)
     kind = kind_of(file.tensors)
     halves = {
@@ -134,13 +134,13 @@ def adapter_parts(path: Path, unet: Network) -> dict[str, Component]:
     resampler = ResamplerConfig.from_shapes(
         {name: tensor.shape for name, tensor in halves["image_proj"].items()}, dim_head
     )
-    image_proj = network("image_proj", settings := vars(resampler))
-    return {
-        "image_proj": _component(
-            "image_proj", image_proj, settings, halves["image_proj"], str(path)
-        ),
-        "ip_adapter": _component("ip_adapter", unet, {}, halves["ip_adapter"], str(path)),
-    }
+    settings = vars(resampler)
+    net = network("image_proj", settings)
+    source = str(path)
+    parts = {"image_proj": _component("image_proj", net, settings, halves["image_proj"], source)}
+    if unet is not None:
+        parts["ip_adapter"] = _component("ip_adapter", unet, {}, halves["ip_adapter"], source)
+    return parts
 
 
 def find_network(source: str, name: str, *, variant: str | None = None) -> Component:

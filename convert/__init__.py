@@ -1,0 +1,1 @@
+"""Conversion of weights between PyTorch's files and ours: `python -m convert`."""

@@ -1,0 +1,263 @@
+"""`python -m convert inspect`: what weights are, what they lack, and what takes them here."""
+
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import tyro
+
+from instantid_jax.checkpoint import INDEX, check_values, open_model, stored_params
+from instantid_jax.components import component_shapes, network
+from instantid_jax.diffusion.schedule import ScheduleConfig
+from instantid_jax.errors import InputError
+from instantid_jax.json_files import read_json
+from instantid_jax.params import Network, mismatches
+from instantid_jax.weights import layouts, original, sdxl_base, selection
+from instantid_jax.weights.identify import kind_of
+from instantid_jax.weights.torch_files import SUFFIXES, TensorFile, open_tensors
+
+USES = {
+    "sdxl": "--sdxl",
+    "instantid": "the adapter in the folder of --instantid",
+    "unet": "unet/ in the folder of --sdxl",
+    "vae": "vae/ in the folder of --sdxl, or in a folder of --vae",
+    "text_encoder": "text_encoder/ in the folder of --sdxl",
+    "text_encoder_2": "text_encoder_2/ in the folder of --sdxl",
+    "controlnet": "ControlNetModel/ in the folder of --instantid, or in one of --controlnets",
+}
+# model-00001-of-00002.safetensors, or with a variant's name before the ending.
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.([^.]+\.)?(safetensors|bin)$")
+FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
+
+
+def inspect(path: tyro.conf.Positional[Path], headers_only: bool = False) -> None:
+    """Tells what a weights file, a folder of them or a converted model holds.
+
+    Args:
+      path: a weights file, the index of its shards, a folder, or a folder made by to-jax.
+      headers_only: do not read all values, which takes a while; numbers that are not finite and
+        damage inside a converted model then go unnoticed.
+    """
+    if path.is_file():
+        lines = report_file(path, values=not headers_only)
+    elif (path / INDEX).is_file():
+        lines = report_converted(path, values=not headers_only)
+    elif path.is_dir():
+        lines = report_folder(path, values=not headers_only)
+    else:
+        raise InputError(f"{path}: no such file or folder; name weights on this machine")
+    for line in lines:
+        print(line, flush=True)
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def report_file(path: Path, *, values: bool) -> Iterator[str]:
+    """What a file is, whether it is complete, and what takes it."""
+    file = open_tensors(path)
+    kind = kind_of(file.tensors)
+    yield f"{path}: {kind.phrase}"
+    yield f"  {summary(file.tensors)}"
+    faults = []
+    for told, fault in _checks(kind.part, file):
+        yield f"  {told}"
+        faults += [told] * fault
+    if values:
+        told, fault = _finite({name: tensor.read for name, tensor in file.tensors.items()})
+        yield f"  {told}"
+        faults += [told] * fault
+    if kind.part is None:
+        yield "  not usable here: it is none of SDXL, InstantID, an SDXL ControlNet or a VAE"
+    elif faults:
+        yield "  not usable as it is"
+    else:
+        yield f"  usable as {USES[kind.part]}"
+
+
+def summary(tensors: Mapping[str, Any]) -> str:
+    """Counts, dtypes and size of anything with shapes and dtypes."""
+    sizes = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
+    dtypes = Counter(str(tensor.dtype) for tensor in tensors.values())
+    told = ", ".join(
+        dtype if len(dtypes) == 1 else f"{count} in {dtype}"
+        for dtype, count in dtypes.most_common()
+    )
+    count = sum(sizes[name] * tensor.dtype.itemsize for name, tensor in tensors.items())
+    return f"{len(tensors)} tensors, {sum(sizes.values()):,} parameters, {told}, {_size(count)}"
+
+
+def _size(count: int) -> str:
+    for unit, bytes_each in (("GB", 10**9), ("MB", 10**6)):
+        if count >= bytes_each:
+            return f"{count / bytes_each:.2f} {unit}"
+    return f"{count / 1000:.1f} kB"
+
+
+def _checks(part: str | None, file: TensorFile) -> Iterator[tuple[str, bool]]:
+    """What the strict loading says of a file, and whether it is a fault."""
+    if part == "sdxl":
+        yield from _single_file_checks(file)
+    elif part == "instantid":
+        unet, told = _unet_for(file)
+        yield _fits(told, lambda: layouts.adapter_parts(file.path, unet))
+    elif part is not None:
+        config = file.path.parent / "config.json"
+        settings = read_json(config) if config.is_file() else sdxl_base.SETTINGS.get(part, {})
+        told = "its config.json" if config.is_file() else "SDXL base (no config.json beside it)"
+        yield _fits(f"complete, by {told}", lambda: layouts.part_of(part, settings, file))
+
+
+def _single_file_checks(file: TensorFile) -> Iterator[tuple[str, bool]]:
+    for name in layouts.SDXL_PARTS:
+        settings = sdxl_base.SETTINGS[name]
+        net = network(name, settings)
+        yield _fits(
+            f"{name}: complete",
+            lambda name=name, net=net, settings=settings: layouts.single_file_part(
+                name, net, settings, file
+            ),
+        )
+    try:
+        yield _prediction(original.prediction_settings(file.tensors, file.metadata)), False
+    except InputError as error:
+        yield str(error), True
+    known = tuple(original.PREFIXES.values())
+    others = Counter(
+        name.partition(".")[0]
+        for name in (name.removeprefix(original.STATE) for name in file.tensors)
+        if not name.startswith(known)
+    )
+    if others:
+        told = ", ".join(f"{name} ({count})" for name, count in others.most_common(6))
+        yield f"beside the networks: {told}", False
+
+
+def _prediction(settings: Mapping[str, Any]) -> str:
+    config = ScheduleConfig.from_dict(settings)
+    snr = ", zero terminal SNR" if config.rescale_betas_zero_snr else ""
+    return f"prediction type: {config.prediction_type}{snr}"
+
+
+def _fits(told: str, find: Callable[[], object]) -> tuple[str, bool]:
+    try:
+        find()
+    except InputError as error:
+        return str(error), True
+    return told, False
+
+
+def _unet_for(adapter: TensorFile) -> tuple[Network | None, str]:
+    """The UNet that an adapter is compared with, if there is one, and what that is."""
+    config = adapter.path.parent / "unet" / "config.json"
+    if config.is_file():
+        return network("unet", read_json(config)), "complete, for the UNet beside it"
+    base = network("unet", sdxl_base.SETTINGS["unet"])
+    width = next(iter(adapter.tensors["image_proj.proj_out.weight"].shape), None)
+    if width == base.config.cross_attention_dim:
+        return base, "complete, for SDXL base's UNet"
+    return None, f"its Resampler is complete; made for a UNet of cross_attention_dim={width}"
+
+
+def _finite(reads: Mapping[str, Callable[[], np.ndarray]]) -> tuple[str, bool]:
+    """Reads one tensor after the other; tells which hold numbers that are not finite."""
+    bad = []
+    for name, read in reads.items():
+        value = read()
+        if value.dtype in FLOATS and not np.isfinite(value).all():
+            bad.append(name)
+    if bad:
+        told = ", ".join(bad[:4]) + ", ..." * (len(bad) > 4)
+        return f"{len(bad)} tensors hold numbers that are not finite: {told}", True
+    return "all values are finite", False
+
+
+# -- folders --------------------------------------------------------------------------------------
+
+
+def report_folder(folder: Path, *, values: bool) -> Iterator[str]:
+    """Each weights file of a folder, and what the whole can be used as."""
+    listed = selection.list_folder(folder)
+    files = _weights_files(listed)
+    if not files:
+        held = ", ".join(listed[:4]) or "nothing"
+        raise InputError(f"{folder} holds no weights (it holds {held}): expected weights files")
+    damaged = []
+    for name in files:
+        try:
+            yield from report_file(folder / name, values=values)
+        except InputError as error:
+            yield f"{folder / name}: damaged, or no weights"
+            damaged.append(str(error))
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file():
+        settings = read_json(scheduler)
+        yield f"{scheduler}: {settings.get('_class_name')}, {_prediction(settings)}"
+    for what, find in _uses(folder, listed):
+        told, fault = _fits("yes", find)
+        yield f"usable as {what}: {f'no ({told})' if fault else told}"
+    if damaged:
+        raise InputError("; ".join(damaged))
+
+
+def _weights_files(listed: list[str]) -> list[str]:
+    """What can be opened: whole files and indices. Below the top, under published names alone."""
+    stems = (*selection.STEMS, "ip-adapter")
+    found = []
+    for name in listed:
+        parent, _, file = name.rpartition("/")
+        if not file.endswith(SUFFIXES) and ".safetensors.index." not in file:
+            continue
+        if SHARD.search(file) or (parent and not file.startswith(stems)):
+            continue
+        found.append(name)
+    return found
+
+
+def _uses(folder: Path, listed: list[str]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What a folder may be meant as, from the names in it."""
+    source = str(folder)
+    if any(name.startswith(("model_index.json", "unet/")) for name in listed):
+        yield "--sdxl", lambda: layouts.find_sdxl(source)
+    if any(name.startswith(("ip-adapter.", "ControlNetModel/")) for name in listed):
+        yield "--instantid", lambda: layouts.find_instantid(source, _unet_of(folder))
+    if "config.json" in listed:
+        said = read_json(folder / "config.json").get("_class_name")
+        for option, part in (("--controlnets", "controlnet"), ("--vae", "vae")):
+            if said in layouts.CLASSES[part]:
+                yield option, lambda part=part: layouts.find_network(source, part)
+
+
+def _unet_of(folder: Path) -> Network | None:
+    adapter = open_tensors(layouts.adapter_file(folder))
+    return _unet_for(adapter)[0] if kind_of(adapter.tensors).part == "instantid" else None
+
+
+# -- converted models -----------------------------------------------------------------------------
+
+
+def report_converted(path: Path, *, values: bool) -> Iterator[str]:
+    """The components of a folder made by to-jax."""
+    model = open_model(path)
+    yield f"{path}: a model converted by to-jax"
+    if values:
+        check_values(path)
+    for name, component in model.components.items():
+        stored = stored_params(Path(component.source) / "params")
+        yield f"{name}: {component.network.module.__name__}"
+        yield f"  {summary(stored)}"
+        wanted = component_shapes(name, component.network)
+        shapes = ({n: tuple(a.shape) for n, a in each.items()} for each in (wanted, stored))
+        yield f"  {'; '.join(mismatches(*shapes)) or 'complete, by its config.json'}"
+        if values:
+            params = component.load(None)
+            told, _ = _finite({n: functools.partial(np.asarray, a) for n, a in params.items()})
+            yield f"  {told}"
+    yield _prediction(model.scheduler)
+    yield "usable as --model"

@@ -1,0 +1,54 @@
+"""`python -m convert to-jax`: PyTorch's files in, a folder in Orbax's format out."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+
+from instantid_jax.checkpoint import save_model
+from instantid_jax.errors import InputError
+from instantid_jax.weights.layouts import find_model
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def to_jax(
+    sdxl: str,
+    instantid: str,
+    output: Path,
+    controlnets: tuple[str, ...] = (),
+    vae: str | None = None,
+    tokenizers: str | None = None,
+    variant: str | None = None,
+    dtype: Dtype | None = None,
+) -> None:
+    """Converts SDXL and InstantID into one folder, for --model of `instantid generate`.
+
+    Args:
+      sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
+      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id.
+      output: the folder to make.
+      controlnets: further ControlNets, each a folder or a hub id.
+      vae: a VAE in place of SDXL's own: a folder or a hub id.
+      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
+        SDXL base's.
+      variant: take the weights files so named, such as fp16.
+      dtype: of all weights; None keeps each tensor's own.
+    """
+    check_new(output)
+    model = find_model(
+        sdxl, instantid, controlnets=controlnets, vae=vae, tokenizers=tokenizers, variant=variant
+    )
+    components = model.components
+    kept = None if dtype is None else jnp.dtype(dtype)
+    for i, name in enumerate(save_model(model, output, kept), start=1):
+        told = f"{i}/{len(components)} {name} from {components[name].source}"
+        print(told, file=sys.stderr, flush=True)
+    print(output)
+
+
+def check_new(output: Path) -> None:
+    """Refuses an output that is there already, before anything is read."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output {output} exists: name a new folder, or remove it first")

@@ -1,0 +1,90 @@
+"""`python -m convert verify`: one denoising step in PyTorch and one in ours, and the difference."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from convert.step import Inputs, Outputs, draw_inputs, jax_step
+from instantid_jax.checkpoint import open_model
+from instantid_jax.components import Model
+from instantid_jax.errors import InputError
+from instantid_jax.weights.layouts import find_model
+
+TOLERANCE = 1e-4
+INSTALL = "pip install torch==2.13.0 diffusers==0.42.1"
+
+
+def verify(
+    sdxl: str,
+    instantid: str,
+    model: Path | None = None,
+    tokenizers: str | None = None,
+    variant: str | None = None,
+    height: int = 256,
+    width: int = 256,
+    seed: int = 0,
+) -> None:
+    """Takes one guided denoising step on both sides and compares them; needs torch and diffusers.
+
+    Prints ||ours - torch|| / ||torch|| of each result. The exit status is 0 where all are within
+    1e-4, else 1. Both sides compute in float32, one after the other, so that memory stays near one
+    network.
+
+    Args:
+      sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
+      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id.
+      model: a folder made by to-jax, to compare in place of the same files.
+      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
+        SDXL base's.
+      variant: take the weights files so named, such as fp16.
+      height: of the picture in pixels, a multiple of 8.
+      width: of the picture in pixels, a multiple of 8.
+      seed: of the random inputs.
+    """
+    for name, value in (("height", height), ("width", width)):
+        if value < 8 or value % 8:
+            raise InputError(f"--{name} {value}: expected a multiple of 8")
+    published = find_model(sdxl, instantid, tokenizers=tokenizers, variant=variant)
+    ours = published if model is None else open_model(model)
+    inputs = draw_inputs(published, height, width, seed)
+    theirs = _torch_step(published, inputs)
+    with jax.default_matmul_precision("highest"):
+        differences = compare(jax_step(ours, inputs), theirs)
+    for what, difference in differences.items():
+        print(f"{what:24}{difference:.1e}")
+    agree = all(difference <= TOLERANCE for difference in differences.values())
+    print(f"{'within' if agree else 'NOT within'} {TOLERANCE:.0e}")
+    if not agree:
+        sys.exit(1)
+
+
+def _torch_step(model: Model, inputs: Inputs) -> Outputs:
+    try:
+        from convert.torch_reference import torch_step
+    except ImportError as error:
+        raise InputError(f"verify needs torch and diffusers ({error}): {INSTALL}") from error
+    return torch_step(model, inputs)
+
+
+def compare(ours: Outputs, theirs: Outputs) -> dict[str, float]:
+    """Relative L2 differences; of IdentityNet's residuals the largest."""
+    return {
+        "Resampler tokens": relative(ours.id_tokens, theirs.id_tokens),
+        "IdentityNet residuals": max(
+            relative(a, b) for a, b in zip(ours.residuals, theirs.residuals, strict=True)
+        ),
+        "UNet output": relative(ours.prediction, theirs.prediction),
+        "next latents": relative(ours.latents, theirs.latents),
+    }
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """||ours - theirs|| / ||theirs||; infinite for other shapes and numbers that are not finite."""
+    if ours.shape != theirs.shape or not np.isfinite(ours).all() or not np.isfinite(theirs).all():
+        return float("inf")
+    difference = np.linalg.norm((ours.astype(np.float64) - theirs).ravel())
+    if difference == 0:  # zeros on both sides, as of a fresh ControlNet
+        return 0.0
+    return float(difference / np.linalg.norm(theirs.astype(np.float64).ravel()))

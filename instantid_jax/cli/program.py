@@ -1,0 +1,81 @@
+"""What the `instantid` command and the programs share: flags from functions, and how they end."""
+
+import contextlib
+import errno
+import logging
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from instantid_jax.errors import InputError
+
+# Debian's and Ubuntu's packages of the system libraries that OpenCV and onnxruntime need.
+PACKAGES = {
+    "libGL.so.1": "libgl1",
+    "libgomp.so.1": "libgomp1",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+    "libxcb.so.1": "libxcb1",
+}
+# Of a disk, not of a program.
+DISK = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
+
+
+@contextlib.contextmanager
+def program(name: str) -> Iterator[None]:
+    """Runs a program, its imports included: bad input ends it with one line and status 2.
+
+    An interrupt and SIGTERM end it with what is half-written cleaned up.
+    """
+    # Before the imports, one of which would configure logging itself.
+    logging.basicConfig(format=f"{name}: %(message)s", level=logging.WARNING)
+    # Ours tells what will be fetched, and how much.
+    logging.getLogger("instantid_jax").setLevel(logging.INFO)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    except InputError as error:
+        sys.exit(_told(name, str(error), 2))
+    except ImportError as error:
+        library = re.match(r"(lib\S+): cannot open shared object file", str(error))
+        if library is None:
+            raise
+        file = library[1]
+        how = f" (Debian, Ubuntu: apt-get install {PACKAGES[file]})" if file in PACKAGES else ""
+        sys.exit(_told(name, f"the system library {file} is missing: install it{how}", 1))
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        sys.exit(_told(name, f"{error.filename or 'writing'}: {error.strerror}", 1))
+    except KeyboardInterrupt:
+        sys.exit(_told(name, "interrupted", 130))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_command(
+    name: str,
+    commands: Mapping[str, Callable[..., None]],
+    args: Sequence[str] | None,
+    description: str,
+) -> None:
+    """Calls the function of the subcommand that `args` (None: the command line's) name."""
+    import tyro
+
+    tyro.extras.subcommand_cli_from_dict(
+        dict(commands),
+        args=args,
+        prog=name,
+        description=description,
+        config=(
+            tyro.conf.DisallowNone,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.HelptextFromCommentsOff,
+            tyro.conf.OmitArgPrefixes,
+        ),
+    )
+
+
+def _told(name: str, message: str, status: int) -> int:
+    print(f"{name}: error: {message}", file=sys.stderr)
+    return status
