@@ -15,6 +15,7 @@ def no_cache_yet():
     """JAX as a fresh process has it; afterwards as it was. Nothing compiles in between."""
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_enable_compilation_cache", True)
     yield
     for name, value in before.items():
         jax.config.update(name, value)

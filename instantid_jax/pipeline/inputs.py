@@ -15,24 +15,31 @@ Value = TypeVar("Value")
 
 # Arguments of diffusers' and the official pipelines under other names, and what stands for them.
 ELSEWHERE = {
-    "generator": "seed",
-    "conditioning_scale": "controlnet_conditioning_scale",
     "adapter_strength_ratio": "ip_adapter_scale",
+    "cfg_scale": "guidance_scale",
+    "conditioning_scale": "controlnet_conditioning_scale",
+    "control_image": "control_images",
+    "face_emb": "image_embeds",
+    "face_embedding": "image_embeds",
+    "face_image": "face",
+    "face_kps": "kps",
+    "generator": "seed",
     "identitynet_strength_ratio": "controlnet_conditioning_scale",
     "image_kps": "pose",
-    "face_kps": "kps",
-    "face_emb": "image_embeds",
-    "control_image": "control_images",
+    "ip_adapter_image": "face",
+    "keypoints": "kps",
+    "num_images": "num_images_per_prompt",
     "num_steps": "num_inference_steps",
-    "cfg_scale": "guidance_scale",
+    "pose_image": "pose",
     "sampler": "scheduler",
+    "steps": "num_inference_steps",
 }
 
 
 def refuse_unknown(unknown: Mapping[str, Any], known: Sequence[str]) -> None:
     """Refuses arguments that are not taken, naming the nearest of ours."""
     for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         nearest = ELSEWHERE.get(name) or (near[0] if near else None)
         hint = f"did you mean {nearest}?" if nearest else f"expected one of {', '.join(known)}"
         raise InputError(f"unknown argument {name}: {hint}")

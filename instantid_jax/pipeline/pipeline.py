@@ -140,9 +140,11 @@ class InstantIDPipeline:
             found = add_parts(open_model(Path(model)), controlnets, vae, variant=variant)
         return cls(found, dtype=dtype, vae_dtype=vae_dtype)
 
-    def analyze(self, photo: Picture, face_pack: str = "antelopev2") -> Face:
+    def analyze(
+        self, photo: Picture, face_pack: str = "antelopev2", download: bool = False
+    ) -> Face:
         """Finds the largest face in a photo, with insightface; see `FaceAnalyzer`."""
-        return _analyzer(str(face_pack)).analyze(photo)
+        return _analyzer(str(face_pack), download).analyze(photo)
 
     def __call__(
         self,
@@ -461,8 +463,8 @@ def compute_dtype(name: str, value: jnp.dtype | str | None, default: jnp.dtype) 
 
 
 @functools.cache
-def _analyzer(face_pack: str) -> FaceAnalyzer:
-    return FaceAnalyzer(face_pack)
+def _analyzer(face_pack: str, download: bool) -> FaceAnalyzer:
+    return FaceAnalyzer(face_pack, download=download)
 
 
 def _rows(value: np.ndarray | None, rank: int) -> list | None:

@@ -106,7 +106,11 @@ print(json.dumps([counts[cache + "cache_hits"], counts[cache + "cache_misses"]])
 
 def process(arguments, script="from instantid_jax.cli import main; main()", **environment):
     paths = [environment.pop("PYTHONPATH", ""), str(ROOT)]
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "XLA_FLAGS": ""}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "XLA_FLAGS": "",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+    }
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
 

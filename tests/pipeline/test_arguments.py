@@ -9,6 +9,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.face.keypoints import draw_keypoints
 from instantid_jax.pipeline import programs
 from instantid_jax.prompt import tokenize
+from tests.face import synthetic_pack
 from tests.pipeline.small_model import KPS, SIZE, person
 
 
@@ -137,6 +138,15 @@ def test_a_converted_model_makes_the_same_picture(pipe, sample, plain, folder, t
     assert_same(sample(pipe=converted), plain)
 
 
+def test_a_photo_is_analysed(pipe, sample, tmp_path):
+    pack = synthetic_pack.write_pack(tmp_path / "pack")
+    photo = synthetic_pack.photo(64, 128, (10, 30, 26, 5))
+    face = pipe.analyze(photo, face_pack=str(pack))
+    assert face.image_size == SIZE
+    np.testing.assert_allclose(face.kps, synthetic_pack.keypoints(10, 30, 26), atol=4)
+    assert np.isfinite(sample(face=face, height=None, width=None).latents).all()
+
+
 NINE = np.ones((9, 2))
 REFUSED = {
     "no prompt": ({"prompt": None}, "give prompt or prompt_embeds"),
@@ -184,6 +194,7 @@ REFUSED = {
     "one size of the two": ({"original_size": 5}, "expected two whole numbers"),
     "output": ({"output_type": "pt"}, "output_type='pt'"),
     "generator": ({"generator": None}, "did you mean seed"),
+    "pose by another name": ({"pose_image": None}, "did you mean pose"),
     "misspelt": ({"guidence_scale": 3.0}, "did you mean guidance_scale"),
     "far from all": ({"xyzzy": 1}, "expected one of prompt, face"),
 }
