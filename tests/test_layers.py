@@ -35,8 +35,8 @@ BOUNDARIES = {
         "instantid_jax/runs/saving.py",
     },
     "huggingface_hub": {"instantid_jax/weights/hub.py"},
-    "torch": {"convert/verify.py", "convert/torch_reference.py"},
-    "diffusers": {"convert/verify.py", "convert/torch_reference.py"},
+    "torch": {"convert/torch_reference.py"},
+    "diffusers": {"convert/torch_reference.py"},
 }
 
 

@@ -167,7 +167,8 @@ def read_params(tensors: Tensors, dtype: jnp.dtype | None) -> Params:
     for name, tensor in tensors.items():
         kept = tensor.dtype if dtype is None else np.dtype(dtype)
         try:
-            params[name] = jnp.asarray(_aligned_copy(tensor.read(), kept))
+            # jnp.asarray would compile a program for every shape.
+            params[name] = jax.device_put(_aligned_copy(tensor.read(), kept))
         except FloatingPointError as error:
             raise InputError(
                 f"{name} holds numbers too large for {kept}: choose bfloat16 or float32"
