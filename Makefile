@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/instantid demo --output out/demo.png
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
