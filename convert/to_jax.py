@@ -7,6 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from instantid_jax.checkpoint import save_model
+from instantid_jax.cli.outputs import check_folder
 from instantid_jax.errors import InputError
 from instantid_jax.weights.layouts import find_model
 
@@ -49,6 +50,7 @@ def to_jax(
 
 
 def check_new(output: Path) -> None:
-    """Refuses an output that is there already, before anything is read."""
+    """Refuses an output that is there already or cannot be made, before anything is read."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {output} exists: name a new folder, or remove it first")
+    check_folder(output.parent)

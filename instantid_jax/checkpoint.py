@@ -10,11 +10,12 @@ A converted model:
     tokenizer/, tokenizer_2/
 """
 
-import concurrent.futures
 import contextlib
 import functools
 import math
 import shutil
+import signal
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -146,10 +147,29 @@ def save_params(params: Params, path: Path) -> None:
         )
     # Weights hardly compress, and what is not compressed is written from where it lies.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-    # In a thread that is waited for: interrupted itself, Orbax would go on writing behind our back.
-    with ocp.Checkpointer(handler) as saver, concurrent.futures.ThreadPoolExecutor(1) as thread:
-        args = ocp.args.PyTreeSave(params)
-        thread.submit(saver.save, path.absolute(), args=args).result()
+    with _uninterrupted(), ocp.Checkpointer(handler) as saver:
+        saver.save(path.absolute(), args=ocp.args.PyTreeSave(params))
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back while Orbax writes.
+
+    Interrupted, its threads would go on writing while what they write is being removed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, lambda number, _: held.append(number)) for each in signals]
+    try:
+        yield
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
+    for number in held:
+        signal.raise_signal(number)
 
 
 def load_params(
