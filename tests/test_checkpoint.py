@@ -1,0 +1,178 @@
+"""Folders in Orbax's format: what is written is read, and damage is told."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instantid_jax import checkpoint
+from instantid_jax.checkpoint import (
+    INDEX,
+    check_values,
+    load_params,
+    open_model,
+    save_model,
+    save_params,
+    stored_params,
+)
+from instantid_jax.errors import InputError
+from instantid_jax.weights.layouts import find_model
+from tests.convert.published import UNET, write_published
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def params():
+    rng = np.random.default_rng(0)
+    return {
+        f"block.{i}.{name}": jnp.asarray(rng.standard_normal(shape), dtype)
+        for i, dtype in enumerate(DTYPES)
+        for name, shape in {"kernel": (3, 4, 5), "bias": (7,), "one/two": (1,)}.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A converted model."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    source = folder / "source"
+    write_published(source, unet=UNET, controlnet=UNET, dtype="float32")
+    list(save_model(find_model(str(source), str(source)), folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture
+def damaged(model, tmp_path):
+    """A copy, to be damaged."""
+    return shutil.copytree(model, tmp_path / "copy")
+
+
+def test_params_are_read_as_written(tmp_path):
+    saved = params()
+    save_params(saved, tmp_path / "params")
+    stored = stored_params(tmp_path / "params")
+    loaded = load_params(tmp_path / "params", stored)
+    assert set(loaded) == set(stored) == set(saved)
+    for name, array in saved.items():
+        assert stored[name].dtype == loaded[name].dtype == array.dtype
+        assert stored[name].shape == array.shape
+        assert np.asarray(loaded[name]).tobytes() == np.asarray(array).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_params_are_read_in_the_dtype_asked_for(tmp_path, dtype):
+    saved = params()
+    save_params(saved, tmp_path / "params")
+    loaded = load_params(tmp_path / "params", stored_params(tmp_path / "params"), jnp.dtype(dtype))
+    for name, array in saved.items():
+        assert loaded[name].dtype == dtype
+        assert np.array_equal(loaded[name], array.astype(dtype)), name
+
+
+def test_array_larger_than_what_orbax_may_hold(tmp_path):
+    """As SDXL has in float32: Orbax refuses arrays that are not smaller than its limit."""
+    large = jnp.arange(checkpoint.IN_FLIGHT_BYTES // 4 + 1, dtype=jnp.int32)
+    save_params({"large": large, "small": large[:3]}, tmp_path / "params")
+    loaded = load_params(tmp_path / "params", stored_params(tmp_path / "params"))
+    assert np.array_equal(loaded["large"], large)
+
+
+def test_params_of_another_network_are_refused(tmp_path):
+    save_params(params(), tmp_path / "params")
+    wanted = stored_params(tmp_path / "params")
+    del wanted["block.0.bias"]
+    wanted["block.9.bias"] = wanted["block.1.bias"]
+    with pytest.raises(InputError, match=r"1 missing: block.9.bias; 1 unexpected: block.0.bias"):
+        load_params(tmp_path / "params", wanted)
+
+
+def test_folder_that_is_no_converted_model(tmp_path):
+    with pytest.raises(InputError, match=r"no converted model .*python -m convert to-jax"):
+        open_model(tmp_path)
+    (tmp_path / INDEX).write_text('{"format": 99}')
+    with pytest.raises(InputError, match=r"has format 99, expected 1"):
+        open_model(tmp_path)
+
+
+def test_nothing_is_left_of_a_model_that_cannot_be_read(model, tmp_path):
+    parts = open_model(model)
+
+    def fail(dtype):
+        raise InputError("damaged")
+
+    object.__setattr__(parts.components["image_proj"], "load", fail)
+    with pytest.raises(InputError, match="damaged"):
+        list(save_model(parts, tmp_path / "again"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_when_the_caller_stops(model, tmp_path):
+    saving = save_model(open_model(model), tmp_path / "again")
+    assert [next(saving), next(saving)] == ["unet", "vae"]
+    saving.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_refused(model):
+    before = sorted(model.iterdir())
+    with pytest.raises(FileExistsError):
+        list(save_model(open_model(model), model))
+    assert sorted(model.iterdir()) == before
+
+
+def parameter_files(model):
+    return sorted(p for p in model.rglob("params/**/*") if p.is_file())
+
+
+def test_every_file_of_parameters_is_in_the_index(model):
+    files = json.loads((model / INDEX).read_text())["files"]
+    assert list(files) == [str(p.relative_to(model)) for p in parameter_files(model)]
+
+
+@pytest.mark.parametrize("how", ["cut short", "cut by a byte", "empty", "missing"])
+def test_truncated_model_is_told(damaged, how):
+    largest = max(parameter_files(damaged), key=lambda p: p.stat().st_size)
+    content = largest.read_bytes()
+    if how == "missing":
+        largest.unlink()
+    else:
+        length = {"cut short": len(content) // 2, "cut by a byte": len(content) - 1, "empty": 0}
+        largest.write_bytes(content[: length[how]])
+    with pytest.raises(InputError) as told:
+        open_model(damaged)
+    line = str(told.value)
+    assert "\n" not in line and str(largest.relative_to(damaged)) in line
+    found = "is missing" if how == "missing" else f"has {length[how]} bytes"
+    assert f"{damaged} is damaged" in line and found in line
+
+
+def test_one_flipped_bit_is_told(damaged):
+    """Orbax itself restores wrong numbers without a word."""
+    largest = max(parameter_files(damaged), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    open_model(damaged)
+    with pytest.raises(InputError, match=f"{largest.name} has another checksum"):
+        check_values(damaged)
+
+
+def test_sound_model_passes(model):
+    open_model(model)
+    check_values(model)
+
+
+def test_what_orbax_raises_becomes_one_line(tmp_path):
+    with pytest.raises(InputError, match="cannot be read") as told:
+        stored_params(tmp_path / "nothing")
+    assert "\n" not in str(told.value)
+
+    save_params({"kernel": jnp.ones((100, 100))}, tmp_path / "params")
+    wanted = stored_params(tmp_path / "params")
+    for file in (tmp_path / "params" / "ocdbt.process_0" / "d").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be read") as told:
+        load_params(tmp_path / "params", wanted)
+    assert "\n" not in str(told.value)
