@@ -1,0 +1,240 @@
+"""What lies where: models found in folders and single files, and how their weights are read."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from instantid_jax.errors import InputError
+from instantid_jax.weights import layouts, sdxl_base
+from instantid_jax.weights.layouts import find_model, find_network, read_params
+from instantid_jax.weights.tensors import LazyTensor
+from tests.convert.published import UNET, save_weights, write_published
+from tests.parity.test_full_size import NETWORKS
+from tests.weights.sparse import sdxl_shapes, write_sparse
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "image_proj", "ip_adapter", "controlnet")
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """SDXL and InstantID, tiny, in one folder."""
+    folder = tmp_path_factory.mktemp("sound") / "both"
+    write_published(folder, unet=UNET, controlnet=UNET, dtype="float16")
+    return folder
+
+
+@pytest.fixture
+def folder(sound, tmp_path):
+    return shutil.copytree(sound, tmp_path / "weights")
+
+
+def find(folder, **options):
+    return find_model(str(folder), str(folder), **options)
+
+
+def set_json(path, **settings):
+    old = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(old | settings))
+
+
+# -- folders --------------------------------------------------------------------------------------
+
+
+def test_parts_are_found_and_read_under_our_names(sound):
+    model = find(sound)
+    assert tuple(model.components) == PARTS
+    for name, component in model.components.items():
+        params = component.load(None)
+        wanted = layouts.component_shapes(name, component.network)
+        assert {n: p.shape for n, p in params.items()} == {n: s.shape for n, s in wanted.items()}
+        assert {p.dtype for p in params.values()} == {np.dtype("float16")}
+    stored = load_file(sound / "unet" / "diffusion_pytorch_model.safetensors")
+    unet = model.components["unet"].load(None)
+    assert np.array_equal(unet["conv_in.kernel"], stored["conv_in.weight"].transpose(2, 3, 1, 0))
+    adapter = load_file(sound / "ip-adapter.safetensors")
+    kernel = model.components["ip_adapter"].load(None)[
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k_ip.kernel"
+    ]
+    # Down one layer, up two, and the middle's last: the fourth pair has number 7.
+    assert np.array_equal(kernel, adapter["ip_adapter.7.to_k_ip.weight"].T)
+
+
+def test_settings_of_the_pipeline(folder):
+    model = find(folder)
+    assert model.scheduler == sdxl_base.SCHEDULER
+    assert model.tokenizers == (folder / "tokenizer", folder / "tokenizer_2")
+    assert model.force_zeros_for_empty_prompt is True
+    set_json(folder / "model_index.json", force_zeros_for_empty_prompt=False)
+    assert find(folder).force_zeros_for_empty_prompt is False
+
+
+def test_head_size_comes_from_the_settings_beside_the_adapter(folder):
+    assert find(folder).components["image_proj"].network.config.dim_head == 64
+    set_json(folder / "config.json", dim_head=32)
+    assert find(folder).components["image_proj"].network.config.dim_head == 32
+    set_json(folder / "config.json", dim_head=48)
+    with pytest.raises(InputError, match="64 is no multiple of its head size 48"):
+        find(folder)
+
+
+def test_further_controlnets_and_another_vae(folder, tmp_path):
+    other = tmp_path / "other"
+    vae = {"_class_name": "AutoencoderKL", "block_out_channels": [4] * 4, "norm_num_groups": 2}
+    vae |= {"layers_per_block": 1}
+    write_published(other, unet=UNET, controlnet=UNET, dtype="float32", vae=vae)
+    nets = [str(folder / "ControlNetModel"), str(other / "ControlNetModel")]
+    model = find(folder, controlnets=nets, vae=str(other / "vae"))
+    assert model.controlnets == ["controlnet", "controlnets.0", "controlnets.1"]
+    assert [model.components[n].load(None)["conv_in.bias"].dtype for n in model.controlnets] == [
+        *("float16", "float16", "float32")
+    ]
+    assert model.components["vae"].network.config.block_out_channels == (4,) * 4
+
+
+def test_shards_and_variants(folder, tmp_path):
+    """`variant` holds for SDXL; what is published in one form alone is taken in that."""
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        (weights,) = (folder / name).glob("*.safetensors")
+        tensors = load_file(weights)
+        weights.unlink()
+        stem = weights.name.removesuffix(".safetensors")
+        if name == "unet":
+            save_weights(folder / name, stem, tensors, shards=3)
+        else:
+            save_file(tensors, folder / name / f"{stem}.safetensors")
+        save_file(
+            {n: t * 0 for n, t in tensors.items()}, folder / name / f"{stem}.fp16.safetensors"
+        )
+    whole, half = find(folder), find(folder, variant="fp16")
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        for model, zero in ((whole, False), (half, True)):
+            params = model.components[name].load(None)
+            assert all((np.asarray(p) == 0).all() for p in params.values()) is zero
+    sources = [component.source for component in half.components.values()]
+    assert [".fp16." in source for source in sources] == [True] * 4 + [False] * 3
+    with pytest.raises(InputError, match=r'no weights of variant="bf16" in unet/; it has'):
+        find(folder, variant="bf16")
+
+
+def test_network_alone(folder):
+    assert find_network(str(folder / "unet"), "unet").network.config.cross_attention_dim == 96
+    with pytest.raises(InputError, match=r"ControlNet .*: expected an SDXL UNet"):
+        find_network(str(folder / "ControlNetModel"), "unet")
+
+
+# -- single files ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """Writes SDXL at full size as one file of zeros; returns its path."""
+    shapes, folder = sdxl_shapes(), tmp_path_factory.mktemp("single")
+
+    def write(markers=(), without=(), metadata=None):
+        chosen = {name: shape for name, shape in shapes.items() if name not in without}
+        chosen |= dict.fromkeys(markers, (0,))
+        return write_sparse(folder / "sdxl.safetensors", chosen, metadata)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def full_networks():
+    """The full-size networks, whose shapes take a while to trace, in place of fresh ones."""
+    from instantid_jax.components import network
+
+    made = {}
+
+    def cached(name, settings):
+        key = name, json.dumps(settings, sort_keys=True, default=list)
+        return made.setdefault(key, network(name, settings))
+
+    return cached
+
+
+@pytest.fixture
+def found(single, sound, full_networks, monkeypatch):
+    monkeypatch.setattr(layouts, "network", full_networks)
+
+    def call(**options):
+        return layouts.find_sdxl(str(single(**options)), tokenizers=str(sound))
+
+    return call
+
+
+def test_single_file_has_all_parts_of_sdxl(found, sound):
+    parts, scheduler, tokenizers, force_zeros = found()
+    assert tuple(parts) == ("unet", "vae", "text_encoder", "text_encoder_2")
+    assert all(part.network == NETWORKS[name][0] for name, part in parts.items())
+    assert scheduler == sdxl_base.SCHEDULER
+    assert tokenizers == (sound / "tokenizer", sound / "tokenizer_2") and force_zeros is True
+    vae = parts["vae"].load(jnp.bfloat16)
+    assert {p.dtype for p in vae.values()} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ({"markers": ["v_pred"]}, {"prediction_type": "v_prediction"}),
+        (
+            {"markers": ["v_pred", "ztsnr"]},
+            {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+        ),
+        ({"metadata": {"modelspec.prediction_type": "v"}}, {"prediction_type": "v_prediction"}),
+    ],
+)
+def test_markers_of_a_single_file(found, options, settings):
+    assert found(**options)[1] == sdxl_base.SCHEDULER | settings
+
+
+def test_single_file_that_lacks_a_tensor(found):
+    lost = "model.diffusion_model.input_blocks.4.1.proj_in.bias"
+    with pytest.raises(InputError, match=r"unet .* does not fit: 1 missing: down_blocks\.1\.att"):
+        found(without=[lost])
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def lazy(array):
+    return LazyTensor(array.shape, array.dtype, lambda: array)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_values_are_read_exactly_and_cast_as_numpy_does(dtype):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "plain": rng.standard_normal((3, 5)).astype(dtype),
+        "transposed": rng.standard_normal((3, 3, 4, 5)).astype(dtype).transpose(2, 3, 1, 0),
+        "scalar": np.array(1.5, dtype),
+        "empty": np.zeros((0, 3), dtype),
+    }
+    for wanted in (None, "float32", "bfloat16", "float16"):
+        params = read_params({n: lazy(a) for n, a in arrays.items()}, wanted and jnp.dtype(wanted))
+        for name, array in arrays.items():
+            expected = array.astype(wanted or dtype)
+            assert params[name].dtype == expected.dtype and params[name].shape == expected.shape
+            assert np.array_equal(params[name], expected)
+
+
+def test_array_is_taken_over_as_it_is(monkeypatch):
+    """JAX on a CPU makes no copy of it; the source is left alone."""
+    copies = []
+    copy = layouts._aligned_copy
+    monkeypatch.setattr(layouts, "_aligned_copy", lambda *a: copies.append(copy(*a)) or copies[-1])
+    source = np.arange(1000, dtype=np.float32).reshape(10, 100)
+    params = read_params({"kernel": lazy(source.T)}, None)
+    assert params["kernel"].unsafe_buffer_pointer() == copies[0].ctypes.data
+    assert copies[0].ctypes.data % 64 == 0 and not np.shares_memory(copies[0], source)
+
+
+def test_number_too_large_for_the_dtype_is_told():
+    with pytest.raises(InputError, match="kernel holds numbers too large for float16"):
+        read_params({"kernel": lazy(np.array([1.0, 1e5], np.float32))}, jnp.float16)
+    infinite = read_params({"kernel": lazy(np.array([np.inf], np.float32))}, jnp.float16)
+    assert np.isinf(infinite["kernel"]).all()
