@@ -168,14 +168,14 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)
-    for number in held:
-        signal.raise_signal(number)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def load_params(
     path: Path, wanted: dict[str, jax.ShapeDtypeStruct], dtype: jnp.dtype | None = None
 ) -> Params:
-    """Reads the arrays that `save_params` wrote, onto the default device.
+    """Reads the arrays that `save_params` wrote, onto the first local device.
 
     Args:
       wanted: names and shapes they must have.
@@ -192,7 +192,7 @@ def load_params(
         raise InputError(
             f"{path} does not fit its configuration: {'; '.join(faults)}; convert it again"
         )
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     how = {
         name: ocp.ArrayRestoreArgs(
             restore_type=jax.Array, sharding=sharding, dtype=dtype or array.dtype

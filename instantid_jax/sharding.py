@@ -14,7 +14,8 @@ TRAINING_AXES = ("data", "fsdp", "tensor")
 SMALLEST_SHARDED = 2**16
 
 # Linear layers in pairs (Shoeybi et al. 2019, Megatron-LM): the first is split by its outputs, the
-# second by its inputs, so that what lies between never leaves a device.
+# second by its inputs. Where `tensor` divides the heads, attention stays on its device; GEGLU,
+# which cuts its outputs in half, does not.
 SPLIT_BY_OUTPUT = ("to_q", "to_k", "to_v", "to_k_ip", "to_v_ip", "net.0.proj")
 SPLIT_BY_INPUT = ("to_out.0", "net.2")
 

@@ -17,16 +17,17 @@ from instantid_jax.params import Network, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The loss; what is 0 or None is off.
+    """The loss; by default no option is on.
 
     Attributes:
       prediction_type: "epsilon" or "v_prediction", as the base model's.
       drop_id, drop_text, drop_both: share of examples whose face embedding becomes zeros, whose
         text becomes the empty prompt, or both; they exclude each other. The paper drops nothing
-        (section 3.3); `CFG_DROPS` is what IP-Adapter's training does for guidance's sake.
+        (section 3.3); IP-Adapter's training drops 0.05 each, for guidance's sake.
       min_snr_gamma: caps the weight of steps with little noise (Hang et al. 2023, eq. 5).
       noise_offset: strength of a noise constant over each channel.
-      face_weight: what is added to the weight of latents within the face's box.
+      face_weight: what is added to the weight of latents within the face's box; each picture's
+        weights are then scaled to a mean of 1.
     """
 
     prediction_type: str = "epsilon"
@@ -39,18 +40,19 @@ class ObjectiveConfig:
 
     def __post_init__(self):
         drops = (self.drop_id, self.drop_text, self.drop_both)
-        if min(drops) < 0 or sum(drops) > 1:
+        if not (min(drops) >= 0 and sum(drops) <= 1):
             raise InputError(
                 f"drop_id, drop_text, drop_both {drops}: shares of examples, at most 1"
             )
+        for name in ("noise_offset", "face_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
+            raise InputError(f"min_snr_gamma={self.min_snr_gamma}: expected more than 0, or None")
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise InputError(
                 f"prediction_type={self.prediction_type!r}: expected epsilon or v_prediction"
             )
-
-
-PAPER_DROPS = {"drop_id": 0.0, "drop_text": 0.0, "drop_both": 0.0}
-CFG_DROPS = {"drop_id": 0.05, "drop_text": 0.05, "drop_both": 0.05}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,8 +209,10 @@ def losses(
     if config.min_snr_gamma is not None:
         alpha = alphas_cumprod[timesteps]
         snr = alpha / (1 - alpha)
-        capped = jnp.minimum(snr, config.min_snr_gamma)
-        loss = loss * (capped / (snr + 1) if velocity else capped / snr)
+        # Of epsilon min(snr, γ) / snr, written so that it holds at zero terminal SNR too.
+        gamma = config.min_snr_gamma
+        weight = jnp.minimum(snr, gamma) / (snr + 1) if velocity else jnp.minimum(1.0, gamma / snr)
+        loss = loss * weight
     return loss
 
 
@@ -244,7 +248,7 @@ def encode_batch(
     """Latents and conditions of a batch, by the frozen encoders.
 
     Args:
-      batch: as `train.data` makes it; `latents` in place of `images` where they are cached.
+      batch: the arrays that `train.data` makes; `latents` may stand in place of `images`.
       empty_prompt: token ids [L] of "" for each text encoder.
     Returns:
       Scaled latents [B, H, W, 4] float32 and the conditions.

@@ -14,7 +14,7 @@ class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2019).
 
     Attributes:
-      learning_rate: at the end of the warm-up. 1e-5 is what reproductions use at 1024 pixels.
+      learning_rate: at the end of the warm-up.
       schedule: what follows the warm-up, until `decay_steps`: constant, or a fall to zero.
       warmup_steps: the learning rate rises from zero over these.
       decay_steps: steps of the whole schedule, warm-up included; for constant without meaning.
@@ -37,6 +37,17 @@ class OptimizerConfig:
     ema_decay: float | None = None
 
     def __post_init__(self):
+        bounds = {
+            "learning_rate": (self.learning_rate, 0, float("inf")),
+            "warmup_steps": (self.warmup_steps, 0, float("inf")),
+            "clip_norm": (1 if self.clip_norm is None else self.clip_norm, 1e-12, float("inf")),
+            "ema_decay": (0 if self.ema_decay is None else self.ema_decay, 0, 1),
+        }
+        for name, (value, low, high) in bounds.items():
+            if not low <= value <= high:
+                raise InputError(f"{name}={value}: expected {low:g} to {high:g}")
+        if self.schedule not in ("constant", "cosine", "linear"):
+            raise InputError(f"schedule={self.schedule!r}: expected constant, cosine or linear")
         if self.schedule != "constant" and (
             self.decay_steps is None or self.decay_steps <= self.warmup_steps
         ):

@@ -45,7 +45,7 @@ def trainable_shapes(networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
 def init_trainables(
     networks: Networks, unet: Params, key: jax.Array, *, zero_id_values: bool = False
 ) -> Params:
-    """Fresh trainables, as all known reproductions begin.
+    """Fresh trainables.
 
     IdentityNet is a copy of the UNet's encoder half, with zero convolutions and a conditioning
     embedding that ends in zeros, so it contributes nothing at first. ID keys and values are copies

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from instantid_jax.diffusion.schedule import add_noise
+from instantid_jax.errors import InputError
 from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.params import Params, cast
 from train.objective import (
@@ -42,12 +43,16 @@ class StepConfig:
     remat: RematPolicy = "full"
     micro_batches: int = 1
 
+    def __post_init__(self):
+        if self.micro_batches < 1:
+            raise InputError(f"micro_batches={self.micro_batches}: expected 1 or more")
+
 
 class Constants(NamedTuple):
     """Arrays of a run that no step changes.
 
     Attributes:
-      frozen: parameters of the base networks.
+      frozen: parameters of the base networks, in the step's dtype; the VAE's in float32.
       alphas_cumprod: [T] float32.
       empty_prompt: token ids [L] of "" for both text encoders.
     """
@@ -82,7 +87,7 @@ def loss_and_gradients(
 
     Args:
       params: float32 masters.
-      batch: as `train.data` makes it.
+      batch: the arrays that `train.data` makes.
       examples: [B] places in the global batch.
       key: of the step.
     """

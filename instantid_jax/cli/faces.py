@@ -7,6 +7,7 @@ from pathlib import Path
 
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
+from instantid_jax.pictures import read_picture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,13 @@ def _analyzer(pack: FacePack) -> FaceAnalyzer:
 
 def person(sources: Sequence[str], pack: FacePack) -> Face:
     """One person from photos and `.npz` files."""
+    photos = [source for source in sources if Path(source).suffix.lower() != ".npz"]
+    for photo in photos:
+        # Before the face pack is looked for: a mistyped name needs no advice about packs.
+        read_picture(photo)
     return Face.mean(
         [
-            Face.load(source)
-            if Path(source).suffix.lower() == ".npz"
-            else pack.analyzer().analyze(source)
+            pack.analyzer().analyze(source) if source in photos else Face.load(source)
             for source in sources
         ]
     )

@@ -163,8 +163,7 @@ class Transformer2DModel(nnx.Module):
 class DownBlock2D(nnx.Module):
     """Resnets, each followed by a transformer where the block has cross-attention, then halving.
 
-    `layers` of 0 makes diffusers' `DownBlock2D`, without `attentions`; otherwise it is its
-    `CrossAttnDownBlock2D`.
+    Without `transformer` it is diffusers' `DownBlock2D`, with it its `CrossAttnDownBlock2D`.
     """
 
     def __init__(

@@ -125,6 +125,11 @@ class InstantIDPipeline:
                 f"sdxl={sdxl!r}, instantid={instantid!r}, model={model!r}: give sdxl and "
                 "instantid, or model alone"
             )
+        if model is not None and tokenizers is not None:
+            raise InputError(
+                f"tokenizers={tokenizers!r} with model={model!r}: a converted model has its own; "
+                "leave them out"
+            )
         if model is None:
             found = find_model(
                 sdxl,
@@ -296,7 +301,9 @@ class InstantIDPipeline:
         control_pictures = conditioning.further_pictures(
             control_images, len(networks.controlnets) - 1, count, size
         )
-        poses = [self._pose(each) for each in inputs.batched(pose, count, "pose")]
+        several = isinstance(pose, list | tuple)
+        posed = [self._pose(each) for each in pose] if several else self._pose(pose)
+        poses = inputs.batched(posed, count, "pose")
         pictures = (
             conditioning.keypoint_pictures(faces, poses, kps, image, size),
             *control_pictures,
