@@ -85,6 +85,7 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
     if ours.shape != theirs.shape or not np.isfinite(ours).all() or not np.isfinite(theirs).all():
         return float("inf")
     difference = np.linalg.norm((ours.astype(np.float64) - theirs).ravel())
-    if difference == 0:  # zeros on both sides, as of a fresh ControlNet
-        return 0.0
-    return float(difference / np.linalg.norm(theirs.astype(np.float64).ravel()))
+    size = np.linalg.norm(theirs.astype(np.float64).ravel())
+    if size == 0:  # as of a fresh ControlNet
+        return 0.0 if difference == 0 else float("inf")
+    return float(difference / size)

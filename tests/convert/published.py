@@ -92,11 +92,11 @@ def write_published(
       The bytes of each component.
     """
     networks = {
-        "unet": unet,
+        "unet": {"_class_name": "UNet2DConditionModel", **unet},
         "vae": vae,
         "text_encoder": text_encoder,
         "text_encoder_2": text_encoder_2,
-        "controlnet": controlnet,
+        "controlnet": {"_class_name": "ControlNetModel", **controlnet},
     }
     sizes = {}
     for name, settings in networks.items():
