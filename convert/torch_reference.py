@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import safetensors.torch
 import torch
@@ -34,6 +35,8 @@ def torch_step(model: Model, inputs: Inputs) -> Outputs:
     Args:
       model: only its files, settings and sizes are used.
     """
+    # It warns of casts and of settings that it leaves out.
+    diffusers.utils.logging.set_verbosity_error()
     parts = model.components
     adapter = _adapter(Path(parts["image_proj"].source))
     dim_head = parts["image_proj"].network.config.dim_head
@@ -129,8 +132,11 @@ def load_network(cls: type, component: Component) -> torch.nn.Module:
         return _from_single_file(cls, path, settings)
     with torch.device("meta"):
         network = cls.from_config(settings)
-    network.load_state_dict(read_state(path), assign=True)
-    return network.float().eval()
+    state = read_state(path)
+    for name in list(state):
+        state[name] = state[name].float()
+    network.load_state_dict(state, assign=True)
+    return network.eval()
 
 
 def _from_single_file(cls: type, path: Path, settings: Mapping) -> torch.nn.Module:

@@ -17,7 +17,7 @@ import shutil
 import signal
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,14 +192,18 @@ def load_params(
         raise InputError(
             f"{path} does not fit its configuration: {'; '.join(faults)}; convert it again"
         )
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    how = {
-        name: ocp.ArrayRestoreArgs(
-            restore_type=jax.Array, sharding=sharding, dtype=dtype or array.dtype
-        )
-        for name, array in found.items()
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    dtypes = {
+        name: jnp.dtype(array.dtype if dtype is None else dtype) for name, array in found.items()
     }
-    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_in_flight_gb(found.values()))
+    how = {
+        name: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding, dtype=each)
+        for name, each in dtypes.items()
+    }
+    # Orbax refuses an array that is not smaller than its limit, in the dtype it becomes.
+    largest = max(math.prod(found[name].shape) * dtypes[name].itemsize for name in found)
+    limit = max(IN_FLIGHT_BYTES, largest + 1)
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=limit / 10**9)
     with _readable(path), ocp.Checkpointer(handler) as restorer:
         return restorer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=how))
 
@@ -226,12 +230,6 @@ def _readable(path: Path) -> Iterator[None]:
     except Exception as error:  # for missing data it raises an Exception of no class of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path} cannot be read ({reason}); convert the model again") from error
-
-
-def _in_flight_gb(arrays: Iterable[jax.Array | jax.ShapeDtypeStruct]) -> float:
-    """How much Orbax may hold beside the arrays; it refuses one that is not smaller than this."""
-    largest = max((math.prod(a.shape) * a.dtype.itemsize for a in arrays), default=0)
-    return max(IN_FLIGHT_BYTES, largest + 1) / 10**9
 
 
 def _parameter_files(folder: Path) -> list[Path]:
