@@ -22,6 +22,8 @@ class OptimizerConfig:
       decay_all: decay norms, biases and latents too, as the public trainers do.
       clip_norm: the gradient's norm over all trainables is cut to this; None does not cut.
       ema_decay: of the averaged copy; None keeps none.
+      skip_nonfinite: so many steps in a row whose gradients are not finite change nothing; one
+        more ends the run.
     """
 
     learning_rate: float = 1e-5
@@ -35,11 +37,13 @@ class OptimizerConfig:
     decay_all: bool = False
     clip_norm: float | None = 1.0
     ema_decay: float | None = None
+    skip_nonfinite: int = 0
 
     def __post_init__(self):
         bounds = {
             "learning_rate": (self.learning_rate, 0, float("inf")),
             "warmup_steps": (self.warmup_steps, 0, float("inf")),
+            "skip_nonfinite": (self.skip_nonfinite, 0, float("inf")),
             "clip_norm": (1 if self.clip_norm is None else self.clip_norm, 1e-12, float("inf")),
             "ema_decay": (0 if self.ema_decay is None else self.ema_decay, 0, 1),
         }
@@ -83,7 +87,7 @@ def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTra
         for name, value in params.items()
     }
     clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    return optax.chain(
+    transform = optax.chain(
         *clip,
         optax.adamw(
             learning_rate(config),
@@ -94,3 +98,7 @@ def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTra
             mask=mask,
         ),
     )
+    if config.skip_nonfinite:
+        # With one more than that it would let them through; the loop has ended by then.
+        transform = optax.apply_if_finite(transform, config.skip_nonfinite)
+    return transform

@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from instantid_jax.components import component_shapes
 from instantid_jax.params import Params
 from instantid_jax.sharding import replicated, shard_params
 from train.objective import Networks, join_parts
+from train.optimizer import OptimizerConfig, make_optimizer
 
 
 class TrainState(NamedTuple):
@@ -82,12 +82,13 @@ def init_trainables(
     return {name: jnp.array(v, jnp.float32, copy=True) for name, v in join_parts(parts).items()}
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
+def init_state(optimizer: OptimizerConfig, params: Params) -> TrainState:
     """The state before the first step."""
+    ema = optimizer.ema_decay is not None
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=make_optimizer(optimizer, params).init(params),
         ema={name: jnp.array(v, copy=True) for name, v in params.items()} if ema else {},
     )
 

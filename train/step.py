@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,14 @@ from train.objective import (
     losses,
     predict,
 )
+from train.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from train.state import TrainState
 
 # Upper edges of the bins of face share (box over picture) by which the loss is reported.
 FACE_SHARE_BINS = (0.01, 0.04, 0.1, 0.25, 1.0)
 GROUPS = ("image_proj", "ip_adapter", "controlnet")
 RematPolicy = Literal["none", "full", "dots"]
+Dtype = Literal["bfloat16", "float32"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,13 +41,18 @@ class StepConfig:
       micro_batches: the batch is worked through in so many parts, whose gradients are averaged.
     """
 
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     remat: RematPolicy = "full"
     micro_batches: int = 1
 
     def __post_init__(self):
         if self.micro_batches < 1:
             raise InputError(f"micro_batches={self.micro_batches}: expected 1 or more")
+        for name, choices in (("dtype", get_args(Dtype)), ("remat", get_args(RematPolicy))):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}"
+                )
 
 
 class Constants(NamedTuple):
@@ -128,10 +135,8 @@ def loss_and_gradients(
 def train_step(
     networks: Networks,
     objective: ObjectiveConfig,
+    optimizer: OptimizerConfig,
     step: StepConfig,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    ema_decay: float | None,
     state: TrainState,
     constants: Constants,
     batch: dict[str, jax.Array],
@@ -140,10 +145,15 @@ def train_step(
     """One optimiser step on a global batch.
 
     Args:
+      optimizer: as the state was made for.
+      batch: the arrays that `train.data` makes, of B rows.
       seed: uint32 scalar; the step's key is fold_in(seed, step).
     Returns:
-      The next state and metrics, float32 scalars.
+      The next state, and metrics: float32 scalars, and `example_crc32` [B] of the batch, which
+      every process gets to know whole in this way.
     """
+    if bool(state.ema) != (optimizer.ema_decay is not None):
+        raise ValueError(f"ema_decay={optimizer.ema_decay}, but the state was made for another")
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     examples = jnp.arange(len(batch["time_ids"]), dtype=jnp.uint32)
     parts = step.micro_batches
@@ -164,13 +174,16 @@ def train_step(
             accumulate, jax.tree.map(jnp.zeros_like, state.params), (micro, order)
         )
         each = each.swapaxes(0, 1).reshape(-1)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    transform = make_optimizer(optimizer, state.params)
+    updates, opt_state = transform.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
-    if ema_decay is not None:
-        ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, params)
+    if optimizer.ema_decay is not None:
+        decay = optimizer.ema_decay
+        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
     metrics = _metrics(each, gradients, batch["face_share"])
-    metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
+    metrics["learning_rate"] = jnp.asarray(learning_rate(optimizer)(state.step), jnp.float32)
+    metrics["example_crc32"] = batch["example_crc32"]
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
 

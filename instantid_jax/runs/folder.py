@@ -21,6 +21,10 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
+    def networks(self) -> Path:
+        return self.path / "networks.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 

@@ -13,7 +13,7 @@ from instantid_jax.sharding import batch_sharding, replicated, training_mesh
 from tests.parity.reference import relative_error
 from tests.train import small
 from train.objective import ObjectiveConfig
-from train.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from train.optimizer import OptimizerConfig
 from train.state import init_state, init_trainables, state_sharding, trainable_shapes
 from train.step import StepConfig, train_step
 
@@ -37,24 +37,15 @@ def params():
 def compiled(step: StepConfig, mesh=None):
     """The step for a configuration, compiled once for all tests, on one device or on a mesh."""
     shapes = trainable_shapes(small.networks())
-    optimizer = make_optimizer(OPTIMIZER, shapes)
-    function = functools.partial(
-        train_step,
-        small.networks(),
-        ObjectiveConfig(),
-        step,
-        optimizer,
-        learning_rate(OPTIMIZER),
-        OPTIMIZER.ema_decay,
-    )
+    function = functools.partial(train_step, small.networks(), ObjectiveConfig(), OPTIMIZER, step)
     if mesh is None:
         return jax.jit(function)
-    state = jax.eval_shape(functools.partial(init_state, optimizer=optimizer, ema=True), shapes)
+    state = jax.eval_shape(functools.partial(init_state, OPTIMIZER), shapes)
     return jax.jit(function, out_shardings=(state_sharding(state, mesh), replicated(mesh)))
 
 
 def start(params):
-    return init_state(params, make_optimizer(OPTIMIZER, params), ema=True)
+    return init_state(OPTIMIZER, params)
 
 
 def run(params, step=FLOAT32, *, mesh=None, steps=3, rows=8):

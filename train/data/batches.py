@@ -2,7 +2,8 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,7 @@ class Batches:
           face_box: [b, 4] float32, left, top, right, bottom in pixels of the crop, clipped to it.
           face_share: [b] float32, the box's share of the crop.
           example_index: [b] uint32, global.
+          example_crc32: [b] uint32, of all of the above but the index, and of the key.
           example_ids: list of b keys.
 
         Raises:
@@ -148,7 +150,8 @@ class Batches:
         with self._tokenizer_lock:
             ids = [tokenizer([caption])[0] for tokenizer in self._tokenizers]
         example["input_ids"], example["input_ids_2"] = ids
-        return example | {"example_index": np.uint32(index)}
+        crc = _crc32(example)
+        return example | {"example_index": np.uint32(index), "example_crc32": crc}
 
     def collate(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Stacks examples of one step."""
@@ -161,3 +164,11 @@ class Batches:
                 stacked[i] = example[name]
             batch[name] = stacked
         return batch
+
+
+def _crc32(example: Mapping[str, Any]) -> np.uint32:
+    """Of an example's key and arrays, so that any difference in what is trained on shows."""
+    crc = zlib.crc32(example["key"].encode())
+    for name in sorted(example.keys() - {"key"}):
+        crc = zlib.crc32(np.ascontiguousarray(example[name]), crc)
+    return np.uint32(crc)
