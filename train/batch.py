@@ -1,0 +1,40 @@
+"""A process's rows of a global batch, and the batch on the mesh."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from instantid_jax.sharding import batch_sharding
+
+
+def process_rows(global_batch_size: int, mesh: Mesh) -> list[int]:
+    """The rows that this process's devices hold, ascending."""
+    held = batch_sharding(mesh).addressable_devices_indices_map((global_batch_size,))
+    return sorted({row for (rows,) in held.values() for row in range(global_batch_size)[rows]})
+
+
+def place_batch(
+    batch: Mapping[str, np.ndarray], rows: Sequence[int], global_batch_size: int, mesh: Mesh
+) -> dict[str, jax.Array]:
+    """Puts a batch on the mesh.
+
+    Args:
+      batch: arrays of `len(rows)` rows, as `process_rows` gives them.
+    Returns:
+      Arrays of `global_batch_size` rows, of which each device holds its share.
+    """
+    sharding = batch_sharding(mesh)
+    place = {row: i for i, row in enumerate(rows)}
+
+    def on_devices(value: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            wanted = [place[row] for row in range(global_batch_size)[index[0]]]
+            # Rows of one device lie side by side: a view, where fancy indexing would copy.
+            return value[wanted[0] : wanted[-1] + 1]
+
+        shape = (global_batch_size, *value.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: on_devices(value) for name, value in batch.items()}

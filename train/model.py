@@ -1,0 +1,210 @@
+"""The base model of a run and what its trainables start from: found, checked, put on a mesh."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, Sharding
+
+from instantid_jax.components import Component, check_fit, component_shapes, network
+from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
+from instantid_jax.errors import InputError
+from instantid_jax.models.controlnet import ControlNetConfig
+from instantid_jax.models.unet import ENCODER_ONLY
+from instantid_jax.params import Params
+from instantid_jax.prompt import PromptTokenizer
+from instantid_jax.runs.contents import checksums
+from instantid_jax.sharding import replicated, shard_params
+from instantid_jax.weights.layouts import find_instantid, find_network, find_sdxl
+from train.config import ModelConfig, TrainConfig
+from train.objective import Networks, join_parts
+from train.state import init_trainables, trainable_shapes
+from train.step import Constants
+
+FROZEN = ("unet", "vae", "text_encoder", "text_encoder_2")
+TRAINED = ("image_proj", "ip_adapter", "controlnet")
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModel:
+    """A base model and the networks trained on it, found but not loaded.
+
+    Attributes:
+      networks: of training.
+      frozen: components keyed as `FROZEN`.
+      start: components keyed as `TRAINED`, from which the trainables start; None is fresh ones.
+      settings: `config.json` of the trained networks, "image_proj" and "controlnet".
+      scheduler: settings of its `scheduler_config.json`.
+      tokenizers: of both text encoders.
+      tokenizer_folders: where they lie.
+      force_zeros_for_empty_prompt: as the pipeline's.
+    """
+
+    networks: Networks
+    frozen: Mapping[str, Component]
+    start: Mapping[str, Component] | None
+    settings: Mapping[str, Mapping[str, Any]]
+    scheduler: Mapping[str, Any]
+    tokenizers: tuple[PromptTokenizer, PromptTokenizer]
+    tokenizer_folders: tuple[Path, Path]
+    force_zeros_for_empty_prompt: bool
+
+    @functools.cached_property
+    def schedule(self) -> ScheduleConfig:
+        return ScheduleConfig.from_dict(self.scheduler)
+
+
+def find_base(config: ModelConfig) -> BaseModel:
+    """Finds the model's files; reads configurations and names, not weights.
+
+    Raises:
+      InputError: if something is missing, damaged, another thing than expected, or does not fit.
+    """
+    parts, scheduler, folders, force_zeros = find_sdxl(
+        config.sdxl, tokenizers=config.tokenizers, variant=config.variant
+    )
+    if config.vae is not None:
+        parts["vae"] = find_network(config.vae, "vae", variant=config.variant)
+    start = None
+    if config.instantid is not None:
+        start = find_instantid(config.instantid, parts["unet"].network, variant=config.variant)
+        settings = {name: start[name].settings for name in ("image_proj", "controlnet")}
+    else:
+        settings = {
+            "image_proj": vars(config.resampler),
+            "controlnet": identitynet_settings(parts["unet"].settings),
+        }
+    networks = Networks(
+        **{name: parts[name].network for name in FROZEN},
+        **{name: network(name, each) for name, each in settings.items()},
+    )
+    check_fit({field.name: getattr(networks, field.name) for field in dataclasses.fields(networks)})
+    first, second = (
+        PromptTokenizer(
+            folder,
+            positions=getattr(networks, name).config.max_position_embeddings,
+            vocabulary=getattr(networks, name).config.vocab_size,
+        )
+        for folder, name in zip(folders, ("text_encoder", "text_encoder_2"), strict=True)
+    )
+    return BaseModel(
+        networks, parts, start, settings, scheduler, (first, second), folders, force_zeros
+    )
+
+
+def identitynet_settings(unet: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.json` of a ControlNet whose encoder is that of a UNet.
+
+    Source: diffusers/models/controlnets/controlnet.py:ControlNetModel.from_unet.
+    """
+    config = ControlNetConfig.from_json(unet)
+    # diffusers' defaults are not SDXL's, so nothing is left to them; it knows no attention_type.
+    fixed = {
+        name: supported[0] if isinstance(supported, tuple) else supported
+        for name, supported in ENCODER_ONLY.items()
+        if name != "attention_type"
+    }
+    return {"_class_name": "ControlNetModel"} | fixed | dataclasses.asdict(config)
+
+
+class Frozen:
+    """The frozen parameters on the mesh, and by what they are recognised.
+
+    Attributes:
+      params: keyed as `FROZEN`, in the step's dtype, the VAE's in float32.
+      fingerprint: of all their bits.
+    """
+
+    def __init__(self, base: BaseModel, config: TrainConfig, mesh: Mesh):
+        """Loads them, one component after the other.
+
+        Raises:
+          InputError: if a file is damaged.
+        """
+        self.params: dict[str, Params] = {}
+        sums: dict[str, int] = {}
+        for name, sharding in frozen_sharding(base.networks, config, mesh).items():
+            # SDXL's VAE overflows in half precision, and training encodes only once.
+            dtype = jnp.dtype("float32" if name == "vae" else config.step.dtype)
+            loaded = base.frozen[name].load(dtype)
+            self.params[name] = place(loaded, sharding)
+            sums |= {f"{name}.{k}": v for k, v in checksums(self.params[name]).items()}
+        text = json.dumps(sums, sort_keys=True)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def frozen_sharding(
+    networks: Networks, config: TrainConfig, mesh: Mesh
+) -> dict[str, dict[str, Sharding]]:
+    """Where each frozen parameter lies."""
+    shardings: dict[str, dict[str, Sharding]] = {}
+    for name in FROZEN:
+        shapes = component_shapes(name, getattr(networks, name))
+        if config.mesh.frozen == "sharded":
+            shardings[name] = shard_params(shapes, mesh)
+        else:
+            shardings[name] = dict.fromkeys(shapes, replicated(mesh))
+    return shardings
+
+
+def place(params: Params, shardings: Mapping[str, Sharding]) -> Params:
+    """Puts parameters that every process has whole onto a mesh; takes them out of `params`."""
+    placed = {}
+    for name in list(params):
+        value = params.pop(name)
+        if shardings[name].is_fully_addressable:
+            placed[name] = jax.device_put(value, shardings[name])
+        else:
+            whole = np.asarray(value)
+            placed[name] = jax.make_array_from_callback(
+                whole.shape, shardings[name], whole.__getitem__
+            )
+    return placed
+
+
+def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params:
+    """The trainables before the first step, float32, on the mesh.
+
+    To be called before the frozen parameters are loaded: fresh ones take the UNet in float32, so
+    that copies of its weights are not rounded to the step's dtype.
+    """
+    shardings = shard_params(trainable_shapes(base.networks), mesh)
+    if base.start is not None:
+        params: Params = {}
+        for name in TRAINED:
+            part = join_parts({name: base.start[name].load(jnp.dtype("float32"))})
+            params |= place(part, shardings)
+        return params
+    fresh = functools.partial(
+        init_trainables, base.networks, zero_id_values=config.model.zero_id_values
+    )
+    own = component_shapes("unet", base.networks.unet)
+    unet = place(base.frozen["unet"].load(jnp.dtype("float32")), shard_params(own, mesh))
+    # A step's key is the seed's, folded with its number.
+    key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
+    return jax.jit(fresh, out_shardings=shardings)(unet, key)
+
+
+def constants(base: BaseModel, frozen: Mapping[str, Params], mesh: Mesh) -> Constants:
+    """What no step changes, on the mesh."""
+    first, second = (tokenizer([""])[0] for tokenizer in base.tokenizers)
+    small = {"alphas": alphas_cumprod(base.schedule), "first": first, "second": second}
+    small = place(small, dict.fromkeys(small, replicated(mesh)))
+    return Constants(dict(frozen), small["alphas"], (small["first"], small["second"]))
+
+
+def check_prediction_type(base: BaseModel, config: TrainConfig) -> None:
+    """Refuses an objective for another kind of base model."""
+    wanted, got = base.schedule.prediction_type, config.objective.prediction_type
+    if wanted != got:
+        raise InputError(
+            f"objective.prediction_type is {got}, but {config.model.sdxl} predicts {wanted}: "
+            "set it to that"
+        )

@@ -1,0 +1,83 @@
+"""The compiled training step of a configuration, and the shapes of what it takes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from instantid_jax.components import component_shapes
+from instantid_jax.sharding import batch_sharding, replicated
+from train.config import TrainConfig
+from train.data.buckets import Size
+from train.model import frozen_sharding
+from train.objective import Networks
+from train.state import TrainState, init_state, state_sharding, trainable_shapes
+from train.step import Constants, train_step
+
+
+def compiled_step(
+    config: TrainConfig, networks: Networks, mesh: Mesh
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`train_step` of (state, constants, batch, seed), jitted; the state is donated."""
+    step = functools.partial(train_step, networks, config.objective, config.optimizer, config.step)
+    state = state_shapes(config, networks, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(step, out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
+
+
+def state_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> TrainState:
+    """The state's shapes with their shardings."""
+    shapes = jax.eval_shape(
+        functools.partial(init_state, config.optimizer), trainable_shapes(networks)
+    )
+    return jax.tree.map(_shape, shapes, state_sharding(shapes, mesh))
+
+
+def constant_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> Constants:
+    """The shapes of what no step changes, with their shardings."""
+    everywhere = replicated(mesh)
+    frozen = {}
+    for name, shardings in frozen_sharding(networks, config, mesh).items():
+        dtype = jnp.dtype("float32" if name == "vae" else config.step.dtype)
+        frozen[name] = {
+            parameter: jax.ShapeDtypeStruct(shape.shape, dtype, sharding=shardings[parameter])
+            for parameter, shape in component_shapes(name, getattr(networks, name)).items()
+        }
+    tokens = [jax.ShapeDtypeStruct((_prompt_length(networks),), jnp.int32, sharding=everywhere)] * 2
+    alphas = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=everywhere)
+    return Constants(frozen, alphas, (tokens[0], tokens[1]))
+
+
+def batch_shapes(
+    config: TrainConfig, networks: Networks, mesh: Mesh, size: Size
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of pictures of `size`, (height, width), with their shardings."""
+    rows, length = config.global_batch_size, _prompt_length(networks)
+    arrays: dict[str, tuple[tuple[int, ...], Any]] = {
+        "images": ((*size, 3), np.uint8),
+        "keypoint_pictures": ((*size, 3), np.uint8),
+        "input_ids": ((length,), np.int32),
+        "input_ids_2": ((length,), np.int32),
+        "id_embeds": ((networks.image_proj.config.embedding_dim,), np.float32),
+        "time_ids": ((6,), np.float32),
+        "face_box": ((4,), np.float32),
+        "face_share": ((), np.float32),
+        "example_crc32": ((), np.uint32),
+    }
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in arrays.items()
+    }
+
+
+def _prompt_length(networks: Networks) -> int:
+    return networks.text_encoder.config.max_position_embeddings
+
+
+def _shape(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
