@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from instantid_jax.sharding import batch_sharding
@@ -38,3 +39,19 @@ def place_batch(
         return jax.make_array_from_callback(shape, sharding, part)
 
     return {name: on_devices(value) for name, value in batch.items()}
+
+
+def gather_ids(ids: Sequence[str], rows: Sequence[int]) -> list[str]:
+    """All rows' ids, where every process has those of its own rows.
+
+    Ids are cut at 64 bytes.
+    """
+    if jax.process_count() == 1:
+        return list(ids)
+    letters = np.array([each.encode()[:64] for each in ids], "S64")
+    everywhere = multihost_utils.process_allgather(
+        (np.asarray(rows), letters.view(np.uint8).reshape(-1, 64)), tiled=True
+    )
+    # Processes that share rows tell the same of them.
+    by_row = dict(zip(*(each.tolist() for each in everywhere), strict=True))
+    return [bytes(by_row[row]).rstrip(b"\0").decode(errors="replace") for row in sorted(by_row)]

@@ -123,6 +123,7 @@ class TrainConfig:
     """All that a run is.
 
     Attributes:
+      steps: where to stop; no part of the learning rate's schedule.
       global_batch_size: examples a step, over all devices and micro-batches.
       seed: of the data's order, the noise and the fresh trainables.
       loader_threads: examples made at a time by each process.
@@ -132,6 +133,7 @@ class TrainConfig:
     model: ModelConfig
     data: DataConfig
     global_batch_size: int
+    steps: int
     seed: int = 0
     mesh: MeshConfig = MeshConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -145,7 +147,7 @@ class TrainConfig:
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed}: expected 0 to 2**32 - 1")
-        for name in ("global_batch_size", "loader_threads"):
+        for name in ("global_batch_size", "steps", "loader_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 up")
 

@@ -93,7 +93,7 @@ class Batches:
         """Passes over all data before the one that a step is in."""
         return self._interleave.epoch(step)
 
-    def batch(self, step: int, rows: slice | range = slice(None)) -> Batch:
+    def batch(self, step: int, rows: slice | Sequence[int] = slice(None)) -> Batch:
         """The rows of a step's batch that a process wants; all by default.
 
         Returns, for b rows, pictures of the step's bucket H x W and embeddings of E numbers:
@@ -114,14 +114,14 @@ class Batches:
         """
         return self.collate([self.example(step, row) for row in self.rows(rows)])
 
-    def rows(self, rows: slice | range) -> range:
+    def rows(self, rows: slice | Sequence[int]) -> Sequence[int]:
         """The rows of a batch that a slice means.
 
         Raises:
           InputError: if some are outside of the batch, or there is none.
         """
         taken = range(self.global_batch_size)[rows] if isinstance(rows, slice) else rows
-        if not taken or min(taken) < 0 or max(taken) >= self.global_batch_size:
+        if not len(taken) or min(taken) < 0 or max(taken) >= self.global_batch_size:
             raise InputError(f"{rows} are no rows of a batch of {self.global_batch_size}")
         return taken
 

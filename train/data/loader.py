@@ -1,6 +1,6 @@
 """Batches made ahead by threads, while the devices work."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -20,7 +20,7 @@ class Loader:
         batches: Batches,
         *,
         start_step: int = 0,
-        rows: slice | range = slice(None),
+        rows: slice | Sequence[int] = slice(None),
         threads: int = 8,
         prefetch: int = 2,
     ):
@@ -55,7 +55,7 @@ class Loader:
 class _Examples:
     """A process's examples from a step on, as grain reads a source."""
 
-    def __init__(self, batches: Batches, rows: range, start_step: int):
+    def __init__(self, batches: Batches, rows: Sequence[int], start_step: int):
         self._batches = batches
         self._rows = rows
         self._start_step = start_step

@@ -1,0 +1,32 @@
+"""A run to see that everything works: a small untrained model, drawn faces, a CPU, half a minute.
+
+    python -m train configs/debug.py --workdir runs/debug
+
+The same command again goes on where the run ended; `--steps` moves the end.
+"""
+
+from instantid_jax.cache import cache_folder
+from instantid_jax.untrained import RESAMPLER, untrained_model
+from train.config import CheckpointConfig, ModelConfig, TrainConfig, ValidationConfig
+from train.data.config import DataConfig, DatasetShare
+from train.data.drawn import drawn_dataset
+from train.optimizer import OptimizerConfig
+from train.step import StepConfig
+
+
+def get_config() -> TrainConfig:
+    faces = str(drawn_dataset(cache_folder()))
+    return TrainConfig(
+        model=ModelConfig(sdxl=str(untrained_model(cache_folder())), resampler=RESAMPLER),
+        data=DataConfig(datasets=(DatasetShare(folder=faces),), buckets=((64, 64),)),
+        global_batch_size=8,
+        steps=12,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=3, ema_decay=0.9),
+        step=StepConfig(dtype="float32", remat="none"),
+        checkpoints=CheckpointConfig(every=3),
+        validation=ValidationConfig(
+            dataset=faces, every=12, records=2, size=(64, 64), num_inference_steps=4
+        ),
+        loader_threads=2,
+        log_example_ids=True,
+    )

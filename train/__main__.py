@@ -1,0 +1,91 @@
+"""`python -m train configs/x.py --workdir DIR`: trains, or goes on where a run ended."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from instantid_jax.cli.program import program
+from instantid_jax.errors import InputError
+
+USAGE = """usage: python -m train CONFIG --workdir DIR [--steps N] [options]
+
+Trains IdentityNet and the Image Adapter as a file of configs/ says, or goes on where the run in
+DIR ended. `python -m train CONFIG --help` lists the options: every setting of that file is one."""
+
+
+def load_config(path: Path) -> Any:
+    """What the `get_config` of a Python file returns.
+
+    Raises:
+      InputError: if there is no such file or function, or it returns another thing.
+    """
+    from train.config import TrainConfig
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a Python file with get_config()")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file: give one with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"{path} is no Python ({error.msg}, line {error.lineno})") from error
+    if not callable(getattr(module, "get_config", None)):
+        raise InputError(f"{path} has no get_config(): configs/debug.py shows what is expected")
+    config = module.get_config()
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"get_config() of {path} returns no train.config.TrainConfig")
+    return config
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the program. Bad input ends with one line and status 2, SIGTERM with 75."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0].startswith("-"):
+        print(USAGE)
+        sys.exit(0 if args[:1] in (["--help"], ["-h"]) else 2)
+    with program("train"):
+        import logging
+
+        import tyro
+
+        from instantid_jax.cache import keep_compiled_programs
+        from train.config import TrainConfig
+        from train.distributed import ProcessConfig, join
+        from train.loop import train
+        from train.start import StartConfig
+
+        logging.getLogger("train").setLevel(logging.INFO)
+        default = load_config(Path(args[0]))
+
+        def run(
+            workdir: Path,
+            config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
+            start: Annotated[StartConfig, tyro.conf.arg(name="")] = StartConfig(),  # noqa: B008
+            processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ProcessConfig(),  # noqa: B008
+            profile: int = 0,
+        ) -> int:
+            """Trains, or goes on where a run ended.
+
+            Args:
+              workdir: the run's folder.
+              profile: trace so many steps with JAX's profiler.
+            """
+            join(processes)
+            keep_compiled_programs()
+            return train(config, workdir, start, profile)
+
+        status = tyro.cli(
+            run,
+            args=args[1:],
+            prog=f"python -m train {args[0]}",
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+        )
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Floating-point operations of a training step, and what devices can do at most."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import Mesh
+
+from train.config import TrainConfig
+from train.data.buckets import Size
+from train.objective import Networks
+from train.program import batch_shapes, constant_shapes, state_shapes
+from train.step import StepConfig, train_step
+
+# Dense bfloat16 operations a second and device, by `Device.device_kind`, from the makers' sheets.
+# Of a TPU v4 and tpu7x JAX shows half chips or whole ones, each as its own device.
+PEAK = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU7x": 1153.5e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA L40S": 362e12,
+}
+# cuDNN's attention, and how many matrix products each stands for.
+FUSED_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
+
+
+class StepFlops:
+    """Which share of what the devices can do a step's own operations are."""
+
+    def __init__(self, config: TrainConfig, networks: Networks, mesh: Mesh):
+        self._count = functools.partial(step_flops, config, networks, mesh)
+        peak = PEAK.get(mesh.devices.flat[0].device_kind)
+        self._peak = None if peak is None else peak * mesh.size
+        self._of_first: tuple[Size, int] | None = None
+
+    def utilisation(self, size: Size, seconds: float) -> float | None:
+        """Model FLOP utilisation (Chowdhery et al. 2022, PaLM, appendix B) of a step.
+
+        Args:
+          size: (height, width) of its pictures.
+          seconds: that it took.
+        Returns:
+          None where it is not known what the devices can do.
+        """
+        if self._peak is None:
+            return None
+        if self._of_first is None:
+            # Tracing takes a minute at full size: once, as buckets hardly differ but in pixels.
+            self._of_first = size, self._count(size)
+        (height, width), operations = self._of_first
+        operations *= size[0] * size[1] / (height * width)
+        return operations / seconds / self._peak
+
+
+def step_flops(config: TrainConfig, networks: Networks, mesh: Mesh, size: Size) -> int:
+    """Operations of the matrix products and convolutions of one step, on the whole batch.
+
+    What rematerialisation computes again is not counted: it is a price, not an achievement.
+
+    Args:
+      size: (height, width) of the pictures.
+    """
+    once = StepConfig(dtype=config.step.dtype, remat="none", micro_batches=1)
+    step = functools.partial(train_step, networks, config.objective, config.optimizer, once)
+    traced = jax.make_jaxpr(step)(
+        state_shapes(config, networks, mesh),
+        constant_shapes(config, networks, mesh),
+        batch_shapes(config, networks, mesh, size),
+        jax.ShapeDtypeStruct((), np.uint32),
+    )
+    return count_flops(traced.jaxpr)
+
+
+def count_flops(jaxpr: Jaxpr) -> int:
+    """Operations of a traced program's matrix products and convolutions, two a product."""
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+
+
+def _equation_flops(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        depth = math.prod(left[axis] for axis in contracted)
+        return 2 * depth * math.prod(equation.outvars[0].aval.shape)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
+        depth = math.prod(kernel) // outputs
+        return 2 * depth * math.prod(equation.outvars[0].aval.shape)
+    if name in FUSED_ATTENTION:
+        batch, queries, heads, width = equation.invars[0].aval.shape
+        keys = equation.invars[1].aval.shape[1]
+        return FUSED_ATTENTION[name] * 2 * batch * heads * queries * keys * width
+    inside = sum(count_flops(inner) for inner in _inner_programs(params))
+    return inside * params["length"] if name == "scan" else inside
+
+
+def _inner_programs(params: dict[str, Any]) -> list[Jaxpr]:
+    found = []
+    for value in params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, ClosedJaxpr):
+                found.append(each.jaxpr)
+            elif isinstance(each, Jaxpr):
+                found.append(each)
+    return found

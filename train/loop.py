@@ -1,0 +1,138 @@
+"""A training run, from its start or its newest checkpoint to its end."""
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from instantid_jax.atomic import replacing_file
+from instantid_jax.errors import InputError
+from instantid_jax.json_files import write_json
+from instantid_jax.runs.contents import Meta
+from instantid_jax.runs.folder import RunFolder, append_event
+from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
+from instantid_jax.sharding import training_mesh
+from train.batch import gather_ids, place_batch, process_rows
+from train.config import TrainConfig
+from train.data.batches import Batches
+from train.data.loader import Loader
+from train.flops import StepFlops
+from train.metrics import MetricsWriter
+from train.model import BaseModel, check_prediction_type, find_base
+from train.profile import Profile
+from train.program import compiled_step
+from train.report import DivergedError, Report
+from train.start import Start, StartConfig, begin
+from train.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int = 0) -> int:
+    """Trains up to `config.steps`, or until SIGTERM.
+
+    Args:
+      profile: steps to trace with JAX's profiler, into the folder's `profile/`.
+    Returns:
+      The exit status: 0, or `PREEMPTED_STATUS` after SIGTERM; then too the state is saved.
+    Raises:
+      InputError: for what cannot be read or does not fit, before anything is written; and for a
+        loss that is not finite.
+    """
+    run = RunFolder(workdir)
+    base = find_base(config.model)
+    check_prediction_type(base, config)
+    mesh = training_mesh(config.mesh.shape)
+    config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
+    batches = Batches(config.data, base.tokenizers, config.global_batch_size, config.seed)
+    wanted = base.networks.image_proj.config.embedding_dim
+    if batches.embedding_size != wanted:
+        raise InputError(
+            f"the data have embeddings of {batches.embedding_size} numbers, the Resampler takes "
+            f"{wanted}: take data measured with the face pack the model is for"
+        )
+    validation = None if config.validation is None else Validation(config, base)
+    begun = begin(config, start, run, base, batches, mesh)
+    if begun.step >= config.steps:
+        logger.warning("%s is at step %d already: nothing to do", workdir, begun.step)
+        return 0
+    if jax.process_index() == 0:
+        for path, settings in ((run.config, config.to_dict()), (run.networks, base.settings)):
+            with replacing_file(path) as temporary:
+                write_json(temporary, settings)
+        append_event(run, begun.event, step=begun.step)
+    return _loop(config, run, base, mesh, batches, begun, validation, profile)
+
+
+def _loop(
+    config: TrainConfig,
+    run: RunFolder,
+    base: BaseModel,
+    mesh: Mesh,
+    batches: Batches,
+    start: Start,
+    validation: Validation | None,
+    profile: int,
+) -> int:
+    step, state, constants = start.step, start.state, start.constants
+    rows = process_rows(config.global_batch_size, mesh)
+    take_step = compiled_step(config, base.networks, mesh)
+    flops = StepFlops(config, base.networks, mesh)
+    seed = np.uint32(config.seed)
+    is_first = jax.process_index() == 0
+    saves = config.checkpoints
+    preempted = False
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(MetricsWriter(run, step)) if is_first else None
+        saver = stack.enter_context(
+            Saver(run, start=step, every=saves.every, keep=saves.keep, keep_every=saves.keep_every)
+        )
+        report = stack.enter_context(Report(config, writer, step, flops))
+        loader = Loader(batches, start_step=step, rows=rows, threads=config.loader_threads)
+        stack.callback(loader.close)
+        tracing = stack.enter_context(Profile(run.path / "profile", step, profile))
+        saver.warm_up(state)
+        while step < config.steps and not preempted:
+            began = time.perf_counter()
+            _, batch = next(loader)
+            waited = time.perf_counter() - began
+            ids = gather_ids(batch.pop("example_ids"), rows) if config.log_example_ids else None
+            batch = place_batch(batch, rows, config.global_batch_size, mesh)
+            state, metrics = take_step(state, constants, batch, seed)
+            size = batches.bucket(step)
+            step += 1
+            tracing.after(step)
+            details = {"corrupt_records": batches.corruption.corrupt, "bucket": list(size)}
+            if ids is not None:
+                details["example_ids"] = ids
+            preempted = saver.reached_preemption(step)
+            saved = preempted or step == config.steps or step % saves.every == 0
+            try:
+                report.take(step, metrics, details, waited=waited, size=size)
+                if saved:
+                    # Nothing is saved before it is known to be finite.
+                    report.flush()
+            except DivergedError:
+                if is_first:
+                    append_event(run, "diverged", step=step)
+                raise
+            saver.save(
+                step,
+                state,
+                Meta(fingerprint=start.fingerprint, seed=config.seed, position=step),
+                force=saved,
+            )
+            if validation is not None and step % validation.every == 0:
+                report.flush()
+                path = run.samples / f"{step:08d}.png"
+                if validation.save_pictures(path, step, state, constants.frozen):
+                    writer.picture(step, "validation", path)
+                report.restart_clock()
+        report.flush()
+    if is_first:
+        append_event(run, "preempted" if preempted else "finished", step=step)
+    return PREEMPTED_STATUS if preempted else 0

@@ -1,0 +1,73 @@
+"""The metrics of a run's steps: to `metrics.jsonl` and TensorBoard."""
+
+import math
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from instantid_jax.runs.folder import RunFolder, append_line, cut_metrics
+
+
+class MetricsWriter:
+    """Writes one record a step; TensorBoard gets the numbers among them. A context manager."""
+
+    def __init__(self, run: RunFolder, start: int):
+        """Args:
+        start: the step the run goes on from; what is known of later ones is dropped.
+        """
+        self._path = run.metrics
+        cut_metrics(run, start)
+        self._events = EventFileWriter(str(run.path))
+        # TensorBoard then hides what an earlier process wrote of later steps.
+        log = SessionLog(status=SessionLog.START)
+        self._events.add_event(Event(wall_time=time.time(), step=start + 1, session_log=log))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._events.close()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Args:
+        record: with `step`; values that are not finite become null.
+        """
+        append_line(self._path, record)
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if isinstance(value, float) and math.isfinite(value)
+        ]
+        self._add(record["step"], values)
+
+    def picture(self, step: int, tag: str, png: Path) -> None:
+        """Shows a PNG file in TensorBoard."""
+        image = Summary.Image(encoded_image_string=png.read_bytes(), colorspace=3)
+        self._add(step, [Summary.Value(tag=tag, image=image)])
+
+    def _add(self, step: int, values: Sequence[Summary.Value]) -> None:
+        summary = Summary(value=values)
+        self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+
+def step_record(step: int, metrics: Mapping[str, jax.Array]) -> dict[str, Any]:
+    """What a step returned, as plain numbers; waits until the step is done.
+
+    Args:
+      metrics: of `train.step.train_step`.
+    """
+    values = jax.device_get(dict(metrics))
+    crc = zlib.crc32(np.asarray(values.pop("example_crc32"), np.uint32).tobytes())
+    return {
+        "step": step,
+        **{name: float(value) for name, value in values.items()},
+        "examples_crc32": crc,
+    }

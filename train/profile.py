@@ -1,0 +1,42 @@
+"""A trace of a few steps by JAX's profiler."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+
+# Steps left out: the first compiles, and the next ones fill the queues.
+_BEFORE = 3
+
+
+class Profile:
+    """Traces steps of a run into a folder, for TensorBoard and XProf. A context manager."""
+
+    def __init__(self, folder: Path, start: int, steps: int):
+        """Args:
+        start: the step the run goes on from.
+        steps: how many to trace; 0 traces nothing.
+        """
+        self._folder = folder
+        self._first = start + _BEFORE
+        self._last = self._first + steps
+        self._on = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop()
+
+    def after(self, step: int) -> None:
+        """To be told of each step that has begun."""
+        if step == self._first < self._last:
+            jax.profiler.start_trace(str(self._folder))
+            self._on = True
+        elif step == self._last:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False

@@ -1,0 +1,140 @@
+"""Tells how a run goes, one step late, so that the devices never wait for it."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+from tqdm import tqdm
+
+from instantid_jax.errors import InputError
+from train.config import TrainConfig
+from train.data.buckets import Size
+from train.flops import StepFlops
+from train.metrics import MetricsWriter, step_record
+
+logger = logging.getLogger(__name__)
+
+# Where no terminal shows the progress line, so many seconds lie between lines of the log.
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class DivergedError(InputError):
+    """Gradients or a loss that are not finite."""
+
+
+class _Taken(NamedTuple):
+    step: int
+    metrics: Mapping[str, jax.Array]
+    details: Mapping[str, Any]
+    waited: float
+    size: Size
+
+
+class Report:
+    """Takes what each step returned, and writes it when the next one is under way.
+
+    Every process makes one, since all must end alike; only the first has a writer and a line. A
+    context manager.
+    """
+
+    def __init__(
+        self, config: TrainConfig, writer: MetricsWriter | None, start: int, flops: StepFlops
+    ):
+        """Args:
+        start: the step gone on from.
+        """
+        self._config = config
+        self._writer = writer
+        self._flops = flops
+        self._failed = 0
+        self._pending: _Taken | None = None
+        self._since = time.perf_counter()
+        self._told = self._since
+        # None: where there is a terminal.
+        hidden = None if writer is not None else True
+        self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=hidden)
+        self._bar.set_description("compiling")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+    def take(
+        self,
+        step: int,
+        metrics: Mapping[str, jax.Array],
+        details: Mapping[str, Any],
+        *,
+        waited: float,
+        size: Size,
+    ) -> None:
+        """Takes a step that has begun, and writes the one before.
+
+        Args:
+          step: how many steps there are with this one.
+          metrics: what `train_step` returned.
+          details: more to write.
+          waited: seconds that the loop waited for the batch.
+          size: (height, width) of its pictures.
+        Raises:
+          DivergedError: if the one before is not finite.
+        """
+        previous, self._pending = self._pending, _Taken(step, metrics, details, waited, size)
+        if previous is not None:
+            self._write(previous)
+
+    def flush(self) -> None:
+        """Writes the last step taken, once it is done; raises as `take`."""
+        previous, self._pending = self._pending, None
+        if previous is not None:
+            self._write(previous)
+
+    def restart_clock(self) -> None:
+        """Leaves what was done since, such as pictures, out of the next step's time."""
+        self._since = time.perf_counter()
+
+    def _write(self, taken: _Taken) -> None:
+        record = step_record(taken.step, taken.metrics)
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        record |= {
+            "images_per_second": self._config.global_batch_size / seconds,
+            "seconds_per_step": seconds,
+            "data_wait_share": min(taken.waited / seconds, 1.0),
+        }
+        utilisation = self._flops.utilisation(taken.size, seconds)
+        if utilisation is not None:
+            record["model_flop_utilisation"] = utilisation
+        if self._writer is not None:
+            self._writer.write(record | dict(taken.details))
+            self._tell(record)
+        self._check_finite(record)
+
+    def _tell(self, record: Mapping[str, Any]) -> None:
+        numbers = f"loss {record['loss']:.4f}, {record['images_per_second']:.3g} images/s"
+        self._bar.set_description("training")
+        self._bar.set_postfix_str(numbers, refresh=False)
+        self._bar.update(record["step"] - self._bar.n)
+        now = time.perf_counter()
+        if self._bar.disable and now - self._told > _SECONDS_BETWEEN_LINES:
+            logger.info("step %d of %d: %s", record["step"], self._config.steps, numbers)
+            self._told = now
+
+    def _check_finite(self, record: Mapping[str, Any]) -> None:
+        names = [name for name in ("loss", "grad_norm") if not math.isfinite(record[name])]
+        if not names:
+            self._failed = 0
+            return
+        self._failed += 1
+        if self._failed > self._config.optimizer.skip_nonfinite:
+            raise DivergedError(
+                f"step {record['step']}: {names[0]} is {record[names[0]]}, and no such state is "
+                "saved; start again from the last checkpoint with a lower learning rate, or let "
+                "such steps be skipped (optimizer.skip_nonfinite)"
+            )
+        logger.warning("step %d is skipped: %s is not finite", record["step"], names[0])

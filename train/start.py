@@ -1,0 +1,101 @@
+"""The state that a run begins with: this run's newest, another's, given weights, or fresh ones."""
+
+import dataclasses
+import functools
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.restoring import restore
+from train.config import TrainConfig
+from train.data.batches import Batches
+from train.distributed import check_same
+from train.model import BaseModel, Frozen, constants, start_trainables
+from train.program import state_shapes
+from train.state import TrainState, init_state
+from train.step import Constants
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """How this call takes a run up; nothing of it is part of the configuration.
+
+    Attributes:
+      state: another run's folder, from whose newest state a new run goes on.
+      allow_older: where the newest checkpoint is damaged, take the newest sound one.
+      ignore_fingerprint: go on though configuration, data or base weights are not those that the
+        checkpoint was saved with.
+    """
+
+    state: Path | None = None
+    allow_older: bool = False
+    ignore_fingerprint: bool = False
+
+
+class Start(NamedTuple):
+    """What the loop begins with.
+
+    Attributes:
+      step: of the state.
+      state, constants: on the mesh.
+      fingerprint: by which checkpoints recognise the run.
+      event: "started" or "resumed".
+    """
+
+    step: int
+    state: TrainState
+    constants: Constants
+    fingerprint: dict[str, str]
+    event: str
+
+
+def begin(
+    config: TrainConfig,
+    start: StartConfig,
+    run: RunFolder,
+    base: BaseModel,
+    batches: Batches,
+    mesh: Mesh,
+) -> Start:
+    """Loads what a run begins with.
+
+    Raises:
+      InputError: if a file is damaged, or a checkpoint is another run's.
+    """
+    source = run
+    if not run.steps() and start.state is not None:
+        source = RunFolder(start.state)
+    fresh = source is run and not run.steps()
+    # Before the frozen weights, because for a moment it takes the UNet in float32.
+    params = start_trainables(base, config, mesh) if fresh else None
+    frozen = Frozen(base, config, mesh)
+    fingerprint = config.identity() | {
+        "data": batches.fingerprint[:16],
+        "base model": frozen.fingerprint,
+    }
+    check_same(fingerprint)
+    template = state_shapes(config, base.networks, mesh)
+    if params is not None:
+        # Donated, so that no array of the state is two at once: the step donates each.
+        init = jax.jit(
+            functools.partial(init_state, config.optimizer),
+            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, template),
+            donate_argnums=0,
+        )
+        step, state = 0, init(params)
+    else:
+        step, state, _ = restore(
+            source,
+            template,
+            allow_older=start.allow_older,
+            fingerprint=fingerprint,
+            ignore_fingerprint=start.ignore_fingerprint,
+        )
+    event = "started" if source is not run or fresh else "resumed"
+    return Start(step, state, constants(base, frozen.params, mesh), fingerprint, event)

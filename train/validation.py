@@ -1,0 +1,149 @@
+"""Pictures made on the way, so that one sees what a run has learnt."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from instantid_jax.components import Component, Model
+from instantid_jax.errors import InputError
+from instantid_jax.params import Params, cast
+from instantid_jax.pictures import save_png
+from instantid_jax.pipeline import InstantIDPipeline
+from train.config import TrainConfig, ValidationConfig
+from train.data.config import DataConfig, DatasetShare
+from train.data.examples import Choices, make_example
+from train.data.reading import FaceDataset
+from train.data.record import CorruptRecord
+from train.model import FROZEN, TRAINED, BaseModel
+from train.objective import split_parts
+from train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+class Validation:
+    """The first records of a dataset, and sampling with a run's weights."""
+
+    def __init__(self, config: TrainConfig, base: BaseModel):
+        """Reads the records.
+
+        Args:
+          config: with `validation`.
+        Raises:
+          InputError: if there are too few, or they do not fit the model.
+        """
+        self._config = config.validation
+        self._dtype = config.step.dtype
+        self._base = base
+        self._examples = _first_examples(self._config)
+        numbers = self._examples[0]["id_embeds"].size
+        wanted = base.networks.image_proj.config.embedding_dim
+        if numbers != wanted:
+            raise InputError(
+                f"{self._config.dataset} has embeddings of {numbers} numbers, the Resampler takes "
+                f"{wanted}: take a dataset measured with the same face pack"
+            )
+
+    @property
+    def every(self) -> int:
+        return self._config.every
+
+    def save_pictures(
+        self, path: Path, step: int, state: TrainState, frozen: Mapping[str, Params]
+    ) -> bool:
+        """Writes a PNG: a row for each record, of photo, keypoints and generated picture.
+
+        It samples with the moving average where there is one. All processes call it; of several
+        the first samples, on its first device.
+
+        Returns:
+          Whether this process wrote it.
+        """
+        trainables = cast(state.ema or state.params, jnp.dtype(self._dtype))
+        parts = dict(frozen) | split_parts(trainables)
+        if jax.process_count() > 1:
+            parts = multihost_utils.process_allgather(parts, tiled=True)
+            if jax.process_index() != 0:
+                return False
+        pipe = InstantIDPipeline(self._model(parts), dtype=self._dtype, vae_dtype="float32")
+        try:
+            made = [self._generate(pipe, example) for example in self._examples]
+        except InputError as error:
+            logger.warning("no validation pictures at step %d: %s", step, error)
+            return False
+        rows = [
+            np.concatenate([example["images"], example["keypoint_pictures"], picture], axis=1)
+            for example, picture in zip(self._examples, made, strict=True)
+        ]
+        settings = dataclasses.asdict(self._config) | {"step": step}
+        captions = " | ".join(example["caption"] for example in self._examples)
+        save_png(np.concatenate(rows), path, prompt=captions, settings=settings)
+        return True
+
+    def _generate(self, pipe: InstantIDPipeline, example: Mapping[str, Any]) -> np.ndarray:
+        height, width = self._config.size
+        result = pipe(
+            example["caption"],
+            image_embeds=example["id_embeds"],
+            image=example["keypoint_pictures"],
+            height=height,
+            width=width,
+            num_inference_steps=self._config.num_inference_steps,
+            guidance_scale=self._config.guidance_scale,
+            seed=self._config.seed,
+            progress=False,
+        )
+        return np.asarray(result.images[0])
+
+    def _model(self, parts: Mapping[str, Params]) -> Model:
+        """The run's weights as a model that the pipeline loads."""
+        base = self._base
+        components = {}
+        for name in (*FROZEN, *TRAINED):
+            network = base.networks.unet if name == "ip_adapter" else getattr(base.networks, name)
+            load = functools.partial(_in_memory, parts[name])
+            components[name] = Component(network, base.settings.get(name, {}), load, "the run")
+        return Model(
+            components,
+            base.scheduler,
+            base.tokenizer_folders,
+            base.force_zeros_for_empty_prompt,
+        )
+
+
+def _in_memory(params: Mapping[str, jax.Array], dtype: jnp.dtype | None) -> Params:
+    """What `Component.load` gives, of parameters in memory already."""
+    return {
+        name: jnp.asarray(value) if value.dtype == dtype else jnp.asarray(value, dtype)
+        for name, value in params.items()
+    }
+
+
+def _first_examples(config: ValidationConfig) -> list[dict[str, Any]]:
+    """The first sound records, cropped around the middle."""
+    dataset = FaceDataset(config.dataset)
+    crop = DataConfig(
+        datasets=(DatasetShare(folder=config.dataset),), buckets=(config.size,), crop="center"
+    )
+    examples = []
+    for row in range(len(dataset)):
+        if len(examples) == config.records:
+            break
+        try:
+            examples.append(make_example(dataset[row], config.size, crop, Choices(0, row)))
+        except CorruptRecord:
+            continue
+    if len(examples) < config.records:
+        raise InputError(
+            f"{config.dataset} has {len(examples)} usable records, validation wants "
+            f"{config.records}: lower that or take a larger dataset"
+        )
+    return examples
