@@ -23,7 +23,7 @@ def get_config() -> TrainConfig:
         steps=12,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=3, ema_decay=0.9),
         step=StepConfig(dtype="float32", remat="none"),
-        checkpoints=CheckpointConfig(every=3),
+        checkpoints=CheckpointConfig(every=3, wait=True),
         validation=ValidationConfig(
             dataset=faces, every=12, records=2, size=(64, 64), num_inference_steps=4
         ),

@@ -76,11 +76,14 @@ class CheckpointConfig:
       every: steps between saves; a run that is killed loses at most these.
       keep: so many of the newest are kept.
       keep_every: beside these, those of steps that this divides; None keeps none.
+      wait: train on only when a save is whole, in place of writing it meanwhile. Where steps are
+        much faster than saves, a killed run would lose more than `every` otherwise.
     """
 
     every: int = 1000
     keep: int = 3
     keep_every: int | None = None
+    wait: bool = False
 
     def __post_init__(self):
         for name in ("every", "keep", "keep_every"):

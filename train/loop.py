@@ -126,6 +126,8 @@ def _loop(
                 Meta(fingerprint=start.fingerprint, seed=config.seed, position=step),
                 force=saved,
             )
+            if saves.wait:
+                saver.wait()
             if validation is not None and step % validation.every == 0:
                 report.flush()
                 path = run.samples / f"{step:08d}.png"

@@ -1,0 +1,96 @@
+"""Runs of `python -m train` in processes of their own, and what lies in their folders."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from instantid_jax.runs.contents import read_description, stored_arrays
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.restoring import restore
+from instantid_jax.runs.saving import META_FILE
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = "tests/train/tiny_config.py"
+LIMIT = 300
+
+
+def start(workdir: Path, *options: Any) -> subprocess.Popen:
+    """Starts training on one CPU device."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "train", CONFIG, "--workdir", str(workdir), *map(str, options)],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen) -> int:
+    """Waits for the exit status."""
+    try:
+        _, told = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert "Traceback" not in told, told
+    return process.returncode
+
+
+def start_two(workdir: Path, *options: Any) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    joined = ("--coordinator", address, "--processes", 2)
+    return [start(workdir, *joined, "--process-id", i, *options) for i in (0, 1)]
+
+
+def signal_at(process: subprocess.Popen, workdir: Path, step: int, number: signal.Signals) -> None:
+    """Sends a signal when the metrics of a step are there."""
+    until = time.monotonic() + LIMIT
+    while not any(line["step"] >= step for line in metrics(workdir)):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, "no such step in time"
+        time.sleep(0.01)
+    process.send_signal(number)
+
+
+def metrics(workdir: Path) -> list[dict[str, Any]]:
+    return _lines(workdir / "metrics.jsonl")
+
+
+def events(workdir: Path) -> list[dict[str, Any]]:
+    return _lines(workdir / "events.jsonl")
+
+
+def trace(workdir: Path) -> list[tuple]:
+    """What must be the same of each step, however the run came to it."""
+    names = ("step", "loss", "grad_norm", "learning_rate", "examples_crc32", "example_ids")
+    return [tuple(json.dumps(line[name]) for name in names) for line in metrics(workdir)]
+
+
+def state(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint, by name."""
+    run = RunFolder(workdir)
+    description = read_description(run.checkpoints / str(step) / "meta" / META_FILE)
+    return jax.device_get(restore(run, stored_arrays(description), step=step).state)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # torn
+            continue
+    return lines

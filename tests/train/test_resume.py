@@ -1,0 +1,100 @@
+"""Runs that end before their end and go on: to the bit as if nothing had happened."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.restoring import restore
+from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
+from tests.train import program
+
+STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run without an interruption."""
+    workdir = tmp_path_factory.mktemp("straight")
+    assert program.end(program.start(workdir, "--steps", STEPS)) == 0
+    return workdir
+
+
+def assert_same_state(one, other, step=STEPS):
+    ours, theirs = program.state(one, step), program.state(other, step)
+    assert ours.keys() == theirs.keys()
+    assert any(name.startswith("ema/") for name in ours)
+    for name in ours:
+        assert ours[name].tobytes() == theirs[name].tobytes(), name
+
+
+def test_sigkill_loses_at_most_the_interval_and_no_bit(straight, tmp_path):
+    killed = program.start(tmp_path, "--steps", 1000)
+    program.signal_at(killed, tmp_path, 5, signal.SIGKILL)
+    killed.communicate()
+    last = program.metrics(tmp_path)[-1]["step"]
+    # A torn last line, as a killed process leaves it.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "lo')
+    assert program.end(program.start(tmp_path, "--steps", STEPS)) == 0
+    resumed = [event for event in program.events(tmp_path) if event["event"] == "resumed"]
+    assert len(resumed) == 1
+    assert 0 < resumed[0]["step"] <= last + 1
+    assert resumed[0]["step"] >= last - 3
+    assert program.trace(tmp_path) == program.trace(straight)
+    assert_same_state(straight, tmp_path)
+
+
+def test_one_flipped_bit_parts_the_traces(straight, tmp_path):
+    state = program.state(straight, 3)
+    name = "params/controlnet.conv_in.kernel"
+    changed = state[name].copy()
+    changed.reshape(-1).view(np.uint32)[0] ^= 1 << 20
+    run = RunFolder(tmp_path)
+    shapes = {n: value for n, value in state.items()}
+    meta = restore(RunFolder(straight), shapes, step=3).meta
+    with Saver(run, start=0, every=3) as saver:
+        saver.save(3, {**state, name: changed}, meta)
+    assert program.end(program.start(tmp_path, "--steps", 5)) == 0
+    ours, theirs = program.metrics(tmp_path), program.metrics(straight)[3:5]
+    assert [line["step"] for line in ours] == [4, 5]
+    assert [a["example_ids"] for a in ours] == [b["example_ids"] for b in theirs]
+    assert all(a["loss"] != b["loss"] for a, b in zip(ours, theirs, strict=True))
+
+
+def test_sigterm_saves_and_says_so(straight, tmp_path):
+    ended = program.start(tmp_path, "--steps", 1000)
+    program.signal_at(ended, tmp_path, 4, signal.SIGTERM)
+    assert program.end(ended) == PREEMPTED_STATUS
+    step = program.metrics(tmp_path)[-1]["step"]
+    assert RunFolder(tmp_path).steps()[-1] == step
+    assert program.events(tmp_path)[-1] == {"event": "preempted", "step": step}
+
+
+def test_two_processes_save_the_same_step_and_one_goes_on_alone(straight, tmp_path):
+    first, second = program.start_two(tmp_path, "--steps", 1000)
+    # The signal comes to the one that writes nothing.
+    program.signal_at(first, tmp_path, 1, signal.SIGCONT)
+    second.send_signal(signal.SIGTERM)
+    assert [program.end(first), program.end(second)] == [PREEMPTED_STATUS] * 2
+    step = RunFolder(tmp_path).steps()[-1]
+    assert program.metrics(tmp_path)[-1]["step"] == step
+    assert program.end(program.start(tmp_path, "--steps", step + 2)) == 0
+    ours, theirs = program.metrics(tmp_path), program.metrics(straight)
+    assert [line["step"] for line in ours] == list(range(1, step + 3))
+    common = min(len(ours), len(theirs))
+    for name in ("examples_crc32", "example_ids"):
+        assert [x[name] for x in ours[:common]] == [x[name] for x in theirs[:common]]
+    losses = [[line["loss"] for line in lines[:common]] for lines in (ours, theirs)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_another_configuration_is_refused_by_name(straight):
+    before = sorted(straight.rglob("*"))
+    process = program.start(straight, "--steps", STEPS + 1, "--optimizer.learning-rate", 2e-3)
+    _, told = process.communicate(timeout=program.LIMIT)
+    assert process.returncode == 2
+    line = told.strip().splitlines()[-1]
+    assert "optimizer.learning_rate was 0.001, is 0.002" in line
+    assert sorted(straight.rglob("*")) == before

@@ -1,0 +1,40 @@
+"""A configuration for tests of the whole program: two-level networks, drawn faces."""
+
+from unittest import mock
+
+from instantid_jax import untrained
+from instantid_jax.cache import cache_folder
+from tests.train import small
+from train.config import CheckpointConfig, ModelConfig, TrainConfig
+from train.data.config import DataConfig, DatasetShare
+from train.data.drawn import drawn_dataset
+from train.optimizer import OptimizerConfig
+from train.step import StepConfig
+
+SETTINGS = untrained.SETTINGS | {
+    "unet": small.UNET,
+    "vae": small.VAE,
+    "text_encoder": untrained.SETTINGS["text_encoder"] | small.ONE_LAYER,
+    "text_encoder_2": untrained.SETTINGS["text_encoder_2"] | small.ONE_LAYER,
+}
+
+
+def tiny_model() -> str:
+    """The folder of the model, which is both `sdxl` and `instantid`."""
+    with mock.patch.object(untrained, "SETTINGS", SETTINGS):
+        return str(untrained.untrained_model(cache_folder() / "tiny"))
+
+
+def get_config() -> TrainConfig:
+    faces = str(drawn_dataset(cache_folder()))
+    return TrainConfig(
+        model=ModelConfig(sdxl=tiny_model(), resampler=untrained.RESAMPLER),
+        data=DataConfig(datasets=(DatasetShare(folder=faces),), buckets=((64, 64),)),
+        global_batch_size=4,
+        steps=10,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0, ema_decay=0.9),
+        step=StepConfig(dtype="float32", remat="none"),
+        checkpoints=CheckpointConfig(every=3, wait=True),
+        loader_threads=2,
+        log_example_ids=True,
+    )
