@@ -1,0 +1,83 @@
+"""What a configuration refuses, and by what a run is recognised."""
+
+import dataclasses
+
+import pytest
+
+from instantid_jax.errors import InputError
+from train.config import CheckpointConfig, MeshConfig, ModelConfig, TrainConfig, ValidationConfig
+from train.data.config import DataConfig, DatasetShare
+from train.objective import ObjectiveConfig
+from train.optimizer import OptimizerConfig
+from train.step import StepConfig
+
+CONFIG = TrainConfig(
+    model=ModelConfig(sdxl="a"),
+    data=DataConfig(datasets=(DatasetShare(folder="b"),)),
+    global_batch_size=16,
+    steps=10,
+)
+
+
+def changed(**values):
+    return dataclasses.replace(CONFIG, **values).identity()
+
+
+def test_how_and_where_a_run_is_made_is_not_its_identity():
+    data = DataConfig(datasets=(DatasetShare(folder="elsewhere"),))
+    same = changed(
+        steps=20,
+        model=ModelConfig(sdxl="elsewhere"),
+        data=data,
+        mesh=MeshConfig(fsdp=4),
+        step=StepConfig(micro_batches=2, remat="none"),
+        checkpoints=CheckpointConfig(every=7),
+        validation=ValidationConfig(dataset="c"),
+        log_example_ids=True,
+        loader_threads=3,
+    )
+    assert same == CONFIG.identity()
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"global_batch_size": 8}, "global_batch_size"),
+        ({"objective": ObjectiveConfig(drop_id=0.05)}, "objective.drop_id"),
+        ({"optimizer": OptimizerConfig(learning_rate=1e-4)}, "optimizer.learning_rate"),
+        ({"step": StepConfig(dtype="float32")}, "step.dtype"),
+        (
+            {"data": DataConfig(datasets=(DatasetShare(folder="b"),), crop="center")},
+            "data.crop",
+        ),
+    ],
+)
+def test_what_changes_the_numbers_is_named(values, name):
+    before, after = CONFIG.identity(), changed(**values)
+    assert [key for key in before if before[key] != after[key]] == [name]
+
+
+@pytest.mark.parametrize("values", [{"data": 0}, {"fsdp": 0}, {"tensor": -1}])
+def test_mesh_refuses(values):
+    with pytest.raises(InputError, match="expected 1 up"):
+        MeshConfig(**values)
+
+
+@pytest.mark.parametrize("name", ["every", "keep", "keep_every"])
+def test_checkpoints_refuse_zero(name):
+    with pytest.raises(InputError, match=name):
+        CheckpointConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("values", [{"every": 0}, {"records": 0}, {"size": (100, 100)}])
+def test_validation_refuses(values):
+    with pytest.raises(InputError, match="validation"):
+        ValidationConfig(dataset="c", **values)
+
+
+def test_batch_must_divide_among_devices_and_micro_batches():
+    config = dataclasses.replace(CONFIG, step=StepConfig(micro_batches=2))
+    config.check_devices(4, 2)
+    with pytest.raises(InputError, match="take a multiple of 32"):
+        config.check_devices(8, 2)

@@ -1,0 +1,58 @@
+"""Several processes are one run, or none."""
+
+import pytest
+
+from instantid_jax.errors import InputError
+from train.distributed import ProcessConfig, check_same, expected_processes, join
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, 1),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, 4),
+        ({"SLURM_NTASKS": "8"}, 8),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
+    ],
+)
+def test_environment_tells_how_many_are_expected(environment, count):
+    assert expected_processes(environment) == count
+
+
+def test_run_ends_where_not_all_join(monkeypatch):
+    """Where several are expected, none may go on alone."""
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+
+    def fails(*_):
+        raise RuntimeError("DEADLINE_EXCEEDED: barrier timed out")
+
+    monkeypatch.setattr("jax.distributed.initialize", fails)
+    with pytest.raises(InputError, match=r"2 processes are expected.*DEADLINE_EXCEEDED"):
+        join(ProcessConfig())
+
+
+def test_run_ends_where_fewer_joined(monkeypatch):
+    monkeypatch.setattr("jax.distributed.initialize", lambda *_: None)
+    with pytest.raises(InputError, match="3 processes are expected, 1 joined"):
+        join(ProcessConfig(processes=3))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ProcessConfig(coordinator="a:1"),
+        ProcessConfig(process_id=1),
+        ProcessConfig(processes=2, coordinator="a:1"),
+    ],
+)
+def test_incomplete_settings_are_refused(wrong):
+    with pytest.raises(InputError, match="process"):
+        join(wrong)
+
+
+def test_lone_process_joins_nobody(monkeypatch):
+    monkeypatch.setattr("jax.distributed.initialize", lambda *_: pytest.fail("joined"))
+    join(ProcessConfig())
+    join(ProcessConfig(processes=1))
+    check_same({"a": "b"})

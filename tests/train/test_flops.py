@@ -1,0 +1,75 @@
+"""Operations are counted as one counts them by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import train.flops
+from instantid_jax.sharding import training_mesh
+from tests.train import small, tiny_config
+from train.flops import StepFlops, count_flops, step_flops
+
+MATRIX = jax.ShapeDtypeStruct((8, 16), jnp.float32)
+
+
+def flops(function, *args):
+    return count_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def test_matrix_product():
+    assert flops(lambda a, b: a @ b.T, MATRIX, MATRIX) == 2 * 8 * 16 * 8
+
+
+def test_convolution():
+    picture = jax.ShapeDtypeStruct((2, 10, 10, 4), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 4, 6), jnp.float32)
+
+    def convolve(picture, kernel):
+        return jax.lax.conv_general_dilated(
+            picture, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    assert flops(convolve, picture, kernel) == 2 * (2 * 10 * 10 * 6) * (3 * 3 * 4)
+
+
+def test_loops_count_each_time_and_what_is_inside_counts():
+    square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+
+    @jax.jit
+    def inner(x, _):
+        return jax.checkpoint(lambda x: x @ x)(x), None
+
+    def outer(x):
+        return jax.lax.scan(inner, x, None, length=5)[0]
+
+    assert flops(outer, square) == 5 * 2 * 4**3
+
+
+def test_gradient_takes_twice_as_much_again():
+    def loss(a, b):
+        return (a @ b.T).sum()
+
+    assert flops(jax.grad(loss, (0, 1)), MATRIX, MATRIX) == 3 * flops(loss, MATRIX, MATRIX)
+
+
+def test_step_grows_with_the_batch_and_not_with_the_mesh():
+    mesh = training_mesh((8, 1, 1))
+    config = tiny_config.get_config()
+    twice = dataclasses.replace(config, global_batch_size=8)
+    one = step_flops(config, small.networks(), mesh, (64, 64))
+    assert 1.95 < step_flops(twice, small.networks(), mesh, (64, 64)) / one < 2.0001
+    split = training_mesh((2, 2, 2))
+    assert step_flops(config, small.networks(), split, (64, 64)) == one
+
+
+def test_utilisation_is_known_only_where_the_peak_is(monkeypatch):
+    mesh = training_mesh((8, 1, 1))
+    config = tiny_config.get_config()
+    assert StepFlops(config, small.networks(), mesh).utilisation((64, 64), 1.0) is None
+    monkeypatch.setitem(train.flops.PEAK, mesh.devices.flat[0].device_kind, 1e9)
+    known = StepFlops(config, small.networks(), mesh)
+    total = step_flops(config, small.networks(), mesh, (64, 64))
+    np.testing.assert_allclose(known.utilisation((64, 64), 2.0), total / 2 / 8e9)
+    np.testing.assert_allclose(known.utilisation((64, 128), 2.0), total / 8e9)

@@ -1,0 +1,89 @@
+"""`python -m train`: what is asked wrongly gets one line, and nothing is written."""
+
+import dataclasses
+
+import pytest
+
+from tests.train import program, tiny_config
+from train.__main__ import main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made():
+    """The model and the data, which are made on first use."""
+    return tiny_config.get_config()
+
+
+def refused(capsys, workdir, *options, config=program.CONFIG):
+    """What is told: one line, or for a setting that is wrong by itself tyro's box."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(config), "--workdir", str(workdir), *map(str, options)])
+    assert ended.value.code == 2
+    assert not workdir.exists()
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    lines = [line for line in told.splitlines() if line.startswith("train: error: ")]
+    assert len(lines) == 1 or "Full helptext" in told or "full helptext" in told, told
+    return " ".join(lines) or " ".join(told.replace("│", " ").split())
+
+
+WRONG = {
+    "steps": (("--steps", 0), "steps=0"),
+    "mesh": (("--mesh.fsdp", 3), "there are 8"),
+    "batch": (("--global-batch-size", 12), "multiple of 8"),
+    "micro-batches": (("--step.micro-batches", 0), "micro_batches=0"),
+    "model": (("--model.sdxl", "/nowhere/model"), "/nowhere/model"),
+    "dataset": (("--data.datasets.0.folder", "/nowhere/data"), "/nowhere/data"),
+    "prediction": (("--objective.prediction-type", "v_prediction"), "epsilon"),
+    "seed": (("--seed", -1), "seed=-1"),
+    "schedule": (("--optimizer.schedule", "cosine"), "decay_steps"),
+    "state": (("--state", "/nowhere/run"), "/nowhere/run"),
+    "coordinator": (("--coordinator", "127.0.0.1:1"), "processes"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_setting_gets_one_line(capsys, tmp_path, wrong):
+    options, told = WRONG[wrong]
+    batch = () if wrong == "batch" else ("--global-batch-size", 8)
+    assert told in refused(capsys, tmp_path / "run", *batch, *options)
+
+
+CONFIGS = {
+    "missing": (None, "no such file"),
+    "empty": ("", "no get_config()"),
+    "no Python": ("def", "no Python"),
+    "another thing": ("def get_config(): return 3", "returns no train.config.TrainConfig"),
+    "bad value": (
+        "from train.config import MeshConfig\ndef get_config(): return MeshConfig(fsdp=0)",
+        "fsdp=0",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", CONFIGS)
+def test_wrong_file_gets_one_line(capsys, tmp_path, wrong):
+    text, told = CONFIGS[wrong]
+    path = tmp_path / "config.py"
+    if text is not None:
+        path.write_text(text)
+    assert told in refused(capsys, tmp_path / "run", config=path)
+
+
+def test_without_a_config_it_says_what_to_give(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "CONFIG --workdir DIR" in capsys.readouterr().out
+
+
+def test_every_setting_is_an_option(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([program.CONFIG, "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert "--workdir" in told
+    for section in ("optimizer", "objective", "step", "mesh", "checkpoints"):
+        for field in dataclasses.fields(getattr(tiny_config.get_config(), section)):
+            name = field.name.replace("_", "-")
+            assert f"--{section}.{name}" in told or f"--{section}.no-{name}" in told

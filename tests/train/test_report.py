@@ -1,0 +1,136 @@
+"""Metrics come one step late, whole, and end a run that diverges."""
+
+import dataclasses
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.sharding import training_mesh
+from tests.train import small, tiny_config
+from train.flops import StepFlops
+from train.metrics import MetricsWriter, step_record
+from train.report import DivergedError, Report
+
+SIZE = (64, 64)
+
+
+def returned(loss=1.0, grad_norm=2.0):
+    """What a step returns."""
+    crc = jnp.asarray([1, 2, 3, 4], jnp.uint32)
+    return {
+        "loss": jnp.float32(loss),
+        "grad_norm": jnp.float32(grad_norm),
+        "loss_face_to_1": jnp.float32(jnp.nan),
+        "example_crc32": crc,
+    }
+
+
+def lines(run):
+    if not run.metrics.exists():
+        return []
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path)
+
+
+@pytest.fixture
+def report_of(run):
+    """Makes a report of a run that may skip some steps."""
+
+    def make(skip=0):
+        config = tiny_config.get_config()
+        optimizer = dataclasses.replace(config.optimizer, skip_nonfinite=skip)
+        config = dataclasses.replace(config, optimizer=optimizer)
+        flops = StepFlops(config, small.networks(), training_mesh((8, 1, 1)))
+        return Report(config, MetricsWriter(run, 0), 0, flops)
+
+    return make
+
+
+def take(report, step, **values):
+    report.take(step, returned(**values), {"bucket": list(SIZE)}, waited=0.0, size=SIZE)
+
+
+def test_step_is_written_when_the_next_one_is_under_way(run, report_of):
+    with report_of() as report:
+        take(report, 1)
+        assert lines(run) == []
+        take(report, 2)
+        assert [line["step"] for line in lines(run)] == [1]
+        report.flush()
+        report.flush()
+    assert [line["step"] for line in lines(run)] == [1, 2]
+
+
+def test_record_is_complete(run, report_of):
+    with report_of() as report:
+        take(report, 1)
+        report.flush()
+    (line,) = lines(run)
+    assert line["loss"] == 1.0
+    assert line["loss_face_to_1"] is None
+    assert line["images_per_second"] == pytest.approx(4 / line["seconds_per_step"])
+    assert 0 <= line["data_wait_share"] <= 1
+    assert line["bucket"] == list(SIZE)
+    assert "model_flop_utilisation" not in line  # nobody knows what this CPU can do
+
+
+def test_checksum_of_examples_depends_on_each_and_their_order():
+    crcs = [np.array(values, np.uint32) for values in ([1, 2], [2, 1], [1, 3])]
+    sums = {step_record(1, {"example_crc32": crc})["examples_crc32"] for crc in crcs}
+    assert len(sums) == 3
+
+
+@pytest.mark.parametrize("bad", [{"loss": math.nan}, {"grad_norm": math.inf}])
+def test_what_is_not_finite_ends_the_run(run, report_of, bad):
+    with report_of() as report:
+        take(report, 1, **bad)
+        with pytest.raises(DivergedError, match=r"step 1: .* is (nan|inf)"):
+            report.flush()
+    assert lines(run)[0]["step"] == 1
+
+
+def test_so_many_in_a_row_may_be_skipped(run, report_of):
+    with report_of(skip=2) as report:
+        for step, loss in enumerate([math.nan, math.nan, 1.0, math.nan, math.nan], start=1):
+            take(report, step, loss=loss)
+        take(report, 6, loss=math.nan)
+        with pytest.raises(DivergedError, match="step 6"):
+            report.flush()
+
+
+def test_later_steps_are_cut_on_resume(run):
+    with MetricsWriter(run, 0) as writer:
+        for step in (1, 2, 3):
+            writer.write({"step": step, "loss": 1.0})
+    with run.metrics.open("a") as file:
+        file.write('{"step": 4, "l')
+    with MetricsWriter(run, 2) as writer:
+        writer.write({"step": 3, "loss": 2.0})
+    assert lines(run) == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 1.0},
+        {"step": 3, "loss": 2.0},
+    ]
+
+
+def test_tensorboard_reads_the_same_numbers(run, tmp_path):
+    png = tmp_path / "a.png"
+    png.write_bytes(b"png")
+    with MetricsWriter(run, 4) as writer:
+        writer.write({"step": 5, "loss": 0.5, "example_ids": ["a"], "loss_face_to_1": math.nan})
+        writer.picture(5, "validation", png)
+    (path,) = run.path.glob("events.out.tfevents.*")
+    found = list(EventFileLoader(str(path)).Load())
+    assert any(event.session_log.status == 1 and event.step == 5 for event in found)
+    values = {v.tag: v for event in found for v in event.summary.value if event.step == 5}
+    assert set(values) == {"loss", "validation"}
+    assert values["loss"].tensor.float_val[0] == 0.5
