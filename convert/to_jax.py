@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from instantid_jax.checkpoint import save_model
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.errors import InputError
+from instantid_jax.runs.trained import find_published_or_trained
 from instantid_jax.weights.layouts import find_model
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -28,7 +29,8 @@ def to_jax(
 
     Args:
       sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
-      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id.
+      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id; or the folder of a
+        training run, whose newest checkpoint is taken, its moving average where there is one.
       output: the folder to make.
       controlnets: further ControlNets, each a folder or a hub id.
       vae: a VAE in place of SDXL's own: a folder or a hub id.
@@ -39,7 +41,13 @@ def to_jax(
     """
     check_new(output)
     model = find_model(
-        sdxl, instantid, controlnets=controlnets, vae=vae, tokenizers=tokenizers, variant=variant
+        sdxl,
+        instantid,
+        controlnets=controlnets,
+        vae=vae,
+        tokenizers=tokenizers,
+        variant=variant,
+        find=find_published_or_trained,
     )
     components = model.components
     kept = None if dtype is None else jnp.dtype(dtype)

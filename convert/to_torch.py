@@ -1,7 +1,8 @@
-"""`python -m convert to-torch`: InstantID out of a converted model, as PyTorch's files."""
+"""`python -m convert to-torch`: InstantID out of a run or a converted model, as PyTorch's files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,35 +10,59 @@ import numpy as np
 import tyro
 from safetensors.numpy import save_file
 
+from convert.settings import diffusers_settings
 from convert.to_jax import Dtype, check_new
 from instantid_jax.atomic import new_folder
 from instantid_jax.checkpoint import open_model
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
 from instantid_jax.models.resampler import ResamplerConfig
-from instantid_jax.params import Params
+from instantid_jax.params import Network, Params
+from instantid_jax.runs.folder import is_run
+from instantid_jax.runs.trained import open_trained
 from instantid_jax.weights import names
 
 # What diffusers, and safetensors under it, writes into every file.
 METADATA = {"format": "pt"}
 
 
-def to_torch(model: tyro.conf.Positional[Path], output: Path, dtype: Dtype | None = None) -> None:
+class Source(NamedTuple):
+    """Where InstantID comes from.
+
+    Attributes:
+      settings: the ControlNet's `config.json`.
+      load: reads "image_proj", "ip_adapter" or "controlnet", each in its own dtypes.
+    """
+
+    image_proj: Network
+    controlnet: Network
+    settings: Mapping[str, Any]
+    load: Callable[[str], Params]
+
+
+def to_torch(
+    source: tyro.conf.Positional[Path],
+    output: Path,
+    raw: bool = False,
+    step: int | None = None,
+    dtype: Dtype | None = None,
+) -> None:
     """Writes InstantID's ip-adapter.safetensors and ControlNetModel/, as diffusers loads them.
 
     Args:
-      model: a folder made by to-jax.
+      source: the folder of a training run, or one made by to-jax.
       output: the folder to make.
+      raw: of a training run, take the parameters themselves where there is their moving average.
+      step: of a training run, which checkpoint; None is the newest.
       dtype: of all weights; None keeps each tensor's own.
     """
     check_new(output)
-    parts = open_model(model).components
+    found = _open(source, raw, step)
     kept = None if dtype is None else jnp.dtype(dtype)
     with new_folder(output) as folder:
-        image_proj = parts["image_proj"]
         adapter = {
-            "image_proj": _torch_tensors(image_proj.load(None), kept),
-            "ip_adapter": cast(names.adapter_to_torch(parts["ip_adapter"].load(None)), kept),
+            "image_proj": _torch_tensors(found.load("image_proj"), kept),
+            "ip_adapter": cast(names.adapter_to_torch(found.load("ip_adapter")), kept),
         }
         tensors = {
             f"{half}.{name}": tensor
@@ -45,19 +70,43 @@ def to_torch(model: tyro.conf.Positional[Path], output: Path, dtype: Dtype | Non
             for name, tensor in part.items()
         }
         save_tensors(tensors, folder / "ip-adapter.safetensors")
-        dim_head = image_proj.network.config.dim_head
+        dim_head = found.image_proj.config.dim_head
         if dim_head != ResamplerConfig.dim_head:
             write_json(folder / "config.json", {"dim_head": dim_head})
         del adapter, tensors
 
         identitynet = folder / "ControlNetModel"
         identitynet.mkdir()
-        write_json(identitynet / "config.json", parts["controlnet"].settings)
+        settings = diffusers_settings(found.settings, found.controlnet.config)
+        write_json(identitynet / "config.json", {"_class_name": "ControlNetModel", **settings})
         save_tensors(
-            _torch_tensors(parts["controlnet"].load(None), kept),
+            _torch_tensors(found.load("controlnet"), kept),
             identitynet / "diffusion_pytorch_model.safetensors",
         )
     print(output)
+
+
+def _open(source: Path, raw: bool, step: int | None) -> Source:
+    if is_run(source):
+        trained = open_trained(source, raw=raw, step=step)
+        return Source(
+            trained.networks["image_proj"],
+            trained.networks["controlnet"],
+            trained.settings["controlnet"],
+            trained.load,
+        )
+    if raw or step is not None:
+        raise InputError(
+            f"{'--raw' if raw else f'--step {step}'} with {source}, which is no training run's "
+            "folder: leave it out, or name such a folder"
+        )
+    parts = open_model(source).components
+    return Source(
+        parts["image_proj"].network,
+        parts["controlnet"].network,
+        parts["controlnet"].settings,
+        lambda part: parts[part].load(None),
+    )
 
 
 def _torch_tensors(params: Params, dtype: np.dtype | None) -> dict[str, np.ndarray]:

@@ -5,7 +5,6 @@ is used. Source of InstantID's parts: the official repository's ip_adapter/resam
 ip_adapter/attention_processor.py.
 """
 
-import dataclasses
 import inspect
 import json
 import tempfile
@@ -20,6 +19,7 @@ import torch
 from diffusers import ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from torch.nn import functional
 
+from convert.settings import diffusers_settings
 from convert.step import GUIDANCE_SCALE, STEPS, Inputs, Outputs
 from instantid_jax.components import Component, Model
 from instantid_jax.diffusion.schedule import ScheduleConfig
@@ -121,13 +121,7 @@ def _adapter(path: Path) -> dict[str, State]:
 def load_network(cls: type, component: Component) -> torch.nn.Module:
     """One of diffusers' networks in float32, from the file a component came from."""
     path = Path(component.source)
-    # diffusers' defaults are SD 1's; ours, which stand for what a config.json leaves out, SDXL's.
-    settings = {
-        "addition_embed_type": "text_time",
-        "use_linear_projection": True,
-        **dataclasses.asdict(component.network.config),
-        **component.settings,
-    }
+    settings = diffusers_settings(component.settings, component.network.config)
     if path.suffix != ".json" and not (path.parent / "config.json").is_file():
         return _from_single_file(cls, path, settings)
     with torch.device("meta"):

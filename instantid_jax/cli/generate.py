@@ -13,6 +13,7 @@ from instantid_jax.diffusion.samplers import SAMPLERS
 from instantid_jax.errors import InputError
 from instantid_jax.pictures import read_picture, save_png
 from instantid_jax.pipeline import InstantIDPipeline, inputs
+from instantid_jax.runs.trained import check_raw
 from instantid_jax.untrained import NOTICE, untrained_model
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ class Weights:
 
     Attributes:
       sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
-      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id.
+      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id; or the folder of a
+        training run, whose newest checkpoint is taken.
+      raw: of a training run, take the parameters themselves where there is their moving average.
       model: a folder made by `python -m convert to-jax`, in place of both.
       controlnets: further ControlNets, each a folder or a hub id.
       vae: a VAE in place of SDXL's own: a folder or a hub id.
@@ -44,6 +47,7 @@ class Weights:
 
     sdxl: str | None = None
     instantid: str | None = None
+    raw: bool = False
     model: str | None = None
     controlnets: tuple[str, ...] = ()
     vae: str | None = None
@@ -53,6 +57,7 @@ class Weights:
     vae_dtype: Dtype | None = None
 
     def load(self) -> InstantIDPipeline:
+        check_raw(self.raw, self.instantid)
         arguments = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if self.sdxl is None and self.instantid is None and self.model is None:
             logger.warning(NOTICE)

@@ -28,6 +28,7 @@ from instantid_jax.params import Params
 from instantid_jax.pictures import Picture, read_picture
 from instantid_jax.pipeline import conditioning, inputs, programs, sampling
 from instantid_jax.prompt import PromptTokenizer, tokenize
+from instantid_jax.runs.trained import check_raw, find_published_or_trained
 from instantid_jax.weights.layouts import add_parts, find_model
 
 OUTPUT_TYPES = ("pil", "np", "latent")
@@ -101,13 +102,15 @@ class InstantIDPipeline:
         dtype: jnp.dtype | str | None = None,
         vae_dtype: jnp.dtype | str | None = None,
         variant: str | None = None,
+        raw: bool = False,
     ) -> Self:
         """Loads a model from PyTorch's files, or from a folder that `python -m convert` made.
 
         Args:
           sdxl: SDXL base: a diffusers folder, a single `.safetensors` or `.ckpt` file in the
             original layout, or a hub id.
-          instantid: the adapter and `ControlNetModel/`: a folder or a hub id.
+          instantid: the adapter and `ControlNetModel/`: a folder or a hub id; or the folder of a
+            training run, whose newest checkpoint is taken.
           model: a converted folder, in place of both.
           controlnets: further ControlNets, each a folder or a hub id.
           vae: a VAE in place of SDXL's own: a folder or a hub id.
@@ -116,10 +119,12 @@ class InstantIDPipeline:
           dtype: float32, bfloat16 or float16; None is bfloat16 on accelerators, float32 on a CPU.
           vae_dtype: the same for the VAE; None is `dtype`.
           variant: "fp16" takes the files so named.
+          raw: of a training run, the parameters themselves where there is their moving average.
         Raises:
           InputError: if something is missing, damaged, of another kind or does not fit.
         """
         keep_compiled_programs()
+        check_raw(raw, instantid)
         if (model is None) == (sdxl is None) or (sdxl is None) != (instantid is None):
             raise InputError(
                 f"sdxl={sdxl!r}, instantid={instantid!r}, model={model!r}: give sdxl and "
@@ -138,6 +143,7 @@ class InstantIDPipeline:
                 vae=vae,
                 tokenizers=tokenizers,
                 variant=variant,
+                find=functools.partial(find_published_or_trained, raw=raw),
             )
         else:
             from instantid_jax.checkpoint import open_model  # Orbax is slow to import

@@ -51,6 +51,12 @@ class RunFolder:
         return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdecimal())
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is a training run's: it has networks.json, or finished checkpoints."""
+    run = RunFolder(path)
+    return run.networks.is_file() or bool(run.steps())
+
+
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Appends one object as a line; numbers that are not finite become null.
 

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # Reading, Orbax would hold a second copy of all arrays in flight.
 IN_FLIGHT_BYTES = 100_000_000
+# Groups of arrays, by how their names begin.
+AVERAGE = "ema/"
+PARAMETERS = "params/"
 
 
 class Restored(NamedTuple):
@@ -52,6 +55,19 @@ class Weights(NamedTuple):
     params: Params
     averaged: bool
     meta: Meta
+
+
+class StoredWeights(NamedTuple):
+    """Which trainables a checkpoint holds.
+
+    Attributes:
+      averaged: whether these are the moving average.
+      shapes: of all of them, by name.
+    """
+
+    step: int
+    averaged: bool
+    shapes: dict[str, jax.ShapeDtypeStruct]
 
 
 class DamagedError(InputError):
@@ -99,6 +115,7 @@ def restore_weights(
     run: RunFolder,
     *,
     raw: bool = False,
+    prefix: str = "",
     wanted: Mapping[str, jax.ShapeDtypeStruct] | None = None,
     step: int | None = None,
     allow_older: bool = False,
@@ -107,6 +124,7 @@ def restore_weights(
 
     Args:
       raw: the parameters themselves, even where there is their moving average.
+      prefix: read those alone whose names begin so.
       wanted: names and shapes they must have, and shardings; None takes what is there, onto the
         default device.
       step, allow_older: as for `restore`.
@@ -116,21 +134,45 @@ def restore_weights(
 
     def read(step: int) -> Weights:
         description = _description(run, step)
-        stored = stored_arrays(description)
-        averaged = not raw and any(name.startswith("ema/") for name in stored)
-        prefix = "ema/" if averaged else "params/"
-        stored = {name: array for name, array in stored.items() if name.startswith(prefix)}
-        if not stored:
-            raise InputError(f"{_place(run, step)} holds no parameters: give a run of this project")
+        group, stored = _trainables(run, step, description, raw)
+        stored = {n: array for n, array in stored.items() if n.startswith(group + prefix)}
         want = stored
         if wanted is not None:
-            want = {prefix + name: value for name, value in wanted.items()}
+            want = {group + name: value for name, value in wanted.items()}
             _check_fit(run, step, want, stored)
         arrays = _read_arrays(run, step, description, want)
-        params = {name.removeprefix(prefix): value for name, value in arrays.items()}
-        return Weights(step, params, averaged, stored_meta(description))
+        params = {name.removeprefix(group): value for name, value in arrays.items()}
+        return Weights(step, params, group == AVERAGE, stored_meta(description))
 
     return _newest_sound(run, step, allow_older, read)
+
+
+def stored_weights(run: RunFolder, *, raw: bool = False, step: int | None = None) -> StoredWeights:
+    """Which trainables `restore_weights` would read, told by the checkpoint's description alone.
+
+    Raises:
+      InputError: as `restore`, but damage to the arrays goes unnoticed.
+    """
+
+    def read(step: int) -> StoredWeights:
+        group, stored = _trainables(run, step, _description(run, step), raw)
+        shapes = {name.removeprefix(group): array for name, array in stored.items()}
+        return StoredWeights(step, group == AVERAGE, shapes)
+
+    return _newest_sound(run, step, False, read)
+
+
+def _trainables(
+    run: RunFolder, step: int, description: Mapping[str, Any], raw: bool
+) -> tuple[str, dict[str, jax.ShapeDtypeStruct]]:
+    """The group of arrays to take, the moving average or the parameters, and what is in it."""
+    stored = stored_arrays(description)
+    averaged = not raw and any(name.startswith(AVERAGE) for name in stored)
+    group = AVERAGE if averaged else PARAMETERS
+    stored = {name: array for name, array in stored.items() if name.startswith(group)}
+    if not stored:
+        raise InputError(f"{_place(run, step)} holds no parameters: give a run of this project")
+    return group, stored
 
 
 def _newest_sound(
@@ -213,7 +255,7 @@ def _read_arrays(
     wanted: Mapping[str, jax.ShapeDtypeStruct],
 ) -> dict[str, jax.Array]:
     """Reads arrays and verifies their checksums; the result has the order of `wanted`."""
-    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     how = {
         name: ocp.ArrayRestoreArgs(
             restore_type=jax.Array,

@@ -24,6 +24,27 @@ from instantid_jax.weights.torch_files import TensorFile, open_tensors
 SDXL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
+def find_instantid(
+    source: str, unet: Network | None, *, variant: str | None = None
+) -> dict[str, Component]:
+    """The adapter's two halves and IdentityNet, from a folder or a hub id.
+
+    Args:
+      unet: whose cross-attentions the adapter extends; None leaves out the half that does.
+    """
+    folder = _folder_of(
+        source,
+        functools.partial(_preferring(variant), selection.instantid_files),
+        "the folder of an InstantID adapter and ControlNetModel/",
+    )
+    return {
+        **adapter_parts(adapter_file(folder, variant), unet),
+        "controlnet": _diffusers_part(
+            folder, "ControlNetModel", "controlnet", _weights_preferring(variant)
+        ),
+    }
+
+
 def find_model(
     sdxl: str,
     instantid: str,
@@ -32,18 +53,21 @@ def find_model(
     vae: str | None = None,
     tokenizers: str | None = None,
     variant: str | None = None,
+    find: Callable[..., dict[str, Component]] = find_instantid,
 ) -> Model:
     """Finds all parts of a model in PyTorch's files; reads configurations and names, not weights.
 
     The arguments are `InstantIDPipeline.load`'s.
 
+    Args:
+      find: what finds InstantID's parts, called as `find_instantid`.
     Raises:
       InputError: if something is missing, damaged, another thing than expected, or does not fit.
     """
     parts, scheduler, tokenizer_folders, force_zeros = find_sdxl(
         sdxl, tokenizers=tokenizers, variant=variant
     )
-    parts |= find_instantid(instantid, parts["unet"].network, variant=variant)
+    parts |= find(instantid, parts["unet"].network, variant=variant)
     model = Model(parts, scheduler, tokenizer_folders, force_zeros)
     return add_parts(model, controlnets, vae, variant=variant)
 
@@ -86,27 +110,6 @@ def add_parts(
     if vae is not None:
         parts["vae"] = find_network(vae, "vae", variant=variant)
     return dataclasses.replace(model, components=parts)
-
-
-def find_instantid(
-    source: str, unet: Network | None, *, variant: str | None = None
-) -> dict[str, Component]:
-    """The adapter's two halves and IdentityNet, from a folder or a hub id.
-
-    Args:
-      unet: whose cross-attentions the adapter extends; None leaves out the half that does.
-    """
-    folder = _folder_of(
-        source,
-        functools.partial(_preferring(variant), selection.instantid_files),
-        "the folder of an InstantID adapter and ControlNetModel/",
-    )
-    return {
-        **adapter_parts(adapter_file(folder, variant), unet),
-        "controlnet": _diffusers_part(
-            folder, "ControlNetModel", "controlnet", _weights_preferring(variant)
-        ),
-    }
 
 
 def adapter_file(folder: Path, variant: str | None = None) -> Path:

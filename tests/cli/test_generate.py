@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.pipeline import Result
 from instantid_jax.untrained import NOTICE, untrained_model
 from tests.pipeline import small_model
+from tests.runs.trained_run import assert_same_bits, part_of, write_run
 
 # Faces of a photo of 128 x 256 pixels: top, left, side, identity.
 LEFT = (20, 20, 52, 1)
@@ -157,7 +159,37 @@ def test_every_setting_reaches_the_pipeline(run, face_file, monkeypatch):
     lists = {
         name: tuple(v) if isinstance(v, list) else v for name, v in (weights | settings).items()
     }
-    assert called == lists | {"prompt": ("a",), "model": None, "guess_mode": True}
+    rest = {"prompt": ("a",), "model": None, "guess_mode": True, "raw": False}
+    assert called == lists | rest
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_a_run_trained_is_taken(run, cache, face_file, tmp_path, monkeypatch, raw):
+    """And the step is told."""
+    folder = str(untrained_model(cache / "instantid_jax"))
+    unet = json.loads((Path(folder) / "unet" / "config.json").read_text())
+    saved = write_run(tmp_path / "trained", unet=unet)[3, raw]
+    loaded = []
+
+    def call(pipe, *_, **__):
+        loaded.append(pipe)
+        return Result([Image.new("RGB", (8, 8))], latents=None, seeds=[0])
+
+    monkeypatch.setattr(InstantIDPipeline, "__call__", call)
+    ran = run(
+        *("generate", "--sdxl", folder, "--instantid", "trained", *(["--raw"] if raw else [])),
+        *("--face", face_file, "--prompt", "x", "--output", "o.png"),
+    )
+    weights = "the raw parameters" if raw else "the moving average"
+    assert (ran.status, ran.out, ran.log) == (0, ["o.png"], [f"trained: step 3, {weights}"])
+    params = loaded[0].params
+    assert_same_bits(params["controlnets"][0], part_of(saved, "controlnet"))
+    assert_same_bits(params["image_proj"], part_of(saved, "image_proj"))
+    adapter = part_of(saved, "ip_adapter")
+    assert_same_bits({name: params["unet"][name] for name in adapter}, adapter)
+    with Image.open("o.png") as image:
+        settings = json.loads(image.text["instantid"])
+    assert (settings["instantid"], settings["raw"]) == ("trained", raw)
 
 
 @pytest.fixture
@@ -220,6 +252,16 @@ BAD = {
         "give sdxl and instantid, or model alone",
     ),
     "half of the weights": ({"sdxl": "folder"}, "give sdxl and instantid, or model alone"),
+    "raw of nothing": ({"raw": ()}, "raw with instantid=None: only the folder of a training run"),
+    "raw of published weights": (
+        {"sdxl": "folder", "instantid": "folder", "raw": ()},
+        "raw with instantid='folder': only the folder of a training run",
+    ),
+    "the other half of the weights": (
+        {"instantid": "folder"},
+        "give sdxl and instantid, or model alone",
+    ),
+    "raw of a converted model": ({"model": "folder", "raw": ()}, "raw with instantid=None"),
     "not SDXL": ({"sdxl": "folder", "instantid": "folder"}, "expected SDXL in diffusers' layout"),
     "no converted model": ({"model": "folder"}, "python -m convert to-jax"),
     "a folder that is not there": ({"sdxl": "./no", "instantid": "folder"}, "./no"),

@@ -223,6 +223,8 @@ def test_weights_are_read_without_the_optimiser(run):
         assert_same_bits(weights.params, want)
     flip(run, 3, f"params/{KERNEL}", state)
     assert_same_bits(restore_weights(run).params, state.ema)
+    bias = {"ip_adapter.bias": state.params["ip_adapter.bias"]}
+    assert_same_bits(restore_weights(run, raw=True, prefix="ip_adapter.").params, bias)
     assert f"params/{KERNEL}" in message(restore_weights, run, raw=True)
     line = message(restore_weights, run, wanted={**template(state.ema), "more": state.step})
     assert "1 missing: ema/more" in line
