@@ -21,8 +21,9 @@ from instantid_jax.models.unet import ENCODER_ONLY
 from instantid_jax.params import Params
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.runs.contents import checksums
+from instantid_jax.runs.trained import find_published_or_trained
 from instantid_jax.sharding import replicated, shard_params
-from instantid_jax.weights.layouts import find_instantid, find_network, find_sdxl
+from instantid_jax.weights.layouts import find_network, find_sdxl
 from train.config import ModelConfig, TrainConfig
 from train.objective import Networks, join_parts
 from train.state import init_trainables, trainable_shapes
@@ -74,7 +75,9 @@ def find_base(config: ModelConfig) -> BaseModel:
         parts["vae"] = find_network(config.vae, "vae", variant=config.variant)
     start = None
     if config.instantid is not None:
-        start = find_instantid(config.instantid, parts["unet"].network, variant=config.variant)
+        start = find_published_or_trained(
+            config.instantid, parts["unet"].network, variant=config.variant
+        )
         settings = {name: start[name].settings for name in ("image_proj", "controlnet")}
     else:
         settings = {
