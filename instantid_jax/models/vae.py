@@ -229,26 +229,42 @@ class AutoencoderKL(nnx.Module):
 
     def encode(self, pictures: jax.Array, noise: jax.Array | None = None) -> jax.Array:
         """Returns scaled float32 latents: the mean, or, given unit `noise`, a sample."""
+        return sample_latents(self.config, self.moments(pictures), noise)
+
+    def moments(self, pictures: jax.Array) -> jax.Array:
+        """Returns the posterior's mean and log-variance, [B, H/8, W/8, 2 · 4] float32, unscaled."""
         moments = self.encoder(pictures.astype(self.encoder.conv_in.kernel.dtype))
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
-        mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
-        if noise is not None:
-            mean += jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0)) * noise
-        shift, scale = self._shift_and_scale()
-        return (mean - shift) * scale
+        return moments.astype(jnp.float32)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Takes scaled latents; returns pictures in the weights' dtype, not clipped."""
-        shift, scale = self._shift_and_scale()
+        shift, scale = _shift_and_scale(self.config)
         x = latents.astype(jnp.float32) / scale + shift
         x = x.astype(self.decoder.conv_in.kernel.dtype)
         return self.decoder(x if self.post_quant_conv is None else self.post_quant_conv(x))
 
-    def _shift_and_scale(self) -> tuple[jax.Array, jax.Array]:
-        """[1, 1, 1, C] each, or [1, 1, 1, 1]: latents are (encoded - shift) · scale."""
-        config = self.config
-        mean = (0.0,) if config.latents_mean is None else config.latents_mean
-        std = (1.0,) if config.latents_std is None else config.latents_std
-        shift = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
-        return shift, config.scaling_factor / jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
+
+def sample_latents(
+    config: VAEConfig, moments: jax.Array, noise: jax.Array | None = None
+) -> jax.Array:
+    """Scaled float32 latents [B, H, W, C]: the mean, or, given unit `noise`, a sample.
+
+    Args:
+      moments: [B, H, W, 2C] as `AutoencoderKL.moments` gives them.
+    Source: diffusers/models/autoencoders/vae.py:DiagonalGaussianDistribution.
+    """
+    mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+    if noise is not None:
+        mean += jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0)) * noise
+    shift, scale = _shift_and_scale(config)
+    return (mean - shift) * scale
+
+
+def _shift_and_scale(config: VAEConfig) -> tuple[jax.Array, jax.Array]:
+    """[1, 1, 1, C] each, or [1, 1, 1, 1]: latents are (encoded - shift) · scale."""
+    mean = (0.0,) if config.latents_mean is None else config.latents_mean
+    std = (1.0,) if config.latents_std is None else config.latents_std
+    shift = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
+    return shift, config.scaling_factor / jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)

@@ -99,6 +99,17 @@ def find_sdxl(
     )
 
 
+def find_vae(sdxl: str, *, variant: str | None = None) -> Component:
+    """SDXL's own VAE, of the same sources as `find_sdxl` takes, without the other parts."""
+    if Path(sdxl).is_file():
+        file = _original_sdxl(Path(sdxl))
+        settings = sdxl_base.SETTINGS["vae"]
+        return single_file_part("vae", network("vae", settings), settings, file)
+    select = functools.partial(selection.model_files, folder="vae", variant=variant)
+    weights_in = functools.partial(selection.weights_in, variant=variant)
+    return _diffusers_part(folder_of(sdxl, select), "vae", "vae", weights_in)
+
+
 def add_parts(
     model: Model, controlnets: Sequence[str], vae: str | None, *, variant: str | None = None
 ) -> Model:
@@ -302,13 +313,7 @@ def _single_file(
     path: Path, tokenizers: str | None
 ) -> tuple[dict[str, Component], dict[str, Any], tuple[Path, Path]]:
     """The parts of a checkpoint in the original layout, which takes SDXL base's configuration."""
-    file = open_tensors(path)
-    kind = kind_of(file.tensors)
-    if kind.part != "sdxl":
-        raise InputError(
-            f"{path} is {kind.phrase}: expected an SDXL checkpoint in the original layout, or the "
-            "folder of one in diffusers'"
-        )
+    file = _original_sdxl(path)
     parts = {}
     for name in SDXL_PARTS:
         settings = sdxl_base.SETTINGS[name]
@@ -316,6 +321,18 @@ def _single_file(
     scheduler = sdxl_base.SCHEDULER | original.prediction_settings(file.tensors, file.metadata)
     folder = folder_of(tokenizers or sdxl_base.HUB_ID, selection.tokenizer_files)
     return parts, scheduler, (folder / "tokenizer", folder / "tokenizer_2")
+
+
+def _original_sdxl(path: Path) -> TensorFile:
+    """The tensors of a checkpoint in the original layout."""
+    file = open_tensors(path)
+    kind = kind_of(file.tensors)
+    if kind.part != "sdxl":
+        raise InputError(
+            f"{path} is {kind.phrase}: expected an SDXL checkpoint in the original layout, or the "
+            "folder of one in diffusers'"
+        )
+    return file
 
 
 def single_file_part(
