@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from instantid_jax.diffusion.schedule import velocity_target
 from instantid_jax.errors import InputError
 from instantid_jax.models.blocks import Remat, keep
+from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
 
 
@@ -238,6 +239,11 @@ def join_parts(parts: dict[str, Params]) -> Params:
     return {f"{part}.{name}": v for part, params in parts.items() for name, v in params.items()}
 
 
+def picture_moments(vae: Network, params: Params, images: jax.Array) -> jax.Array:
+    """The VAE's posterior moments, [B, H, W, 8] float32, of pictures, [B, 8H, 8W, 3] uint8."""
+    return vae.bind(params).moments(images.astype(jnp.float32) / 127.5 - 1)
+
+
 def encode_batch(
     networks: Networks,
     frozen: dict[str, Params],
@@ -248,16 +254,17 @@ def encode_batch(
     """Latents and conditions of a batch, by the frozen encoders.
 
     Args:
-      batch: the arrays that `train.data` makes; `latents` may stand in place of `images`.
+      batch: the arrays that `train.data` makes, with `images`, or with `latent_moments` in their
+        place, for which the VAE's parameters are not needed.
       empty_prompt: token ids [L] of "" for each text encoder.
     Returns:
       Scaled latents [B, H, W, 4] float32 and the conditions.
     """
-    if "latents" in batch:
-        latents = batch["latents"]
+    if "latent_moments" in batch:
+        moments = batch["latent_moments"]
     else:
-        pictures = batch["images"].astype(jnp.float32) / 127.5 - 1
-        latents = networks.vae.bind(frozen["vae"]).encode(pictures, draws.vae_noise)
+        moments = picture_moments(networks.vae, frozen["vae"], batch["images"])
+    latents = sample_latents(networks.vae.config, moments, draws.vae_noise)
     hidden, pooled = [], None
     for name, key, empty in (
         ("text_encoder", "input_ids", empty_prompt[0]),

@@ -9,8 +9,8 @@ import numpy as np
 from instantid_jax.components import component_shapes, network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.params import Params, cast
-from instantid_jax.untrained import RESAMPLER, SETTINGS
-from train.objective import Networks
+from instantid_jax.untrained import RESAMPLER, SETTINGS, _draw
+from train.objective import Networks, join_parts
 from train.step import Constants
 
 UNET = SETTINGS["unet"] | {
@@ -42,13 +42,32 @@ def networks() -> Networks:
 
 
 @functools.cache
+def vae() -> Params:
+    return drawn("vae", 1)
+
+
+@functools.cache
 def frozen() -> dict[str, Params]:
-    parts = {}
-    for i, name in enumerate(("unet", "vae", "text_encoder", "text_encoder_2")):
-        parts[name] = jax.jit(getattr(networks(), name).init)(jax.random.key(i))
+    parts = {"unet": drawn("unet", 0), "vae": vae()}
+    for i, name in enumerate(("text_encoder", "text_encoder_2"), start=2):
+        parts[name] = drawn(name, i)
     own = component_shapes("unet", networks().unet)
     parts["unet"] = {k: v for k, v in parts["unet"].items() if k in own}
     return parts
+
+
+@functools.cache
+def trainables() -> Params:
+    """Of unit gain, which fresh ones are not."""
+    adapter = component_shapes("ip_adapter", networks().unet)
+    parts = {name: drawn(name, 4) for name in ("image_proj", "controlnet")}
+    parts["ip_adapter"] = {k: v for k, v in drawn("unet", 4).items() if k in adapter}
+    return join_parts(parts)
+
+
+def drawn(name: str, seed: int) -> Params:
+    """Drawn by NumPy, because compiling a network's own initialisation takes long."""
+    return jax.tree.map(jnp.asarray, _draw(getattr(networks(), name), seed))
 
 
 def constants(dtype: str = "float32") -> Constants:
@@ -61,12 +80,14 @@ def constants(dtype: str = "float32") -> Constants:
 
 
 def batch(rows: int, seed: int = 0, side: int = 64) -> dict[str, np.ndarray]:
-    """With latents in place of pictures, which saves compiling the VAE's encoder."""
+    """With moments in place of pictures, which saves compiling the VAE's encoder."""
     random = np.random.default_rng(seed)
     ids = random.integers(0, 512, (2, rows, 77)).astype(np.int32)
     ids[:, :, 20:] = 513
     return {
-        "latents": random.standard_normal((rows, side // 8, side // 8, 4)).astype(np.float32),
+        "latent_moments": random.standard_normal((rows, side // 8, side // 8, 8)).astype(
+            np.float32
+        ),
         "keypoint_pictures": random.integers(0, 256, (rows, side, side, 3)).astype(np.uint8),
         "input_ids": ids[0],
         "input_ids_2": ids[1],
