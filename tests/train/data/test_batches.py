@@ -63,6 +63,7 @@ def test_a_batch_has_what_training_takes(folder):
         "face_box": ((8, 4), "float32"),
         "face_share": ((8,), "float32"),
         "example_index": ((8,), "uint32"),
+        "example_crc32": ((8,), "uint32"),
     }
     assert (height, width) in SIZES.values()
     np.testing.assert_array_equal(batch["example_index"], np.arange(40, 48))
