@@ -13,6 +13,7 @@ from instantid_jax.components import component_shapes
 from instantid_jax.sharding import batch_sharding, replicated
 from train.config import TrainConfig
 from train.data.buckets import Size
+from train.data.latent_cache import DTYPE
 from train.model import frozen_sharding
 from train.objective import Networks
 from train.state import TrainState, init_state, state_sharding, trainable_shapes
@@ -57,8 +58,12 @@ def batch_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch of pictures of `size`, (height, width), with their shardings."""
     rows, length = config.global_batch_size, _prompt_length(networks)
-    arrays: dict[str, tuple[tuple[int, ...], Any]] = {
-        "images": ((*size, 3), np.uint8),
+    picture: dict[str, tuple[tuple[int, ...], Any]] = {"images": ((*size, 3), np.uint8)}
+    if config.data.cached_latents:
+        vae = networks.vae.config
+        latent_size = tuple(side // vae.downscale for side in size)
+        picture = {"latent_moments": ((*latent_size, 2 * vae.latent_channels), DTYPE)}
+    arrays = picture | {
         "keypoint_pictures": ((*size, 3), np.uint8),
         "input_ids": ((length,), np.int32),
         "input_ids_2": ((length,), np.int32),

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from instantid_jax.errors import InputError
+from instantid_jax.params import Params
 from train.data.buckets import Interleave, Size
 from train.data.config import DataConfig
 from train.data.corruption import CorruptionCount
 from train.data.examples import Choices, make_example
+from train.data.latent_cache import LatentCache, vae_fingerprint
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
 from train.data.streams import bucket_streams
@@ -49,7 +51,8 @@ class Batches:
           tokenizers: of text encoder 1 and 2.
           global_batch_size: examples a step, over all processes.
         Raises:
-          InputError: if a dataset cannot be read, or embeddings have different sizes.
+          InputError: if a dataset or its cached latents cannot be read, or embeddings have
+            different sizes.
         """
         if global_batch_size < 1:
             raise InputError(f"the global batch size is {global_batch_size}: expected 1 up")
@@ -70,6 +73,10 @@ class Batches:
                 "a mixture needs one face pack"
             )
         self.embedding_size = sizes.pop()
+        self._caches = [
+            LatentCache(share.folder, dataset, config.buckets) if config.cached_latents else None
+            for share, dataset in zip(config.datasets, self._datasets, strict=True)
+        ]
         self._streams, self._counts = bucket_streams(config, self._datasets, seed)
         self._interleave = Interleave(self._counts, global_batch_size, seed)
         self.corruption = CorruptionCount(config.max_corrupt_share)
@@ -85,6 +92,19 @@ class Batches:
         """Records that are used: examples of an epoch."""
         return int(sum(self._counts))
 
+    def check_vae(self, vae: Params) -> None:
+        """Refuses a VAE that is not the one of the cached latents, where they are used.
+
+        Args:
+          vae: all of the VAE's parameters, float32, anywhere on a mesh.
+        Raises:
+          InputError: if its encoder is another.
+        """
+        caches = [cache for cache in self._caches if cache is not None]
+        fingerprint = vae_fingerprint(vae) if caches else ""
+        for cache in caches:
+            cache.check_vae(fingerprint)
+
     def bucket(self, step: int) -> Size:
         """(height, width) of all pictures of a step."""
         return self.config.buckets[self._interleave.place(step)[0]]
@@ -97,7 +117,8 @@ class Batches:
         """The rows of a step's batch that a process wants; all by default.
 
         Returns, for b rows, pictures of the step's bucket H x W and embeddings of E numbers:
-          images: [b, H, W, 3] uint8 RGB.
+          images: [b, H, W, 3] uint8 RGB; with cached latents in their place
+            latent_moments: [b, H/8, W/8, 8] float16, of the VAE's posterior.
           keypoint_pictures: [b, H, W, 3] uint8 RGB, drawn in pixels of the crop.
           input_ids, input_ids_2: [b, 77] int32.
           id_embeds: [b, E] float32, raw.
@@ -106,7 +127,8 @@ class Batches:
           face_box: [b, 4] float32, left, top, right, bottom in pixels of the crop, clipped to it.
           face_share: [b] float32, the box's share of the crop.
           example_index: [b] uint32, global.
-          example_crc32: [b] uint32, of all of the above but the index, and of the key.
+          example_crc32: [b] uint32, of all of the above but the index, and of the key; the same
+            with cached latents as with the pictures that they were made of.
           example_ids: list of b keys.
 
         Raises:
@@ -137,8 +159,10 @@ class Batches:
         ):
             # A corrupt record's place is taken by the next good one of the stream.
             try:
+                cache = self._caches[dataset]
+                encoded = cache[position] if cache else None
                 record = self._datasets[dataset][position]
-                example = make_example(record, target, self.config, choices)
+                example = make_example(record, target, self.config, choices, encoded)
                 break
             except CorruptRecord as error:
                 name = f"record {position} of {self.config.datasets[dataset].folder}"
@@ -151,6 +175,7 @@ class Batches:
             ids = [tokenizer([caption])[0] for tokenizer in self._tokenizers]
         example["input_ids"], example["input_ids_2"] = ids
         crc = _crc32(example)
+        del example["picture_crc32"]
         return example | {"example_index": np.uint32(index), "example_crc32": crc}
 
     def collate(self, examples: Sequence[dict[str, Any]]) -> Batch:
@@ -167,8 +192,11 @@ class Batches:
 
 
 def _crc32(example: Mapping[str, Any]) -> np.uint32:
-    """Of an example's key and arrays, so that any difference in what is trained on shows."""
+    """Of an example's key and arrays, so that any difference in what is trained on shows.
+
+    The pixels take part by their checksum, which the cache of latents holds as well.
+    """
     crc = zlib.crc32(example["key"].encode())
-    for name in sorted(example.keys() - {"key"}):
+    for name in sorted(example.keys() - {"key", "images", "latent_moments"}):
         crc = zlib.crc32(np.ascontiguousarray(example[name]), crc)
     return np.uint32(crc)

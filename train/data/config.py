@@ -41,6 +41,8 @@ class DataConfig:
         none of them has the empty caption.
       crop: `random` moves the window anywhere that keeps the face inside; `center` keeps it as
         near to the middle as the face allows. Nothing is mirrored: a face is not symmetric.
+      cached_latents: what `python -m train.data.latents` computed is read in place of pictures,
+        which saves decoding and encoding them; needs the `center` crop.
       reference_probability: how often the ID is another photo's of the same person, where the
         record has such references.
       min_side: records whose picture has a shorter side than this are left out.
@@ -52,6 +54,7 @@ class DataConfig:
     buckets: tuple[Size, ...] = aspect_buckets(1024)
     captions: tuple[CaptionShare, ...] = ()
     crop: CropPolicy = "random"
+    cached_latents: bool = False
     reference_probability: float = 0.0
     min_side: int = 0
     max_corrupt_share: float = 0.01
@@ -72,6 +75,11 @@ class DataConfig:
                 )
         if self.crop not in ("random", "center"):
             raise InputError(f"crop is {self.crop!r}: expected 'random' or 'center'")
+        if self.cached_latents and self.crop != "center":
+            raise InputError(
+                f"cached_latents with crop={self.crop!r}: latents are cached of one crop a "
+                "picture; set crop='center', or do without cached_latents"
+            )
         for name in ("reference_probability", "max_corrupt_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}: expected 0 to 1")

@@ -1,5 +1,6 @@
 """A record made an example: the random choices, the crop, and the arrays training takes."""
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from train.data.buckets import Size
 from train.data.config import DataConfig
 from train.data.crop import choose_crop
 from train.data.faces import face_share
+from train.data.latent_cache import EncodedPicture
 from train.data.record import CorruptRecord, Record
 
 
@@ -26,10 +28,17 @@ class Choices:
 
 
 def make_example(
-    record: Record, target: Size, config: DataConfig, choices: Choices
+    record: Record,
+    target: Size,
+    config: DataConfig,
+    choices: Choices,
+    encoded: EncodedPicture | None = None,
 ) -> dict[str, Any]:
     """Crops, draws and chooses; the caption is still text.
 
+    Args:
+      encoded: the crop from the cache; its moments then stand in the place of the pixels, which
+        are not decoded.
     Raises:
       CorruptRecord: if the picture does not decode, or the keypoints cannot be drawn.
     """
@@ -42,8 +51,14 @@ def make_example(
     except InputError as error:
         raise CorruptRecord(str(error)) from error
     box = crop.box(record.bbox)
+    if encoded is None:
+        pixels = crop.picture(record.picture(crop.reduction))
+        crc32 = np.uint32(zlib.crc32(np.ascontiguousarray(pixels)))
+        picture = {"images": pixels, "picture_crc32": crc32}
+    else:
+        picture = {"latent_moments": encoded.moments, "picture_crc32": encoded.crc32}
     return {
-        "images": crop.picture(record.picture(crop.reduction)),
+        **picture,
         "keypoint_pictures": keypoint_picture,
         "caption": choose_caption(record.captions, config, choices.caption),
         "id_embeds": choose_embedding(record, config, choices),

@@ -35,7 +35,8 @@ class FaceDataset:
             raise InputError(
                 f"{folder} holds no dataset: expected what `python -m train.data.build` writes"
             )
-        indices = [_read_index(part / INDEX) for part in parts]
+        names = ("image_size", "face_share", "bucket", "buckets", "fingerprint")
+        indices = [read_arrays(part / INDEX, names, "build the dataset again") for part in parts]
         builder = tfds.builder_from_directories(parts)
         if "train" not in builder.info.splits:
             raise InputError(f"{folder} holds no split named train")
@@ -73,12 +74,7 @@ class FaceDataset:
             example = self._records[row]
         # ArrayRecord, the protocol buffer's parser and TFDS have no exceptions of their own.
         except Exception as error:
-            # Trouble with the file system may pass, and a replaced record would then come back.
-            if isinstance(error, OSError | RuntimeError) and "Corrupted" not in str(error):
-                raise InputError(
-                    f"a record of {self._folder} cannot be read ({_line(error)}): try again"
-                ) from error
-            raise CorruptRecord(f"its bytes cannot be read ({_line(error)})") from error
+            raise reading_error(error, self._folder) from error
         return Record.decode(example)
 
     def bucket(self, buckets: Sequence[Size]) -> np.ndarray:
@@ -89,14 +85,27 @@ class FaceDataset:
         return nearest_buckets(self.image_size, buckets)
 
 
-def _read_index(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.ndarray]:
+    """The named arrays of an index.
+
+    Raises:
+      InputError: if it cannot be read; `remedy` says what to do.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            names = ("image_size", "face_share", "bucket", "buckets", "fingerprint")
             return {name: file[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no index ({_line(error)}): build the dataset again") from error
+        raise InputError(f"{path} is no index ({one_line(error)}): {remedy}") from error
 
 
-def _line(error: Exception) -> str:
+def reading_error(error: Exception, folder: str | Path) -> InputError | CorruptRecord:
+    """What an error of ArrayRecord's or TFDS's means: trouble with a file, or a corrupt record."""
+    # Trouble with the file system may pass, and a replaced record would then come back.
+    if isinstance(error, OSError | RuntimeError) and "Corrupted" not in str(error):
+        return InputError(f"a record of {folder} cannot be read ({one_line(error)}): try again")
+    return CorruptRecord(f"its bytes cannot be read ({one_line(error)})")
+
+
+def one_line(error: Exception) -> str:
+    """What an error of another package says, for a message of ours."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,271 @@
+"""Training on cached latents: the same examples, the same loss, and no cache taken for another."""
+
+import functools
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from instantid_jax.diffusion.schedule import add_noise
+from instantid_jax.errors import InputError
+from instantid_jax.json_files import write_json
+from instantid_jax.weights import names
+from tests.train import small
+from tests.train.data import drawn
+from train.data import latent_cache
+from train.data.batches import Batches
+from train.data.config import DataConfig, DatasetShare
+from train.data.latent_cache import (
+    EncodedPicture,
+    LatentCache,
+    cache_folder,
+    vae_fingerprint,
+    write_latents,
+)
+from train.data.latents import cache_latents, main
+from train.data.loader import Loader
+from train.data.reading import FaceDataset
+from train.data.record import CorruptRecord
+from train.objective import ObjectiveConfig, draw, encode_batch, losses, picture_moments, predict
+
+# As `aspect_buckets(96)`.
+BUCKETS = ((96, 96), (128, 64), (64, 128))
+# Of float16, relative to a number.
+ROUNDING = 2.0**-11
+# Its target has the latents in it.
+VELOCITY = ObjectiveConfig(prediction_type="v_prediction")
+
+
+def config(folder, **settings) -> DataConfig:
+    shares = (DatasetShare(folder=str(folder)),)
+    settings = {"buckets": BUCKETS, "crop": "center", "reference_probability": 0.5} | settings
+    return DataConfig(datasets=shares, **settings)
+
+
+def batches(folder, size=4, **settings) -> Batches:
+    return Batches(config(folder, **settings), [drawn.tokenizer] * 2, size, 1)
+
+
+def cache(folder, **settings) -> dict:
+    return cache_latents(config(folder, **settings), small.networks().vae, small.vae(), 1)
+
+
+@functools.cache
+def encoder():
+    return jax.jit(functools.partial(picture_moments, small.networks().vae))
+
+
+def assert_same_but_for_the_picture(cached, plain):
+    assert cached.keys() - {"latent_moments"} == plain.keys() - {"images"}
+    for name, value in plain.items():
+        if name != "images":
+            np.testing.assert_array_equal(cached[name], value, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures in the three buckets' ratios or nearly so, and their latents."""
+    folder = drawn.dataset(
+        tmp_path_factory.mktemp("data") / "d",
+        [(100, 100), (140, 70), (96, 96), (80, 200), (130, 100), (90, 93), (64, 128), (100, 45)],
+        change=lambda n: {
+            "captions": {"alt": f"alt {n}", "blip2": f"blip2 {n}"},
+            "reference_embeddings": np.full((2, 512), n + 1, np.float32),
+        },
+    )
+    manifest = cache(folder)
+    assert (manifest["pictures"], manifest["missing"]) == (8, 0)
+    return folder
+
+
+def test_all_but_the_picture_is_as_without_the_cache(folder):
+    plain, cached = batches(folder), batches(folder, cached_latents=True)
+    assert cached.fingerprint == plain.fingerprint
+    for step in range(6):
+        expected, batch = plain.batch(step), cached.batch(step)
+        assert_same_but_for_the_picture(batch, expected)
+        height, width = plain.bucket(step)
+        assert batch["latent_moments"].shape == (4, height // 8, width // 8, 8)
+        assert batch["latent_moments"].dtype == np.float16
+        if (height, width) == BUCKETS[0]:  # each size compiles
+            moments = encoder()(small.vae(), expected["images"])
+            np.testing.assert_allclose(batch["latent_moments"], moments, rtol=ROUNDING, atol=1e-5)
+            compared = True
+    assert compared
+
+
+def test_threads_read_the_same(folder):
+    made = batches(folder, cached_latents=True)
+    loader = Loader(made, threads=4)
+    for step, batch in (next(loader) for _ in range(4)):
+        np.testing.assert_array_equal(batch["latent_moments"], made.batch(step)["latent_moments"])
+    loader.close()
+
+
+def test_a_steps_loss_is_as_without_the_cache(folder):
+    networks, constants, objective = small.networks(), small.constants(), VELOCITY
+    alphas = constants.alphas_cumprod
+    encode = jax.jit(functools.partial(encode_batch, networks))
+
+    @jax.jit
+    def loss(params, frozen, latents, conditions, draws):
+        noisy = add_noise(alphas, latents, draws.noise, draws.timesteps)
+        prediction = predict(networks, frozen, params, noisy, draws.timesteps, conditions)
+        return losses(objective, alphas, prediction, latents, draws.noise, draws.timesteps)
+
+    plain, cached = (
+        {k: v for k, v in batches(folder, **settings).batch(0).items() if k != "example_ids"}
+        for settings in ({}, {"cached_latents": True})
+    )
+    shape = (*cached["latent_moments"].shape[1:3], 4)
+    draws = draw(objective, jax.random.key(3), np.arange(4), shape, len(alphas))
+    others = cached | {"latent_moments": cached["latent_moments"][::-1]}
+    results = []
+    for batch in (plain, cached, others):
+        encoded = encode(constants.frozen, batch, draws, constants.empty_prompt)
+        results.append(np.asarray(loss(small.trainables(), constants.frozen, *encoded, draws)))
+    expected, got, wrong = results
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert np.abs(wrong / expected - 1).max() > 1e-2
+
+
+def broken(number):
+    ways = ({"image": b"nothing"}, {"sha256": "0" * 64}, {"kps": np.full((5, 2), np.nan)})
+    return ways[number % 3] if number in (1, 5, 6) else {}
+
+
+def test_missing_records_are_replaced_as_corrupt_ones_are(tmp_path):
+    folder = drawn.dataset(tmp_path / "d", [(96, 96)] * 10, change=broken)
+    assert cache(folder)["missing"] == 3
+    plain, cached = batches(folder), batches(folder, cached_latents=True)
+    for step in range(5):
+        assert_same_but_for_the_picture(cached.batch(step), plain.batch(step))
+    assert cached.corruption.corrupt == plain.corruption.corrupt > 0
+
+
+def test_too_many_corrupt_records_leave_no_cache(tmp_path):
+    folder = drawn.dataset(tmp_path / "d", [(96, 96)] * 8, change=broken)
+    with pytest.raises(InputError, match=r"corrupt records .* max_corrupt_share=0 allows"):
+        cache(folder, max_corrupt_share=0)
+    nothing = drawn.dataset(tmp_path / "bad", [(96, 96)] * 3, change=lambda n: {"image": b""})
+    with pytest.raises(InputError, match=r"no picture of .* can be used"):
+        cache(nothing)
+    assert not [path for path in tmp_path.glob("*/latents/**/*")]
+
+
+def test_flipped_bytes_in_a_shard_are_corrupt_records(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "d")
+    (shard,) = cache_folder(copy, BUCKETS).glob("*.array_record")
+    data = bytearray(shard.read_bytes())
+    data[5_000] ^= 1
+    shard.write_bytes(data)
+    made = batches(copy, size=8, cached_latents=True)
+    for step in range(8):
+        made.batch(step)
+    assert made.corruption.corrupt > 0
+
+
+def test_shards_read_as_one(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(latent_cache, "_SHARD_RECORDS", 3)
+    dataset = FaceDataset(folder)
+    moments = np.random.default_rng(0).normal(size=(7, 2, 3, 8)).astype(np.float16)
+    rows = (6, 0, 5, 2, 1, 3, 4)  # 7 is missing
+    pictures = [(row, EncodedPicture(moments[row], np.uint32(10 + row))) for row in rows]
+    manifest = write_latents(tmp_path, dataset, BUCKETS, "vae", pictures)
+    assert (manifest["shards"], manifest["pictures"], manifest["missing"]) == (3, 7, 1)
+    written = LatentCache(tmp_path, dataset, BUCKETS)
+    for row in rows:
+        np.testing.assert_array_equal(written[row].moments, moments[row])
+        assert written[row].crc32 == 10 + row
+    with pytest.raises(CorruptRecord):
+        written[7]
+
+
+def test_another_vae_is_refused(folder):
+    made, params = batches(folder, cached_latents=True), small.vae()
+    made.check_vae(params)
+    made.check_vae(params | {"decoder.conv_in.bias": 1 + params["decoder.conv_in.bias"]})
+    other = params | {"encoder.conv_in.bias": 1e-6 + params["encoder.conv_in.bias"]}
+    with pytest.raises(InputError, match=r"made with another VAE .* run `python -m train") as told:
+        made.check_vae(other)
+    assert "\n" not in str(told.value)
+    batches(folder).check_vae(other)
+
+
+def test_the_fingerprint_is_of_bits_and_names():
+    params = small.vae()
+    again = {name: np.array(params[name]) for name in sorted(params)}
+    assert vae_fingerprint(again) == vae_fingerprint(params)
+    first, second = "encoder.conv_norm_out.bias", "encoder.conv_norm_out.scale"
+    swapped = params | {first: params[second], second: params[first]}
+    assert vae_fingerprint(swapped) != vae_fingerprint(params)
+
+
+def test_only_a_whole_cache_of_these_records_is_taken(folder, tmp_path):
+    def refused(where, told, **settings):
+        with pytest.raises(InputError, match=told) as error:
+            batches(where, cached_latents=True, **settings)
+        assert "\n" not in str(error.value)
+
+    refused(folder, "crop='random'.*set crop='center'", crop="random")
+    command = r"run `python -m train.data.latents \S+ --sdxl MODEL --resolution 256`"
+    buckets = ((256, 256), (288, 224), (224, 288), (320, 192), (192, 320))
+    refused(folder, f"no cached latents for buckets 256x256_.*{command}", buckets=buckets)
+    refused(folder, r"set buckets=aspect_buckets\(resolution\)", buckets=((64, 64), (96, 64)))
+
+    other = drawn.dataset(tmp_path / "other", [(96, 96)] * 8, first=50)
+    torn = shutil.copytree(folder / "latents", other / "latents" / ".96x96.torn")
+    refused(other, "no cached latents .* --resolution 96`")
+    shutil.move(torn / cache_folder(folder, BUCKETS).name, cache_folder(other, BUCKETS))
+    refused(other, "made of other records than .*delete .*other")
+
+    copy = shutil.copytree(folder, tmp_path / "d")
+    inside = cache_folder(copy, BUCKETS)
+    (shard,) = inside.glob("*.array_record")
+    data = shard.read_bytes()
+    shard.write_bytes(data[: len(data) // 2])
+    refused(copy, "(cannot be read|is not whole).*copy it again, or delete")
+    shard.unlink()
+    refused(copy, "cannot be read .*copy it again, or delete")
+    (inside / "index.npz").write_bytes(b"PK")
+    refused(copy, "is no index")
+    write_json(inside / "manifest.json", {"version": 0})
+    refused(copy, "has version 0, expected 1")
+
+
+def test_numbers_beyond_the_cache_are_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "d", ignore=shutil.ignore_patterns("latents"))
+    params = small.vae() | {"quant_conv.bias": np.full(8, 1e5, np.float32)}
+    with pytest.raises(InputError, match="float16 cannot hold"):
+        cache_latents(config(copy), small.networks().vae, params, 1)
+
+
+@pytest.mark.parametrize("flag", ["--sdxl", "--vae"])
+def test_the_program_makes_what_training_takes(tmp_path, capsys, flag):
+    folder = drawn.dataset(tmp_path / "d", [(96, 96)] * 4)
+    model = tmp_path / "sdxl" / "vae"
+    model.mkdir(parents=True)
+    tensors = names.to_torch({name: np.array(value) for name, value in small.vae().items()})
+    save_file(tensors, model / "diffusion_pytorch_model.safetensors")
+    write_json(model / "config.json", small.VAE)
+    source = model if flag == "--vae" else model.parent
+    args = [str(folder), flag, str(source), "--resolution", "96", "--batch-size", "1"]
+    main(args)
+    assert f"latents of 4 pictures are in {folder}" in capsys.readouterr().out
+    made = batches(folder, cached_latents=True)
+    made.check_vae(small.vae())
+    moments = encoder()(small.vae(), batches(folder).batch(0)["images"])
+    got = made.batch(0)["latent_moments"]
+    np.testing.assert_allclose(got, moments, rtol=ROUNDING, atol=1e-5)
+    for wrong, told in (
+        (args, "delete it to compute"),
+        (args[:1], "--sdxl"),
+        ([*args, "--batch-size", "0"], "--batch-size is 0"),
+    ):
+        with pytest.raises(SystemExit) as exit:
+            main(wrong)
+        assert exit.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("train.data.latents: error: ") and told in line

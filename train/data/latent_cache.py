@@ -1,0 +1,209 @@
+"""Cached latents: the VAE's posterior moments of each of a dataset's pictures, cropped at `center`.
+
+They lie beside the dataset, one folder for each set of buckets, which holds ArrayRecord shards, an
+index by row, and a manifest that tells which records and which VAE they were made of.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from instantid_jax.atomic import new_folder
+from instantid_jax.errors import InputError
+from instantid_jax.json_files import read_json, write_json
+from instantid_jax.params import Params
+from instantid_jax.runs.contents import checksums
+from train.data.buckets import MULTIPLE, Size, aspect_buckets
+from train.data.reading import FaceDataset, one_line, read_arrays, reading_error
+from train.data.record import CorruptRecord
+
+FOLDER, INDEX, MANIFEST = "latents", "index.npz", "manifest.json"
+# Changes with the files' layout, with the crop, and with what the VAE is given.
+VERSION = 1
+# It keeps three bits more than bfloat16, and its range is wide enough: means are tens at most, and
+# sampling clips log-variances to [-30, 20].
+DTYPE = np.float16
+# Random access reads whole groups, and moments hardly compress.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_SHARD_RECORDS = 4096  # a gigabyte at 1024 x 1024 pixels
+
+
+class EncodedPicture(NamedTuple):
+    """A record's crop as the cache holds it.
+
+    Attributes:
+      moments: [H/8, W/8, 8] float16 for a crop of H x W; mean and log-variance, unscaled.
+      crc32: of the crop's pixels.
+    """
+
+    moments: np.ndarray
+    crc32: np.uint32
+
+
+def vae_fingerprint(vae: Params) -> str:
+    """A hash of the bits of a VAE's encoder, the same on any mesh.
+
+    Args:
+      vae: all of the VAE's parameters, float32.
+    """
+    encoder = {k: v for k, v in vae.items() if k.startswith(("encoder.", "quant_conv."))}
+    return hashlib.sha256(json.dumps(checksums(encoder), sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder(dataset: str | Path, buckets: Sequence[Size]) -> Path:
+    """Where a dataset's latents for these buckets lie."""
+    return Path(dataset) / FOLDER / "_".join(f"{height}x{width}" for height, width in buckets)
+
+
+def write_latents(
+    folder: str | Path,
+    dataset: FaceDataset,
+    buckets: Sequence[Size],
+    vae: str,
+    pictures: Iterable[tuple[int, EncodedPicture]],
+) -> dict[str, Any]:
+    """Writes a dataset's cache as the pictures come; it appears whole or not at all.
+
+    Args:
+      folder: the dataset's.
+      vae: the fingerprint of the VAE.
+      pictures: with their rows, in any order; a row that does not come is marked as missing.
+    Returns:
+      The manifest.
+    Raises:
+      InputError: if there is a cache for these buckets already, or no picture came.
+    """
+    place = np.full(len(dataset), -1, np.int64)
+    crc32 = np.zeros(len(dataset), np.uint32)
+    written = 0
+    output = cache_folder(folder, buckets)
+    try:
+        with new_folder(output) as temporary:
+            with contextlib.ExitStack() as shard:
+                for row, picture in pictures:
+                    if written % _SHARD_RECORDS == 0:
+                        shard.close()
+                        path = _shard(temporary, written // _SHARD_RECORDS)
+                        writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+                        shard.callback(writer.close)
+                    data = io.BytesIO()
+                    np.save(data, picture.moments.astype(DTYPE), allow_pickle=False)
+                    writer.write(data.getvalue())
+                    place[row], crc32[row] = written, picture.crc32
+                    written += 1
+            if not written:
+                raise InputError(f"no picture of {folder} can be used: nothing is written")
+            np.savez(temporary / INDEX, place=place, crc32=crc32)
+            manifest = {
+                "version": VERSION,
+                "dataset": dataset.fingerprint,
+                "vae": vae,
+                "buckets": [list(size) for size in buckets],
+                "crop": "center",
+                "dtype": np.dtype(DTYPE).name,
+                "shards": -(-written // _SHARD_RECORDS),
+                "pictures": written,
+                "missing": len(dataset) - written,
+            }
+            write_json(temporary / MANIFEST, manifest)
+    except FileExistsError as error:
+        raise InputError(f"{error}: delete it to compute the latents again") from error
+    return manifest
+
+
+class LatentCache:
+    """A dataset's cached latents by row."""
+
+    def __init__(self, folder: str | Path, dataset: FaceDataset, buckets: Sequence[Size]):
+        """Opens them.
+
+        Args:
+          folder: the dataset's.
+        Raises:
+          InputError: if there are none for these buckets, if they were made of other records than
+            the dataset has, or if they are not whole.
+        """
+        self._path = cache_folder(folder, buckets)
+        self._command = _command(folder, buckets)
+        if not self._path.is_dir():
+            raise InputError(
+                f"{folder} has no cached latents for buckets {self._path.name}: {self._command}"
+            )
+        self._again = f"delete {self._path}, and {self._command}"
+        manifest = read_json(self._path / MANIFEST)
+        if manifest.get("version") != VERSION:
+            raise InputError(
+                f"{self._path} has version {manifest.get('version')}, expected {VERSION}: "
+                f"{self._again}"
+            )
+        if manifest["dataset"] != dataset.fingerprint:
+            raise InputError(
+                f"{self._path} was made of other records than {folder} has: {self._again}"
+            )
+        self._vae = manifest["vae"]
+        index = read_arrays(self._path / INDEX, ("place", "crc32"), self._again)
+        self._place, self._crc32 = index["place"], index["crc32"]
+        shards = [_shard(self._path, i) for i in range(manifest["shards"])]
+        try:
+            self._source = ArrayRecordDataSource(shards)
+            held = len(self._source)
+        # ArrayRecord has no exceptions of its own; a file may be missing, or cut off.
+        except Exception as error:
+            raise InputError(
+                f"{self._path} cannot be read ({one_line(error)}): copy it again, or {self._again}"
+            ) from error
+        if held != manifest["pictures"] or len(self._place) != len(dataset):
+            raise InputError(f"{self._path} is not whole: copy it again, or {self._again}")
+
+    def check_vae(self, fingerprint: str) -> None:
+        """Refuses another VAE than the latents were made with.
+
+        Raises:
+          InputError: if the fingerprint is another.
+        """
+        if fingerprint != self._vae:
+            raise InputError(
+                f"{self._path} was made with another VAE than the run has: take that one, or "
+                f"{self._again}"
+            )
+
+    def __getitem__(self, row: int) -> EncodedPicture:
+        """Reads one; several threads may.
+
+        Raises:
+          CorruptRecord: if the row is missing, or its bytes cannot be used.
+          InputError: if the file cannot be read.
+        """
+        place = int(self._place[row])
+        if place < 0:
+            raise CorruptRecord("it could not be used when the latents were computed")
+        try:
+            moments = np.load(io.BytesIO(self._source[place]), allow_pickle=False)
+        except Exception as error:  # as in FaceDataset
+            raise reading_error(error, self._path) from error
+        return EncodedPicture(moments, self._crc32[row])
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"{number:05}.array_record"
+
+
+def _command(folder: str | Path, buckets: Sequence[Size]) -> str:
+    """What to do for a cache of these buckets, of which the first is the square."""
+    side = buckets[0][0]
+    near = range(side - MULTIPLE // 2, side + MULTIPLE // 2 + 1)
+    for resolution in sorted(near, key=lambda n: abs(n - side)):
+        if aspect_buckets(resolution) == tuple(buckets):
+            return (
+                f"run `python -m train.data.latents {folder} --sdxl MODEL "
+                f"--resolution {resolution}` with the run's model"
+            )
+    return "set buckets=aspect_buckets(resolution), for which `python -m train.data.latents` is"

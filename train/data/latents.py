@@ -1,0 +1,172 @@
+"""`python -m train.data.latents`: encodes a dataset's pictures once, for training to read."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from instantid_jax.cli.program import program
+from instantid_jax.errors import InputError
+from instantid_jax.params import Network, Params
+from instantid_jax.sharding import batch_sharding, replicated, training_mesh
+from instantid_jax.weights.layouts import find_network, find_vae
+from train.data.buckets import Size, aspect_buckets
+from train.data.config import DataConfig, DatasetShare
+from train.data.corruption import CorruptionCount
+from train.data.examples import Choices, make_example
+from train.data.latent_cache import DTYPE, EncodedPicture, vae_fingerprint, write_latents
+from train.data.reading import FaceDataset
+from train.data.record import CorruptRecord
+from train.objective import picture_moments
+
+_THREADS = 8
+
+
+def latents(
+    dataset: tyro.conf.Positional[Path],
+    sdxl: str | None = None,
+    vae: str | None = None,
+    variant: str | None = None,
+    resolution: int = 1024,
+    batch_size: int = 8,
+    max_corrupt_share: float = 0.01,
+) -> None:
+    """Computes a dataset's latents, for training with cached_latents and the center crop.
+
+    Args:
+      dataset: what `python -m train.data.build` wrote.
+      sdxl: the run's model, whose VAE encodes: a diffusers folder, a single file, or a hub id.
+      vae: the run's VAE, where it has another than SDXL's own.
+      variant: "fp16" takes the files so named.
+      resolution: of the buckets, as in aspect_buckets(resolution).
+      batch_size: pictures that each device encodes at a time.
+      max_corrupt_share: as in the run's data; more corrupt records than this end the program.
+    """
+    if vae is not None:
+        component = find_network(vae, "vae", variant=variant)
+    elif sdxl is not None:
+        component = find_vae(sdxl, variant=variant)
+    else:
+        raise InputError("no model is named: give the run's with --sdxl, or its VAE with --vae")
+    if batch_size < 1:
+        raise InputError(f"--batch-size is {batch_size}: expected 1 up")
+    config = DataConfig(
+        datasets=(DatasetShare(folder=str(dataset)),),
+        buckets=aspect_buckets(resolution),
+        crop="center",
+        max_corrupt_share=max_corrupt_share,
+    )
+    manifest = cache_latents(
+        config, component.network, component.load(jnp.dtype("float32")), batch_size
+    )
+    missing = f"; {manifest['missing']} corrupt ones are missing" if manifest["missing"] else ""
+    print(f"latents of {manifest['pictures']} pictures are in {dataset}{missing}")
+
+
+def cache_latents(
+    config: DataConfig, vae: Network, params: Params, batch_size: int
+) -> dict[str, Any]:
+    """Writes the cache of the one dataset of a configuration, and returns its manifest.
+
+    Args:
+      config: with the `center` crop.
+      params: the VAE's, float32.
+      batch_size: pictures that each device encodes at a time.
+    Raises:
+      InputError: if the dataset cannot be read, has a cache already or too many corrupt records,
+        or the VAE's numbers do not fit the cache.
+    """
+    (share,) = config.datasets
+    dataset = FaceDataset(share.folder)
+    encoded = _encoded(config, dataset, vae, params, batch_size)
+    return write_latents(share.folder, dataset, config.buckets, vae_fingerprint(params), encoded)
+
+
+def _encoded(
+    config: DataConfig, dataset: FaceDataset, vae: Network, params: Params, batch_size: int
+) -> Iterator[tuple[int, EncodedPicture]]:
+    """All usable pictures, one bucket after the other."""
+    from tqdm import tqdm
+
+    mesh = training_mesh((-1, 1, 1), jax.local_devices())
+    params = jax.device_put(params, replicated(mesh))
+    size = batch_size * len(mesh.devices.flat)
+    corruption = CorruptionCount(config.max_corrupt_share)
+
+    @jax.jit
+    def encode(params: Params, images: jax.Array) -> jax.Array:
+        # TPUs and newer GPUs would round the factors of float32 products.
+        with jax.default_matmul_precision("highest"):
+            return picture_moments(vae, params, images).astype(DTYPE)
+
+    with tqdm(total=len(dataset), unit=" pictures", disable=None) as progress:
+        for target in config.buckets:
+            crops = _crops(config, dataset, target, corruption)
+            while batch := list(islice(crops, size)):
+                pictures = np.stack([pixels for _, pixels, _ in batch])
+                # One shape a bucket compiles once; repeated pictures fill the last batch.
+                padded = np.resize(pictures, (size, *pictures.shape[1:]))
+                moments = np.asarray(encode(params, jax.device_put(padded, batch_sharding(mesh))))
+                for (row, _, crc32), each in zip(batch, moments, strict=False):
+                    if not np.isfinite(each).all():
+                        raise InputError(
+                            f"record {row} of {config.datasets[0].folder} has latents that "
+                            f"{np.dtype(DTYPE).name} cannot hold: expected the weights of a VAE "
+                            "that is sound in float32; check --vae"
+                        )
+                    yield row, EncodedPicture(each, crc32)
+                progress.update(len(batch))
+
+
+def _crops(
+    config: DataConfig, dataset: FaceDataset, target: Size, corruption: CorruptionCount
+) -> Iterator[tuple[int, np.ndarray, np.uint32]]:
+    """Row, pixels and their checksum of each usable record of a bucket."""
+    rows = np.flatnonzero(dataset.bucket(config.buckets) == config.buckets.index(target))
+    source = grain.MapDataset.source(_Crops(config, dataset, target, rows))
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4 * _THREADS)
+    with contextlib.closing(iter(source.to_iter_dataset(options))) as examples:
+        for row, example in zip(rows.tolist(), examples, strict=True):
+            if isinstance(example, CorruptRecord):
+                corruption.record(f"record {row} of {config.datasets[0].folder}", str(example))
+            else:
+                corruption.example()
+                yield row, example["images"], example["picture_crc32"]
+
+
+class _Crops:
+    """The examples of rows of one bucket, or why there is none, as grain reads a source."""
+
+    def __init__(self, config: DataConfig, dataset: FaceDataset, target: Size, rows: np.ndarray):
+        self._config = config
+        self._dataset = dataset
+        self._target = target
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> dict[str, Any] | CorruptRecord:
+        try:
+            record = self._dataset[self._rows[i]]
+            # No choice moves a center crop.
+            return make_example(record, self._target, self._config, Choices(0, 0))
+        except CorruptRecord as error:
+            return error
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the program. Bad input ends with one line and status 2."""
+    with program("train.data.latents"):
+        tyro.cli(latents, args=args, prog="python -m train.data.latents")
+
+
+if __name__ == "__main__":
+    main()
