@@ -66,7 +66,8 @@ def begin(
     """Loads what a run begins with.
 
     Raises:
-      InputError: if a file is damaged, or a checkpoint is another run's.
+      InputError: if a file is damaged, a checkpoint is another run's, or cached latents are
+        another VAE's.
     """
     source = run
     if not run.steps() and start.state is not None:
@@ -75,6 +76,7 @@ def begin(
     # Before the frozen weights, because for a moment it takes the UNet in float32.
     params = start_trainables(base, config, mesh) if fresh else None
     frozen = Frozen(base, config, mesh)
+    batches.check_vae(frozen.params["vae"])
     fingerprint = config.identity() | {
         "data": batches.fingerprint[:16],
         "base model": frozen.fingerprint,

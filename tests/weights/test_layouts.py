@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from instantid_jax.errors import InputError
 from instantid_jax.weights import layouts, sdxl_base
-from instantid_jax.weights.layouts import find_model, find_network, read_params
+from instantid_jax.weights.layouts import find_model, find_network, find_vae, read_params
 from instantid_jax.weights.tensors import LazyTensor
 from tests.convert.published import UNET, save_weights, write_published
 from tests.parity.test_full_size import NETWORKS
@@ -121,6 +121,19 @@ def test_shards_and_variants(folder, tmp_path):
         find(folder, variant="bf16")
 
 
+def test_sdxls_vae_alone(folder, sound):
+    for name in ("unet", "text_encoder", "tokenizer", "scheduler"):
+        shutil.rmtree(folder / name)
+    vae, whole = find_vae(str(folder)), find(sound).components["vae"]
+    assert vae.network == whole.network
+    for name, value in vae.load(None).items():
+        assert np.array_equal(value, whole.load(None)[name])
+    with pytest.raises(InputError, match=r"expected an SDXL checkpoint in the original layout"):
+        find_vae(str(folder / "ip-adapter.safetensors"))
+    with pytest.raises(InputError, match=r'no weights of variant="fp16" in vae/'):
+        find_vae(str(folder), variant="fp16")
+
+
 def test_network_alone(folder):
     assert find_network(str(folder / "unet"), "unet").network.config.cross_attention_dim == 96
     with pytest.raises(InputError, match=r"ControlNet .*: expected an SDXL UNet"):
@@ -175,6 +188,11 @@ def test_single_file_has_all_parts_of_sdxl(found, sound):
     assert tokenizers == (sound / "tokenizer", sound / "tokenizer_2") and force_zeros is True
     vae = parts["vae"].load(jnp.bfloat16)
     assert {p.dtype for p in vae.values()} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+def test_single_file_has_a_vae_alone(single, full_networks, monkeypatch):
+    monkeypatch.setattr(layouts, "network", full_networks)
+    assert find_vae(str(single())).network == NETWORKS["vae"][0]
 
 
 @pytest.mark.parametrize(
