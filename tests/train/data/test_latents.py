@@ -11,9 +11,11 @@ from safetensors.numpy import save_file
 from instantid_jax.diffusion.schedule import add_noise
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
+from instantid_jax.sharding import training_mesh
 from instantid_jax.weights import names
 from tests.train import small
 from tests.train.data import drawn
+from train.config import ModelConfig, TrainConfig
 from train.data import latent_cache
 from train.data.batches import Batches
 from train.data.config import DataConfig, DatasetShare
@@ -29,6 +31,7 @@ from train.data.loader import Loader
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
 from train.objective import ObjectiveConfig, draw, encode_batch, losses, picture_moments, predict
+from train.program import batch_shapes
 
 # As `aspect_buckets(96)`.
 BUCKETS = ((96, 96), (128, 64), (64, 128))
@@ -129,6 +132,19 @@ def test_a_steps_loss_is_as_without_the_cache(folder):
     expected, got, wrong = results
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     assert np.abs(wrong / expected - 1).max() > 1e-2
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_batch_has_the_shapes_that_operations_are_counted_by(folder, cached):
+    data = config(folder, cached_latents=cached)
+    settings = TrainConfig(model=ModelConfig(sdxl="any"), data=data, global_batch_size=4, steps=1)
+    mesh = training_mesh((1, 1, 1), jax.devices()[:1])
+    made = batches(folder, cached_latents=cached)
+    shapes = batch_shapes(settings, small.networks(), mesh, made.bucket(1))
+    batch = made.batch(1)
+    assert batch.keys() - shapes.keys() == {"example_index", "example_ids"}
+    for name, shape in shapes.items():
+        assert (batch[name].shape, batch[name].dtype) == (shape.shape, shape.dtype)
 
 
 def broken(number):
