@@ -10,7 +10,7 @@ from instantid_jax.runs.restoring import restore
 from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
 from tests.train import program
 
-STEPS = 9
+STEPS = 21
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_sigterm_saves_and_says_so(straight, tmp_path):
 def test_two_processes_save_the_same_step_and_one_goes_on_alone(straight, tmp_path):
     first, second = program.start_two(tmp_path, "--steps", 1000)
     # The signal comes to the one that writes nothing.
-    program.signal_at(first, tmp_path, 1, signal.SIGCONT)
+    program.signal_at(first, tmp_path, 20, signal.SIGCONT)
     second.send_signal(signal.SIGTERM)
     assert [program.end(first), program.end(second)] == [PREEMPTED_STATUS] * 2
     step = RunFolder(tmp_path).steps()[-1]
@@ -83,11 +83,15 @@ def test_two_processes_save_the_same_step_and_one_goes_on_alone(straight, tmp_pa
     assert program.end(program.start(tmp_path, "--steps", step + 2)) == 0
     ours, theirs = program.metrics(tmp_path), program.metrics(straight)
     assert [line["step"] for line in ours] == list(range(1, step + 3))
-    common = min(len(ours), len(theirs))
     for name in ("examples_crc32", "example_ids"):
-        assert [x[name] for x in ours[:common]] == [x[name] for x in theirs[:common]]
-    losses = [[line["loss"] for line in lines[:common]] for lines in (ours, theirs)]
+        assert [line[name] for line in ours[:STEPS]] == [line[name] for line in theirs]
+    losses = [[line["loss"] for line in lines[:20]] for lines in (ours, theirs)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+    # What one process went on to is the stream that two would have had.
+    expected = tmp_path / "alone"
+    assert program.end(program.start(expected, "--steps", step + 2)) == 0
+    tail = [[x["example_ids"] for x in program.metrics(d)[-2:]] for d in (tmp_path, expected)]
+    assert tail[0] == tail[1]
 
 
 def test_another_configuration_is_refused_by_name(straight):

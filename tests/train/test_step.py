@@ -1,5 +1,6 @@
 """Properties of the training step, on eight virtual devices."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -9,16 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from instantid_jax.params import cast
 from instantid_jax.sharding import batch_sharding, replicated, training_mesh
 from tests.parity.reference import relative_error
 from tests.train import small
-from train.objective import ObjectiveConfig
+from train.objective import ObjectiveConfig, draw, encode_batch, predict
 from train.optimizer import OptimizerConfig
 from train.state import init_state, init_trainables, state_sharding, trainable_shapes
-from train.step import StepConfig, train_step
+from train.step import StepConfig, remat_wrapper, train_step
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, ema_decay=0.9)
 FLOAT32 = StepConfig(dtype="float32", remat="none")
+FOUR_MICRO_BATCHES = dataclasses.replace(FLOAT32, micro_batches=4)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def params():
 
 
 @functools.cache
-def compiled(step: StepConfig, mesh=None):
+def compiled(step: StepConfig, mesh):
     """The step for a configuration, compiled once for all tests, on one device or on a mesh."""
     shapes = trainable_shapes(small.networks())
     function = functools.partial(train_step, small.networks(), ObjectiveConfig(), OPTIMIZER, step)
@@ -48,7 +51,7 @@ def start(params):
     return init_state(OPTIMIZER, params)
 
 
-def run(params, step=FLOAT32, *, mesh=None, steps=3, rows=8):
+def run(params, step=FLOAT32, *, mesh=None, steps=20, rows=8):
     """Losses, and the state after the last step."""
     constants, state, place = small.constants(step.dtype), start(params), jnp.asarray
     if mesh is not None:
@@ -100,15 +103,69 @@ def test_large_parameters_and_their_moments_are_split(params):
 
 
 def test_accumulation_equals_one_batch(params, alone):
-    losses, state = run(params, StepConfig(dtype="float32", remat="none", micro_batches=4))
-    np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
-    whole, parts = (np.concatenate([np.ravel(s.ema[n]) for n in params]) for s in (alone[1], state))
+    losses, state = run(params, FOUR_MICRO_BATCHES, steps=3)
+    np.testing.assert_allclose(losses, alone[0][:3], rtol=1e-5)
+    _, alone_state = run(params, steps=3)
+    whole, parts = (
+        np.concatenate([np.ravel(s.ema[n]) for n in params]) for s in (alone_state, state)
+    )
     assert relative_error(parts, whole) < 1e-5
 
 
+@pytest.mark.slow
+def test_temporaries_do_not_grow_with_the_number_of_micro_batches(params):
+    """Of rows of one size; the batch itself grows, its pictures being 2 % of it all."""
+    sizes = {}
+    for count in (2, 4):
+        step = dataclasses.replace(FLOAT32, micro_batches=count)
+        batch = small.batch(4 * count, side=128)
+        lowered = compiled(step, None).lower(start(params), small.constants(), batch, np.uint32(7))
+        memory = lowered.compile().memory_analysis()
+        sizes[count] = memory.temp_size_in_bytes
+    assert sizes[4] < 1.04 * sizes[2]
+
+
+def residual_bytes(params, remat):
+    """What a step keeps between its way there and its way back, beside weights and inputs."""
+    batch, constants = small.batch(2, side=128), small.constants()
+    dtype = jnp.dtype("float32")
+    draws = draw(ObjectiveConfig(), jax.random.key(0), jnp.arange(2), (16, 16, 4), 1000)
+    latents, conditions = jax.eval_shape(
+        functools.partial(encode_batch, small.networks()),
+        constants.frozen,
+        batch,
+        draws,
+        constants.empty_prompt,
+    )
+
+    def backward(params, latents, conditions):
+        def forward(params):
+            return predict(
+                small.networks(),
+                constants.frozen,
+                cast(params, dtype),
+                latents,
+                draws.timesteps,
+                conditions,
+                remat_wrapper(remat),
+            )
+
+        return jax.vjp(forward, params)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(backward, params, latents, conditions))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in kept)
+
+
+def test_remat_keeps_less_for_the_way_back(params):
+    weights = sum(value.nbytes for value in params.values())
+    none, dots, full = (residual_bytes(params, remat) for remat in ("none", "dots", "full"))
+    assert full < dots < none
+    assert full - weights < 0.6 * (none - weights)
+
+
 def test_each_step_draws_anew_and_the_seed_decides(params):
-    function, state = compiled(FLOAT32), start(params)
-    batch, constants = small.batch(8), small.constants()
+    function, state = compiled(FLOAT32, None), start(params)
+    batch, constants = jax.tree.map(jnp.asarray, small.batch(8)), small.constants()
     later, first = function(state, constants, batch, np.uint32(7))
     _, again = function(state, constants, batch, np.uint32(7))
     _, other_seed = function(state, constants, batch, np.uint32(8))
@@ -132,8 +189,10 @@ def test_ema_follows_the_parameters(params, alone):
 
 
 def test_face_size_bins_cover_the_loss(params):
-    function, state = compiled(FLOAT32), start(params)
-    _, metrics = function(state, small.constants(), small.batch(8), np.uint32(7))
+    function, state = compiled(FLOAT32, None), start(params)
+    _, metrics = function(
+        state, small.constants(), jax.tree.map(jnp.asarray, small.batch(8)), np.uint32(7)
+    )
     bins = {k: float(v) for k, v in metrics.items() if k.startswith("loss_face_to_")}
     share = small.batch(8)["face_share"]
     edges = [0.0, *(float(k.rpartition("_")[2]) for k in bins)]

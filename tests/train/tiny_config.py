@@ -34,7 +34,7 @@ def get_config() -> TrainConfig:
         steps=10,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0, ema_decay=0.9),
         step=StepConfig(dtype="float32", remat="none"),
-        checkpoints=CheckpointConfig(every=3, wait=True),
+        checkpoints=CheckpointConfig(every=3, keep=20, wait=True),
         loader_threads=2,
         log_example_ids=True,
     )
