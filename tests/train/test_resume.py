@@ -72,6 +72,7 @@ def test_sigterm_saves_and_says_so(straight, tmp_path):
     assert program.events(tmp_path)[-1] == {"event": "preempted", "step": step}
 
 
+@pytest.mark.slow
 def test_two_processes_save_the_same_step_and_one_goes_on_alone(straight, tmp_path):
     first, second = program.start_two(tmp_path, "--steps", 1000)
     # The signal comes to the one that writes nothing.

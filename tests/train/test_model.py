@@ -1,0 +1,32 @@
+"""IdentityNet's configuration is the one diffusers derives from the same UNet."""
+
+import pytest
+
+from instantid_jax.untrained import SETTINGS
+from tests.train import small
+from train.model import identitynet_settings
+
+
+@pytest.mark.parametrize("unet", [SETTINGS["unet"], small.UNET], ids=["three levels", "two"])
+def test_identitynet_settings_are_those_of_from_unet(unet):
+    import diffusers
+
+    sdxl = {
+        "addition_embed_type": "text_time",
+        "use_linear_projection": True,
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    }
+    reference = diffusers.UNet2DConditionModel.from_config(sdxl | unet)
+    wanted = dict(diffusers.ControlNetModel.from_unet(reference).config)
+    ours = identitynet_settings(unet)
+    ignored = {name for name in wanted if name.startswith("_")}
+    # The number of heads goes by either name.
+    ignored |= {"num_attention_heads"}
+    theirs = {name: wanted[name] for name in wanted.keys() - ignored}
+    got = dict(diffusers.ControlNetModel.from_config(ours).config)
+
+    def plain(value):
+        return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+    assert {name: plain(got[name]) for name in theirs} == {k: plain(v) for k, v in theirs.items()}
