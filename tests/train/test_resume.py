@@ -103,3 +103,21 @@ def test_another_configuration_is_refused_by_name(straight):
     line = told.strip().splitlines()[-1]
     assert "optimizer.learning_rate was 0.001, is 0.002" in line
     assert sorted(straight.rglob("*")) == before
+
+
+def test_what_is_not_finite_is_never_saved(tmp_path):
+    """Such steps change nothing while they are skipped, and then end the run."""
+    options = ("--optimizer.learning-rate", 1e38, "--optimizer.skip-nonfinite", 2)
+    process = program.start(tmp_path, "--steps", 20, "--checkpoints.every", 1, *options)
+    _, told = process.communicate(timeout=program.LIMIT)
+    assert process.returncode == 2
+    assert "is not finite" not in told.splitlines()[-1]
+    assert "no such state is saved" in told.splitlines()[-1]
+    failed = [line["step"] for line in program.metrics(tmp_path) if line["grad_norm"] is None]
+    assert len(failed) == 3
+    steps = RunFolder(tmp_path).steps()
+    assert steps[-1] == failed[1]
+    last, skipped = (program.state(tmp_path, step) for step in (failed[0] - 1, failed[1]))
+    name = "params/controlnet.conv_in.kernel"
+    np.testing.assert_array_equal(last[name], skipped[name])
+    assert program.events(tmp_path)[-1] == {"event": "diverged", "step": failed[2]}

@@ -1,0 +1,86 @@
+"""Validation pictures: photo, keypoints and what the weights make of them, in rows."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from instantid_jax.errors import InputError
+from instantid_jax.sharding import training_mesh
+from tests.train import tiny_config
+from train.config import ValidationConfig
+from train.model import Frozen, find_base
+from train.state import init_state, init_trainables
+from train.validation import Validation
+
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def config():
+    made = tiny_config.get_config()
+    validation = ValidationConfig(
+        dataset=made.data.datasets[0].folder,
+        records=2,
+        size=SIZE,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+    )
+    return dataclasses.replace(made, validation=validation)
+
+
+@pytest.fixture(scope="module")
+def base(config):
+    return find_base(config.model)
+
+
+def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
+    mesh = training_mesh((2, 1, 1), jax.devices()[:2])
+    frozen = Frozen(base, config, mesh).params
+    unet = jax.device_put(frozen["unet"], jax.devices()[0])
+    init = jax.jit(lambda unet: init_trainables(base.networks, unet, jax.random.key(0)))
+    state = init_state(config.optimizer, init(unet))
+    state = jax.device_put(state, jax.tree.leaves(frozen["vae"])[0].sharding)
+    validation = Validation(config, base)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    assert validation.save_pictures(paths[0], 5, state, frozen)
+    first = Image.open(paths[0])
+    assert first.size == (3 * SIZE[1], 2 * SIZE[0])
+    assert "a drawn face before a" in first.text["prompt"]
+    pixels = np.asarray(first)
+    columns = np.split(pixels, 3, axis=1)
+    assert all(column.std() > 5 for column in columns)
+    # The average is what is shown: other parameters change nothing, another average does.
+    other = jax.tree.map(lambda value: value * 1.5, state.params)
+    assert validation.save_pictures(paths[1], 5, state._replace(params=other), frozen)
+    np.testing.assert_array_equal(np.asarray(Image.open(paths[1])), pixels)
+    assert validation.save_pictures(paths[2], 5, state._replace(ema=other), frozen)
+    changed = np.split(np.asarray(Image.open(paths[2])), 3, axis=1)
+    np.testing.assert_array_equal(changed[0], columns[0])
+    assert (changed[2] != columns[2]).mean() > 0.1
+
+
+def test_pictures_that_are_not_finite_are_told_and_left_out(config, base, tmp_path, caplog):
+    mesh = training_mesh((1, 1, 1), jax.devices()[:1])
+    frozen = Frozen(base, config, mesh).params
+    params = init_trainables_nan(base, frozen)
+    state = init_state(dataclasses.replace(config.optimizer, ema_decay=None), params)
+    path = tmp_path / "a.png"
+    assert not Validation(config, base).save_pictures(path, 7, state, frozen)
+    assert "no validation pictures at step 7" in caplog.text
+    assert not path.exists()
+
+
+def init_trainables_nan(base, frozen):
+    shapes = jax.eval_shape(
+        lambda unet: init_trainables(base.networks, unet, jax.random.key(0)), frozen["unet"]
+    )
+    return {name: np.full(value.shape, np.nan, np.float32) for name, value in shapes.items()}
+
+
+def test_too_few_records_are_refused(config, base):
+    validation = dataclasses.replace(config.validation, records=65)
+    with pytest.raises(InputError, match="has 64 usable records, validation wants 65"):
+        Validation(dataclasses.replace(config, validation=validation), base)
