@@ -24,7 +24,7 @@ class ObjectiveConfig:
       prediction_type: "epsilon" or "v_prediction", as the base model's.
       drop_id, drop_text, drop_both: share of examples whose face embedding becomes zeros, whose
         text becomes the empty prompt, or both; they exclude each other. The paper drops nothing
-        (section 3.3); IP-Adapter's training drops 0.05 each, for guidance's sake.
+        (section 3.3); `CFG` has what IP-Adapter's training drops.
       min_snr_gamma: caps the weight of steps with little noise (Hang et al. 2023, eq. 5).
       noise_offset: strength of a noise constant over each channel.
       face_weight: what is added to the weight of latents within the face's box; each picture's
@@ -54,6 +54,11 @@ class ObjectiveConfig:
             raise InputError(
                 f"prediction_type={self.prediction_type!r}: expected epsilon or v_prediction"
             )
+
+
+# Presets of what is dropped: nothing, as in the paper; or, for guidance's sake, as IP-Adapter does.
+PAPER = ObjectiveConfig()
+CFG = ObjectiveConfig(drop_id=0.05, drop_text=0.05, drop_both=0.05)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,9 @@ PACKAGES = {
     "libgthread-2.0.so.0": "libglib2.0-0",
     "libxcb.so.1": "libxcb1",
 }
+FREE_MEMORY = (
+    "make it smaller pictures or fewer at a time, compute in bfloat16, or take more devices"
+)
 # Of a disk, not of a program.
 DISK = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
 
@@ -47,6 +50,11 @@ def program(name: str) -> Iterator[None]:
         if error.errno not in DISK:
             raise
         sys.exit(_told(name, f"{error.filename or 'writing'}: {error.strerror}", 1))
+    except RuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        sys.exit(_told(name, f"the device's memory is full ({reason}): {FREE_MEMORY}", 1))
     except KeyboardInterrupt:
         sys.exit(_told(name, "interrupted", 130))
     finally:

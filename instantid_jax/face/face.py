@@ -79,8 +79,11 @@ class Face:
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; give a face written by `save`") from error
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            # Of what is no archive NumPy says how it could be unpickled, which runs its code.
+            reason = " ".join(str(error).split())
+            reason = "no NumPy archive" if "allow_pickle" in reason else reason
             raise InputError(
-                f"{path} is not a face file ({' '.join(str(error).split())}): expected the .npz "
+                f"{path} is not a face file ({reason}): expected the .npz "
                 "that `instantid embed` writes; of a photo, make one with it"
             ) from error
         missing = [name for name in ("embedding", "kps") if name not in values]

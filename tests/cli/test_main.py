@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from instantid_jax import cli
@@ -55,6 +56,12 @@ def test_help_shows_every_flag_without_prefix_and_with_its_meaning(run):
             ImportError("libodd.so: cannot open shared object file: No such file or directory"),
             1,
             "the system library libodd.so is missing: install it",
+        ),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 GiB\nmore"),
+            1,
+            "the device's memory is full (Out of memory: 9 GiB): make it smaller pictures or fewer "
+            "at a time, compute in bfloat16, or take more devices",
         ),
         (OSError(errno.ENOSPC, "No space left", "a/out.png"), 1, "a/out.png: No space left"),
     ],
