@@ -33,9 +33,14 @@ def load_config(path: Path) -> Any:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise InputError(f"{path} is no Python ({error.msg}, line {error.lineno})") from error
+    except (AttributeError, ImportError, NameError) as error:
+        raise InputError(f"{path}: {error}; configs/debug.py shows what is expected") from error
     if not callable(getattr(module, "get_config", None)):
         raise InputError(f"{path} has no get_config(): configs/debug.py shows what is expected")
-    config = module.get_config()
+    try:
+        config = module.get_config()
+    except (AttributeError, ImportError, NameError, TypeError) as error:
+        raise InputError(f"{path}: {error}; train/config.py has the settings") from error
     if not isinstance(config, TrainConfig):
         raise InputError(f"get_config() of {path} returns no train.config.TrainConfig")
     return config

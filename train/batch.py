@@ -9,6 +9,9 @@ from jax.sharding import Mesh
 
 from instantid_jax.sharding import batch_sharding
 
+# Ids are sent from process to process at a fixed length.
+ID_BYTES = 128
+
 
 def process_rows(global_batch_size: int, mesh: Mesh) -> list[int]:
     """The rows that this process's devices hold, ascending."""
@@ -44,14 +47,13 @@ def place_batch(
 def gather_ids(ids: Sequence[str], rows: Sequence[int]) -> list[str]:
     """All rows' ids, where every process has those of its own rows.
 
-    Ids are cut at 64 bytes.
+    Ids are cut at `ID_BYTES`.
     """
+    cut = [each.encode()[:ID_BYTES] for each in ids]
     if jax.process_count() == 1:
-        return list(ids)
-    letters = np.array([each.encode()[:64] for each in ids], "S64")
-    everywhere = multihost_utils.process_allgather(
-        (np.asarray(rows), letters.view(np.uint8).reshape(-1, 64)), tiled=True
-    )
+        return [each.decode(errors="replace") for each in cut]
+    letters = np.array(cut, f"S{ID_BYTES}").view(np.uint8).reshape(-1, ID_BYTES)
+    everywhere = multihost_utils.process_allgather((np.asarray(rows), letters), tiled=True)
     # Processes that share rows tell the same of them.
     by_row = dict(zip(*(each.tolist() for each in everywhere), strict=True))
     return [bytes(by_row[row]).rstrip(b"\0").decode(errors="replace") for row in sorted(by_row)]

@@ -12,6 +12,15 @@ from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 from train.step import StepConfig
 
+IDENTIFYING_DATA = (
+    "buckets",
+    "cached_latents",
+    "captions",
+    "crop",
+    "min_side",
+    "reference_probability",
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -62,6 +71,8 @@ class MeshConfig:
             raise InputError(f"mesh data={self.data}: expected 1 up, or -1 for what is left")
         if min(self.fsdp, self.tensor) < 1:
             raise InputError(f"mesh fsdp={self.fsdp}, tensor={self.tensor}: expected 1 up")
+        if self.frozen not in ("replicated", "sharded"):
+            raise InputError(f"mesh frozen={self.frozen!r}: expected replicated or sharded")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,7 +84,7 @@ class CheckpointConfig:
     """When the state is saved.
 
     Attributes:
-      every: steps between saves; a run that is killed loses at most these.
+      every: steps between saves.
       keep: so many of the newest are kept.
       keep_every: beside these, those of steps that this divides; None keeps none.
       wait: train on only when a save is whole, in place of writing it meanwhile. Where steps are
@@ -117,6 +128,11 @@ class ValidationConfig:
         for name in ("every", "records", "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"validation {name}={getattr(self, name)}: expected 1 up")
+        if not 0 <= self.seed < 2**32 or not 0 <= self.guidance_scale < float("inf"):
+            raise InputError(
+                f"validation seed={self.seed}, guidance_scale={self.guidance_scale}: expected 0 to "
+                "2**32 - 1, and 0 up"
+            )
         if min(self.size) < 64 or any(side % 32 for side in self.size):
             raise InputError(f"validation size={self.size}: expected multiples of 32 from 64")
 
@@ -185,7 +201,9 @@ class TrainConfig:
             for section in ("objective", "optimizer")
             for name, value in settings[section].items()
         }
-        for name in ("buckets", "captions", "crop", "reference_probability", "min_side"):
+        # It changes the numbers of no run that it does not end.
+        del identity["optimizer.skip_nonfinite"]
+        for name in IDENTIFYING_DATA:
             identity[f"data.{name}"] = settings["data"][name]
         identity["data.weights"] = [share["weight"] for share in settings["data"]["datasets"]]
         identity["global_batch_size"] = self.global_batch_size

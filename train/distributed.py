@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 
@@ -14,7 +13,7 @@ from instantid_jax.errors import InputError
 
 # Set by Cloud TPU, Slurm and Open MPI for the processes of one job.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-_NAMES = "TPU_WORKER_HOSTNAMES"
+_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,8 @@ def expected_processes(environment: Mapping[str, str]) -> int:
     for name in _COUNTS:
         if environment.get(name, "").isdecimal():
             return int(environment[name])
-    return len([name for name in environment.get(_NAMES, "").split(",") if name]) or 1
+    lists = [environment.get(name, "").split(",") for name in _LISTS]
+    return max(1, *(len([name for name in names if name]) for names in lists))
 
 
 def join(config: ProcessConfig) -> None:
@@ -46,10 +46,18 @@ def join(config: ProcessConfig) -> None:
     Raises:
       InputError: if not all join. Otherwise each might train alone without anybody noticing.
     """
+    if config.processes is not None and config.processes < 1:
+        raise InputError(f"processes={config.processes}: expected 1 up")
     expected = config.processes or expected_processes(os.environ)
     if expected == 1:
         if config.coordinator or config.process_id:
             raise InputError("a coordinator or process id came for one process: give processes")
+        # A TPU knows what it is part of, though nothing in the environment says so.
+        if jax.process_count() > 1:
+            raise InputError(
+                f"this machine is one of {jax.process_count()}, and one process was expected: "
+                f"give processes={jax.process_count()}"
+            )
         return
     given = config.coordinator is not None
     if given and config.process_id is None:
@@ -71,17 +79,19 @@ def join(config: ProcessConfig) -> None:
 
 
 def check_same(settings: Mapping[str, str]) -> None:
-    """Checks that all processes have the same settings.
+    """Checks that all processes have the same settings; all call it with the same names.
 
     Raises:
-      InputError: naming a process that has others.
+      InputError: naming a process and the first setting in which it differs.
     """
     if jax.process_count() == 1:
         return
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
-    all_of_them = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
-    others = np.flatnonzero((all_of_them != all_of_them[0]).any(axis=1))
-    if len(others):
+    digests = [hashlib.sha256(value.encode()).digest() for value in settings.values()]
+    ours = np.frombuffer(b"".join(digests), np.uint8).reshape(len(settings), -1)
+    theirs = multihost_utils.process_allgather(ours)  # [processes, settings, bytes]
+    process, number = np.nonzero((theirs != theirs[0]).any(axis=-1))
+    if len(process):
         raise InputError(
-            f"process {others[0]} has another configuration than process 0: start all alike"
+            f"process {process[0]} has another {list(settings)[number[0]]} than process 0: start "
+            "all alike, on one shared workdir"
         )

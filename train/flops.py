@@ -40,10 +40,12 @@ class StepFlops:
     """Which share of what the devices can do a step's own operations are."""
 
     def __init__(self, config: TrainConfig, networks: Networks, mesh: Mesh):
-        self._count = functools.partial(step_flops, config, networks, mesh)
         peak = PEAK.get(mesh.devices.flat[0].device_kind)
         self._peak = None if peak is None else peak * mesh.size
-        self._of_first: tuple[Size, int] | None = None
+        if peak is not None:
+            # Once, as tracing takes a minute at full size, and buckets differ in pixels alone.
+            self._size = config.data.buckets[0]
+            self._operations = step_flops(config, networks, mesh, self._size)
 
     def utilisation(self, size: Size, seconds: float) -> float | None:
         """Model FLOP utilisation (Chowdhery et al. 2022, PaLM, appendix B) of a step.
@@ -56,11 +58,7 @@ class StepFlops:
         """
         if self._peak is None:
             return None
-        if self._of_first is None:
-            # Tracing takes a minute at full size: once, as buckets hardly differ but in pixels.
-            self._of_first = size, self._count(size)
-        (height, width), operations = self._of_first
-        operations *= size[0] * size[1] / (height * width)
+        operations = self._operations * math.prod(size) / math.prod(self._size)
         return operations / seconds / self._peak
 
 

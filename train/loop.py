@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from instantid_jax.atomic import replacing_file
 from instantid_jax.errors import InputError
-from instantid_jax.json_files import write_json
+from instantid_jax.json_files import read_json, write_json
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder, append_event
 from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
@@ -43,8 +44,13 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
       InputError: for what cannot be read or does not fit, before anything is written; and for a
         loss that is not finite.
     """
+    if profile < 0:
+        raise InputError(f"profile={profile}: expected 0 steps or more")
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir} is a file: give a folder for the run")
     run = RunFolder(workdir)
-    base = find_base(config.model)
+    # What a run trains stays what it was, though the weights it started from may be gone.
+    base = find_base(config.model, read_json(run.networks) if run.steps() else None)
     check_prediction_type(base, config)
     mesh = training_mesh(config.mesh.shape)
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
@@ -58,13 +64,27 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     validation = None if config.validation is None else Validation(config, base)
     begun = begin(config, start, run, base, batches, mesh)
     if begun.step >= config.steps:
-        logger.warning("%s is at step %d already: nothing to do", workdir, begun.step)
+        source = workdir if begun.event == "resumed" else start.state
+        logger.warning(
+            "%s is at step %d already: nothing to do up to step %d",
+            source,
+            begun.step,
+            config.steps,
+        )
         return 0
     if jax.process_index() == 0:
         for path, settings in ((run.config, config.to_dict()), (run.networks, base.settings)):
             with replacing_file(path) as temporary:
                 write_json(temporary, settings)
         append_event(run, begun.event, step=begun.step)
+        logger.info(
+            "%s at step %d: %d records, %d a step on %s",
+            begun.event,
+            begun.step,
+            batches.records,
+            config.global_batch_size,
+            " x ".join(f"{count} {axis}" for axis, count in mesh.shape.items()),
+        )
     return _loop(config, run, base, mesh, batches, begun, validation, profile)
 
 
@@ -95,31 +115,31 @@ def _loop(
         loader = Loader(batches, start_step=step, rows=rows, threads=config.loader_threads)
         stack.callback(loader.close)
         tracing = stack.enter_context(Profile(run.path / "profile", step, profile))
+        stack.enter_context(_noting_divergence(run))
         saver.warm_up(state)
         while step < config.steps and not preempted:
             began = time.perf_counter()
             _, batch = next(loader)
             waited = time.perf_counter() - began
-            ids = gather_ids(batch.pop("example_ids"), rows) if config.log_example_ids else None
+            ids = batch.pop("example_ids")
             batch = place_batch(batch, rows, config.global_batch_size, mesh)
             state, metrics = take_step(state, constants, batch, seed)
             size = batches.bucket(step)
             step += 1
-            tracing.after(step)
-            details = {"corrupt_records": batches.corruption.corrupt, "bucket": list(size)}
-            if ids is not None:
-                details["example_ids"] = ids
+            tracing.after(step, metrics)
+            details = {
+                "epoch": batches.epoch(step - 1),
+                "bucket": list(size),
+                "corrupt_records": batches.corruption.corrupt,
+            }
+            if config.log_example_ids:
+                details["example_ids"] = gather_ids(ids, rows)
             preempted = saver.reached_preemption(step)
             saved = preempted or step == config.steps or step % saves.every == 0
-            try:
-                report.take(step, metrics, details, waited=waited, size=size)
-                if saved:
-                    # Nothing is saved before it is known to be finite.
-                    report.flush()
-            except DivergedError:
-                if is_first:
-                    append_event(run, "diverged", step=step)
-                raise
+            report.take(step, metrics, details, waited=waited, size=size)
+            if saved:
+                # Else a run that has diverged would push good checkpoints out.
+                report.flush()
             saver.save(
                 step,
                 state,
@@ -128,13 +148,23 @@ def _loop(
             )
             if saves.wait:
                 saver.wait()
-            if validation is not None and step % validation.every == 0:
+            # After SIGTERM there is no time for pictures.
+            if validation is not None and step % validation.every == 0 and not preempted:
                 report.flush()
                 path = run.samples / f"{step:08d}.png"
                 if validation.save_pictures(path, step, state, constants.frozen):
                     writer.picture(step, "validation", path)
                 report.restart_clock()
-        report.flush()
     if is_first:
         append_event(run, "preempted" if preempted else "finished", step=step)
     return PREEMPTED_STATUS if preempted else 0
+
+
+@contextlib.contextmanager
+def _noting_divergence(run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except DivergedError as error:
+        if jax.process_index() == 0:
+            append_event(run, "diverged", step=error.step)
+        raise

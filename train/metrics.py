@@ -15,6 +15,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from instantid_jax.runs.folder import RunFolder, append_line, cut_metrics
 
+UNPLOTTED = ("step", "examples_crc32")
+
 
 class MetricsWriter:
     """Writes one record a step; TensorBoard gets the numbers among them. A context manager."""
@@ -44,7 +46,7 @@ class MetricsWriter:
         values = [
             Summary.Value(tag=name, simple_value=value)
             for name, value in record.items()
-            if isinstance(value, float) and math.isfinite(value)
+            if type(value) in (float, int) and name not in UNPLOTTED and math.isfinite(value)
         ]
         self._add(record["step"], values)
 
@@ -65,9 +67,11 @@ def step_record(step: int, metrics: Mapping[str, jax.Array]) -> dict[str, Any]:
       metrics: of `train.step.train_step`.
     """
     values = jax.device_get(dict(metrics))
+    finite = bool(values.pop("finite"))
     crc = zlib.crc32(np.asarray(values.pop("example_crc32"), np.uint32).tobytes())
     return {
         "step": step,
         **{name: float(value) for name, value in values.items()},
+        "finite": finite,
         "examples_crc32": crc,
     }

@@ -58,13 +58,32 @@ class BaseModel:
     force_zeros_for_empty_prompt: bool
 
     @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of what decides the numbers beside weights: settings and tokenizers."""
+        networks = {
+            field.name: dataclasses.asdict(getattr(self.networks, field.name).config)
+            for field in dataclasses.fields(self.networks)
+        }
+        facts = networks | {"schedule": dataclasses.asdict(self.schedule)}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for folder in self.tokenizer_folders:
+            for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+                if (folder / name).is_file():
+                    digest.update((folder / name).read_bytes())
+        return digest.hexdigest()[:16]
+
+    @functools.cached_property
     def schedule(self) -> ScheduleConfig:
         return ScheduleConfig.from_dict(self.scheduler)
 
 
-def find_base(config: ModelConfig) -> BaseModel:
+def find_base(
+    config: ModelConfig, trained: Mapping[str, Mapping[str, Any]] | None = None
+) -> BaseModel:
     """Finds the model's files; reads configurations and names, not weights.
 
+    Args:
+      trained: of a run that goes on its `BaseModel.settings`; it needs no start.
     Raises:
       InputError: if something is missing, damaged, another thing than expected, or does not fit.
     """
@@ -73,13 +92,13 @@ def find_base(config: ModelConfig) -> BaseModel:
     )
     if config.vae is not None:
         parts["vae"] = find_network(config.vae, "vae", variant=config.variant)
-    start = None
-    if config.instantid is not None:
+    start, settings = None, trained
+    if trained is None and config.instantid is not None:
         start = find_published_or_trained(
             config.instantid, parts["unet"].network, variant=config.variant
         )
         settings = {name: start[name].settings for name in ("image_proj", "controlnet")}
-    else:
+    elif trained is None:
         settings = {
             "image_proj": vars(config.resampler),
             "controlnet": identitynet_settings(parts["unet"].settings),

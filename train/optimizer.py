@@ -1,12 +1,17 @@
 """AdamW with warm-up, a schedule, clipping over all trainables, and an explicit decay mask."""
 
 import dataclasses
+import math
+import sys
 from typing import Literal
 
 import optax
 
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
+
+# A decay of one would divide by zero.
+BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +27,8 @@ class OptimizerConfig:
       decay_all: decay norms, biases and latents too, as the public trainers do.
       clip_norm: the gradient's norm over all trainables is cut to this; None does not cut.
       ema_decay: of the averaged copy; None keeps none.
-      skip_nonfinite: so many steps in a row whose gradients are not finite change nothing; one
-        more ends the run.
+      skip_nonfinite: a step whose loss, gradients or update are not finite changes nothing; after
+        so many in a row one more ends the run.
     """
 
     learning_rate: float = 1e-5
@@ -41,7 +46,11 @@ class OptimizerConfig:
 
     def __post_init__(self):
         bounds = {
-            "learning_rate": (self.learning_rate, 0, float("inf")),
+            "learning_rate": (self.learning_rate, 0, sys.float_info.max),
+            "b1": (self.b1, 0, BELOW_ONE),
+            "b2": (self.b2, 0, BELOW_ONE),
+            "eps": (self.eps, 1e-30, 1),
+            "weight_decay": (self.weight_decay, 0, sys.float_info.max),
             "warmup_steps": (self.warmup_steps, 0, float("inf")),
             "skip_nonfinite": (self.skip_nonfinite, 0, float("inf")),
             "clip_norm": (1 if self.clip_norm is None else self.clip_norm, 1e-12, float("inf")),
@@ -86,9 +95,14 @@ def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTra
         name: config.decay_all or is_decayed(name, len(value.shape))
         for name, value in params.items()
     }
-    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    transform = optax.chain(
-        *clip,
+    # Cut or not, the state's names are the same.
+    clip = (
+        optax.identity()
+        if config.clip_norm is None
+        else optax.clip_by_global_norm(config.clip_norm)
+    )
+    return optax.chain(
+        clip,
         optax.adamw(
             learning_rate(config),
             b1=config.b1,
@@ -98,7 +112,3 @@ def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTra
             mask=mask,
         ),
     )
-    if config.skip_nonfinite:
-        # With one more than that it would let them through; the loop has ended by then.
-        transform = optax.apply_if_finite(transform, config.skip_nonfinite)
-    return transform

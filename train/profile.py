@@ -1,5 +1,6 @@
 """A trace of a few steps by JAX's profiler."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,12 +29,14 @@ class Profile:
     def __exit__(self, *_: Any) -> None:
         self._stop()
 
-    def after(self, step: int) -> None:
-        """To be told of each step that has begun."""
+    def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """To be told of each step that has begun, and what it returned."""
         if step == self._first < self._last:
+            jax.block_until_ready(metrics)
             jax.profiler.start_trace(str(self._folder))
             self._on = True
-        elif step == self._last:
+        elif step == self._last and self._on:
+            jax.block_until_ready(metrics)
             self._stop()
 
     def _stop(self) -> None:

@@ -22,7 +22,15 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class DivergedError(InputError):
-    """Gradients or a loss that are not finite."""
+    """Too many steps in a row that are not finite."""
+
+    def __init__(self, step: int, what: str):
+        super().__init__(
+            f"step {step}: {what}, and no such state is saved; start again, with "
+            "--optimizer.skip-nonfinite if single steps fail, or --ignore-fingerprint and a lower "
+            "learning rate if many do"
+        )
+        self.step = step
 
 
 class _Taken(NamedTuple):
@@ -52,7 +60,7 @@ class Report:
         self._failed = 0
         self._pending: _Taken | None = None
         self._since = time.perf_counter()
-        self._told = self._since
+        self._told = -math.inf
         # None: where there is a terminal.
         hidden = None if writer is not None else True
         self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=hidden)
@@ -121,20 +129,23 @@ class Report:
         self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(record["step"] - self._bar.n)
         now = time.perf_counter()
-        if self._bar.disable and now - self._told > _SECONDS_BETWEEN_LINES:
+        due = record["step"] == self._config.steps or now - self._told > _SECONDS_BETWEEN_LINES
+        if self._bar.disable and due:
             logger.info("step %d of %d: %s", record["step"], self._config.steps, numbers)
             self._told = now
 
     def _check_finite(self, record: Mapping[str, Any]) -> None:
-        names = [name for name in ("loss", "grad_norm") if not math.isfinite(record[name])]
-        if not names:
+        if record["finite"]:
             self._failed = 0
             return
+        told = [
+            f"{name} is {record[name]}"
+            for name in ("loss", "grad_norm")
+            if not math.isfinite(record[name])
+        ]
+        what = told[0] if told else "the update is not finite"
         self._failed += 1
         if self._failed > self._config.optimizer.skip_nonfinite:
-            raise DivergedError(
-                f"step {record['step']}: {names[0]} is {record[names[0]]}, and no such state is "
-                "saved; start again from the last checkpoint with a lower learning rate, or let "
-                "such steps be skipped (optimizer.skip_nonfinite)"
-            )
-        logger.warning("step %d is skipped: %s is not finite", record["step"], names[0])
+            raise DivergedError(record["step"], what)
+        if self._writer is not None:
+            logger.warning("step %d is skipped: %s", record["step"], what)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,8 @@ class StartConfig:
     """How this call takes a run up; nothing of it is part of the configuration.
 
     Attributes:
-      state: another run's folder, from whose newest state a new run goes on.
+      state: another run's folder, from whose newest state a new run goes on; of another
+        configuration with `ignore_fingerprint`.
       allow_older: where the newest checkpoint is damaged, take the newest sound one.
       ignore_fingerprint: go on though configuration, data or base weights are not those that the
         checkpoint was saved with.
@@ -69,6 +71,13 @@ def begin(
       InputError: if a file is damaged, a checkpoint is another run's, or cached latents are
         another VAE's.
     """
+    check_same(
+        {
+            "configuration": json.dumps(config.to_dict(), sort_keys=True),
+            "set of start options": str(start),
+            "list of checkpoints": str(run.steps()),
+        }
+    )
     source = run
     if not run.steps() and start.state is not None:
         source = RunFolder(start.state)
@@ -80,6 +89,7 @@ def begin(
     fingerprint = config.identity() | {
         "data": batches.fingerprint[:16],
         "base model": frozen.fingerprint,
+        "networks": base.fingerprint,
     }
     check_same(fingerprint)
     template = state_shapes(config, base.networks, mesh)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -149,8 +149,9 @@ def train_step(
       batch: the arrays that `train.data` makes, of B rows.
       seed: uint32 scalar; the step's key is fold_in(seed, step).
     Returns:
-      The next state, and metrics: float32 scalars, and `example_crc32` [B] of the batch, which
-      every process gets to know whole in this way.
+      The next state, and metrics: float32 scalars; `finite`, without which the step changes
+      nothing but its number; and `example_crc32` [B] of the batch, which every process gets to know
+      whole in this way.
     """
     if bool(state.ema) != (optimizer.ema_decay is not None):
         raise ValueError(f"ema_decay={optimizer.ema_decay}, but the state was made for another")
@@ -176,13 +177,26 @@ def train_step(
         each = each.swapaxes(0, 1).reshape(-1)
     transform = make_optimizer(optimizer, state.params)
     updates, opt_state = transform.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    norms = (each.mean(), optax.tree.norm(gradients), optax.tree.norm(updates))
+    finite = jnp.isfinite(jnp.stack(norms)).all()
+
+    def unless_broken(new: Any, old: Any) -> Any:
+        """Counts go on, so that the learning rate is always that of `step`."""
+        return jax.tree.map(
+            lambda n, o: jnp.where(finite, n, o) if jnp.issubdtype(n.dtype, jnp.floating) else n,
+            new,
+            old,
+        )
+
+    params = unless_broken(optax.apply_updates(state.params, updates), state.params)
+    opt_state = unless_broken(opt_state, state.opt_state)
     ema = state.ema
     if optimizer.ema_decay is not None:
         decay = optimizer.ema_decay
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
     metrics = _metrics(each, gradients, batch["face_share"])
     metrics["learning_rate"] = jnp.asarray(learning_rate(optimizer)(state.step), jnp.float32)
+    metrics["finite"] = finite
     metrics["example_crc32"] = batch["example_crc32"]
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
@@ -202,6 +216,8 @@ def _metrics(each: jax.Array, gradients: Params, face_share: jax.Array) -> dict[
     lower = 0.0
     for upper in FACE_SHARE_BINS:
         inside = (face_share > lower) & (face_share <= upper)
+        if lower == 0:
+            inside |= face_share == 0
         metrics[f"loss_face_to_{upper:g}"] = jnp.where(inside, each, 0).sum() / inside.sum()
         lower = upper
     return metrics

@@ -76,9 +76,13 @@ class Validation:
         pipe = InstantIDPipeline(self._model(parts), dtype=self._dtype, vae_dtype="float32")
         try:
             made = [self._generate(pipe, example) for example in self._examples]
-        except InputError as error:
-            logger.warning("no validation pictures at step %d: %s", step, error)
-            return False
+        except (InputError, jax.errors.JaxRuntimeError) as error:
+            # They may well take more memory than a device has beside the training.
+            if isinstance(error, InputError) or "RESOURCE_EXHAUSTED" in str(error):
+                reason = str(error).splitlines()[0]
+                logger.warning("no validation pictures at step %d: %s", step, reason)
+                return False
+            raise
         rows = [
             np.concatenate([example["images"], example["keypoint_pictures"], picture], axis=1)
             for example, picture in zip(self._examples, made, strict=True)

@@ -32,6 +32,7 @@ def test_how_and_where_a_run_is_made_is_not_its_identity():
         mesh=MeshConfig(fsdp=4),
         step=StepConfig(micro_batches=2, remat="none"),
         checkpoints=CheckpointConfig(every=7),
+        optimizer=OptimizerConfig(skip_nonfinite=3),
         validation=ValidationConfig(dataset="c"),
         log_example_ids=True,
         loader_threads=3,
@@ -58,6 +59,12 @@ def test_what_changes_the_numbers_is_named(values, name):
     assert [key for key in before if before[key] != after[key]] == [name]
 
 
+@pytest.mark.parametrize("values", [{"b1": 1.0}, {"b2": -1}, {"eps": 0}, {"weight_decay": -1}])
+def test_optimizer_refuses_what_divides_by_zero(values):
+    with pytest.raises(InputError, match=next(iter(values))):
+        OptimizerConfig(**values)
+
+
 @pytest.mark.parametrize("values", [{"data": 0}, {"fsdp": 0}, {"tensor": -1}])
 def test_mesh_refuses(values):
     with pytest.raises(InputError, match="expected 1 up"):
@@ -70,7 +77,9 @@ def test_checkpoints_refuse_zero(name):
         CheckpointConfig(**{name: 0})
 
 
-@pytest.mark.parametrize("values", [{"every": 0}, {"records": 0}, {"size": (100, 100)}])
+@pytest.mark.parametrize(
+    "values", [{"every": 0}, {"records": 0}, {"size": (100, 100)}, {"seed": -1}]
+)
 def test_validation_refuses(values):
     with pytest.raises(InputError, match="validation"):
         ValidationConfig(dataset="c", **values)

@@ -1,5 +1,6 @@
 """Several processes are one run, or none."""
 
+import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
@@ -12,6 +13,7 @@ from train.distributed import ProcessConfig, check_same, expected_processes, joi
         ({}, 1),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
         ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, 4),
+        ({"TPU_PROCESS_ADDRESSES": "a:1,b:1"}, 2),
         ({"SLURM_NTASKS": "8"}, 8),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
     ],
@@ -43,12 +45,40 @@ def test_run_ends_where_fewer_joined(monkeypatch):
     [
         ProcessConfig(coordinator="a:1"),
         ProcessConfig(process_id=1),
+        ProcessConfig(processes=0),
         ProcessConfig(processes=2, coordinator="a:1"),
     ],
 )
 def test_incomplete_settings_are_refused(wrong):
     with pytest.raises(InputError, match="process"):
         join(wrong)
+
+
+def test_run_ends_where_the_machine_is_one_of_several(monkeypatch):
+    """As on a TPU pod whose environment says nothing of it."""
+    monkeypatch.setattr("jax.process_count", lambda: 4)
+    with pytest.raises(InputError, match="one of 4"):
+        join(ProcessConfig())
+
+
+@pytest.mark.parametrize("differs", [None, 0, 1])
+def test_processes_must_have_the_same_settings(monkeypatch, differs):
+    """Here the second of two gives what the first gives, but for one setting."""
+
+    def gathered(ours):
+        theirs = ours.copy()
+        if differs is not None:
+            theirs[differs, 0] ^= 1
+        return np.stack([ours, theirs])
+
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("train.distributed.multihost_utils.process_allgather", gathered)
+    settings = {"mesh": "1", "steps": "2"}
+    if differs is None:
+        check_same(settings)
+    else:
+        with pytest.raises(InputError, match=f"process 1 has another {list(settings)[differs]}"):
+            check_same(settings)
 
 
 def test_lone_process_joins_nobody(monkeypatch):

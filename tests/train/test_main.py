@@ -38,6 +38,8 @@ WRONG = {
     "seed": (("--seed", -1), "seed=-1"),
     "schedule": (("--optimizer.schedule", "cosine"), "decay_steps"),
     "state": (("--state", "/nowhere/run"), "/nowhere/run"),
+    "profile": (("--profile", -1), "profile=-1"),
+    "frozen": (("--mesh.frozen", "shared"), "shared"),
     "coordinator": (("--coordinator", "127.0.0.1:1"), "processes"),
 }
 
@@ -54,6 +56,12 @@ CONFIGS = {
     "empty": ("", "no get_config()"),
     "no Python": ("def", "no Python"),
     "another thing": ("def get_config(): return 3", "returns no train.config.TrainConfig"),
+    "unknown name": ("def get_config(): return nope", "'nope' is not defined"),
+    "unknown setting": (
+        "from train.config import MeshConfig\ndef get_config(): return MeshConfig(nope=0)",
+        "unexpected keyword argument 'nope'",
+    ),
+    "missing module": ("import nope", "No module named 'nope'"),
     "bad value": (
         "from train.config import MeshConfig\ndef get_config(): return MeshConfig(fsdp=0)",
         "fsdp=0",
@@ -68,6 +76,15 @@ def test_wrong_file_gets_one_line(capsys, tmp_path, wrong):
     if text is not None:
         path.write_text(text)
     assert told in refused(capsys, tmp_path / "run", config=path)
+
+
+def test_workdir_that_is_a_file_gets_one_line(capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(SystemExit) as ended:
+        main([program.CONFIG, "--workdir", str(file), "--global-batch-size", "8"])
+    assert ended.value.code == 2
+    assert f"{file} is a file" in capsys.readouterr().err
 
 
 def test_without_a_config_it_says_what_to_give(capsys):
