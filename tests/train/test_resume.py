@@ -1,5 +1,6 @@
 """Runs that end before their end and go on: to the bit as if nothing had happened."""
 
+import shutil
 import signal
 
 import numpy as np
@@ -56,6 +57,7 @@ def test_one_flipped_bit_parts_the_traces(straight, tmp_path):
     meta = restore(RunFolder(straight), shapes, step=3).meta
     with Saver(run, start=0, every=3) as saver:
         saver.save(3, {**state, name: changed}, meta)
+    shutil.copy(straight / "networks.json", tmp_path)
     assert program.end(program.start(tmp_path, "--steps", 5)) == 0
     ours, theirs = program.metrics(tmp_path), program.metrics(straight)[3:5]
     assert [line["step"] for line in ours] == [4, 5]
