@@ -10,7 +10,7 @@ import optax
 
 from instantid_jax.diffusion.schedule import add_noise
 from instantid_jax.errors import InputError
-from instantid_jax.models.blocks import Remat, keep
+from instantid_jax.models.blocks import Remat
 from instantid_jax.params import Params, cast
 from train.objective import (
     Networks,
@@ -38,11 +38,14 @@ class StepConfig:
       dtype: of the compute; masters stay float32.
       remat: what each layer keeps for the way back: "none" keeps all, "full" nothing but its
         input, "dots" the outputs of matrix products.
+      scan: transformer blocks of one stack are a loop in the program, which then compiles in a
+        fraction of the time and memory.
       micro_batches: the batch is worked through in so many parts, whose gradients are averaged.
     """
 
     dtype: Dtype = "bfloat16"
     remat: RematPolicy = "full"
+    scan: bool = False
     micro_batches: int = 1
 
     def __post_init__(self):
@@ -69,15 +72,15 @@ class Constants(NamedTuple):
     empty_prompt: tuple[jax.Array, jax.Array]
 
 
-def remat_wrapper(policy: RematPolicy) -> Remat:
+def remat_wrapper(policy: RematPolicy, *, scan: bool = False) -> Remat:
     """The `Remat` of a policy."""
     if policy == "none":
-        return keep
+        return Remat(scan=scan)
     saveable = {
         "full": jax.checkpoint_policies.nothing_saveable,
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[policy]
-    return functools.partial(jax.checkpoint, policy=saveable)
+    return Remat(functools.partial(jax.checkpoint, policy=saveable), scan)
 
 
 def loss_and_gradients(
@@ -115,7 +118,7 @@ def loss_and_gradients(
             noisy,
             draws.timesteps,
             conditions,
-            remat_wrapper(step.remat),
+            remat_wrapper(step.remat, scan=step.scan),
         )
         each = losses(
             objective,
