@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -92,6 +93,7 @@ def loss_and_gradients(
     batch: dict[str, jax.Array],
     examples: jax.Array,
     key: jax.Array,
+    whole: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[jax.Array, Params]:
     """Losses [B] of one micro-batch, and the gradient of their mean.
 
@@ -100,6 +102,7 @@ def loss_and_gradients(
       batch: the arrays that `train.data` makes.
       examples: [B] places in the global batch.
       key: of the step.
+      whole: makes parameters of this device's parts of them, in the step's dtype.
     """
     dtype = jnp.dtype(step.dtype)
     alphas = constants.alphas_cumprod
@@ -114,7 +117,7 @@ def loss_and_gradients(
         prediction = predict(
             networks,
             constants.frozen,
-            cast(params, dtype),
+            whole(cast(params, dtype)),
             noisy,
             draws.timesteps,
             conditions,
@@ -144,6 +147,7 @@ def train_step(
     constants: Constants,
     batch: dict[str, jax.Array],
     seed: jax.Array,
+    spread: Callable[[Callable], Callable] = lambda gradients_of: gradients_of,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimiser step on a global batch.
 
@@ -151,6 +155,8 @@ def train_step(
       optimizer: as the state was made for.
       batch: the arrays that `train.data` makes, of B rows.
       seed: uint32 scalar; the step's key is fold_in(seed, step).
+      spread: makes of `loss_and_gradients` one for a batch on a mesh; by default the compiler
+        does what it finds best.
     Returns:
       The next state, and metrics: float32 scalars, and `example_crc32` [B] of the batch, which
       every process gets to know whole in this way.
@@ -160,7 +166,8 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     examples = jnp.arange(len(batch["time_ids"]), dtype=jnp.uint32)
     parts = step.micro_batches
-    run = functools.partial(loss_and_gradients, networks, objective, step, state.params, constants)
+    gradients_of = spread(functools.partial(loss_and_gradients, networks, objective, step))
+    run = functools.partial(gradients_of, state.params, constants)
     if parts == 1:
         each, gradients = run(batch, examples, key)
     else:
