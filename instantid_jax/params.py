@@ -6,7 +6,8 @@ are dictionary comprehensions. This is the only file that calls `nnx.split`, `me
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,26 @@ def mismatches(
         for kind, names in kinds.items()
         if names
     ]
+
+
+def scan_modules(
+    modules: Sequence[nnx.Module], x: jax.Array, arguments: Sequence[Any], wrap: Callable
+) -> jax.Array:
+    """`x = module(x, argument)` for equal modules in turn, as a loop over their stacked parameters.
+
+    A compiler sees one of them in place of all.
+
+    Args:
+      wrap: of each module, such as `jax.checkpoint`.
+    """
+    graphs, states = zip(*(nnx.split(module) for module in modules), strict=True)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(states, arguments, strict=True))
+
+    def body(x: jax.Array, one: tuple) -> tuple[jax.Array, None]:
+        state, argument = one
+        return wrap(lambda x, state, a: nnx.merge(graphs[0], state)(x, a))(x, state, argument), None
+
+    return jax.lax.scan(body, x, stacked)[0]
 
 
 def cast(params: Mapping[str, jax.Array], dtype: jnp.dtype) -> Params:

@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from instantid_jax.errors import InputError
 
 TRAINING_AXES = ("data", "fsdp", "tensor")
+# The batch lies over these.
+BATCH_AXES = ("data", "fsdp")
 # Below this many numbers a parameter is replicated: gathering it costs more than holding it.
 SMALLEST_SHARDED = 2**16
 
@@ -43,7 +44,11 @@ def training_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = N
 
 
 def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Where one parameter lies: over `tensor` by its place, over `fsdp` by its largest axis."""
+    """Where one parameter lies: over `tensor` by its place, over `fsdp` by its largest axis.
+
+    The last axis is taken only where no other can be: a TPU pads it to 128 numbers, and cannot
+    scatter over it, so that gradients would be summed everywhere in place of scattered.
+    """
     axes: list[str | None] = [None] * len(shape)
     if math.prod(shape) < SMALLEST_SHARDED:
         return PartitionSpec()
@@ -59,7 +64,8 @@ def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         if axis is not None and shape[axis] % mesh.shape["tensor"] == 0:
             axes[axis] = "tensor"
     if mesh.shape["fsdp"] > 1:
-        for axis in np.argsort(shape)[::-1]:
+        last = len(shape) - 1
+        for axis in sorted(range(len(shape)), key=lambda axis: (axis == last, -shape[axis])):
             if axes[axis] is None and shape[axis] % mesh.shape["fsdp"] == 0:
                 axes[axis] = "fsdp"
                 break
@@ -78,7 +84,7 @@ def shard_params(
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis over `data` and `fsdp` together."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from instantid_jax.params import Network, cast, mismatches
+from instantid_jax.params import Network, cast, mismatches, scan_modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,19 +17,26 @@ class Config:
     width: int = 4
 
 
+class Layer(nnx.Linear):
+    """Takes what is added to its output too, as a block takes its context."""
+
+    def __call__(self, x, added=0.0):
+        return jnp.tanh(super().__call__(x) + added)
+
+
 class Stack(nnx.Module):
     """Twelve layers: as strings, "10" sorts before "2"."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.layers = nnx.List(
-            [nnx.Linear(config.width, config.width, rngs=rngs) for _ in range(config.layers)]
+            [Layer(config.width, config.width, rngs=rngs) for _ in range(config.layers)]
         )
         self.absent = None
         self.gate = nnx.Param(jax.random.normal(rngs.params(), (1, config.width)))
 
     def __call__(self, x):
         for layer in self.layers:
-            x = jnp.tanh(layer(x))
+            x = layer(x)
         return x * self.gate
 
 
@@ -151,3 +158,17 @@ def test_cast_changes_every_dtype_and_nothing_else(params):
     assert {leaf.dtype for leaf in half.values()} == {jnp.dtype(jnp.bfloat16)}
     assert list(half) == list(params)
     np.testing.assert_allclose(half["gate"].astype(jnp.float32), params["gate"], rtol=1e-2)
+
+
+@pytest.mark.parametrize("wrap", [lambda layer: layer, jax.checkpoint])
+def test_scanned_modules_are_modules_in_turn(params, wrap):
+    layers = NETWORK.bind(params).layers
+    start = jnp.ones((2, 4))
+    arguments = [jnp.full((2, 4), i / 10) for i in range(len(layers))]
+    expected = start
+    for layer, argument in zip(layers, arguments, strict=True):
+        expected = layer(expected, argument)
+    scanned = jax.jit(lambda: scan_modules(layers, start, arguments, wrap))()
+    np.testing.assert_allclose(scanned, expected, rtol=1e-6)
+    different = scan_modules(layers[::-1], start, arguments, wrap)
+    assert np.abs(different - expected).max() > 1e-3

@@ -16,6 +16,7 @@ from train.data.buckets import Size
 from train.data.latent_cache import DTYPE
 from train.model import frozen_sharding
 from train.objective import Networks
+from train.parallel import on_mesh
 from train.state import TrainState, init_state, state_sharding, trainable_shapes
 from train.step import Constants, train_step
 
@@ -24,8 +25,19 @@ def compiled_step(
     config: TrainConfig, networks: Networks, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`train_step` of (state, constants, batch, seed), jitted; the state is donated."""
-    step = functools.partial(train_step, networks, config.objective, config.optimizer, config.step)
     state = state_shapes(config, networks, mesh)
+    frozen = {
+        part: {name: sharding.spec for name, sharding in shardings.items()}
+        for part, shardings in frozen_sharding(networks, config, mesh).items()
+    }
+    step = functools.partial(
+        train_step,
+        networks,
+        config.objective,
+        config.optimizer,
+        config.step,
+        spread=functools.partial(on_mesh, mesh=mesh, params=state.params, frozen=frozen),
+    )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(step, out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -10,7 +11,7 @@ import optax
 
 from instantid_jax.diffusion.schedule import add_noise
 from instantid_jax.errors import InputError
-from instantid_jax.models.blocks import Remat, keep
+from instantid_jax.models.blocks import Remat
 from instantid_jax.params import Params, cast
 from train.objective import (
     Networks,
@@ -38,11 +39,14 @@ class StepConfig:
       dtype: of the compute; masters stay float32.
       remat: what each layer keeps for the way back: "none" keeps all, "full" nothing but its
         input, "dots" the outputs of matrix products.
+      scan: transformer blocks of one stack are a loop in the program, which then compiles in a
+        fraction of the time and memory.
       micro_batches: the batch is worked through in so many parts, whose gradients are averaged.
     """
 
     dtype: Dtype = "bfloat16"
     remat: RematPolicy = "full"
+    scan: bool = False
     micro_batches: int = 1
 
     def __post_init__(self):
@@ -69,15 +73,15 @@ class Constants(NamedTuple):
     empty_prompt: tuple[jax.Array, jax.Array]
 
 
-def remat_wrapper(policy: RematPolicy) -> Remat:
+def remat_wrapper(policy: RematPolicy, *, scan: bool = False) -> Remat:
     """The `Remat` of a policy."""
     if policy == "none":
-        return keep
+        return Remat(scan=scan)
     saveable = {
         "full": jax.checkpoint_policies.nothing_saveable,
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[policy]
-    return functools.partial(jax.checkpoint, policy=saveable)
+    return Remat(functools.partial(jax.checkpoint, policy=saveable), scan)
 
 
 def loss_and_gradients(
@@ -89,6 +93,7 @@ def loss_and_gradients(
     batch: dict[str, jax.Array],
     examples: jax.Array,
     key: jax.Array,
+    whole: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[jax.Array, Params]:
     """Losses [B] of one micro-batch, and the gradient of their mean.
 
@@ -97,6 +102,7 @@ def loss_and_gradients(
       batch: the arrays that `train.data` makes.
       examples: [B] places in the global batch.
       key: of the step.
+      whole: makes parameters of this device's parts of them, in the step's dtype.
     """
     dtype = jnp.dtype(step.dtype)
     alphas = constants.alphas_cumprod
@@ -111,11 +117,11 @@ def loss_and_gradients(
         prediction = predict(
             networks,
             constants.frozen,
-            cast(params, dtype),
+            whole(cast(params, dtype)),
             noisy,
             draws.timesteps,
             conditions,
-            remat_wrapper(step.remat),
+            remat_wrapper(step.remat, scan=step.scan),
         )
         each = losses(
             objective,
@@ -141,6 +147,7 @@ def train_step(
     constants: Constants,
     batch: dict[str, jax.Array],
     seed: jax.Array,
+    spread: Callable[[Callable], Callable] = lambda gradients_of: gradients_of,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimiser step on a global batch.
 
@@ -148,6 +155,8 @@ def train_step(
       optimizer: as the state was made for.
       batch: the arrays that `train.data` makes, of B rows.
       seed: uint32 scalar; the step's key is fold_in(seed, step).
+      spread: makes of `loss_and_gradients` one for a batch on a mesh; by default the compiler
+        does what it finds best.
     Returns:
       The next state, and metrics: float32 scalars; `finite`, without which the step changes
       nothing but its number; and `example_crc32` [B] of the batch, which every process gets to know
@@ -158,7 +167,8 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     examples = jnp.arange(len(batch["time_ids"]), dtype=jnp.uint32)
     parts = step.micro_batches
-    run = functools.partial(loss_and_gradients, networks, objective, step, state.params, constants)
+    gradients_of = spread(functools.partial(loss_and_gradients, networks, objective, step))
+    run = functools.partial(gradients_of, state.params, constants)
     if parts == 1:
         each, gradients = run(batch, examples, key)
     else:

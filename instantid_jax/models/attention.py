@@ -47,9 +47,13 @@ def _attention_in_blocks(
     length = -(-L // blocks)
     padded = jnp.pad(query, ((0, 0), (0, blocks * length - L), (0, 0), (0, 0)))
     padded = padded.reshape(B, blocks, length, K, d).swapaxes(0, 1)  # [blocks, B, length, K, d]
-    out = jax.lax.map(
-        lambda block: jax.nn.dot_product_attention(block, key, value, implementation="xla"), padded
-    )
+
+    # A loop would keep every block's probabilities for the way back.
+    @jax.checkpoint
+    def one(block: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(block, key, value, implementation="xla")
+
+    out = jax.lax.map(one, padded)
     return out.swapaxes(0, 1).reshape(B, blocks * length, K, d)[:, :L]
 
 

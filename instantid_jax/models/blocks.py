@@ -1,5 +1,6 @@
 """Blocks that the UNet, the ControlNets and the VAE are made of, named as in diffusers."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -16,14 +17,28 @@ from instantid_jax.models.layers import (
     linear,
     upsample_nearest,
 )
-
-# Wraps a layer: with `jax.checkpoint`, its activations are computed again on the way back.
-Remat = Callable[[Callable], Callable]
+from instantid_jax.params import scan_modules
 
 
-def keep(layer: Callable) -> Callable:
-    """The `Remat` that leaves a layer as it is."""
-    return layer
+@dataclasses.dataclass(frozen=True)
+class Remat:
+    """How layers are run; `remat(layer)` is the layer so wrapped.
+
+    Attributes:
+      checkpoint: `jax.checkpoint`, with which a layer's activations are computed again on the way
+        back; None keeps them.
+      scan: a stack of transformer blocks is a loop in the program, not one block after the other.
+    """
+
+    checkpoint: Callable[[Callable], Callable] | None = None
+    scan: bool = False
+
+    def __call__(self, layer: Callable) -> Callable:
+        return layer if self.checkpoint is None else self.checkpoint(layer)
+
+
+# Layers as they are.
+keep = Remat()
 
 
 class ResnetBlock2D(nnx.Module):
@@ -155,8 +170,11 @@ class Transformer2DModel(nnx.Module):
     def __call__(self, x: jax.Array, context: tuple, remat: Remat = keep) -> jax.Array:
         B, H, W, C = x.shape
         hidden = self.proj_in(self.norm(x).reshape(B, H * W, C))
-        for block, block_context in zip(self.transformer_blocks, context, strict=True):
-            hidden = remat(block)(hidden, block_context)
+        if remat.scan and len(self.transformer_blocks) > 1:
+            hidden = scan_modules(self.transformer_blocks, hidden, context, remat)
+        else:
+            for block, block_context in zip(self.transformer_blocks, context, strict=True):
+                hidden = remat(block)(hidden, block_context)
         return self.proj_out(hidden).reshape(B, H, W, C) + x
 
 

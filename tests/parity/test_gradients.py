@@ -84,7 +84,7 @@ def torch_gradients(inputs, unet_and_adapter, controlnet, resampler) -> dict[str
 
 @pytest.fixture(scope="module")
 def ours(inputs, unet, controlnet, resampler):
-    """(gradient function by remat policy, trainables)."""
+    """The gradients by remat policy, and by whether stacks of blocks are loops."""
     networks = Networks(unet.network, controlnet.network, resampler.network, None, None, None)
     is_id = ("to_k_ip.kernel", "to_v_ip.kernel")
     frozen = {"unet": {k: v for k, v in unet.params.items() if not k.endswith(is_id)}}
@@ -103,7 +103,11 @@ def ours(inputs, unet, controlnet, resampler):
         each = losses(ObjectiveConfig(), alphas, prediction, noise, noise, timesteps)
         return each.mean()
 
-    return lambda policy: jax.jit(jax.grad(lambda p: loss(p, remat_wrapper(policy))))(trainable)
+    def gradients(policy, scan=False):
+        remat = remat_wrapper(policy, scan=scan)
+        return jax.jit(jax.grad(lambda params: loss(params, remat)))(trainable)
+
+    return gradients
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +129,9 @@ def test_every_trainable_has_torchs_gradient(our_gradients, torch_gradients):
     assert max(errors.values()) < TOLERANCE, max(errors.items(), key=lambda item: item[1])
 
 
-def test_remat_changes_no_gradient(ours, our_gradients):
-    again = ours("full")
+@pytest.mark.parametrize("scan", [False, True])
+def test_remat_and_scan_change_no_gradient(ours, our_gradients, scan):
+    again = ours("full", scan)
     # As one vector: in single small tensors, float32 rounds differently by up to 2e-6.
     whole = (np.concatenate([g[n].ravel() for n in our_gradients]) for g in (again, our_gradients))
     assert relative_error(*whole) < 1e-6

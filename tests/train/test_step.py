@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from instantid_jax.params import cast
-from instantid_jax.sharding import batch_sharding, replicated, training_mesh
+from instantid_jax.sharding import batch_sharding, replicated, shard_params, training_mesh
 from tests.parity.reference import relative_error
 from tests.train import small
 from train.objective import ObjectiveConfig, draw, encode_batch, predict
 from train.optimizer import OptimizerConfig
+from train.parallel import on_mesh
 from train.state import init_state, init_trainables, state_sharding, trainable_shapes
 from train.step import StepConfig, remat_wrapper, train_step
 
@@ -37,31 +38,42 @@ def params():
 
 
 @functools.cache
-def compiled(step: StepConfig, mesh):
+def compiled(step: StepConfig, mesh, frozen="replicated"):
     """The step for a configuration, compiled once for all tests, on one device or on a mesh."""
     shapes = trainable_shapes(small.networks())
     function = functools.partial(train_step, small.networks(), ObjectiveConfig(), OPTIMIZER, step)
     if mesh is None:
         return jax.jit(function)
+    specs = jax.tree.map(lambda place: place.spec, frozen_places(mesh, frozen))
+    spread = functools.partial(on_mesh, mesh=mesh, params=shapes, frozen=specs)
+    function = functools.partial(function, spread=spread)
     state = jax.eval_shape(functools.partial(init_state, OPTIMIZER), shapes)
     return jax.jit(function, out_shardings=(state_sharding(state, mesh), replicated(mesh)))
+
+
+def frozen_places(mesh, frozen):
+    if frozen == "sharded":
+        return {name: shard_params(params, mesh) for name, params in small.frozen().items()}
+    return jax.tree.map(lambda _: replicated(mesh), small.frozen())
 
 
 def start(params):
     return init_state(OPTIMIZER, params)
 
 
-def run(params, step=FLOAT32, *, mesh=None, steps=20, rows=8):
+def run(params, step=FLOAT32, *, mesh=None, frozen="replicated", steps=20, rows=8):
     """Losses, and the state after the last step."""
     constants, state, place = small.constants(step.dtype), start(params), jnp.asarray
     if mesh is not None:
         state = jax.device_put(state, state_sharding(state, mesh))
-        constants = jax.device_put(constants, replicated(mesh))
+        places = jax.tree.map(lambda _: replicated(mesh), constants)
+        places = places._replace(frozen=frozen_places(mesh, frozen))
+        constants = jax.device_put(constants, places)
         place = functools.partial(jax.device_put, device=batch_sharding(mesh))
     losses = []
     for i in range(steps):
         batch = {name: place(value) for name, value in small.batch(rows, seed=i).items()}
-        state, metrics = compiled(step, mesh)(state, constants, batch, np.uint32(7))
+        state, metrics = compiled(step, mesh, frozen)(state, constants, batch, np.uint32(7))
         losses.append(float(metrics["loss"]))
     return np.array(losses), state
 
@@ -91,6 +103,12 @@ def test_mesh_changes_no_loss(params, alone, shape):
     mesh = training_mesh(shape, jax.devices()[: math.prod(shape)])
     losses, _ = run(params, mesh=mesh)
     np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
+
+
+def test_a_split_base_changes_no_loss(params, alone):
+    mesh = training_mesh((2, 2, 1), jax.devices()[:4])
+    losses, _ = run(params, FLOAT32, mesh=mesh, frozen="sharded", steps=3)
+    np.testing.assert_allclose(losses, alone[0][:3], rtol=1e-5)
 
 
 def test_large_parameters_and_their_moments_are_split(params):
