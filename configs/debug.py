@@ -25,7 +25,13 @@ def get_config() -> TrainConfig:
         step=StepConfig(dtype="float32", remat="none"),
         checkpoints=CheckpointConfig(every=3, wait=True),
         validation=ValidationConfig(
-            dataset=faces, every=12, records=2, size=(64, 64), num_inference_steps=4
+            dataset=faces,
+            every=12,
+            records=2,
+            size=(64, 64),
+            num_inference_steps=4,
+            # Without guidance a smaller program does.
+            guidance_scale=1.0,
         ),
         loader_threads=2,
         log_example_ids=True,

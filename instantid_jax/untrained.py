@@ -21,7 +21,7 @@ from instantid_jax.params import Network
 from instantid_jax.weights import names, sdxl_base
 
 # Part of the folder's name: a change of what is made below is a new number.
-VERSION = 3
+VERSION = 4
 NOTICE = (
     "no weights are named: this is a small model of the same architecture, UNTRAINED, whose "
     "pictures show nothing; give --sdxl and --instantid for real ones"
@@ -34,7 +34,7 @@ SETTINGS = {
         "sample_size": 32,
         "block_out_channels": [32, 64, 128],
         "attention_head_dim": [1, 2, 4],
-        "transformer_layers_per_block": [1, 1, 2],
+        "transformer_layers_per_block": [1, 1, 1],
         "layers_per_block": 1,
         "cross_attention_dim": 96,
         "addition_time_embed_dim": 16,

@@ -107,6 +107,7 @@ def test_another_configuration_is_refused_by_name(straight):
     assert sorted(straight.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_never_saved(tmp_path):
     """Such steps change nothing while they are skipped, and then end the run."""
     options = ("--optimizer.learning-rate", 1e15, "--optimizer.skip-nonfinite", 2)

@@ -38,7 +38,7 @@ def params():
 
 
 @functools.cache
-def compiled(step: StepConfig, mesh, frozen="replicated"):
+def compiled(step: StepConfig, mesh, frozen):
     """The step for a configuration, compiled once for all tests, on one device or on a mesh."""
     shapes = trainable_shapes(small.networks())
     function = functools.partial(train_step, small.networks(), ObjectiveConfig(), OPTIMIZER, step)
@@ -105,6 +105,7 @@ def test_mesh_changes_no_loss(params, alone, shape):
     np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_split_base_changes_no_loss(params, alone):
     mesh = training_mesh((2, 2, 1), jax.devices()[:4])
     losses, _ = run(params, FLOAT32, mesh=mesh, frozen="sharded", steps=3)
@@ -120,6 +121,7 @@ def test_large_parameters_and_their_moments_are_split(params):
     assert sharding.opt_state[1][0].mu[name] == sharding.params[name]
 
 
+@pytest.mark.slow
 def test_accumulation_equals_one_batch(params, alone):
     losses, state = run(params, FOUR_MICRO_BATCHES, steps=3)
     np.testing.assert_allclose(losses, alone[0][:3], rtol=1e-5)
@@ -137,7 +139,9 @@ def test_temporaries_do_not_grow_with_the_number_of_micro_batches(params):
     for count in (2, 4):
         step = dataclasses.replace(FLOAT32, micro_batches=count)
         batch = small.batch(4 * count, side=128)
-        lowered = compiled(step, None).lower(start(params), small.constants(), batch, np.uint32(7))
+        lowered = compiled(step, None, "replicated").lower(
+            start(params), small.constants(), batch, np.uint32(7)
+        )
         memory = lowered.compile().memory_analysis()
         sizes[count] = memory.temp_size_in_bytes
     assert sizes[4] < 1.04 * sizes[2]
@@ -182,7 +186,7 @@ def test_remat_keeps_less_for_the_way_back(params):
 
 
 def test_each_step_draws_anew_and_the_seed_decides(params):
-    function, state = compiled(FLOAT32, None), start(params)
+    function, state = compiled(FLOAT32, None, "replicated"), start(params)
     batch, constants = jax.tree.map(jnp.asarray, small.batch(8)), small.constants()
     later, first = function(state, constants, batch, np.uint32(7))
     _, again = function(state, constants, batch, np.uint32(7))
@@ -199,6 +203,19 @@ def test_bfloat16_stays_near_float32(params, alone):
     assert {value.dtype for value in state.params.values()} == {jnp.dtype("float32")}
 
 
+def test_step_that_is_not_finite_changes_nothing_but_its_number(params):
+    function, state = compiled(FLOAT32, None, "replicated"), start(params)
+    batch = jax.tree.map(jnp.asarray, small.batch(8))
+    batch["id_embeds"] = batch["id_embeds"].at[3].set(jnp.nan)
+    after, metrics = function(state, small.constants(), batch, np.uint32(7))
+    assert not metrics["finite"] and not np.isfinite(metrics["loss"])
+    assert after.step == 1
+    before = (state.params, state.ema, state.opt_state[1][0].mu)
+    for old, new in zip(before, (after.params, after.ema, after.opt_state[1][0].mu), strict=True):
+        for name in old:
+            np.testing.assert_array_equal(old[name], new[name])
+
+
 def test_ema_follows_the_parameters(params, alone):
     _, state = alone
     name = "controlnet.conv_in.kernel"
@@ -207,7 +224,7 @@ def test_ema_follows_the_parameters(params, alone):
 
 
 def test_face_size_bins_cover_the_loss(params):
-    function, state = compiled(FLOAT32, None), start(params)
+    function, state = compiled(FLOAT32, None, "replicated"), start(params)
     _, metrics = function(
         state, small.constants(), jax.tree.map(jnp.asarray, small.batch(8)), np.uint32(7)
     )
