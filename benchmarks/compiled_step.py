@@ -1,0 +1,90 @@
+"""The training step compiled ahead of time from shapes, and what can be read off the program."""
+
+import os
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from benchmarks.hlo_collectives import collectives
+from instantid_jax.components import network
+from instantid_jax.sharding import replicated, training_mesh
+from instantid_jax.weights.sdxl_base import SETTINGS
+from train.config import TrainConfig
+from train.data.buckets import Size
+from train.model import identitynet_settings
+from train.objective import Networks
+from train.program import batch_shapes, compiled_step, constant_shapes, state_shapes
+
+
+def sdxl_networks() -> Networks:
+    """The networks of training on SDXL base, at full size."""
+    settings = SETTINGS | {
+        "image_proj": {},
+        "controlnet": identitynet_settings(SETTINGS["unet"]),
+    }
+    return Networks(**{name: network(name, each) for name, each in settings.items()})
+
+
+def tpu_devices(topology: str) -> list[jax.Device]:
+    """The devices of a TPU topology such as "v5e:16x16", none of which need be there."""
+    # Else libtpu asks a metadata server, which only Google's machines have, for minutes.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    return list(topologies.get_topology_desc(topology, "tpu").devices)
+
+
+def compile_step(
+    config: TrainConfig, networks: Networks, devices: Sequence[jax.Device], size: Size
+) -> dict[str, Any]:
+    """Lowers and compiles a configuration's step for devices that need not be there.
+
+    Args:
+      size: (height, width) of the pictures.
+    Returns:
+      Seconds, bytes a device, and collectives; of a program that does not fit the devices, the
+      first line of what the compiler says.
+    """
+    mesh = training_mesh(config.mesh.shape, devices)
+    config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
+    start = time.perf_counter()
+    lowered = compiled_step(config, networks, mesh).lower(
+        state_shapes(config, networks, mesh),
+        constant_shapes(config, networks, mesh),
+        batch_shapes(config, networks, mesh, size),
+        jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh)),
+    )
+    result: dict[str, Any] = {
+        "mesh": {name: int(count) for name, count in mesh.shape.items()},
+        "lowering_seconds": round(time.perf_counter() - start, 1),
+    }
+    start, cpu = time.perf_counter(), time.process_time()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return result | {"does_not_fit": str(error).splitlines()[0]}
+    result["compile_seconds"] = round(time.perf_counter() - start, 1)
+    result["compile_cpu_seconds"] = round(time.process_time() - cpu, 1)
+    memory = compiled.memory_analysis()
+    parts = {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "aliased": memory.alias_size_in_bytes,
+    }
+    total = sum(parts.values()) - 2 * parts["aliased"]
+    result["bytes_per_device"] = parts | {"total": total}
+    result["collectives"] = collectives(compiled.as_text())
+    return result
+
+
+def environment() -> dict[str, Any]:
+    """What a compiled program depends on beside its source."""
+    return {
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "libtpu")},
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 1),
+    }

@@ -1,0 +1,49 @@
+"""The collectives of a compiled program, read off its text."""
+
+import math
+import re
+from typing import Any
+
+_KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
+# `name = shape kind(`, where the shape may be a tuple; of an asynchronous pair the start alone.
+_INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?(\S+) = (.*?) ({_KINDS})(?:-start)?\(")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?(%\S+) ")
+# The parts of one collective that libtpu spreads over fusions, to run beside their arithmetic.
+_CHAIN = re.compile(r'chain_id="(\d+)"')
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))(?:e\w+)?\[([\d,]*)\]")
+
+
+def collectives(program: str) -> dict[str, dict[str, Any]]:
+    """Each kind's count, bytes of results on one device, and how many run beside arithmetic.
+
+    One in a loop counts once. TPUs reduce-scatter in a fusion of an all-reduce, counted as what it
+    is; its bytes are those before it scatters.
+    """
+    found: dict[str, tuple[str, int, bool]] = {}
+    inside = ""
+    for line in program.splitlines():
+        if computation := _COMPUTATION.match(line):
+            inside = computation[1]
+        if not (instruction := _INSTRUCTION.match(line)):
+            continue
+        name, shape, kind = instruction.groups()
+        if "all-reduce-scatter" in inside:
+            kind = "reduce-scatter"
+        chain = _CHAIN.search(line)
+        found[chain[0] if chain else name] = kind, array_bytes(shape), chain is not None
+    totals: dict[str, dict[str, Any]] = {}
+    for kind, size, overlapped in found.values():
+        total = totals.setdefault(kind, {"count": 0, "bytes": 0, "overlapped": 0})
+        total["count"] += 1
+        total["bytes"] += size
+        total["overlapped"] += overlapped
+    return totals
+
+
+def array_bytes(shape: str) -> int:
+    """Bytes of the arrays of a shape, such as "(bf16[2,3]{1,0}, f32[])"."""
+    total = 0
+    for kind, bits, sizes in _ARRAY.findall(shape):
+        width = 1 if kind == "pred" else max(int(bits) // 8, 1)
+        total += width * math.prod(int(size) for size in sizes.split(",") if size)
+    return total

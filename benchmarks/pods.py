@@ -1,0 +1,90 @@
+"""`python -m benchmarks.pods`: the full training step, compiled for each pod without a TPU.
+
+It needs libtpu (`pip install libtpu`), whose compiler works without a chip, minutes and about 12 GB
+of memory a pod. Prints one JSON object a pod: bytes of HBM a chip, seconds and collectives;
+`--record` writes them to `benchmarks/results/pods.json`, one entry a pod.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+# Compiling for another kind of device, JAX itself needs only a CPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from benchmarks.compiled_step import compile_step, environment, sdxl_networks, tpu_devices
+
+RESULTS = Path(__file__).parent / "results" / "pods.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+    """A topology of chips, the configuration for it, and a chip's HBM in GB (10^9 bytes)."""
+
+    topology: str
+    hbm_gb: int
+
+
+# By the name of their configuration. v5p-128 counts TensorCores, two a chip.
+PODS = {
+    "tpu_v5e_256": Pod("v5e:16x16", 16),
+    "tpu_v5p_128": Pod("v5p:4x4x4", 95),
+    "tpu_v6e_256": Pod("v6e:16x16", 32),
+}
+
+
+def measure(pod: str, side: int = 1024) -> dict[str, Any]:
+    """Compiles the step of a pod's configuration.
+
+    Args:
+      pod: a key of `PODS`.
+      side: of the square bucket.
+    """
+    about = environment()
+    config = importlib.import_module(f"configs.{pod}").get_config()
+    kind = PODS[pod]
+    devices = tpu_devices(kind.topology)
+    result = compile_step(config, sdxl_networks(), devices, (side, side))
+    if "bytes_per_device" in result:
+        share = result["bytes_per_device"]["total"] / (kind.hbm_gb * 1e9)
+        result["share_of_hbm"] = round(share, 3)
+    return {
+        "config": f"configs/{pod}.py",
+        **dataclasses.asdict(kind),
+        "chips": len(devices),
+        "global_batch_size": config.global_batch_size,
+        "size": [side, side],
+        "mesh_settings": dataclasses.asdict(config.mesh),
+        "step_settings": dataclasses.asdict(config.step),
+        **result,
+        **about,
+        "command": shlex.join(["python", "-m", "benchmarks.pods", *sys.argv[1:]]),
+    }
+
+
+def main(pods: tuple[str, ...] = tuple(PODS), side: int = 1024, record: bool = False) -> None:
+    """Compiles the step of each pod's configuration.
+
+    Args:
+      pods: names of configurations.
+      side: of the square bucket.
+      record: write the results to benchmarks/results/pods.json in place of these pods' last.
+    """
+    for pod in pods:
+        result = measure(pod, side)
+        print(json.dumps(result), flush=True)
+        if record:
+            results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+            results[f"{pod} {side}"] = result
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m benchmarks.pods")

@@ -1,0 +1,22 @@
+"""InstantID for SDXL at a megapixel on one GPU of 80 GB.
+
+    python -m train configs/gpu_80gb.py --workdir runs/1024 --data.datasets.0.folder DIR
+
+The paper's batch of 96 in micro-batches of two, no averaged copy: 6.7 GB that one GPU does better
+without. Memory not yet compiled, of 80 GB (benchmarks/README.md).
+"""
+
+import dataclasses
+
+from configs.instantid_sdxl import get_config as paper
+from train.config import MeshConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    config = paper()
+    return dataclasses.replace(
+        config,
+        mesh=MeshConfig(data=1),
+        optimizer=dataclasses.replace(config.optimizer, ema_decay=None),
+        step=dataclasses.replace(config.step, micro_batches=48),
+    )

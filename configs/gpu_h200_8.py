@@ -1,0 +1,21 @@
+"""InstantID for SDXL at a megapixel on one machine of eight H200 of 141 GB.
+
+    python -m train configs/gpu_h200_8.py --workdir runs/1024 --data.datasets.0.folder DIR
+
+Mesh 1 (data) x 8 (fsdp), twelve pictures a GPU in three micro-batches: the paper's batch of 96.
+Memory not yet compiled, of 141 GB a GPU (benchmarks/README.md).
+"""
+
+import dataclasses
+
+from configs.instantid_sdxl import get_config as paper
+from train.config import MeshConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    config = paper()
+    return dataclasses.replace(
+        config,
+        mesh=MeshConfig(data=1, fsdp=8),
+        step=dataclasses.replace(config.step, micro_batches=3),
+    )

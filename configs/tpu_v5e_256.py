@@ -1,0 +1,22 @@
+"""InstantID for SDXL at a megapixel on TPU v5e-256: 16 x 16 chips of 16 GB.
+
+    python -m train configs/tpu_v5e_256.py --workdir runs/1024 --data.datasets.0.folder DIR
+
+Mesh 16 (data) x 16 (fsdp), one picture a chip, memory not yet compiled, of 16 GB a chip
+(benchmarks/README.md). The base model is split too: whole on each chip it would take 5 GB more.
+"""
+
+import dataclasses
+
+from configs.instantid_sdxl import get_config as paper
+from train.config import MeshConfig, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    config = paper()
+    return dataclasses.replace(
+        config,
+        global_batch_size=256,
+        mesh=MeshConfig(data=16, fsdp=16, frozen="sharded"),
+        step=dataclasses.replace(config.step, scan=True),
+    )

@@ -1,0 +1,38 @@
+"""What is read off the text of compiled programs."""
+
+from benchmarks.hlo_collectives import array_bytes, collectives
+
+# Cut from what libtpu makes of a training step.
+PROGRAM = """\
+%fused_computation.1 (param_0.1: bf16[2,320]) -> bf16[32,320] {
+  %all-gather.1 = bf16[32,320]{1,0:T(8,128)(2,1)} all-gather(%param_0.1), x={chain_id="46"}
+}
+%async_collective_fusion.2 (param_0.2: bf16[2,320]) -> bf16[32,320] {
+  %all-gather.2 = bf16[32,320]{1,0:T(8,128)(2,1)} all-gather(%param_0.2), x={chain_id="46"}
+}
+%all-reduce-scatter.8 (input_0: bf16[32,320]) -> bf16[2,320] {
+  %all-reduce.3 = bf16[32,320]{1,0:T(8,128)} all-reduce(%input_0), to_apply=%add
+}
+ENTRY %main (p: f32[]) -> f32[] {
+  %all-gather.4 = bf16[32,320]{1,0} all-gather(%p.1), channel_id=1
+  %all-reduce.5 = (f32[]{:T(128)}, s32[4,2]{1,0}) all-reduce(%p.2, %p.3), to_apply=%add
+  %collective-permute-start.6 = (u8[8]{0}, u8[8]{0}) collective-permute-start(%p.4)
+  %collective-permute-done.6 = u8[8]{0} collective-permute-done(%collective-permute-start.6)
+  ROOT %add.7 = f32[]{:T(128)} add(%p.5, %all-reduce.5)
+}
+"""
+
+
+def test_each_collective_counts_once():
+    size = 32 * 320 * 2
+    assert collectives(PROGRAM) == {
+        "all-gather": {"count": 2, "bytes": 2 * size, "overlapped": 1},
+        "reduce-scatter": {"count": 1, "bytes": size, "overlapped": 0},
+        "all-reduce": {"count": 1, "bytes": 36, "overlapped": 0},
+        "collective-permute": {"count": 1, "bytes": 16, "overlapped": 0},
+    }
+
+
+def test_bytes_of_shapes():
+    assert array_bytes("pred[3]{0}") == 3
+    assert array_bytes("(bf16[2,3]{1,0}, f32[], f8e4m3fn[10])") == 12 + 4 + 10
