@@ -94,7 +94,12 @@ def test_signal_while_orbax_writes_leaves_nothing(
 
     monkeypatch.setattr(ocp.Checkpointer, "save", interrupted)
     before = signal.getsignal(signal.SIGTERM)
-    ran = convert("to-jax", *tiny, "--output", tmp_path / "model")
+    # A shell has programs in the background ignore it, and these tests may be one.
+    interrupts = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        ran = convert("to-jax", *tiny, "--output", tmp_path / "model")
+    finally:
+        signal.signal(signal.SIGINT, interrupts)
     assert ran.status == status and ran.out == []
     assert ran.err[3:] == (["convert: error: interrupted"] if status == 130 else [])
     assert len(saved) == 3  # the one that was being written is finished

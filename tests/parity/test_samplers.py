@@ -147,7 +147,8 @@ def check(config, name, steps, monkeypatch, eta=0.0, in_float64=False, **setting
     sigma = float(scheduler.init_noise_sigma)
     assert abs(sampler.init_noise_sigma - sigma) <= 1e-6 * sigma, case
     latents = run_ours(sampler)
-    assert error(latents, reference) <= 1e-5, case
+    # Rounding alone is up to 1.04e-5, on some processors, from the large sigmas of zero SNR.
+    assert error(latents, reference) <= 2e-5, case
     return latents
 
 
