@@ -81,10 +81,10 @@ def compile_step(
     return result
 
 
-def environment() -> dict[str, Any]:
-    """What a compiled program depends on beside its source."""
+def environment(*packages: str) -> dict[str, Any]:
+    """What results depend on beside the source; `packages` beside JAX and Flax."""
     return {
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "libtpu")},
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", *packages)},
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(os.getloadavg()[0], 1),
     }

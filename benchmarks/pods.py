@@ -1,8 +1,9 @@
 """`python -m benchmarks.pods`: the full training step, compiled for each pod without a TPU.
 
-It needs libtpu (`pip install libtpu`), whose compiler works without a chip, minutes and about 12 GB
-of memory a pod. Prints one JSON object a pod: bytes of HBM a chip, seconds and collectives;
-`--record` writes them to `benchmarks/results/pods.json`, one entry a pod.
+It needs the libtpu that JAX asks for (`pip install 'jax[tpu]'`), whose compiler works without a
+chip: twenty minutes on two cores and 13 GB of memory a pod, and more than 24 GB for v5p. Prints one
+JSON object a pod: bytes of HBM a chip, seconds and collectives; `--record` writes them to
+`benchmarks/results/pods.json`, one entry a pod.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ def measure(pod: str, side: int = 1024) -> dict[str, Any]:
       pod: a key of `PODS`.
       side: of the square bucket.
     """
-    about = environment()
+    about = environment("libtpu")
     config = importlib.import_module(f"configs.{pod}").get_config()
     kind = PODS[pod]
     devices = tpu_devices(kind.topology)

@@ -3,7 +3,7 @@
     python -m train configs/gpu_h200_8.py --workdir runs/1024 --data.datasets.0.folder DIR
 
 Mesh 1 (data) x 8 (fsdp), twelve pictures a GPU in three micro-batches: the paper's batch of 96.
-Memory not yet compiled, of 141 GB a GPU (benchmarks/README.md).
+Its memory, of 141 GB a GPU, is not known yet (benchmarks/README.md).
 """
 
 import dataclasses
