@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from typing import Literal
 
 import optax
@@ -27,7 +26,7 @@ class OptimizerConfig:
       decay_all: decay norms, biases and latents too, as the public trainers do.
       clip_norm: the gradient's norm over all trainables is cut to this; None does not cut.
       ema_decay: of the averaged copy; None keeps none.
-      skip_nonfinite: a step whose loss, gradients or update are not finite changes nothing; after
+      skip_nonfinite: a step whose loss or gradients are not finite changes nothing; after
         so many in a row one more ends the run.
     """
 
@@ -45,12 +44,14 @@ class OptimizerConfig:
     skip_nonfinite: int = 0
 
     def __post_init__(self):
+        # Of finite gradients, updates are finite then.
+        largest = 1e18
         bounds = {
-            "learning_rate": (self.learning_rate, 0, sys.float_info.max),
+            "learning_rate": (self.learning_rate, 0, largest),
             "b1": (self.b1, 0, BELOW_ONE),
             "b2": (self.b2, 0, BELOW_ONE),
             "eps": (self.eps, 1e-30, 1),
-            "weight_decay": (self.weight_decay, 0, sys.float_info.max),
+            "weight_decay": (self.weight_decay, 0, largest),
             "warmup_steps": (self.warmup_steps, 0, float("inf")),
             "skip_nonfinite": (self.skip_nonfinite, 0, float("inf")),
             "clip_norm": (1 if self.clip_norm is None else self.clip_norm, 1e-12, float("inf")),

@@ -138,12 +138,8 @@ class Report:
         if record["finite"]:
             self._failed = 0
             return
-        told = [
-            f"{name} is {record[name]}"
-            for name in ("loss", "grad_norm")
-            if not math.isfinite(record[name])
-        ]
-        what = told[0] if told else "the update is not finite"
+        name = "grad_norm" if math.isfinite(record["loss"]) else "loss"
+        what = f"{name} is {record[name]}"
         self._failed += 1
         if self._failed > self._config.optimizer.skip_nonfinite:
             raise DivergedError(record["step"], what)
