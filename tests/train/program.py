@@ -20,7 +20,7 @@ from instantid_jax.runs.saving import META_FILE
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = "tests/train/tiny_config.py"
-LIMIT = 300
+LIMIT = 600
 
 
 def start(workdir: Path, *options: Any) -> subprocess.Popen:
