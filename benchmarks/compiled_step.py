@@ -76,7 +76,11 @@ def compile_step(
         "aliased": memory.alias_size_in_bytes,
     }
     total = sum(parts.values()) - 2 * parts["aliased"]
-    result["bytes_per_device"] = parts | {"total": total}
+    result["bytes_per_device"] = parts | {
+        "total": total,
+        "peak": memory.peak_memory_in_bytes,
+        "code": memory.generated_code_size_in_bytes,
+    }
     result["collectives"] = collectives(compiled.as_text())
     return result
 

@@ -1,8 +1,8 @@
 """`python -m benchmarks.pods`: the full training step, compiled for each pod without a TPU.
 
 It needs the libtpu that JAX asks for (`pip install 'jax[tpu]'`), whose compiler works without a
-chip: twenty minutes on two cores and 13 GB of memory a pod, and more than 24 GB for v5p. Prints one
-JSON object a pod: bytes of HBM a chip, seconds and collectives; `--record` writes them to
+chip: half an hour on two cores and 22 to 28 GB of memory a pod. Prints one JSON object a pod:
+bytes of HBM a chip, seconds and collectives; `--record` writes them to
 `benchmarks/results/pods.json`, one entry a pod.
 """
 

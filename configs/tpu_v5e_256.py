@@ -2,9 +2,9 @@
 
     python -m train configs/tpu_v5e_256.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-Mesh 16 (data) x 16 (fsdp), one picture a chip. Memory: 11.5 of 16 GB a chip as compiled
-without the averaged copy, which adds 0.4 (benchmarks/README.md). The base model is split too:
-with it whole on each chip the compiler counted 17.0.
+Mesh 16 (data) x 16 (fsdp), one picture a chip. Memory, of 16 GB a chip: 11.5 live at once, 12.1
+as the compiler lays it out (benchmarks/README.md). The base model is split too: with it whole on
+each chip the compiler counted 17.0.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
     python -m train configs/tpu_v6e_256.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-Mesh 16 (data) x 16 (fsdp), two pictures a chip. Memory: 13.1 of 32 GB a chip as the compiler
-assigns buffers, without the averaged copy, which adds 0.4 (benchmarks/README.md).
+Mesh 16 (data) x 16 (fsdp), two pictures a chip. Memory: at most 14.6 of 32 GB a chip
+(benchmarks/README.md).
 """
 
 import dataclasses
