@@ -1,13 +1,12 @@
 """`python -m benchmarks.gpu_memory`: the training step's memory on one GPU, counted without one.
 
-What lies there from step to step is counted from shapes, in seconds. For what comes and goes,
-`--compile` compiles the step for one chip of TPU v5p as a stand-in: its 95 GB let most settings
-through, and it keeps the same arrays as a GPU would, but holds attention's logits for a while where
-a GPU's fused attention has none. That needs libtpu, many minutes and more than 20 GB a setting.
-`--record` writes to `benchmarks/results/gpu_memory.json`.
+What lies there from step to step is counted from shapes, what comes and goes from the traced step
+(`live_bytes.py`): more than a compiler needs, which fuses, and without the room it leaves between
+arrays. Half a minute a row. `--record` writes to `benchmarks/results/gpu_memory.json`.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -21,14 +20,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 
-from benchmarks.compiled_step import compile_step, environment, sdxl_networks, tpu_devices
+from benchmarks.compiled_step import environment, sdxl_networks
+from benchmarks.live_bytes import peak_bytes
 from configs.gpu_80gb import get_config
 from instantid_jax.sharding import training_mesh
 from train.config import TrainConfig
-from train.data.buckets import aspect_buckets
+from train.data.buckets import Size, aspect_buckets
 from train.objective import Networks
-from train.program import constant_shapes, state_shapes
-from train.step import RematPolicy
+from train.program import batch_shapes, constant_shapes, state_shapes
+from train.step import RematPolicy, loss_and_gradients
 
 RESULTS = Path(__file__).parent / "results" / "gpu_memory.json"
 
@@ -76,58 +76,63 @@ def configuration(setting: Setting) -> TrainConfig:
     )
 
 
-def counted(config: TrainConfig, networks: Networks) -> dict[str, int]:
-    """Bytes of what a step cannot do without, by what it is.
+def counted(config: TrainConfig, networks: Networks, size: Size) -> dict[str, int]:
+    """Bytes on one GPU by what they are.
 
-    The working copy of the trainables and their gradients are there at once at the end of the way
-    back, both at least in the step's dtype: clipping needs all gradients before any is used.
+    The step's own, `there_and_back`, are those of one micro-batch: encoders, activations, and
+    gradients in the step's dtype. The update comes after them and, fused, needs no more.
     Micro-batches add a float32 sum of gradients.
     """
     mesh = training_mesh((1, 1, 1), jax.devices("cpu")[:1])
     state = state_shapes(config, networks, mesh)
-    frozen = constant_shapes(config, networks, mesh).frozen
-    trainables = sum(leaf.size for leaf in state.params.values())
-    width = jnp.dtype(config.step.dtype).itemsize
+    constants = constant_shapes(config, networks, mesh)
+    dtype = jnp.dtype(config.step.dtype)
+    working_copy = {k: jax.ShapeDtypeStruct(v.shape, dtype) for k, v in state.params.items()}
+    once = dataclasses.replace(
+        config, global_batch_size=config.global_batch_size // config.step.micro_batches
+    )
+    traced = jax.make_jaxpr(
+        functools.partial(loss_and_gradients, networks, config.objective, config.step)
+    )(
+        working_copy,
+        constants,
+        batch_shapes(once, networks, mesh, size),
+        jax.ShapeDtypeStruct((once.global_batch_size,), jnp.uint32),
+        jax.eval_shape(jax.random.key, 0),
+    )
     parts = {
         "masters": _bytes(state.params),
         "moments": _bytes(state.opt_state),
         "ema": _bytes(state.ema),
-        "frozen": _bytes(frozen),
-        "working_copy": width * trainables,
-        "gradients": width * trainables,
-        "gradient_sum": 4 * trainables if config.step.micro_batches > 1 else 0,
+        "frozen": _bytes(constants.frozen),
+        "working_copy": _bytes(working_copy),
+        "there_and_back": peak_bytes(traced.jaxpr),
+        "gradient_sum": 4 * _size(state.params) if config.step.micro_batches > 1 else 0,
     }
     return parts | {"total": sum(parts.values())}
 
 
-def measure(setting: Setting, networks: Networks, stand_in: bool) -> dict[str, Any]:
-    """Counts a setting's memory, and compiles its step for the stand-in where asked."""
-    about = environment("libtpu") if stand_in else environment()
+def measure(setting: Setting, networks: Networks) -> dict[str, Any]:
+    """Counts a setting's memory."""
     config = configuration(setting)
-    result = {**dataclasses.asdict(setting), "counted_bytes": counted(config, networks)}
-    if stand_in:
-        device = tpu_devices("v5p:2x2x1")[:1]
-        result["stand_in"] = "one TPU v5p chip, 95 GB"
-        result |= compile_step(config, networks, device, (setting.side, setting.side))
-    command = shlex.join(["python", "-m", "benchmarks.gpu_memory", *sys.argv[1:]])
-    return {**result, **about, "command": command}
+    return {
+        **dataclasses.asdict(setting),
+        "counted_bytes": counted(config, networks, (setting.side, setting.side)),
+        **environment(),
+        "command": shlex.join(["python", "-m", "benchmarks.gpu_memory", *sys.argv[1:]]),
+    }
 
 
-def main(
-    rows: tuple[int, ...] = tuple(range(len(SETTINGS))),
-    compile: bool = False,
-    record: bool = False,
-) -> None:
-    """Counts and compiles settings of training on one GPU.
+def main(rows: tuple[int, ...] = tuple(range(len(SETTINGS))), record: bool = False) -> None:
+    """Counts the memory of settings of training on one GPU.
 
     Args:
       rows: places in `SETTINGS`.
-      compile: compile each for the stand-in too.
       record: write the results to benchmarks/results/gpu_memory.json in place of these rows' last.
     """
     networks = sdxl_networks()
     for row in rows:
-        result = measure(SETTINGS[row], networks, compile)
+        result = measure(SETTINGS[row], networks)
         print(json.dumps(result), flush=True)
         if record:
             results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
@@ -137,6 +142,10 @@ def main(
 
 def _bytes(arrays: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
+
+
+def _size(arrays: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(arrays))
 
 
 if __name__ == "__main__":

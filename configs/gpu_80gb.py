@@ -3,8 +3,7 @@
     python -m train configs/gpu_80gb.py --workdir runs/1024 --data.datasets.0.folder DIR
 
 The paper's batch of 96 in micro-batches of two, no averaged copy: 6.7 GB that one GPU does better
-without. Memory: 41 of 80 GB are counted; what activations take on top is not known yet
-(benchmarks/README.md).
+without. Memory: 43 of 80 GB, counted (benchmarks/README.md).
 """
 
 import dataclasses

@@ -1,0 +1,56 @@
+"""The most bytes a traced function holds at once, counted without compiling it.
+
+Operations run in the order they were traced and nothing is fused, so that what a compiler holds is
+less: each elementwise operation counts with an array of its own. An array lives from the operation
+that makes it to the last that takes it; arguments live throughout.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+
+def peak_bytes(jaxpr: Jaxpr) -> int:
+    """The peak over a program's operations, results included and arguments not."""
+    last_use = {}
+    for i, equation in enumerate(jaxpr.eqns):
+        last_use |= dict.fromkeys(_variables(equation.invars), i)
+    last_use |= dict.fromkeys(_variables(jaxpr.outvars), len(jaxpr.eqns))
+    dies_after: dict[int, list[Any]] = {}
+    peak = live = 0
+    for i, equation in enumerate(jaxpr.eqns):
+        made = [variable for variable in equation.outvars if variable in last_use]
+        size = sum(map(_bytes, equation.outvars))
+        peak = max(peak, live + max(size, _inner_peak(equation)))
+        live += sum(map(_bytes, made))
+        for variable in made:
+            dies_after.setdefault(last_use[variable], []).append(variable)
+        live -= sum(map(_bytes, dies_after.pop(i, [])))
+    return peak
+
+
+def _inner_peak(equation: JaxprEqn) -> int:
+    """Of the programs inside an operation; a loop holds its stacked results beside its body."""
+    inner = max((peak_bytes(jaxpr) for jaxpr in _programs(equation.params)), default=0)
+    if equation.primitive.name == "scan":
+        inner += sum(map(_bytes, equation.outvars))
+    return inner
+
+
+def _programs(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, ClosedJaxpr):
+                yield each.jaxpr
+            elif isinstance(each, Jaxpr):
+                yield each
+
+
+def _variables(atoms: list[Any]) -> list[Any]:
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
+
+
+def _bytes(variable: Any) -> int:
+    # Keys of random numbers have no itemsize of their own that matters.
+    return variable.aval.size * getattr(variable.aval.dtype, "itemsize", 0)
