@@ -9,19 +9,18 @@ import dataclasses
 import functools
 import json
 import os
-import shlex
-import sys
-from pathlib import Path
 from typing import Any
 
-# Compiling for another kind of device, JAX itself needs only a CPU.
+# Nothing is computed: a CPU will do, and its attention, which holds logits, is what is counted.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.compiled_step import environment, sdxl_networks
+from benchmarks import recording
+from benchmarks.compiled_step import sdxl_networks
 from benchmarks.live_bytes import peak_bytes
+from benchmarks.recording import command, environment
 from configs.gpu_80gb import get_config
 from instantid_jax.sharding import training_mesh
 from train.config import TrainConfig
@@ -30,7 +29,7 @@ from train.objective import Networks
 from train.program import batch_shapes, constant_shapes, state_shapes
 from train.step import RematPolicy, loss_and_gradients
 
-RESULTS = Path(__file__).parent / "results" / "gpu_memory.json"
+RESULTS = recording.RESULTS / "gpu_memory.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ def counted(config: TrainConfig, networks: Networks, size: Size) -> dict[str, in
         "frozen": _bytes(constants.frozen),
         "working_copy": _bytes(working_copy),
         "there_and_back": peak_bytes(traced.jaxpr),
-        "gradient_sum": 4 * _size(state.params) if config.step.micro_batches > 1 else 0,
+        "gradient_sum": _bytes(state.params) if config.step.micro_batches > 1 else 0,
     }
     return parts | {"total": sum(parts.values())}
 
@@ -118,8 +117,8 @@ def measure(setting: Setting, networks: Networks) -> dict[str, Any]:
     return {
         **dataclasses.asdict(setting),
         "counted_bytes": counted(config, networks, (setting.side, setting.side)),
-        **environment(),
-        "command": shlex.join(["python", "-m", "benchmarks.gpu_memory", *sys.argv[1:]]),
+        **environment("jax", "jaxlib", "flax"),
+        "command": command("benchmarks.gpu_memory"),
     }
 
 
@@ -135,17 +134,11 @@ def main(rows: tuple[int, ...] = tuple(range(len(SETTINGS))), record: bool = Fal
         result = measure(SETTINGS[row], networks)
         print(json.dumps(result), flush=True)
         if record:
-            results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-            results[str(row)] = result
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            recording.write(RESULTS, recording.read(RESULTS, {}) | {str(row): result})
 
 
 def _bytes(arrays: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
-
-
-def _size(arrays: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(arrays))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))(?:e\w+)?\[([\d,]*)\]")
 def collectives(program: str) -> dict[str, dict[str, Any]]:
     """Each kind's count, bytes of results on one device, and how many run beside arithmetic.
 
-    One in a loop counts once. TPUs reduce-scatter in a fusion of an all-reduce, counted as what it
-    is; its bytes are those before it scatters.
+    One in a loop counts once. A TPU's fusion of an all-reduce that scatters counts as the
+    reduce-scatter it is, with its bytes before it scatters; a plain one, with those after.
     """
     found: dict[str, tuple[str, int, bool]] = {}
     inside = ""

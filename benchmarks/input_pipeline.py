@@ -6,14 +6,10 @@ JSON object; `--record` appends it to `benchmarks/results/input_pipeline.json`.
 
 import io
 import json
-import os
 import platform
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from benchmarks import recording
+from benchmarks.recording import command, environment
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.untrained import VOCABULARY, untrained_model
 from train.data.batches import Batches
@@ -31,7 +29,7 @@ from train.data.reading import FaceDataset
 from train.data.record import Record, picture_hash
 from train.data.writing import write_dataset
 
-RESULTS = Path(__file__).parent / "results" / "input_pipeline.json"
+RESULTS = recording.RESULTS / "input_pipeline.json"
 CAPTION = "a photograph of a woman with red hair, smiling in front of a white house"
 
 
@@ -53,6 +51,7 @@ def measure(
       threads: examples made at a time.
       record: append the result to benchmarks/results/input_pipeline.json.
     """
+    about = environment("numpy", "opencv-python", "grain", "tensorflow-datasets", "array_record")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         sizes = _write(folder / "data", resolution, records)
@@ -84,20 +83,13 @@ def measure(
         "jpeg_kilobytes": round(float(np.mean(sizes)) / 1000),
         "batch_size": batch_size,
         "threads": threads,
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 1),
         "processor": _processor(),
         "python": platform.python_version(),
-        "versions": {
-            name: version(name)
-            for name in ("numpy", "opencv-python", "grain", "tensorflow-datasets", "array_record")
-        },
-        "command": shlex.join(["python", "-m", "benchmarks.input_pipeline", *sys.argv[1:]]),
+        **about,
+        "command": command("benchmarks.input_pipeline"),
     }
     if record:
-        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps([*results, result], indent=1) + "\n", encoding="utf-8")
+        recording.write(RESULTS, [*recording.read(RESULTS, []), result])
     return result
 
 

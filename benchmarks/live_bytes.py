@@ -5,10 +5,11 @@ less: each elementwise operation counts with an array of its own. An array lives
 that makes it to the last that takes it; arguments live throughout.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+
+from train.flops import inner_programs
 
 
 def peak_bytes(jaxpr: Jaxpr) -> int:
@@ -32,19 +33,10 @@ def peak_bytes(jaxpr: Jaxpr) -> int:
 
 def _inner_peak(equation: JaxprEqn) -> int:
     """Of the programs inside an operation; a loop holds its stacked results beside its body."""
-    inner = max((peak_bytes(jaxpr) for jaxpr in _programs(equation.params)), default=0)
+    inner = max((peak_bytes(jaxpr) for jaxpr in inner_programs(equation.params)), default=0)
     if equation.primitive.name == "scan":
         inner += sum(map(_bytes, equation.outvars))
     return inner
-
-
-def _programs(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, ClosedJaxpr):
-                yield each.jaxpr
-            elif isinstance(each, Jaxpr):
-                yield each
 
 
 def _variables(atoms: list[Any]) -> list[Any]:
@@ -52,5 +44,5 @@ def _variables(atoms: list[Any]) -> list[Any]:
 
 
 def _bytes(variable: Any) -> int:
-    # Keys of random numbers have no itemsize of their own that matters.
+    # Keys of random numbers have a dtype without a size; they are few.
     return variable.aval.size * getattr(variable.aval.dtype, "itemsize", 0)

@@ -10,17 +10,16 @@ import dataclasses
 import importlib
 import json
 import os
-import shlex
-import sys
-from pathlib import Path
 from typing import Any
 
 # Compiling for another kind of device, JAX itself needs only a CPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from benchmarks.compiled_step import compile_step, environment, sdxl_networks, tpu_devices
+from benchmarks import recording
+from benchmarks.compiled_step import compile_step, sdxl_networks, tpu_devices
+from benchmarks.recording import command, environment
 
-RESULTS = Path(__file__).parent / "results" / "pods.json"
+RESULTS = recording.RESULTS / "pods.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ def measure(pod: str, side: int = 1024) -> dict[str, Any]:
       pod: a key of `PODS`.
       side: of the square bucket.
     """
-    about = environment("libtpu")
+    about = environment("jax", "jaxlib", "flax", "libtpu")
     config = importlib.import_module(f"configs.{pod}").get_config()
     kind = PODS[pod]
     devices = tpu_devices(kind.topology)
@@ -64,7 +63,7 @@ def measure(pod: str, side: int = 1024) -> dict[str, Any]:
         "step_settings": dataclasses.asdict(config.step),
         **result,
         **about,
-        "command": shlex.join(["python", "-m", "benchmarks.pods", *sys.argv[1:]]),
+        "command": command("benchmarks.pods"),
     }
 
 
@@ -80,9 +79,8 @@ def main(pods: tuple[str, ...] = tuple(PODS), side: int = 1024, record: bool = F
         result = measure(pod, side)
         print(json.dumps(result), flush=True)
         if record:
-            results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-            results[f"{pod} {side}"] = result
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            results = recording.read(RESULTS, {})
+            recording.write(RESULTS, results | {f"{pod} {side}": result})
 
 
 if __name__ == "__main__":

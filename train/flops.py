@@ -5,14 +5,13 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
 from train.config import TrainConfig
 from train.data.buckets import Size
 from train.objective import Networks
-from train.program import batch_shapes, constant_shapes, state_shapes
+from train.program import step_shapes
 from train.step import StepConfig, train_step
 
 # Dense bfloat16 operations a second and device, by `Device.device_kind`, from the makers' sheets.
@@ -72,12 +71,7 @@ def step_flops(config: TrainConfig, networks: Networks, mesh: Mesh, size: Size) 
     """
     once = StepConfig(dtype=config.step.dtype, remat="none", micro_batches=1)
     step = functools.partial(train_step, networks, config.objective, config.optimizer, once)
-    traced = jax.make_jaxpr(step)(
-        state_shapes(config, networks, mesh),
-        constant_shapes(config, networks, mesh),
-        batch_shapes(config, networks, mesh, size),
-        jax.ShapeDtypeStruct((), np.uint32),
-    )
+    traced = jax.make_jaxpr(step)(*step_shapes(config, networks, mesh, size))
     return count_flops(traced.jaxpr)
 
 
@@ -102,11 +96,12 @@ def _equation_flops(equation: Any) -> int:
         batch, queries, heads, width = equation.invars[0].aval.shape
         keys = equation.invars[1].aval.shape[1]
         return FUSED_ATTENTION[name] * 2 * batch * heads * queries * keys * width
-    inside = sum(count_flops(inner) for inner in _inner_programs(params))
+    inside = sum(count_flops(inner) for inner in inner_programs(params))
     return inside * params["length"] if name == "scan" else inside
 
 
-def _inner_programs(params: dict[str, Any]) -> list[Jaxpr]:
+def inner_programs(params: dict[str, Any]) -> list[Jaxpr]:
+    """The programs inside an operation, from its parameters."""
     found = []
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):

@@ -92,6 +92,18 @@ def batch_shapes(
     }
 
 
+def step_shapes(
+    config: TrainConfig, networks: Networks, mesh: Mesh, size: Size
+) -> tuple[TrainState, Constants, dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+    """The shapes of all that `compiled_step` takes, for pictures of `size`, (height, width)."""
+    return (
+        state_shapes(config, networks, mesh),
+        constant_shapes(config, networks, mesh),
+        batch_shapes(config, networks, mesh, size),
+        jax.ShapeDtypeStruct((), np.uint32, sharding=replicated(mesh)),
+    )
+
+
 def _prompt_length(networks: Networks) -> int:
     return networks.text_encoder.config.max_position_embeddings
 

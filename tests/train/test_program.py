@@ -3,15 +3,14 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from instantid_jax.components import network
-from instantid_jax.sharding import replicated, training_mesh
+from instantid_jax.sharding import training_mesh
 from tests.train import small
 from train.config import ModelConfig, TrainConfig
 from train.data.config import DataConfig, DatasetShare
-from train.program import batch_shapes, compiled_step, constant_shapes, state_shapes
+from train.program import compiled_step, step_shapes
 from train.step import RematPolicy, StepConfig
 
 SIZE = (64, 64)
@@ -37,12 +36,8 @@ def temporary_bytes(remat: RematPolicy) -> int:
         small.networks(), unet=network("unet", UNET), controlnet=network("controlnet", UNET)
     )
     mesh = training_mesh((1, 1, 1), jax.devices()[:1])
-    lowered = compiled_step(config, networks, mesh).lower(
-        state_shapes(config, networks, mesh),
-        constant_shapes(config, networks, mesh),
-        batch_shapes(config, networks, mesh, SIZE),
-        jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh)),
-    )
+    shapes = step_shapes(config, networks, mesh, SIZE)
+    lowered = compiled_step(config, networks, mesh).lower(*shapes)
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 

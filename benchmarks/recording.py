@@ -1,0 +1,33 @@
+"""What a benchmark's result depends on beside the source, and the files results are kept in."""
+
+import json
+import os
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment(*packages: str) -> dict[str, Any]:
+    """Versions of packages, and how busy the machine is before anything is measured."""
+    return {
+        "versions": {name: version(name) for name in packages},
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 1),
+    }
+
+
+def command(module: str) -> str:
+    """The command line of this process."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def read(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+
+
+def write(path: Path, results: Any) -> None:
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
