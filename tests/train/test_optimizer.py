@@ -1,0 +1,101 @@
+"""The optimiser against torch's, its schedules against transformers', and the average."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import transformers
+
+from tests.parity.reference import relative_error
+from train.optimizer import OptimizerConfig, average, learning_rate, make_optimizer
+
+SHAPES = {"conv.kernel": (3, 3, 4, 5), "conv.bias": (5,), "norm.scale": (5,), "latents": (4, 8)}
+
+
+def drawn(seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {name: random.standard_normal(shape, np.float32) for name, shape in SHAPES.items()}
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_ten_steps_are_torchs(decay_all, clip_norm):
+    config = OptimizerConfig(
+        learning_rate=1e-2,
+        warmup_steps=0,
+        weight_decay=0.1,
+        decay_all=decay_all,
+        clip_norm=clip_norm,
+    )
+    theirs = {name: torch.tensor(v, requires_grad=True) for name, v in drawn(0).items()}
+    plain = [value for name, value in theirs.items() if name != "conv.kernel"]
+    groups = [
+        {"params": [theirs["conv.kernel"]]},
+        {"params": plain, "weight_decay": 0.1 if decay_all else 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1)
+    params = {name: jnp.asarray(value) for name, value in drawn(0).items()}
+    transform = make_optimizer(config, params)
+    opt_state = transform.init(params)
+    for step in range(1, 11):
+        gradients = drawn(step)
+        for name, value in theirs.items():
+            value.grad = torch.tensor(gradients[name])
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(theirs.values(), clip_norm)
+        adamw.step()
+        updates, opt_state = transform.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    for name, value in params.items():
+        assert relative_error(value, theirs[name].detach().numpy()) < 1e-6, name
+
+
+@pytest.mark.parametrize(
+    ("schedule", "named"),
+    [
+        ("constant", transformers.get_constant_schedule_with_warmup),
+        (
+            "cosine",
+            functools.partial(transformers.get_cosine_schedule_with_warmup, num_training_steps=50),
+        ),
+        (
+            "linear",
+            functools.partial(transformers.get_linear_schedule_with_warmup, num_training_steps=50),
+        ),
+    ],
+    ids=["constant", "cosine", "linear"],
+)
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_schedules_are_transformers(schedule, named, warmup):
+    config = OptimizerConfig(
+        learning_rate=3e-4, schedule=schedule, warmup_steps=warmup, decay_steps=50
+    )
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-4)
+    theirs, rates = named(optimizer, num_warmup_steps=warmup), []
+    for _ in range(60):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    ours = [float(learning_rate(config)(step)) for step in range(60)]
+    # transformers' cosine rises again after its end.
+    until = 50 if schedule == "cosine" else 60
+    np.testing.assert_allclose(ours[:until], rates[:until], rtol=1e-5, atol=1e-9)
+
+
+def test_parameters_at_rest_are_their_own_average():
+    params = {name: jnp.asarray(value) for name, value in drawn(0).items()}
+    ema = params
+    for _ in range(3):
+        ema = average(0.9999, ema, params)
+    for name in params:
+        np.testing.assert_array_equal(ema[name], params[name])
+
+
+def test_average_forgets_as_its_decay_says():
+    ema = {"a": jnp.ones(())}
+    for _ in range(1000):
+        ema = average(0.999, ema, {"a": jnp.zeros(())})
+    assert float(ema["a"]) == pytest.approx(0.999**1000, rel=1e-4)
