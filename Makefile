@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/instantid demo --output out/demo.png
 
+# Compiling is most of what these tests do, so LLVM's optimisations are left out; what is slow runs
+# with them, as users do.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+	JAX_DISABLE_MOST_OPTIMIZATIONS=true $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
