@@ -2,9 +2,9 @@
 
     python -m train configs/tpu_v5p_128.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-Mesh 4 (data) x 16 (fsdp), four pictures a chip. Its memory, of 95 GB a chip, is not known yet
-(benchmarks/README.md); without rematerialisation these would take 120 GB. The name counts
-TensorCores, of which a chip has two.
+Mesh 4 (data) x 16 (fsdp), four pictures a chip: 18.2 of its 95 GB by the compiled program's report
+(benchmarks/README.md); without rematerialisation these would take 120. The name counts TensorCores,
+of which a chip has two.
 """
 
 import dataclasses
