@@ -1,0 +1,42 @@
+"""Colours as RGB arrays in [0, 1], and as SVG writes them."""
+
+import colorsys
+
+import numpy as np
+
+Color = np.ndarray
+
+
+def rgb(text: str) -> Color:
+    """Of "#rrggbb"."""
+    return np.array([int(text[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+
+def text(color: Color) -> str:
+    """As "#rrggbb"."""
+    return "#" + "".join(f"{round(255 * float(c)):02x}" for c in np.clip(color, 0, 1))
+
+
+def mix(one: Color, other: Color, share: float) -> Color:
+    """`share` of the other."""
+    return (1 - share) * np.asarray(one) + share * np.asarray(other)
+
+
+def darker(color: Color, by: float) -> Color:
+    """Towards a warm black."""
+    return mix(color, np.array([0.10, 0.04, 0.06]), by)
+
+
+def lighter(color: Color, by: float) -> Color:
+    return mix(color, np.ones(3), by)
+
+
+def hsv(hue: float, saturation: float, value: float) -> Color:
+    return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value))
+
+
+def along(palette: list[str], place: float) -> Color:
+    """The colour at `place` in [0, 1] of a palette whose colours flow into one another."""
+    at = place * (len(palette) - 1)
+    low = min(int(at), len(palette) - 2)
+    return mix(rgb(palette[low]), rgb(palette[low + 1]), at - low)

@@ -1,0 +1,99 @@
+"""Drawn portraits: a person by traits, in a scene, with its keypoints and caption."""
+
+import dataclasses
+import io
+from xml.etree import ElementTree
+
+import numpy as np
+import resvg_py
+from PIL import Image
+
+from miniature.drawing import clothing, features, hair
+from miniature.drawing.backgrounds import background
+from miniature.drawing.head import Head
+from miniature.drawing.light import light
+from miniature.drawing.painting import paint
+from miniature.drawing.scene import Scene, random_scene
+from miniature.drawing.svg import Element, element, outline
+from miniature.drawing.traits import Traits, random_traits
+
+SIDE = 128
+# Of the styles that draw outlines.
+INKS = {"comic": "#17111a", "pencil": "#4b4750"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Portrait:
+    """A drawn picture of one person.
+
+    Attributes:
+      image: RGB.
+      kps: [5, 2] pixels of `image`: eyes, nose and corners of the mouth, left before right.
+      bbox: [4] pixels: left, top, right, bottom of the face.
+      caption: all that is not the person.
+      traits: the person.
+      scene: the rest.
+    """
+
+    image: Image.Image
+    kps: np.ndarray
+    bbox: np.ndarray
+    caption: str
+    traits: Traits
+    scene: Scene
+
+
+def draw_random(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Portrait:
+    """A person and a scene of this seed; size is (width, height) in pixels."""
+    of_person, of_scene = np.random.default_rng([0, seed]), np.random.default_rng([1, seed])
+    return draw(random_traits(of_person), random_scene(of_scene), size)
+
+
+def draw(traits: Traits, scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> Portrait:
+    """Draws a person in a scene; size is (width, height) in pixels."""
+    head = Head(traits, scene, *size)
+    png = resvg_py.svg_to_bytes(svg_string=svg(head), skip_system_fonts=True)
+    drawn = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.float32) / 255
+    pixels = paint(scene.style, drawn, np.random.default_rng([2, scene.variation]))
+    return Portrait(
+        image=Image.fromarray((255 * pixels).round().astype(np.uint8)),
+        kps=head.keypoints.astype(np.float32),
+        bbox=head.box().astype(np.float32),
+        caption=scene.caption,
+        traits=traits,
+        scene=scene,
+    )
+
+
+def svg(head: Head) -> str:
+    """The picture as a document."""
+    scene = head.scene
+    width, height = (int(side) for side in head.size)
+    person: list[Element] = [
+        *hair.behind(head),
+        *clothing.dressed(head),
+        *features.ears(head),
+        *features.face(head),
+        *features.marks(head),
+        *features.lines_of_age(head),
+        *hair.beard(head),
+        *features.nose(head),
+        *features.mouth(head),
+        *features.eyes(head),
+        *features.brows(head),
+        *hair.before(head),
+        *features.glasses(head),
+    ]
+    if scene.style in INKS:
+        outline(person, INKS[scene.style], 0.035 * head.scale)
+    document = element(
+        "svg",
+        background(scene, width, height),
+        *person,
+        *light(scene, width, height),
+        xmlns="http://www.w3.org/2000/svg",
+        width=width,
+        height=height,
+        viewBox=f"0 0 {width} {height}",
+    )
+    return ElementTree.tostring(document, encoding="unicode")
