@@ -1,0 +1,108 @@
+"""Faces as a recogniser sees them: drawn people, cropped at keypoints that are a little off."""
+
+import dataclasses
+import functools
+import multiprocessing
+import warnings
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import numpy as np
+from PIL import ImageFilter
+from tqdm import tqdm
+
+from instantid_jax.atomic import replacing_file
+from miniature.drawing.scene import random_scene
+from miniature.drawing.traits import Traits, random_traits
+from miniature.portraits import draw
+
+SIDE = 112
+CHUNK = 100
+
+
+class Crops(NamedTuple):
+    """Crops of people, and what they are.
+
+    Attributes:
+      pixels: uint8 [people, pictures, 112, 112, 3], RGB.
+      numbers: float32 [people, n], the traits that are numbers, in [0, 1].
+      kinds: int32 [people, k], the others, each a place among its choices.
+    """
+
+    pixels: np.ndarray
+    numbers: np.ndarray
+    kinds: np.ndarray
+
+
+NUMBERS = [field.name for field in dataclasses.fields(Traits) if field.type is float]
+KINDS = {
+    field.name: get_args(field.type)
+    for field in dataclasses.fields(Traits)
+    if field.type is not float and field.name != "mark_place"
+}
+
+
+def drawn_crops(folder: Path, people: int, pictures: int, seed: int, processes: int) -> Crops:
+    """Crops of people that no other seed has; drawn into `folder` where they are not there yet.
+
+    Args:
+      people: a multiple of 100.
+      pictures: of each.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {i: folder / f"crops-{i:05}.npz" for i in range(people // CHUNK)}
+    missing = [i for i, path in files.items() if not path.exists()]
+    make = functools.partial(_write_chunk, folder=folder, pictures=pictures, seed=seed)
+    # Forked processes would inherit JAX's threads.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for _ in tqdm(pool.imap_unordered(make, missing), total=len(missing), unit=" x 100 people"):
+            pass
+    pixels = np.empty((people, pictures, SIDE, SIDE, 3), np.uint8)
+    numbers, kinds = [], []
+    for i, path in files.items():
+        with np.load(path) as stored:
+            pixels[CHUNK * i : CHUNK * (i + 1)] = stored["pixels"]
+            numbers.append(stored["numbers"])
+            kinds.append(stored["kinds"])
+    return Crops(pixels, np.concatenate(numbers), np.concatenate(kinds))
+
+
+def _write_chunk(chunk: int, *, folder: Path, pictures: int, seed: int) -> None:
+    pixels = np.empty((CHUNK, pictures, SIDE, SIDE, 3), np.uint8)
+    people = []
+    for i in range(CHUNK):
+        person = CHUNK * chunk + i
+        traits = random_traits(np.random.default_rng([seed, person]))
+        people.append(traits)
+        for j in range(pictures):
+            pixels[i, j] = draw_crop(traits, np.random.default_rng([seed, person, j]))
+    numbers = [[getattr(t, name) for name in NUMBERS] + list(t.mark_place) for t in people]
+    kinds = [[KINDS[name].index(getattr(t, name)) for name in KINDS] for t in people]
+    with replacing_file(folder / f"crops-{chunk:05}.npz") as path, path.open("wb") as file:
+        np.savez(
+            file,
+            pixels=pixels,
+            numbers=np.array(numbers, np.float32),
+            kinds=np.array(kinds, np.int32),
+        )
+
+
+def draw_crop(traits: Traits, random: np.random.Generator) -> np.ndarray:
+    """One picture of a person as uint8 [112, 112, 3]: sometimes soft, as generated pictures are."""
+    portrait = draw(traits, random_scene(random))
+    picture = portrait.image
+    if random.random() < 0.4:
+        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.1)))
+    eyes_apart = np.linalg.norm(portrait.kps[1] - portrait.kps[0])
+    kps = portrait.kps + random.normal(0, 0.04 * eyes_apart, (5, 2))
+    return aligned(np.asarray(picture), kps)
+
+
+def aligned(pixels: np.ndarray, kps: np.ndarray) -> np.ndarray:
+    """The crop that insightface gives its recognisers: uint8 [112, 112, 3]."""
+    from insightface.utils import face_align
+
+    with warnings.catch_warnings():
+        # insightface 2.1 calls a method that scikit-image 0.26 deprecates, once a face.
+        warnings.filterwarnings("ignore", "`estimate` is deprecated", FutureWarning)
+        return face_align.norm_crop(pixels, kps.astype(np.float32), SIDE)

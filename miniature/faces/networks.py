@@ -1,0 +1,92 @@
+"""Networks small enough to ship: the face pack's, and those that judge it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from instantid_jax.models.layers import conv1x1, conv3x3, group_norm, linear
+
+GROUPS = 8
+EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class RecogniserConfig:
+    """Channels at 28, 14 and 7 cells a side, and how many blocks follow each halving."""
+
+    stem: int = 24
+    channels: tuple[int, ...] = (48, 96, 160)
+    blocks: tuple[int, ...] = (1, 2, 2)
+    last: int = 32
+    embedding: int = 512
+
+
+class Recogniser(nnx.Module):
+    """A crop to an identity: a residual network that keeps the places of a face apart."""
+
+    def __init__(self, config: RecogniserConfig, *, rngs: nnx.Rngs):
+        self.conv_in = conv3x3(3, config.stem, stride=2, rngs=rngs)
+        self.stages = nnx.List([])
+        before = config.stem
+        for channels, count in zip(config.channels, config.blocks, strict=True):
+            self.stages.append(DownStage(before, channels, count, rngs=rngs))
+            before = channels
+        self.norm_out = group_norm(before, GROUPS, eps=EPSILON, rngs=rngs)
+        self.conv_out = conv1x1(before, config.last, rngs=rngs)
+        self.embedding = linear(config.last * 7 * 7, config.embedding, rngs=rngs)
+
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        """[B, 112, 112, 3] in [-1, 1] to [B, 512], not normalised."""
+        x = jax.nn.relu(self.conv_in(pixels))
+        for stage in self.stages:
+            x = stage(x)
+        x = self.conv_out(jax.nn.relu(self.norm_out(x)))
+        return self.embedding(x.reshape(len(x), -1))
+
+
+class DownStage(nnx.Module):
+    """Halves the map, then refines it."""
+
+    def __init__(self, channels_in: int, channels: int, blocks: int, *, rngs: nnx.Rngs):
+        self.down = conv3x3(channels_in, channels, stride=2, rngs=rngs)
+        self.blocks = nnx.List([ResidualBlock(channels, rngs=rngs) for _ in range(blocks)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.down(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class ResidualBlock(nnx.Module):
+    """Two convolutions, each after norm and activation (He et al. 2016)."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.norm1 = group_norm(channels, GROUPS, eps=EPSILON, rngs=rngs)
+        self.conv1 = conv3x3(channels, channels, rngs=rngs)
+        self.norm2 = group_norm(channels, GROUPS, eps=EPSILON, rngs=rngs)
+        self.conv2 = conv3x3(channels, channels, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.conv1(jax.nn.relu(self.norm1(x)))
+        return x + self.conv2(jax.nn.relu(self.norm2(h)))
+
+
+class TraitHeads(nnx.Module):
+    """What a person looks like, read off an embedding; used in training alone."""
+
+    def __init__(self, config: tuple[int, int, int], *, rngs: nnx.Rngs):
+        """config: sizes of the embedding, of the numbers, and of all kinds' choices together."""
+        embedding, numbers, choices = config
+        self.numbers = linear(embedding, numbers, rngs=rngs)
+        self.choices = linear(embedding, choices, rngs=rngs)
+
+    def __call__(self, embedding: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.numbers(embedding), self.choices(embedding)
+
+
+def normalised(x: jax.Array) -> jax.Array:
+    """To length one along the last axis."""
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)

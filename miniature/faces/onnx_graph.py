@@ -1,0 +1,92 @@
+"""Building ONNX graphs of our layers, in the versions and with the names that insightface takes."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+# onnx writes newer versions than onnxruntime reads, unless told.
+IR_VERSION, OPSET = 10, 17
+
+
+class Graph:
+    """Nodes and constants of a graph on NCHW maps; every node has one output, named as it is.
+
+    Weights are stored in float16 and computed with in float32. Nodes are not named after their
+    operations, by which insightface guesses what range of pixels a recogniser wants.
+    """
+
+    def __init__(self, params: Mapping[str, np.ndarray]):
+        """params: float32, flat, kernels HWIO and [in, out]."""
+        self._params = params
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+
+    def node(self, op: str, *inputs: str, name: str | None = None, **attributes: object) -> str:
+        name = name or f"n{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, values: object, dtype: type = np.float32) -> str:
+        name = f"c{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def conv(self, x: str, name: str, *, stride: int = 1) -> str:
+        """A convolution that pads by half its kernel."""
+        kernel = self._params[f"{name}.kernel"].transpose(3, 2, 0, 1)
+        return self.node(
+            "Conv",
+            x,
+            self._weight(kernel),
+            self._weight(self._params[f"{name}.bias"]),
+            strides=[stride] * 2,
+            pads=[kernel.shape[-1] // 2] * 4,
+        )
+
+    def linear(self, x: str, name: str) -> str:
+        kernel, bias = self._params[f"{name}.kernel"], self._params[f"{name}.bias"]
+        return self.node("Gemm", x, self._weight(kernel), self._weight(bias))
+
+    def group_norm(self, x: str, name: str, groups: int, eps: float) -> str:
+        shape = self.node("Shape", x)
+        grouped = self.node("Reshape", x, self.constant([0, groups, -1], np.int64))
+        ones, zeros = self.constant(np.ones(groups)), self.constant(np.zeros(groups))
+        normed = self.node("InstanceNormalization", grouped, ones, zeros, epsilon=eps)
+        normed = self.node("Reshape", normed, shape)
+        scale, bias = (
+            self._weight(self._params[f"{name}.{part}"].reshape(-1, 1, 1))
+            for part in ("scale", "bias")
+        )
+        return self.node("Add", self.node("Mul", normed, scale), bias)
+
+    def relu(self, x: str) -> str:
+        return self.node("Relu", x)
+
+    def residual_block(self, x: str, name: str, groups: int, eps: float) -> str:
+        """`networks.ResidualBlock`."""
+        h = x
+        for i in (1, 2):
+            h = self.relu(self.group_norm(h, f"{name}.norm{i}", groups, eps))
+            h = self.conv(h, f"{name}.conv{i}")
+        return self.node("Add", x, h)
+
+    def model(self, inputs: dict[str, list], outputs: dict[str, list]) -> onnx.ModelProto:
+        """The checked model, given names and shapes, whose sides may be symbols."""
+        declared = (
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in shapes.items()
+            ]
+            for shapes in (inputs, outputs)
+        )
+        graph = helper.make_graph(self._nodes, "miniature", *declared, self._constants)
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opset)
+        onnx.checker.check_model(model)
+        return model
+
+    def _weight(self, values: np.ndarray) -> str:
+        stored = self.constant(values, np.float16)
+        return self.node("Cast", stored, to=TensorProto.FLOAT)

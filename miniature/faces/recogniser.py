@@ -1,0 +1,87 @@
+"""`python -m miniature.faces.recogniser --workdir DIR`: trains the face pack's recogniser."""
+
+import dataclasses
+import json
+import logging
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import onnx
+import tyro
+
+from instantid_jax.atomic import replacing_file
+from instantid_jax.params import Network
+from miniature.faces import export, recognition
+from miniature.faces.crops import drawn_crops
+from miniature.faces.identification import identification
+from miniature.faces.networks import Recogniser, RecogniserConfig
+from miniature.stage import Stage, train
+
+# Of the people it learns from, and of those it is measured on; nothing else draws them.
+SEED, HELD_OUT_SEED = 101, 102
+STAGE = Stage(steps=3000, learning_rate=2e-3, weight_decay=0.05)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is trained, on what.
+
+    Attributes:
+      workdir: the run's folder; a second call goes on. `recogniser.onnx` comes to lie in it.
+      people: so many are drawn, a multiple of 100; `pictures` of each.
+      batch: people in a batch, two pictures of each.
+      held_out: people to measure it on, a multiple of 100.
+      processes: that draw.
+    """
+
+    workdir: Path
+    people: int = 8000
+    pictures: int = 6
+    batch: int = 96
+    held_out: int = 1000
+    processes: int = 2
+    stage: Stage = STAGE
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    options = tyro.cli(Options, description=__doc__)
+    crops = drawn_crops(
+        options.workdir / "crops", options.people, options.pictures, SEED, options.processes
+    )
+    config = RecogniserConfig()
+    network = Network(Recogniser, config)
+    traits = recognition.heads(config.embedding, crops)
+    trained = train(
+        options.stage,
+        options.workdir,
+        recognition.make_init(network, traits),
+        recognition.make_loss(network, traits),
+        recognition.make_batches(crops, options.batch, options.stage.seed),
+    )
+    params = recognition.part(trained, recognition.NETWORK)
+    held_out = drawn_crops(
+        options.workdir / "held-out", options.held_out, 2, HELD_OUT_SEED, options.processes
+    )
+    embeddings = [_embed(network, params, held_out.pixels[:, i]) for i in (0, 1)]
+    # Numbers of about one are what the Resampler's first layer is drawn for.
+    length = float(np.linalg.norm(embeddings[0], axis=1).mean())
+    for name in ("embedding.kernel", "embedding.bias"):
+        params[name] = params[name] * (math.sqrt(config.embedding) / length)
+    with replacing_file(options.workdir / "recogniser.onnx") as path:
+        onnx.save(export.recogniser(config, params), path)
+    print(json.dumps({"people": options.held_out} | identification(*embeddings)))
+
+
+def _embed(network: Network, params: dict, pixels: np.ndarray) -> np.ndarray:
+    """uint8 [N, 112, 112, 3] to embeddings."""
+    embed = jax.jit(lambda params, x: network.bind(params)(x))
+    batches = np.split(pixels, range(100, len(pixels), 100))
+    return np.concatenate([embed(params, x.astype(np.float32) / 127.5 - 1) for x in batches])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The exported networks compute what ours do, and insightface takes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from instantid_jax.params import Network
+from miniature.faces import export
+from miniature.faces.networks import Recogniser, RecogniserConfig
+from tests.parity.reference import relative_error
+
+SMALL = RecogniserConfig(stem=8, channels=(16, 24, 32), blocks=(1, 0, 2), last=8)
+
+
+@pytest.fixture(scope="module")
+def recogniser():
+    """A network whose weights are exact in float16, and its exported model."""
+    network = Network(Recogniser, SMALL)
+    random = np.random.default_rng(0)
+    params = {}
+    for name, value in network.shapes.items():
+        fan_in = np.prod(value.shape[:-1]) if name.endswith("kernel") else 100
+        drawn = random.standard_normal(value.shape) / np.sqrt(fan_in) + name.endswith("scale")
+        params[name] = drawn.astype(np.float16).astype(np.float32)
+    return network, params, export.recogniser(SMALL, params)
+
+
+def test_recogniser_computes_what_ours_does(recogniser):
+    network, params, model = recogniser
+    pixels = np.random.default_rng(1).uniform(-1, 1, (3, 112, 112, 3)).astype(np.float32)
+    wanted = jax.jit(lambda p, x: network.bind(p)(x))(jax.tree.map(jnp.asarray, params), pixels)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (found,) = session.run(None, {"crop": pixels.transpose(0, 3, 1, 2)})
+    assert relative_error(found, wanted) < 1e-5
+
+
+def test_insightface_takes_it_for_a_recogniser_of_plus_and_minus_one(recogniser, tmp_path):
+    from insightface import model_zoo
+
+    _, _, model = recogniser
+    onnx.save(model, tmp_path / "recogniser.onnx")
+    loaded = model_zoo.get_model(str(tmp_path / "recogniser.onnx"))
+    assert loaded.taskname == "recognition"
+    assert (loaded.input_mean, loaded.input_std) == (127.5, 127.5)
+    crop = np.random.default_rng(2).integers(0, 256, (112, 112, 3)).astype(np.uint8)
+    assert loaded.get_feat(crop).shape == (1, 512)

@@ -1,0 +1,13 @@
+import numpy as np
+import pytest
+
+from miniature.faces.identification import identification
+
+
+def test_of_embeddings_that_are_known():
+    references = np.eye(4) * [[1], [2], [3], [4]]
+    probes = np.eye(4)
+    assert identification(references, probes) == {"rank1": 1, "similarity": 1, "margin": 1}
+    swapped = identification(references, probes[[1, 0, 2, 3]])
+    assert swapped["rank1"] == swapped["similarity"] == 0.5
+    assert swapped["margin"] == pytest.approx(0.5 - 2 / 12)

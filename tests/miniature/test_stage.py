@@ -1,0 +1,74 @@
+"""The miniature's training loop: it learns, and goes on to the bit where it ended."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instantid_jax.errors import InputError
+from instantid_jax.runs.folder import RunFolder
+from miniature.stage import Stage, train
+
+STAGE = Stage(steps=60, learning_rate=0.2, warmup_steps=2, ema_decay=0.5, save_every=10)
+WANTED = np.linspace(-1, 1, 8).astype(np.float32)
+
+
+def batch_at(step):
+    x = np.random.default_rng([1, step]).standard_normal((16, 8)).astype(np.float32)
+    return {"x": x, "y": x @ WANTED}
+
+
+def init(key):
+    return {"kernel": jnp.zeros(8)}
+
+
+def loss(params, batch, key):
+    error = batch["x"] @ params["kernel"] - batch["y"]
+    return jnp.mean(jnp.square(error)), {"worst": jnp.abs(error).max()}
+
+
+def lines(folder):
+    return [json.loads(line) for line in RunFolder(folder).metrics.read_text().splitlines()]
+
+
+def test_it_learns_and_records(tmp_path):
+    params = train(STAGE, tmp_path, init, loss, batch_at)
+    np.testing.assert_allclose(params["kernel"], WANTED, atol=0.05)
+    told = lines(tmp_path)
+    assert [line["step"] for line in told] == [10, 20, 30, 40, 50, 60]
+    assert told[-1]["loss"] < 0.01 * told[0]["loss"]
+    assert {"worst", "grad_norm", "learning_rate"} <= told[0].keys()
+
+
+def test_ended_early_it_goes_on_to_the_same_bits(tmp_path):
+    def ends(step):
+        if step == 25:
+            raise KeyboardInterrupt
+        return batch_at(step)
+
+    straight = train(STAGE, tmp_path / "a", init, loss, batch_at)
+    with pytest.raises(KeyboardInterrupt):
+        train(STAGE, tmp_path / "b", init, loss, ends)
+    assert RunFolder(tmp_path / "b").steps() == [20]
+    resumed = train(STAGE, tmp_path / "b", init, loss, batch_at)
+    assert resumed["kernel"].tobytes() == straight["kernel"].tobytes()
+    for one, other in zip(lines(tmp_path / "a"), lines(tmp_path / "b"), strict=True):
+        assert one | {"seconds_a_step": 0} == other | {"seconds_a_step": 0}
+
+
+def test_another_stage_is_refused(tmp_path):
+    train(STAGE, tmp_path, init, loss, batch_at)
+    with pytest.raises(InputError, match="stage"):
+        train(dataclasses.replace(STAGE, steps=61), tmp_path, init, loss, batch_at)
+
+
+def test_a_loss_that_is_not_finite_ends_it(tmp_path):
+    def broken(params, batch, key):
+        value, metrics = loss(params, batch, key)
+        return value * jnp.nan, metrics
+
+    with pytest.raises(FloatingPointError, match="step 10"):
+        train(STAGE, tmp_path, init, broken, batch_at)
+    assert RunFolder(tmp_path).steps() == []
