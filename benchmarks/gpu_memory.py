@@ -54,6 +54,7 @@ SETTINGS = (
     Setting(pictures=4, micro_batches=2),
     Setting(pictures=8, micro_batches=2),
     Setting(pictures=4, micro_batches=2, remat="none"),
+    Setting(pictures=12, ema=True),
 )
 
 

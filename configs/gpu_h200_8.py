@@ -2,8 +2,8 @@
 
     python -m train configs/gpu_h200_8.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-Mesh 1 (data) x 8 (fsdp), twelve pictures a GPU in three micro-batches: the paper's batch of 96.
-Its memory, of 141 GB a GPU, is not known yet (benchmarks/README.md).
+Mesh 1 (data) x 8 (fsdp), twelve pictures a GPU: the paper's batch of 96. Memory: 40 of 141 GB a
+GPU, counted (benchmarks/README.md).
 """
 
 import dataclasses
@@ -13,9 +13,4 @@ from train.config import MeshConfig, TrainConfig
 
 
 def get_config() -> TrainConfig:
-    config = paper()
-    return dataclasses.replace(
-        config,
-        mesh=MeshConfig(data=1, fsdp=8),
-        step=dataclasses.replace(config.step, micro_batches=3),
-    )
+    return dataclasses.replace(paper(), mesh=MeshConfig(data=1, fsdp=8))
