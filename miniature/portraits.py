@@ -52,11 +52,8 @@ def draw_random(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Portrait:
 def draw(traits: Traits, scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> Portrait:
     """Draws a person in a scene; size is (width, height) in pixels."""
     head = Head(traits, scene, *size)
-    png = resvg_py.svg_to_bytes(svg_string=svg(head), skip_system_fonts=True)
-    drawn = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.float32) / 255
-    pixels = paint(scene.style, drawn, np.random.default_rng([2, scene.variation]))
     return Portrait(
-        image=Image.fromarray((255 * pixels).round().astype(np.uint8)),
+        image=_painted(_person(head), scene, size),
         kps=head.keypoints.astype(np.float32),
         bbox=head.box().astype(np.float32),
         caption=scene.caption,
@@ -65,11 +62,13 @@ def draw(traits: Traits, scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> 
     )
 
 
-def svg(head: Head) -> str:
-    """The picture as a document."""
-    scene = head.scene
-    width, height = (int(side) for side in head.size)
-    person: list[Element] = [
+def draw_deserted(scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+    """The scene without anyone in it."""
+    return _painted([], scene, size)
+
+
+def _person(head: Head) -> list[Element]:
+    person = [
         *hair.behind(head),
         *clothing.dressed(head),
         *features.ears(head),
@@ -84,8 +83,13 @@ def svg(head: Head) -> str:
         *hair.before(head),
         *features.glasses(head),
     ]
-    if scene.style in INKS:
-        outline(person, INKS[scene.style], 0.035 * head.scale)
+    if head.scene.style in INKS:
+        outline(person, INKS[head.scene.style], 0.035 * head.scale)
+    return person
+
+
+def _painted(person: list[Element], scene: Scene, size: tuple[int, int]) -> Image.Image:
+    width, height = size
     document = element(
         "svg",
         background(scene, width, height),
@@ -96,4 +100,8 @@ def svg(head: Head) -> str:
         height=height,
         viewBox=f"0 0 {width} {height}",
     )
-    return ElementTree.tostring(document, encoding="unicode")
+    text = ElementTree.tostring(document, encoding="unicode")
+    png = resvg_py.svg_to_bytes(svg_string=text, skip_system_fonts=True)
+    drawn = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.float32) / 255
+    pixels = paint(scene.style, drawn, np.random.default_rng([2, scene.variation]))
+    return Image.fromarray((255 * pixels).round().astype(np.uint8))

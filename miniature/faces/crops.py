@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-import multiprocessing
 import warnings
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
 from PIL import ImageFilter
-from tqdm import tqdm
 
-from instantid_jax.atomic import replacing_file
+from miniature.chunks import drawn_in_chunks
 from miniature.drawing.scene import random_scene
 from miniature.drawing.traits import Traits, random_traits
 from miniature.portraits import draw
@@ -49,25 +47,11 @@ def drawn_crops(folder: Path, people: int, pictures: int, seed: int, processes: 
       people: a multiple of 100.
       pictures: of each.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {i: folder / f"crops-{i:05}.npz" for i in range(people // CHUNK)}
-    missing = [i for i, path in files.items() if not path.exists()]
-    make = functools.partial(_write_chunk, folder=folder, pictures=pictures, seed=seed)
-    # Forked processes would inherit JAX's threads.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for _ in tqdm(pool.imap_unordered(make, missing), total=len(missing), unit=" x 100 people"):
-            pass
-    pixels = np.empty((people, pictures, SIDE, SIDE, 3), np.uint8)
-    numbers, kinds = [], []
-    for i, path in files.items():
-        with np.load(path) as stored:
-            pixels[CHUNK * i : CHUNK * (i + 1)] = stored["pixels"]
-            numbers.append(stored["numbers"])
-            kinds.append(stored["kinds"])
-    return Crops(pixels, np.concatenate(numbers), np.concatenate(kinds))
+    draw_chunk = functools.partial(_draw_chunk, pictures=pictures, seed=seed)
+    return Crops(**drawn_in_chunks(folder, draw_chunk, people // CHUNK, processes))
 
 
-def _write_chunk(chunk: int, *, folder: Path, pictures: int, seed: int) -> None:
+def _draw_chunk(chunk: int, *, pictures: int, seed: int) -> dict[str, np.ndarray]:
     pixels = np.empty((CHUNK, pictures, SIDE, SIDE, 3), np.uint8)
     people = []
     for i in range(CHUNK):
@@ -78,13 +62,11 @@ def _write_chunk(chunk: int, *, folder: Path, pictures: int, seed: int) -> None:
             pixels[i, j] = draw_crop(traits, np.random.default_rng([seed, person, j]))
     numbers = [[getattr(t, name) for name in NUMBERS] + list(t.mark_place) for t in people]
     kinds = [[KINDS[name].index(getattr(t, name)) for name in KINDS] for t in people]
-    with replacing_file(folder / f"crops-{chunk:05}.npz") as path, path.open("wb") as file:
-        np.savez(
-            file,
-            pixels=pixels,
-            numbers=np.array(numbers, np.float32),
-            kinds=np.array(kinds, np.int32),
-        )
+    return {
+        "pixels": pixels,
+        "numbers": np.array(numbers, np.float32),
+        "kinds": np.array(kinds, np.int32),
+    }
 
 
 def draw_crop(traits: Traits, random: np.random.Generator) -> np.ndarray:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instantid_jax.models.layers import conv1x1, conv3x3, group_norm, linear
+from instantid_jax.models.layers import conv1x1, conv3x3, group_norm, linear, upsample_nearest
 
 GROUPS = 8
 EPSILON = 1e-5
+# Of a detector: cells of these strides, so many anchors a cell; it sees a quarter of each side.
+STRIDES, ANCHORS, POOL = (8, 16, 32), 2, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,71 @@ class ResidualBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         h = self.conv1(jax.nn.relu(self.norm1(x)))
         return x + self.conv2(jax.nn.relu(self.norm2(h)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+    """Channels of cells of each stride, how many blocks, and the channels in common."""
+
+    channels: tuple[int, ...] = (16, 32, 64)
+    blocks: tuple[int, ...] = (1, 1, 3)
+    common: int = 32
+
+
+class Detector(nnx.Module):
+    """A picture to faces: features of three sizes of cells, coarse ones added to finer ones."""
+
+    def __init__(self, config: DetectorConfig, *, rngs: nnx.Rngs):
+        self.stages = nnx.List([])
+        before = 3
+        for channels, count in zip(config.channels, config.blocks, strict=True):
+            self.stages.append(DownStage(before, channels, count, rngs=rngs))
+            before = channels
+        self.lateral = nnx.List([conv1x1(c, config.common, rngs=rngs) for c in config.channels])
+        self.heads = nnx.List([DetectorHead(config.common, rngs=rngs) for _ in STRIDES])
+
+    def __call__(self, pixels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """[B, H, W, 3], (RGB - 127.5) / 128, of sides that 32 divides.
+
+        Returns:
+          Logits [B, N], boxes [B, N, 4] (left, top, right, bottom) and keypoints [B, N, 10] of N
+          anchors: stride 8, 16, 32, each row by row, two a cell; in strides from the cell's corner.
+        """
+        return self.pooled(nnx.avg_pool(pixels, (POOL, POOL), (POOL, POOL)))
+
+    def pooled(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """As above, of pictures shrunk by `POOL`."""
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        found, above = [], None
+        for i in reversed(range(len(maps))):
+            x = self.lateral[i](maps[i])
+            if above is not None:
+                x = x + upsample_nearest(above, x.shape[1:3])
+            above = x
+            found.insert(0, self.heads[i](x))
+        return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+
+
+class DetectorHead(nnx.Module):
+    """What the cells of one stride find."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.conv = conv3x3(channels, channels, rngs=rngs)
+        self.score = conv1x1(channels, ANCHORS, rngs=rngs)
+        self.box = conv1x1(channels, 4 * ANCHORS, rngs=rngs)
+        self.kps = conv1x1(channels, 10 * ANCHORS, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x = jax.nn.relu(self.conv(x))
+        score, box, kps = self.score(x), self.box(x), self.kps(x)
+        return (
+            score.reshape(len(x), -1),
+            box.reshape(len(x), -1, 4),
+            kps.reshape(len(x), -1, 10),
+        )
 
 
 class TraitHeads(nnx.Module):

@@ -64,6 +64,18 @@ class Graph:
     def relu(self, x: str) -> str:
         return self.node("Relu", x)
 
+    def upsample_twice(self, x: str) -> str:
+        scales = self.constant([1, 1, 2, 2])
+        return self.node(
+            "Resize",
+            x,
+            "",
+            scales,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+
     def residual_block(self, x: str, name: str, groups: int, eps: float) -> str:
         """`networks.ResidualBlock`."""
         h = x

@@ -17,7 +17,7 @@ from miniature.drawing.scene import (
     random_scene,
 )
 from miniature.drawing.traits import Beard, Glasses, Hair, Marks, Nose, random_traits
-from miniature.portraits import draw, draw_random
+from miniature.portraits import draw, draw_deserted, draw_random
 
 
 def person(seed=0, **changes):
@@ -158,3 +158,12 @@ def test_a_style_leaves_the_face_in_its_place(style):
     shifts = list(itertools.product(range(-6, 7, 2), repeat=2))
     best = max(shifts, key=overlap)
     assert max(map(abs, best)) <= 2
+
+
+def test_a_deserted_scene_is_the_portrait_without_its_person():
+    portrait = draw_random(12)
+    deserted = np.asarray(draw_deserted(portrait.scene), float)
+    differs = np.abs(np.asarray(portrait.image, float) - deserted).sum(-1) > 0
+    left, top, right, bottom = portrait.bbox.astype(int)
+    assert differs[top:bottom, left:right].mean() > 0.5
+    assert not differs[:5].any() and not differs[:40, :5].any()

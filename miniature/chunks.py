@@ -1,0 +1,45 @@
+"""Examples drawn by several processes into files, once."""
+
+import functools
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from instantid_jax.atomic import replacing_file
+
+Arrays = dict[str, np.ndarray]
+
+
+def drawn_in_chunks(
+    folder: Path, draw: Callable[[int], Arrays], count: int, processes: int
+) -> Arrays:
+    """Arrays of all chunks in turn, along their first axis; drawn where their file is missing.
+
+    Args:
+      draw: makes the arrays of chunk `i`, the same of equal shapes for each; must be picklable.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{i:05}.npz" for i in range(count)]
+    missing = [i for i, path in enumerate(files) if not path.exists()]
+    write = functools.partial(_write, draw=draw, files=files)
+    # Forked processes would inherit JAX's threads.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for _ in tqdm(pool.imap_unordered(write, missing), total=len(missing), unit="chunk"):
+            pass
+    whole: Arrays = {}
+    for i, path in enumerate(files):
+        with np.load(path) as stored:
+            for name, values in stored.items():
+                if i == 0:
+                    shape = (count * len(values), *values.shape[1:])
+                    whole[name] = np.empty(shape, values.dtype)
+                whole[name][i * len(values) : (i + 1) * len(values)] = values
+    return whole
+
+
+def _write(chunk: int, *, draw: Callable[[int], Arrays], files: list[Path]) -> None:
+    with replacing_file(files[chunk]) as path, path.open("wb") as file:
+        np.savez(file, **draw(chunk))

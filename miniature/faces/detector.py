@@ -1,0 +1,60 @@
+"""`python -m miniature.faces.detector --workdir DIR`: trains the face pack's detector."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import onnx
+import tyro
+
+from instantid_jax.atomic import replacing_file
+from instantid_jax.params import Network
+from miniature.faces import detection, export
+from miniature.faces.networks import Detector, DetectorConfig
+from miniature.stage import Stage, train
+
+# Of the pictures it learns from; nothing else draws them.
+SEED = 103
+STAGE = Stage(steps=4000, learning_rate=2e-3, weight_decay=0.02)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is trained, on what.
+
+    Attributes:
+      workdir: the run's folder; a second call goes on. `detector.onnx` comes to lie in it.
+      pictures: so many are drawn, a multiple of 100.
+      batch: pictures in a batch.
+      processes: that draw.
+    """
+
+    workdir: Path
+    pictures: int = 6000
+    batch: int = 16
+    processes: int = 2
+    stage: Stage = STAGE
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    options = tyro.cli(Options, description=__doc__)
+    drawn = detection.drawn_examples(
+        options.workdir / "drawn", options.pictures, SEED, options.processes
+    )
+    config = DetectorConfig()
+    network = Network(Detector, config)
+    params = train(
+        options.stage,
+        options.workdir,
+        network.init,
+        detection.make_loss(network),
+        detection.make_batches(drawn, options.batch, options.stage.seed),
+    )
+    with replacing_file(options.workdir / "detector.onnx") as path:
+        onnx.save(export.detector(config, params), path)
+
+
+if __name__ == "__main__":
+    main()
