@@ -132,12 +132,7 @@ class FaceAnalyzer:
         )
 
     def _embed(self, pixels: np.ndarray, box: np.ndarray, kps: np.ndarray) -> Face:
-        from insightface.utils import face_align
-
-        with warnings.catch_warnings():
-            # insightface 2.1 calls a method that scikit-image 0.26 deprecates, once a face.
-            warnings.filterwarnings("ignore", "`estimate` is deprecated", FutureWarning)
-            crop = face_align.norm_crop(pixels, kps, self._recogniser.input_size[0])
+        crop = aligned_crop(pixels, kps, self._recogniser.input_size[0])
         return Face(
             embedding=self._recogniser.get_feat(crop).ravel(),
             kps=kps,
@@ -145,6 +140,22 @@ class FaceAnalyzer:
             bbox=box[:4],
             det_score=box[4],
         )
+
+
+def aligned_crop(pixels: np.ndarray, kps: np.ndarray, side: int) -> np.ndarray:
+    """What a recogniser sees of a face: [side, side, 3], eyes, nose and mouth in their places.
+
+    Args:
+      pixels: uint8 [H, W, 3], whose order of channels stays.
+      kps: [5, 2] pixels.
+      side: 112 or another multiple of 112 or 128, in pixels.
+    """
+    from insightface.utils import face_align
+
+    with warnings.catch_warnings():
+        # insightface 2.1 calls a method that scikit-image 0.26 deprecates, once a face.
+        warnings.filterwarnings("ignore", "`estimate` is deprecated", FutureWarning)
+        return face_align.norm_crop(pixels, np.asarray(kps, np.float32), side)
 
 
 def _load_models(folder: Path, providers: list[str]):

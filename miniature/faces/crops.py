@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import warnings
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
 from PIL import ImageFilter
 
+from instantid_jax.face.analysis import aligned_crop
 from miniature.chunks import drawn_in_chunks
 from miniature.drawing.scene import random_scene
 from miniature.drawing.traits import Traits, random_traits
@@ -77,14 +77,4 @@ def draw_crop(traits: Traits, random: np.random.Generator) -> np.ndarray:
         picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.1)))
     eyes_apart = np.linalg.norm(portrait.kps[1] - portrait.kps[0])
     kps = portrait.kps + random.normal(0, 0.04 * eyes_apart, (5, 2))
-    return aligned(np.asarray(picture), kps)
-
-
-def aligned(pixels: np.ndarray, kps: np.ndarray) -> np.ndarray:
-    """The crop that insightface gives its recognisers: uint8 [112, 112, 3]."""
-    from insightface.utils import face_align
-
-    with warnings.catch_warnings():
-        # insightface 2.1 calls a method that scikit-image 0.26 deprecates, once a face.
-        warnings.filterwarnings("ignore", "`estimate` is deprecated", FutureWarning)
-        return face_align.norm_crop(pixels, kps.astype(np.float32), SIDE)
+    return aligned_crop(np.asarray(picture), kps, SIDE)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from instantid_jax.face.analysis import aligned_crop
 from miniature.drawing.traits import random_traits
-from miniature.faces.crops import KINDS, NUMBERS, aligned, draw_crop, drawn_crops
+from miniature.faces.crops import KINDS, NUMBERS, draw_crop, drawn_crops
 from miniature.portraits import draw_random
 
 # Where insightface puts eyes, nose and corners of the mouth in 112 x 112.
@@ -25,7 +26,7 @@ def test_eyes_lie_where_insightface_puts_them():
     marked = plain.copy()
     for x, y in portrait.kps[:2].round().astype(int):
         marked[y - 1 : y + 2, x - 1 : x + 2] ^= 255
-    crops = (aligned(pixels, portrait.kps).astype(int) for pixels in (plain, marked))
+    crops = (aligned_crop(pixels, portrait.kps, 112).astype(int) for pixels in (plain, marked))
     changed = np.argwhere(np.abs(np.subtract(*crops)).sum(-1) > 60)
     assert len(changed) > 8
     distance = np.linalg.norm(changed[:, None, ::-1] - TEMPLATE[:2], axis=-1)
