@@ -10,7 +10,9 @@ from miniature.faces.networks import (
     GROUPS,
     POOL,
     STRIDES,
+    TOKENS,
     DetectorConfig,
+    JudgeConfig,
     RecogniserConfig,
 )
 from miniature.faces.onnx_graph import Graph
@@ -26,6 +28,26 @@ def recogniser(config: RecogniserConfig, params: Mapping[str, np.ndarray]) -> on
     x = graph.node("Transpose", graph.conv(x, "conv_out"), perm=[0, 2, 3, 1])
     x = graph.linear(graph.node("Flatten", x), "embedding")
     graph.node("Identity", x, name="identity")
+    return graph.model({"crop": ["batch", 3, 112, 112]}, {"identity": ["batch", config.embedding]})
+
+
+def judge(config: JudgeConfig, params: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """As `recogniser`."""
+    graph = Graph(params)
+    x = graph.relu(graph.conv("crop", "conv_in", stride=2))
+    x = graph.conv(x, "patches", stride=4, padding=0)
+    x = graph.node("Reshape", x, graph.constant([0, 0, TOKENS], np.int64))
+    x = graph.node("Transpose", x, perm=[0, 2, 1])
+    for i in range(config.depth):
+        name = f"blocks.{i}"
+        h = graph.node("Transpose", graph.layer_norm(x, f"{name}.norm1", EPSILON), perm=[0, 2, 1])
+        h = graph.linear(graph.relu(graph.linear(h, f"{name}.tokens_in")), f"{name}.tokens_out")
+        x = graph.node("Add", x, graph.node("Transpose", h, perm=[0, 2, 1]))
+        h = graph.linear(graph.layer_norm(x, f"{name}.norm2", EPSILON), f"{name}.features_in")
+        x = graph.node("Add", x, graph.linear(graph.relu(h), f"{name}.features_out"))
+    x = graph.layer_norm(x, "norm_out", EPSILON)
+    x = graph.node("ReduceMean", x, axes=[1], keepdims=0)
+    graph.node("Identity", graph.linear(x, "embedding"), name="identity")
     return graph.model({"crop": ["batch", 3, 112, 112]}, {"identity": ["batch", config.embedding]})
 
 

@@ -6,10 +6,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instantid_jax.models.layers import conv1x1, conv3x3, group_norm, linear, upsample_nearest
+from instantid_jax.models.layers import (
+    conv1x1,
+    conv3x3,
+    group_norm,
+    layer_norm,
+    linear,
+    upsample_nearest,
+)
 
 GROUPS = 8
 EPSILON = 1e-5
+# Of a judge.
+TOKENS = 14 * 14
 # Of a detector: cells of these strides, so many anchors a cell; it sees a quarter of each side.
 STRIDES, ANCHORS, POOL = (8, 16, 32), 2, 4
 
@@ -18,9 +27,9 @@ STRIDES, ANCHORS, POOL = (8, 16, 32), 2, 4
 class RecogniserConfig:
     """Channels at 28, 14 and 7 cells a side, and how many blocks follow each halving."""
 
-    stem: int = 24
-    channels: tuple[int, ...] = (48, 96, 160)
-    blocks: tuple[int, ...] = (1, 2, 2)
+    stem: int = 16
+    channels: tuple[int, ...] = (32, 96, 160)
+    blocks: tuple[int, ...] = (1, 1, 2)
     last: int = 32
     embedding: int = 512
 
@@ -46,6 +55,57 @@ class Recogniser(nnx.Module):
             x = stage(x)
         x = self.conv_out(jax.nn.relu(self.norm_out(x)))
         return self.embedding(x.reshape(len(x), -1))
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeConfig:
+    """A mixer's sizes: tokens are 14 x 14."""
+
+    stem: int = 16
+    features: int = 128
+    token_features: int = 96
+    depth: int = 6
+    embedding: int = 512
+
+
+class Judge(nnx.Module):
+    """A crop to an identity by other means than `Recogniser`: an MLP-Mixer (Tolstikhin 2021)."""
+
+    def __init__(self, config: JudgeConfig, *, rngs: nnx.Rngs):
+        self.conv_in = conv3x3(3, config.stem, stride=2, rngs=rngs)
+        self.patches = nnx.Conv(
+            config.stem, config.features, (4, 4), strides=4, padding=0, rngs=rngs
+        )
+        self.blocks = nnx.List([MixerBlock(config, rngs=rngs) for _ in range(config.depth)])
+        self.norm_out = layer_norm(config.features, rngs=rngs)
+        self.embedding = linear(config.features, config.embedding, rngs=rngs)
+
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        """[B, 112, 112, 3] in [-1, 1] to [B, 512], not normalised."""
+        x = self.patches(jax.nn.relu(self.conv_in(pixels)))
+        x = x.reshape(len(x), TOKENS, -1)
+        for block in self.blocks:
+            x = block(x)
+        return self.embedding(self.norm_out(x).mean(axis=1))
+
+
+class MixerBlock(nnx.Module):
+    """Mixes tokens with one another, then the features of each."""
+
+    def __init__(self, config: JudgeConfig, *, rngs: nnx.Rngs):
+        self.norm1 = layer_norm(config.features, rngs=rngs)
+        self.tokens_in = linear(TOKENS, config.token_features, rngs=rngs)
+        self.tokens_out = linear(config.token_features, TOKENS, rngs=rngs)
+        self.norm2 = layer_norm(config.features, rngs=rngs)
+        self.features_in = linear(config.features, 2 * config.features, rngs=rngs)
+        self.features_out = linear(2 * config.features, config.features, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, 196, D] to the same."""
+        across = jnp.swapaxes(self.norm1(x), 1, 2)
+        across = self.tokens_out(jax.nn.relu(self.tokens_in(across)))
+        x = x + jnp.swapaxes(across, 1, 2)
+        return x + self.features_out(jax.nn.relu(self.features_in(self.norm2(x))))
 
 
 class DownStage(nnx.Module):

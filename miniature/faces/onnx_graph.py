@@ -33,21 +33,28 @@ class Graph:
         self._constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
-    def conv(self, x: str, name: str, *, stride: int = 1) -> str:
-        """A convolution that pads by half its kernel."""
+    def conv(self, x: str, name: str, *, stride: int = 1, padding: int | None = None) -> str:
+        """A convolution; without `padding` it pads by half its kernel."""
         kernel = self._params[f"{name}.kernel"].transpose(3, 2, 0, 1)
+        padding = kernel.shape[-1] // 2 if padding is None else padding
         return self.node(
             "Conv",
             x,
             self._weight(kernel),
             self._weight(self._params[f"{name}.bias"]),
             strides=[stride] * 2,
-            pads=[kernel.shape[-1] // 2] * 4,
+            pads=[padding] * 4,
         )
 
     def linear(self, x: str, name: str) -> str:
+        """Of the last axis."""
         kernel, bias = self._params[f"{name}.kernel"], self._params[f"{name}.bias"]
-        return self.node("Gemm", x, self._weight(kernel), self._weight(bias))
+        return self.node("Add", self.node("MatMul", x, self._weight(kernel)), self._weight(bias))
+
+    def layer_norm(self, x: str, name: str, eps: float) -> str:
+        """Over the last axis."""
+        scale, bias = (self._weight(self._params[f"{name}.{part}"]) for part in ("scale", "bias"))
+        return self.node("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
 
     def group_norm(self, x: str, name: str, groups: int, eps: float) -> str:
         shape = self.node("Shape", x)

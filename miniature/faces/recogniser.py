@@ -4,12 +4,15 @@ import dataclasses
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import onnx
 import tyro
+from flax import nnx
 
 from instantid_jax.atomic import replacing_file
 from instantid_jax.params import Network
@@ -19,9 +22,7 @@ from miniature.faces.identification import identification
 from miniature.faces.networks import Recogniser, RecogniserConfig
 from miniature.stage import Stage, train
 
-# Of the people it learns from, and of those it is measured on; nothing else draws them.
-SEED, HELD_OUT_SEED = 101, 102
-STAGE = Stage(steps=3000, learning_rate=2e-3, weight_decay=0.05)
+STAGE = Stage(steps=2000, learning_rate=2e-3, weight_decay=0.05)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,22 +40,39 @@ class Options:
     workdir: Path
     people: int = 8000
     pictures: int = 6
-    batch: int = 96
+    batch: int = 72
     held_out: int = 1000
     processes: int = 2
     stage: Stage = STAGE
 
 
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A recogniser: its network, and the people that it alone learns from and is measured on."""
+
+    module: type[nnx.Module]
+    config: Any
+    export: Callable[[Any, dict[str, np.ndarray]], onnx.ModelProto]
+    seed: int
+    held_out_seed: int
+
+
+PACK = Kind(Recogniser, RecogniserConfig(), export.recogniser, seed=101, held_out_seed=102)
+
+
 def main() -> None:
+    train_recogniser(PACK, tyro.cli(Options, description=__doc__))
+
+
+def train_recogniser(kind: Kind, options: Options) -> None:
+    """Draws, trains, writes `recogniser.onnx` and prints how well it tells others apart."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("absl").setLevel(logging.WARNING)
-    options = tyro.cli(Options, description=__doc__)
     crops = drawn_crops(
-        options.workdir / "crops", options.people, options.pictures, SEED, options.processes
+        options.workdir / "crops", options.people, options.pictures, kind.seed, options.processes
     )
-    config = RecogniserConfig()
-    network = Network(Recogniser, config)
-    traits = recognition.heads(config.embedding, crops)
+    network = Network(kind.module, kind.config)
+    traits = recognition.heads(kind.config.embedding, crops)
     trained = train(
         options.stage,
         options.workdir,
@@ -64,15 +82,15 @@ def main() -> None:
     )
     params = recognition.part(trained, recognition.NETWORK)
     held_out = drawn_crops(
-        options.workdir / "held-out", options.held_out, 2, HELD_OUT_SEED, options.processes
+        options.workdir / "held-out", options.held_out, 2, kind.held_out_seed, options.processes
     )
     embeddings = [_embed(network, params, held_out.pixels[:, i]) for i in (0, 1)]
     # Numbers of about one are what the Resampler's first layer is drawn for.
     length = float(np.linalg.norm(embeddings[0], axis=1).mean())
     for name in ("embedding.kernel", "embedding.bias"):
-        params[name] = params[name] * (math.sqrt(config.embedding) / length)
+        params[name] = params[name] * (math.sqrt(kind.config.embedding) / length)
     with replacing_file(options.workdir / "recogniser.onnx") as path:
-        onnx.save(export.recogniser(config, params), path)
+        onnx.save(kind.export(kind.config, params), path)
     print(json.dumps({"people": options.held_out} | identification(*embeddings)))
 
 

@@ -10,12 +10,20 @@ import pytest
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.params import Network
 from miniature.faces import export
-from miniature.faces.networks import Detector, DetectorConfig, Recogniser, RecogniserConfig
+from miniature.faces.networks import (
+    Detector,
+    DetectorConfig,
+    Judge,
+    JudgeConfig,
+    Recogniser,
+    RecogniserConfig,
+)
 from tests.parity.reference import relative_error
 
 SMALL = RecogniserConfig(stem=8, channels=(16, 24, 32), blocks=(1, 0, 2), last=8)
 
 
+SMALL_JUDGE = JudgeConfig(stem=8, features=16, token_features=8, depth=2)
 SMALL_DETECTOR = DetectorConfig(channels=(8, 8, 16), blocks=(1, 0, 1), common=8)
 
 
@@ -30,11 +38,16 @@ def drawn(network):
     return params
 
 
-@pytest.fixture(scope="module")
-def recogniser():
-    network = Network(Recogniser, SMALL)
+@pytest.fixture(scope="module", params=["recogniser", "judge"])
+def recogniser(request):
+    """The pack's, and the one that judges it."""
+    module, config, exported = {
+        "recogniser": (Recogniser, SMALL, export.recogniser),
+        "judge": (Judge, SMALL_JUDGE, export.judge),
+    }[request.param]
+    network = Network(module, config)
     params = drawn(network)
-    return network, params, export.recogniser(SMALL, params)
+    return network, params, exported(config, params)
 
 
 @pytest.fixture(scope="module")

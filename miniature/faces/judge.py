@@ -1,0 +1,32 @@
+"""`python -m miniature.faces.judge --workdir DIR`: trains the recogniser that judges pictures.
+
+Of another architecture than the face pack's, from another seed, on other people: nothing but an
+evaluation may use it.
+"""
+
+import dataclasses
+
+import tyro
+
+from miniature.faces import export
+from miniature.faces.networks import Judge, JudgeConfig
+from miniature.faces.recogniser import STAGE, Kind, Options, train_recogniser
+from miniature.stage import Stage
+
+STAGE_OF_JUDGE = dataclasses.replace(STAGE, seed=1)
+JUDGE = Kind(Judge, JudgeConfig(), export.judge, seed=201, held_out_seed=202)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeOptions(Options):
+    """As the face pack's recogniser, but for where it starts."""
+
+    stage: Stage = STAGE_OF_JUDGE
+
+
+def main() -> None:
+    train_recogniser(JUDGE, tyro.cli(JudgeOptions, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()
