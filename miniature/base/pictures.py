@@ -1,0 +1,50 @@
+"""The drawn portraits that the base model learns from."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from miniature.chunks import drawn_in_chunks
+from miniature.drawing.scene import random_scene
+from miniature.drawing.traits import random_traits
+from miniature.portraits import draw
+
+CHUNK = 200
+
+
+class Pictures(NamedTuple):
+    """N portraits, each of another person.
+
+    Attributes:
+      pixels: uint8 [N, 128, 128, 3].
+      captions: [N] strings.
+      bboxes: float32 [N, 4], left, top, right and bottom of the face in pixels.
+    """
+
+    pixels: np.ndarray
+    captions: np.ndarray
+    bboxes: np.ndarray
+
+
+def drawn_pictures(folder: Path, count: int, seed: int, processes: int) -> Pictures:
+    """Portraits that no other seed has; drawn into `folder` where they are not there yet.
+
+    Args:
+      count: a multiple of 200.
+    """
+    draw_chunk = functools.partial(_draw_chunk, seed=seed)
+    return Pictures(**drawn_in_chunks(folder, draw_chunk, count // CHUNK, processes))
+
+
+def _draw_chunk(chunk: int, *, seed: int) -> dict[str, np.ndarray]:
+    portraits = []
+    for number in range(CHUNK * chunk, CHUNK * (chunk + 1)):
+        random = np.random.default_rng([seed, number])
+        portraits.append(draw(random_traits(random), random_scene(random)))
+    return {
+        "pixels": np.stack([np.asarray(p.image) for p in portraits]),
+        "captions": np.array([p.caption for p in portraits], "U160"),
+        "bboxes": np.stack([p.bbox for p in portraits]),
+    }

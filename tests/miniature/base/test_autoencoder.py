@@ -1,0 +1,61 @@
+"""Training the miniature's VAE from the drawing to the folder that diffusers reads."""
+
+import json
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from instantid_jax.components import network
+from miniature.base.autoencoder import (
+    FACE_WEIGHT,
+    SETTINGS,
+    Options,
+    face_weight,
+    make_loss,
+    train_autoencoder,
+)
+from miniature.stage import Stage
+
+SMALL = SETTINGS | {"block_out_channels": [8, 8, 8, 8]}
+
+
+def test_faces_count_more():
+    weight = face_weight(jnp.array([[10.0, 20.0, 30.0, 60.0], [0.0, 0.0, 5.0, 5.0]]), (64, 48))
+    assert weight.shape == (2, 64, 48, 1)
+    assert weight[0, 20, 10] == weight[0, 59, 29] == FACE_WEIGHT
+    assert weight[0, 19, 10] == weight[0, 20, 30] == weight[1, 30, 20] == 1
+    np.testing.assert_allclose((weight[0] == FACE_WEIGHT).sum(), 20 * 40)
+
+
+def test_every_parameter_learns():
+    net = network("vae", SMALL)
+    params = jax.jit(net.init)(jax.random.key(0))
+    random = np.random.default_rng(0)
+    batch = {
+        "pixels": random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8),
+        "bboxes": np.array([[8, 8, 24, 24]] * 2, np.float32),
+    }
+    gradients, metrics = jax.jit(jax.grad(make_loss(net), has_aux=True))(
+        params, batch, jax.random.key(1)
+    )
+    assert all(np.abs(g).max() > 0 for g in gradients.values())
+    assert all(np.isfinite(v) for v in metrics.values())
+
+
+def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys):
+    stage = Stage(steps=4, learning_rate=3e-3, warmup_steps=2, ema_decay=0.7)
+    options = Options(workdir=tmp_path, pictures=200, batch=8, held_out=200, stage=stage)
+    train_autoencoder(SMALL, options)
+    told = json.loads(capsys.readouterr().out)
+    vae = diffusers.AutoencoderKL.from_pretrained(tmp_path / "vae", torch_dtype=torch.float32)
+    with np.load(tmp_path / "held-out" / "00000.npz") as stored:
+        pixels = stored["pixels"].astype(np.float32) / 127.5 - 1
+    with torch.no_grad():
+        latents = vae.encode(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).latent_dist.mode()
+        restored = vae.decode(latents).sample.clamp(-1, 1).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(latents.std() * vae.config.scaling_factor, 1, rtol=0.01)
+    psnr = (10 * np.log10(4 / np.square(restored - pixels).mean((1, 2, 3)))).mean()
+    np.testing.assert_allclose(psnr, told["psnr"], atol=0.05)

@@ -1,0 +1,46 @@
+"""The miniature's tokenizer, as the pipeline reads it."""
+
+import numpy as np
+import pytest
+
+from instantid_jax.prompt import PromptTokenizer
+from miniature.base.tokenizer import captions, write_tokenizer
+from miniature.drawing.scene import random_scene
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tokenizer"
+    size = write_tokenizer(folder)
+    return PromptTokenizer(folder, positions=77, vocabulary=size), size
+
+
+def words(caption):
+    return caption.replace("-", " - ").replace(",", " ,").split()
+
+
+def test_each_word_of_any_caption_is_one_token(written):
+    tokenizer, size = written
+    for seed in range(100):
+        caption = random_scene(np.random.default_rng(seed)).caption
+        ids = tokenizer([caption])[0]
+        assert ids[0] == size - 2 and np.flatnonzero(ids == size - 1)[0] == 1 + len(words(caption))
+
+
+def test_different_words_are_different_tokens(written):
+    tokenizer, _ = written
+    every = sorted({word for caption in captions() for word in words(caption)})
+    ids = tokenizer(every)[:, 1]
+    assert len(set(ids.tolist())) == len(every) > 60
+
+
+def test_other_text_is_spelled_not_lost(written):
+    tokenizer, size = written
+    one, other = tokenizer(["Zürich 2026!", "zürich 2027!"])
+    assert (one != other).any() and (one[1:10] < size - 2).all()
+
+
+def test_the_end_of_text_is_the_highest_number(written):
+    tokenizer, size = written
+    ids = tokenizer([""])[0]
+    assert ids[0] == size - 2 and (ids[1:] == size - 1).all()

@@ -1,0 +1,29 @@
+"""The recogniser that is shipped, on people that nothing else draws."""
+
+import numpy as np
+import onnxruntime
+
+import instantid_jax
+from miniature.drawing.traits import random_traits
+from miniature.faces.crops import draw_crop
+from miniature.faces.identification import identification
+
+PEOPLE, SEED = 60, 901
+
+
+def test_it_tells_people_apart_whatever_the_scene():
+    folder = next(iter(instantid_jax.__path__))
+    session = onnxruntime.InferenceSession(f"{folder}/embedded/faces/recogniser.onnx")
+    embeddings = []
+    for shot in (0, 1):
+        crops = [
+            draw_crop(
+                random_traits(np.random.default_rng([SEED, person])),
+                np.random.default_rng([SEED, person, shot]),
+            )
+            for person in range(PEOPLE)
+        ]
+        pixels = np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        embeddings.append(session.run(None, {"crop": pixels})[0])
+    told = identification(*embeddings)
+    assert told["rank1"] >= 0.95 and told["margin"] > 0.75
