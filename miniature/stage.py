@@ -24,7 +24,7 @@ from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder, append_line, cut_metrics
 from instantid_jax.runs.restoring import restore
 from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
-from train.optimizer import OptimizerConfig, average, learning_rate, make_optimizer
+from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
 from train.state import TrainState, init_state
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def train(
         transform = make_optimizer(optimizer, state.params)
         updates, opt_state = transform.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = average(stage.ema_decay, state.ema, params)
+        ema = update_ema(stage.ema_decay, state.ema, params)
         metrics = metrics | {
             "loss": value,
             "grad_norm": optax.tree.norm(gradients),

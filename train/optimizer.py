@@ -116,7 +116,7 @@ def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTra
     )
 
 
-def average(decay: float, ema: Params, params: Params) -> Params:
+def update_ema(decay: float, ema: Params, params: Params) -> Params:
     """The exponential moving average, one step on.
 
     Written so that parameters at rest are their own average: in float32 the weights of

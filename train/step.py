@@ -21,7 +21,7 @@ from train.objective import (
     losses,
     predict,
 )
-from train.optimizer import OptimizerConfig, average, learning_rate, make_optimizer
+from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
 from train.state import TrainState
 
 # Upper edges of the bins of face share (box over picture) by which the loss is reported.
@@ -203,7 +203,7 @@ def train_step(
     opt_state = unless_broken(opt_state, state.opt_state)
     ema = state.ema
     if optimizer.ema_decay is not None:
-        ema = unless_broken(average(optimizer.ema_decay, ema, params), ema)
+        ema = unless_broken(update_ema(optimizer.ema_decay, ema, params), ema)
     metrics = _metrics(each, gradients, batch["face_share"])
     metrics["learning_rate"] = jnp.asarray(learning_rate(optimizer)(state.step), jnp.float32)
     metrics["finite"] = finite

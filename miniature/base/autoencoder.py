@@ -100,7 +100,7 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
 
 
 def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Batch]:
-    """Pictures, and how much each of their pixels counts, by the step."""
+    """Pictures and where their faces are, by the step."""
 
     def batch_at(step: int) -> Batch:
         chosen = np.random.default_rng([seed, step]).integers(0, len(pictures.pixels), size)
@@ -140,7 +140,7 @@ def face_weight(bboxes: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def _inner(weight: jax.Array, axis: int) -> jax.Array:
-    """Of pixels that have a neighbour after them."""
+    """Of pixels that have a neighbour before them."""
     return jax.lax.slice_in_dim(weight, 1, weight.shape[axis], axis=axis)
 
 

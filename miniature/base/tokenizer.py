@@ -14,7 +14,7 @@ from miniature.drawing.scene import Scene, random_scene
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
-# CLIP's own are 77; the longest caption here has 26.
+# CLIP's own are 77; the longest caption here has 29.
 POSITIONS = 77
 
 

@@ -1,7 +1,5 @@
 """Colours as RGB arrays in [0, 1], and as SVG writes them."""
 
-import colorsys
-
 import numpy as np
 
 Color = np.ndarray
@@ -29,10 +27,6 @@ def darker(color: Color, by: float) -> Color:
 
 def lighter(color: Color, by: float) -> Color:
     return mix(color, np.ones(3), by)
-
-
-def hsv(hue: float, saturation: float, value: float) -> Color:
-    return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
 def along(palette: list[str], place: float) -> Color:

@@ -100,6 +100,7 @@ def random_scene(random: np.random.Generator) -> Scene:
     def one_of(choices: object) -> str:
         return str(random.choice(get_args(choices)))
 
+    # The order of these is part of what a seed draws.
     face_height = random.uniform(0.5, 0.66)
     return Scene(
         center=(random.uniform(0.38, 0.62), random.uniform(0.44, 0.52)),

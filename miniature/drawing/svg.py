@@ -13,7 +13,7 @@ def element(tag: str, *children: Element, **attributes: object) -> Element:
     made = ElementTree.Element(
         tag,
         {
-            name.strip("_").replace("_", "-"): _text(value)
+            name.replace("_", "-"): _text(value)
             for name, value in attributes.items()
             if value is not None
         },

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from tests.parity.reference import relative_error
-from train.optimizer import OptimizerConfig, average, learning_rate, make_optimizer
+from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
 
 SHAPES = {"conv.kernel": (3, 3, 4, 5), "conv.bias": (5,), "norm.scale": (5,), "latents": (4, 8)}
 
@@ -89,7 +89,7 @@ def test_parameters_at_rest_are_their_own_average():
     params = {name: jnp.asarray(value) for name, value in drawn(0).items()}
     ema = params
     for _ in range(3):
-        ema = average(0.9999, ema, params)
+        ema = update_ema(0.9999, ema, params)
     for name in params:
         np.testing.assert_array_equal(ema[name], params[name])
 
@@ -97,5 +97,5 @@ def test_parameters_at_rest_are_their_own_average():
 def test_average_forgets_as_its_decay_says():
     ema = {"a": jnp.ones(())}
     for _ in range(1000):
-        ema = average(0.999, ema, {"a": jnp.zeros(())})
+        ema = update_ema(0.999, ema, {"a": jnp.zeros(())})
     assert float(ema["a"]) == pytest.approx(0.999**1000, rel=1e-4)
