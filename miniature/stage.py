@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from instantid_jax.cache import keep_compiled_programs
+from instantid_jax.errors import InputError
 from instantid_jax.params import Params
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder, append_line, cut_metrics
@@ -129,7 +130,9 @@ def train(
                 append_line(run.metrics, {"step": step, **told, "seconds_a_step": seconds})
                 bar.set_postfix({n: f"{v:.3g}" for n, v in told.items() if n != "learning_rate"})
                 if not np.isfinite(told["loss"]):
-                    raise FloatingPointError(f"the loss at step {step} is {told['loss']}")
+                    raise InputError(
+                        f"the loss at step {step} is {told['loss']}: lower --stage.learning-rate"
+                    )
             preempted = saver.reached_preemption(step)
             meta = Meta(fingerprint=fingerprint, seed=stage.seed, position=step)
             saver.save(step, state, meta, force=preempted or step == stage.steps)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import tyro
 from safetensors.numpy import save_file
 
+from instantid_jax.cli.program import program
 from instantid_jax.components import network
 from instantid_jax.json_files import write_json
 from instantid_jax.models.vae import sample_latents
@@ -66,9 +66,8 @@ class Options:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    train_autoencoder(SETTINGS, tyro.cli(Options, description=__doc__))
+    with program("autoencoder"):
+        train_autoencoder(SETTINGS, tyro.cli(Options, description=__doc__))
 
 
 def train_autoencoder(settings: dict[str, Any], options: Options) -> None:

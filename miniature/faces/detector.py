@@ -1,13 +1,13 @@
 """`python -m miniature.faces.detector --workdir DIR`: trains the face pack's detector."""
 
 import dataclasses
-import logging
 from pathlib import Path
 
 import onnx
 import tyro
 
 from instantid_jax.atomic import replacing_file
+from instantid_jax.cli.program import program
 from instantid_jax.params import Network
 from miniature.faces import detection, export
 from miniature.faces.networks import Detector, DetectorConfig
@@ -37,9 +37,12 @@ class Options:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    options = tyro.cli(Options, description=__doc__)
+    with program("detector"):
+        train_detector(tyro.cli(Options, description=__doc__))
+
+
+def train_detector(options: Options) -> None:
+    """Draws, trains and writes `detector.onnx`."""
     drawn = detection.drawn_examples(
         options.workdir / "drawn", options.pictures, SEED, options.processes
     )

@@ -8,6 +8,7 @@ import dataclasses
 
 import tyro
 
+from instantid_jax.cli.program import program
 from miniature.faces import export
 from miniature.faces.networks import Judge, JudgeConfig
 from miniature.faces.recogniser import STAGE, Kind, Options, train_recogniser
@@ -25,7 +26,8 @@ class JudgeOptions(Options):
 
 
 def main() -> None:
-    train_recogniser(JUDGE, tyro.cli(JudgeOptions, description=__doc__))
+    with program("judge"):
+        train_recogniser(JUDGE, tyro.cli(JudgeOptions, description=__doc__))
 
 
 if __name__ == "__main__":

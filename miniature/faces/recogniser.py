@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import tyro
 from flax import nnx
 
 from instantid_jax.atomic import replacing_file
+from instantid_jax.cli.program import program
 from instantid_jax.params import Network
 from miniature.faces import export, recognition
 from miniature.faces.crops import drawn_crops
@@ -61,13 +61,12 @@ PACK = Kind(Recogniser, RecogniserConfig(), export.recogniser, seed=101, held_ou
 
 
 def main() -> None:
-    train_recogniser(PACK, tyro.cli(Options, description=__doc__))
+    with program("recogniser"):
+        train_recogniser(PACK, tyro.cli(Options, description=__doc__))
 
 
 def train_recogniser(kind: Kind, options: Options) -> None:
     """Draws, trains, writes `recogniser.onnx` and prints how well it tells others apart."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.WARNING)
     crops = drawn_crops(
         options.workdir / "crops", options.people, options.pictures, kind.seed, options.processes
     )
