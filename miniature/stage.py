@@ -93,10 +93,10 @@ def train(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
         )
         start, state, _ = restore(run, template, fingerprint=fingerprint)
-        cut_metrics(run, start)
         logger.info("going on from step %d", start)
     else:
         start, state = 0, begin(jax.random.key(stage.seed))
+    cut_metrics(run, start)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:

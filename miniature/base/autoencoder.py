@@ -10,39 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from safetensors.numpy import save_file
 
 from instantid_jax.cli.program import program
 from instantid_jax.components import network
-from instantid_jax.json_files import write_json
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
-from instantid_jax.weights import names
+from miniature.base.architecture import VAE
 from miniature.base.pictures import Pictures, drawn_pictures
+from miniature.base.published import write_network
 from miniature.stage import Batch, Loss, Stage, train
 
 # Of the pictures it learns from, and of those it is measured on; nothing else draws them.
 SEED, HELD_OUT_SEED = 301, 302
-STAGE = Stage(steps=6000, learning_rate=1e-3, weight_decay=0.0, save_every=250)
-SETTINGS = {
-    "_class_name": "AutoencoderKL",
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "sample_size": 128,
-    "act_fn": "silu",
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [16, 32, 64, 64],
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    # Latents are trained unscaled; what brings them to unit variance is measured at the end.
-    "scaling_factor": 1.0,
-}
+STAGE = Stage(steps=8000, learning_rate=1e-3, weight_decay=0.0, save_every=250)
 # A face is what the identity is in; its pixels count so much more.
 FACE_WEIGHT = 3.0
 EDGE_WEIGHT = 1.0
 KL_WEIGHT = 1e-4
+# Side of a window, and how far its middle strays from a face's, in pixels.
+WINDOW, WANDER = 64, 24.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +38,7 @@ class Options:
     Attributes:
       workdir: the run's folder; a second call goes on. The folder `vae` comes to lie in it.
       pictures: so many are drawn, a multiple of 200.
-      batch: pictures in a batch.
+      batch: windows in a batch, of which a whole picture counts four.
       held_out: pictures to measure it on, a multiple of 200.
       processes: how many draw.
     """
@@ -67,7 +53,7 @@ class Options:
 
 def main() -> None:
     with program("autoencoder"):
-        train_autoencoder(SETTINGS, tyro.cli(Options, description=__doc__))
+        train_autoencoder(VAE, tyro.cli(Options, description=__doc__))
 
 
 def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
@@ -88,22 +74,40 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
         make_batches(pictures, options.batch, options.stage.seed),
     )
     latents, psnr = _measure(net, params, held_out.pixels)
-    folder = options.workdir / "vae"
-    folder.mkdir(exist_ok=True)
-    stored = {k: np.asarray(v, np.float16) for k, v in names.to_torch(params).items()}
-    save_file(stored, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    write_json(
-        folder / "config.json", settings | {"scaling_factor": round(1 / float(latents.std()), 5)}
-    )
+    # Each channel to zero mean and unit variance, as the noise that is added.
+    moments = {
+        "latents_mean": latents.mean((0, 1, 2)).round(5).tolist(),
+        "latents_std": latents.std((0, 1, 2)).round(5).tolist(),
+    }
+    write_network(options.workdir / "vae", "diffusion_pytorch_model", settings | moments, params)
     print(json.dumps({"pictures": options.held_out, "psnr": psnr}))
 
 
 def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Batch]:
-    """Pictures and where their faces are, by the step."""
+    """Pixels and where the faces in them are, by the step.
+
+    Every other batch is of windows near faces, each of another picture, and learns faster; between
+    them come whole pictures, whose norms have other statistics.
+    """
+    side = pictures.pixels.shape[1]
 
     def batch_at(step: int) -> Batch:
-        chosen = np.random.default_rng([seed, step]).integers(0, len(pictures.pixels), size)
-        return {"pixels": pictures.pixels[chosen], "bboxes": pictures.bboxes[chosen]}
+        random = np.random.default_rng([seed, step])
+        if step % 2:
+            chosen = random.integers(0, len(pictures.pixels), size // 4)
+            return {"pixels": pictures.pixels[chosen], "bboxes": pictures.bboxes[chosen]}
+        chosen = random.integers(0, len(pictures.pixels), size)
+        bboxes = pictures.bboxes[chosen]
+        middles = (bboxes[:, :2] + bboxes[:, 2:]) / 2 + random.uniform(-WANDER, WANDER, (size, 2))
+        corners = np.clip(middles - WINDOW / 2, 0, side - WINDOW).astype(int)
+        windows = [
+            pictures.pixels[i, top : top + WINDOW, left : left + WINDOW]
+            for i, (left, top) in zip(chosen, corners, strict=True)
+        ]
+        return {
+            "pixels": np.stack(windows),
+            "bboxes": (bboxes - np.tile(corners, 2)).astype(np.float32),
+        }
 
     return batch_at
 

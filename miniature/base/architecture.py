@@ -1,0 +1,84 @@
+"""What the `config.json` of each network of the base model says: SDXL's, in small.
+
+The key-value widths of the two text encoders add up to the UNet's `cross_attention_dim`, as SDXL's
+do, and its blocks are of the same kinds. Velocity is predicted, down to a signal of zero (Lin et
+al. 2023): a small network learns it in fewer steps than noise, and a picture of 16 x 16 latents
+shows its mean colours through the noise where SDXL's schedule ends.
+"""
+
+VAE = {
+    "_class_name": "AutoencoderKL",
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "sample_size": 128,
+    "act_fn": "silu",
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [16, 32, 64, 64],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    # Beside the moments of its latents, which are measured when it is trained.
+    "scaling_factor": 1.0,
+}
+TEXT_ENCODER = {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "projection_dim": 64,
+}
+TEXT_ENCODER_2 = {
+    "architectures": ["CLIPTextModelWithProjection"],
+    "model_type": "clip_text_model",
+    "hidden_act": "gelu",
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "projection_dim": 128,
+}
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "addition_embed_type": "text_time",
+    "use_linear_projection": True,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [96, 128, 160],
+    # Despite its name the number of heads.
+    "attention_head_dim": [3, 4, 5],
+    "transformer_layers_per_block": [1, 1, 1],
+    "layers_per_block": 1,
+    "cross_attention_dim": 192,
+    "addition_time_embed_dim": 32,
+    "projection_class_embeddings_input_dim": 128 + 6 * 32,
+    "norm_num_groups": 16,
+}
+SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
+# `model_index.json`: whose class each folder's network is.
+PIPELINE = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "unet": ["diffusers", UNET["_class_name"]],
+    "vae": ["diffusers", VAE["_class_name"]],
+    "scheduler": ["diffusers", SCHEDULER["_class_name"]],
+    "text_encoder": ["transformers", *TEXT_ENCODER["architectures"]],
+    "text_encoder_2": ["transformers", *TEXT_ENCODER_2["architectures"]],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    # No negative prompt is the empty one, as a tenth of the captions are in training.
+    "force_zeros_for_empty_prompt": False,
+}

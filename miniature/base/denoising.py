@@ -1,0 +1,98 @@
+"""What text encoders and UNet learn together: the velocity of noisy latents, from captions."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from instantid_jax.components import component_shapes
+from instantid_jax.diffusion.schedule import add_noise, velocity_target
+from instantid_jax.models.vae import sample_latents
+from instantid_jax.params import Network, Params
+from instantid_jax.prompt import PromptTokenizer
+from miniature.base.latents import Latents
+from miniature.stage import Batch, Loss
+
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+# The empty caption, for guidance.
+DROP_CAPTION = 0.1
+# Original size, crop and target size: what a pipeline says of a whole picture of 128 pixels.
+TIME_IDS = (128.0, 128.0, 0.0, 0.0, 128.0, 128.0)
+
+
+def init(networks: Mapping[str, Network], key: jax.Array) -> Params:
+    """Fresh parameters of all parts, each named after its own; the UNet predicts zero."""
+    params: Params = {}
+    for i, part in enumerate(PARTS):
+        fresh = networks[part].init(jax.random.fold_in(key, i))
+        shapes = component_shapes(part, networks[part])
+        params |= {f"{part}.{name}": fresh[name] for name in shapes}
+    for name in ("unet.conv_out.kernel", "unet.conv_out.bias"):
+        params[name] = jnp.zeros_like(params[name])
+    return params
+
+
+def split(params: Params) -> dict[str, Params]:
+    """Each part's parameters under their own names."""
+    parts: dict[str, Params] = {part: {} for part in PARTS}
+    for name, value in params.items():
+        part, _, own = name.partition(".")
+        parts[part][own] = value
+    return parts
+
+
+def make_batches(
+    latents: Latents, tokenizer: PromptTokenizer, size: int, seed: int
+) -> Callable[[int], Batch]:
+    """Encoded portraits and their captions' tokens, by the step."""
+    tokens = tokenizer(latents.captions.tolist())
+    (empty,) = tokenizer([""])
+
+    def batch_at(step: int) -> Batch:
+        random = np.random.default_rng([seed, step])
+        chosen = random.integers(0, len(tokens), size)
+        dropped = random.random(size) < DROP_CAPTION
+        ids = np.where(dropped[:, None], empty, tokens[chosen])
+        return {"moments": latents.moments[chosen], "input_ids": ids}
+
+    return batch_at
+
+
+def make_loss(networks: Mapping[str, Network], alphas_cumprod: np.ndarray) -> Loss:
+    """Squared error of the velocity, all timesteps alike.
+
+    Args:
+      networks: of `PARTS`, and the VAE's, which tells how latents are scaled.
+      alphas_cumprod: [T] float32.
+    """
+    unet, first, second = (networks[part] for part in PARTS)
+    id_branch = component_shapes("ip_adapter", unet)
+
+    def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        parts = split(params)
+        at_encoding, at_noise, at_time = jax.random.split(key, 3)
+        shape = (*batch["moments"].shape[:-1], unet.config.in_channels)
+        noise = jax.random.normal(at_noise, shape)
+        latents = sample_latents(
+            networks["vae"].config, batch["moments"], jax.random.normal(at_encoding, shape)
+        )
+        timesteps = jax.random.randint(at_time, shape[:1], 0, len(alphas_cumprod))
+        target = velocity_target(alphas_cumprod, latents, noise, timesteps)
+
+        ids = batch["input_ids"]
+        encoded = first.bind(parts["text_encoder"])(ids)
+        encoded_2 = second.bind(parts["text_encoder_2"])(ids)
+        text = jnp.concatenate([encoded.hidden_states, encoded_2.hidden_states], axis=-1)
+        # Nobody is asked for: the ID branch gives zeros.
+        zeros = {name: jnp.zeros(s.shape, s.dtype) for name, s in id_branch.items()}
+        bound = unet.bind(parts["unet"] | zeros)
+        prediction = bound(
+            add_noise(alphas_cumprod, latents, noise, timesteps),
+            timesteps.astype(jnp.float32),
+            bound.keys_values(text, jnp.zeros_like(text[:, :1]), jnp.zeros(())),
+            bound.embed_added(encoded_2.pooled, jnp.tile(jnp.array([TIME_IDS]), (shape[0], 1))),
+        )
+        return jnp.mean(jnp.square(prediction - target)), {}
+
+    return loss

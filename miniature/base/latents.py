@@ -1,0 +1,49 @@
+"""Drawn portraits as the base model learns from them: encoded by its VAE, once."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from instantid_jax.atomic import replacing_file
+from instantid_jax.params import Network, Params
+from miniature.base.pictures import drawn_pictures
+from train.objective import picture_moments
+
+# At a time.
+BATCH = 50
+
+
+class Latents(NamedTuple):
+    """N encoded portraits.
+
+    Attributes:
+      moments: float16 [N, 16, 16, 8], mean and log-variance of the VAE's posterior.
+      captions: [N] strings.
+    """
+
+    moments: np.ndarray
+    captions: np.ndarray
+
+
+def encoded_pictures(
+    folder: Path, count: int, seed: int, processes: int, vae: Network, params: Params
+) -> Latents:
+    """Portraits that no other seed has, drawn and encoded in `folder` where they are not yet.
+
+    Args:
+      count: a multiple of 200.
+    """
+    pictures = drawn_pictures(folder / "pictures", count, seed, processes)
+    path = folder / "moments.npy"
+    if not path.exists():
+        encode = jax.jit(lambda params, pixels: picture_moments(vae, params, pixels))
+        moments = [
+            np.asarray(encode(params, part), np.float16)
+            for part in tqdm(np.split(pictures.pixels, range(BATCH, count, BATCH)), unit="batch")
+        ]
+        with replacing_file(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate(moments))
+    return Latents(np.load(path), pictures.captions)

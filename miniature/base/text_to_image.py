@@ -1,0 +1,119 @@
+"""`python -m miniature.base.text_to_image --workdir DIR --vae DIR`: trains text encoders and UNet.
+
+Together, from captions and pictures, as no published model is: CLIP's text encoders were trained
+elsewhere. With the VAE they are the base model that InstantID is then trained on.
+"""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import tyro
+
+from instantid_jax.atomic import new_folder
+from instantid_jax.cli.program import program
+from instantid_jax.components import network
+from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
+from instantid_jax.json_files import write_json
+from instantid_jax.prompt import PromptTokenizer
+from instantid_jax.weights.layouts import find_network
+from miniature.base import denoising
+from miniature.base.architecture import (
+    PIPELINE,
+    SCHEDULER,
+    TEXT_ENCODER,
+    TEXT_ENCODER_2,
+    UNET,
+)
+from miniature.base.latents import encoded_pictures
+from miniature.base.published import write_network
+from miniature.base.tokenizer import POSITIONS, write_tokenizer
+from miniature.stage import Stage, train
+
+# Of the pictures it learns from; nothing else draws them.
+SEED = 401
+STAGE = Stage(steps=6000, learning_rate=1e-3, ema_decay=0.999, warmup_steps=200)
+SETTINGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is trained, on what.
+
+    Attributes:
+      workdir: the run's folder; a second call goes on. The folder `sdxl` comes to lie in it.
+      vae: the folder that `python -m miniature.base.autoencoder` wrote.
+      pictures: so many are drawn, a multiple of 200.
+      batch: pictures in a batch.
+      processes: how many draw.
+    """
+
+    workdir: Path
+    vae: Path
+    pictures: int = 40_000
+    batch: int = 32
+    processes: int = 2
+    stage: Stage = STAGE
+
+
+def main() -> None:
+    with program("text_to_image"):
+        train_text_to_image(SETTINGS, tyro.cli(Options, description=__doc__))
+
+
+def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Options) -> None:
+    """Draws, encodes, trains, and writes `sdxl` in diffusers' layout, the VAE with it.
+
+    Args:
+      settings: of the UNet and both text encoders; the vocabulary is the tokenizer's.
+    """
+    vae = find_network(str(options.vae), "vae")
+    words_folder = options.workdir / "tokenizer"
+    shutil.rmtree(words_folder, ignore_errors=True)
+    vocabulary = write_tokenizer(words_folder)
+    words = {
+        "vocab_size": vocabulary,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+    }
+    settings = {
+        name: dict(each) | (words if name.startswith("text") else {})
+        for name, each in settings.items()
+    }
+    networks = {name: network(name, each) for name, each in settings.items()}
+    networks |= {"vae": vae.network}
+    latents = encoded_pictures(
+        options.workdir,
+        options.pictures,
+        SEED,
+        options.processes,
+        vae.network,
+        vae.load(jnp.dtype("float32")),
+    )
+    tokenizer = PromptTokenizer(words_folder, positions=POSITIONS, vocabulary=vocabulary)
+    params = train(
+        options.stage,
+        options.workdir,
+        functools.partial(denoising.init, networks),
+        denoising.make_loss(networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER))),
+        denoising.make_batches(latents, tokenizer, options.batch, options.stage.seed),
+    )
+    shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)
+    with new_folder(options.workdir / "sdxl") as folder:
+        for name, part in denoising.split(params).items():
+            stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
+            write_network(folder / name, stem, settings[name], part)
+        shutil.copytree(options.vae, folder / "vae")
+        for name in ("tokenizer", "tokenizer_2"):
+            shutil.copytree(words_folder, folder / name)
+        (folder / "scheduler").mkdir()
+        write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+        write_json(folder / "model_index.json", PIPELINE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What text encoders and UNet are trained on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instantid_jax.components import network
+from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
+from miniature.base import denoising
+from miniature.base.architecture import SCHEDULER, TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE
+from miniature.base.latents import Latents
+
+SMALL = {"block_out_channels": [16, 16, 32], "attention_head_dim": [1, 1, 2], "norm_num_groups": 4}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    words = {"vocab_size": 50, "eos_token_id": 49}
+    return {
+        "unet": network("unet", UNET | SMALL),
+        "text_encoder": network("text_encoder", TEXT_ENCODER | words),
+        "text_encoder_2": network("text_encoder_2", TEXT_ENCODER_2 | words),
+        "vae": network("vae", VAE | {"latents_mean": [1, 2, 3, 4], "latents_std": [2, 2, 2, 2]}),
+    }
+
+
+@pytest.fixture(scope="module")
+def params(networks):
+    return jax.jit(lambda key: denoising.init(networks, key))(jax.random.key(0))
+
+
+def batch(size):
+    random = np.random.default_rng(0)
+    moments = random.normal(size=(size, 8, 8, 8)).astype(np.float16)
+    return {"moments": moments, "input_ids": random.integers(0, 50, (size, 12))}
+
+
+def alphas():
+    return alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER))
+
+
+def test_at_first_the_loss_is_the_targets_own_square(networks, params):
+    # A velocity has the variance of noise and latents, whatever the timestep: about one where
+    # latents are scaled to it. Unscaled, with a mean of -1 to 4 and the encoder's noise, it is not.
+    moments = np.zeros((64, 8, 8, 8), np.float16)
+    moments[..., :4] = np.random.default_rng(1).normal([1, 2, 3, 4], 2, (64, 8, 8, 4))
+    moments[..., 4:] = -20
+    loss, _ = jax.jit(denoising.make_loss(networks, alphas()))(
+        params, batch(64) | {"moments": moments}, jax.random.key(1)
+    )
+    np.testing.assert_allclose(loss, 1, atol=0.05)
+
+
+def test_every_parameter_learns_but_a_layer_that_nothing_reads(networks, params):
+    filled = params | {
+        name: jnp.ones_like(params[name]) / 8
+        for name in ("unet.conv_out.kernel", "unet.conv_out.bias")
+    }
+    gradients, _ = jax.jit(jax.grad(denoising.make_loss(networks, alphas()), has_aux=True))(
+        filled, batch(4), jax.random.key(1)
+    )
+    still = {name for name, g in gradients.items() if not np.abs(g).max() > 0}
+    # The hidden states are those of the last layer but one, and the first encoder pools nothing.
+    last = ("text_encoder.text_model.encoder.layers.1", "text_encoder.text_model.final_layer_norm")
+    assert still == {name for name in params if name.startswith(last)}
+    assert not any("_ip." in name for name in params)
+
+
+def test_a_tenth_of_the_captions_is_empty():
+    class Letters:
+        def __call__(self, texts):
+            return np.array([[len(text)] for text in texts])
+
+    latents = Latents(np.arange(20.0), np.array([f"{i:02}" for i in range(20)]))
+    batch_at = denoising.make_batches(latents, Letters(), 1000, seed=3)
+    ids = batch_at(0)["input_ids"]
+    assert set(ids[:, 0]) == {0, 2} and 60 < (ids == 0).sum() < 140
+    np.testing.assert_array_equal(ids, batch_at(0)["input_ids"])
+    assert (ids != batch_at(1)["input_ids"]).any()
+
+
+def test_whole_pictures_are_announced_as_a_pipeline_does():
+    from instantid_jax.pipeline import inputs
+
+    size = (UNET["sample_size"] * 8,) * 2
+    np.testing.assert_array_equal(
+        np.ravel(inputs.time_ids(size, None, (0, 0), None)), denoising.TIME_IDS
+    )

@@ -1,0 +1,66 @@
+"""Training text encoders and UNet, from the drawing to the folder that diffusers reads."""
+
+import json
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from instantid_jax.components import network
+from instantid_jax.weights.layouts import find_sdxl
+from miniature.base import published
+from miniature.base.architecture import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE
+from miniature.base.published import write_network
+from miniature.base.text_to_image import Options, train_text_to_image
+from miniature.stage import Stage
+
+SMALL = {
+    "unet": UNET
+    | {"block_out_channels": [16, 16, 32], "attention_head_dim": [1, 1, 2], "norm_num_groups": 4},
+    "text_encoder": TEXT_ENCODER,
+    "text_encoder_2": TEXT_ENCODER_2,
+}
+SMALL_VAE = VAE | {"block_out_channels": [8, 8, 8, 8]}
+
+
+# diffusers calls np.array(tensor); torch 2.13's __array__ does not know NumPy 2's `copy`.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_diffusers_predicts_what_ours_does_with_what_is_written(tmp_path, monkeypatch):
+    vae = network("vae", SMALL_VAE)
+    params = jax.jit(vae.init)(jax.random.key(0))
+    write_network(tmp_path / "vae", "diffusion_pytorch_model", SMALL_VAE, params)
+    # So that the UNet comes in parts.
+    monkeypatch.setattr(published, "LARGEST_FILE", 200_000)
+    stage = Stage(steps=3, learning_rate=1e-3, warmup_steps=1, ema_decay=0.5)
+    options = Options(workdir=tmp_path, vae=tmp_path / "vae", pictures=200, batch=4, stage=stage)
+    train_text_to_image(SMALL, options)
+    index = tmp_path / "sdxl/unet/diffusion_pytorch_model.safetensors.index.json"
+    shards = set(json.loads(index.read_text())["weight_map"].values())
+    assert len(shards) > 1
+    assert all((index.parent / shard).stat().st_size < 250_000 for shard in shards)
+
+    theirs = diffusers.StableDiffusionXLPipeline.from_pretrained(
+        tmp_path / "sdxl", dtype=torch.float32
+    )
+    theirs.set_progress_bar_config(disable=True)
+    parts, scheduler, _, force_zeros = find_sdxl(str(tmp_path / "sdxl"))
+    assert scheduler["prediction_type"] == "v_prediction" and not force_zeros
+    prompt = "a comic book drawing of a sad person, wearing a red hoodie, in the snow, even light"
+    with torch.no_grad():
+        text, _, pooled, _ = theirs.encode_prompt(prompt, do_classifier_free_guidance=False)
+    ids = theirs.tokenizer(prompt, padding="max_length").input_ids
+    encoded = [
+        parts[name].network.bind(parts[name].load(jnp.dtype("float32")))(jnp.array([ids]))
+        for name in ("text_encoder", "text_encoder_2")
+    ]
+    ours = np.concatenate([each.hidden_states for each in encoded], axis=-1)
+    np.testing.assert_allclose(ours, text.numpy(), atol=1e-5)
+    np.testing.assert_allclose(encoded[1].pooled, pooled.numpy(), atol=1e-5)
+
+    (picture,) = theirs(
+        prompt, height=128, width=128, num_inference_steps=2, output_type="np"
+    ).images
+    assert picture.shape == (128, 128, 3) and np.isfinite(picture).all() and picture.std() > 0
