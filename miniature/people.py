@@ -1,0 +1,82 @@
+"""`python -m miniature.people DIR`: draws people as a folder of photos, one sub-folder a person.
+
+Beside each picture lies its caption, so that `instantid embed` and `python -m train.data.build`
+make a dataset of the folder as of any other.
+"""
+
+import dataclasses
+import functools
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from instantid_jax.atomic import new_folder
+from instantid_jax.cli.program import program
+from instantid_jax.errors import InputError
+from miniature.drawing.scene import random_scene
+from miniature.drawing.traits import random_traits
+from miniature.portraits import draw
+
+# Of the people that InstantID learns from; nothing else draws them.
+SEED = 501
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Who is drawn, and how often.
+
+    Attributes:
+      output: the folder; people who are in it already stay as they are.
+      people: how many; person i is the same whatever this is.
+      pictures: of each, in scenes of their own.
+      processes: how many draw.
+    """
+
+    output: tyro.conf.Positional[Path]
+    people: int = 15_000
+    pictures: int = 3
+    processes: int = 2
+    seed: int = SEED
+
+
+def main() -> None:
+    with program("people"):
+        draw_people(tyro.cli(Options, description=__doc__))
+
+
+def draw_people(options: Options) -> None:
+    """Draws who is missing.
+
+    Raises:
+      InputError: if fewer than one person, picture or process is asked for.
+    """
+    for name in ("people", "pictures", "processes"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} is {getattr(options, name)}: expected 1 up")
+    missing = [i for i in range(options.people) if not _folder(options, i).exists()]
+    # Forked processes would inherit the threads of whoever calls.
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        drawn = pool.imap_unordered(functools.partial(_draw_person, options), missing)
+        for _ in tqdm(drawn, total=len(missing), unit=" people"):
+            pass
+
+
+def _folder(options: Options, person: int) -> Path:
+    return options.output / f"{person:06}"
+
+
+def _draw_person(options: Options, person: int) -> None:
+    traits = random_traits(np.random.default_rng([options.seed, person]))
+    with new_folder(_folder(options, person)) as folder:
+        for i in range(options.pictures):
+            scene = random_scene(np.random.default_rng([options.seed, person, i]))
+            portrait = draw(traits, scene)
+            portrait.image.save(folder / f"{i}.jpg", quality=95, subsampling=0)
+            (folder / f"{i}.txt").write_text(portrait.caption + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""People drawn as a folder of photos."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from instantid_jax.errors import InputError
+from miniature.people import Options, draw_people
+from train.data.candidates import find_candidates
+
+
+def read(path):
+    return np.asarray(Image.open(path))
+
+
+def test_a_person_stays_who_they_are_when_more_are_drawn(tmp_path):
+    draw_people(Options(output=tmp_path, people=2, pictures=2, processes=1))
+    first, second = read(tmp_path / "000000/0.jpg"), read(tmp_path / "000000/1.jpg")
+    assert first.shape == (128, 128, 3) and (first != second).any()
+    (tmp_path / "000001/0.jpg").unlink()
+    draw_people(Options(output=tmp_path, people=3, pictures=2, processes=1))
+    np.testing.assert_array_equal(read(tmp_path / "000000/0.jpg"), first)
+    # Who is there already is left alone.
+    assert not (tmp_path / "000001/0.jpg").exists()
+
+    found = {c.key: c.caption for c in find_candidates(tmp_path)}
+    assert list(found) == ["000000/0", "000000/1", "000001/1", "000002/0", "000002/1"]
+    assert all(" person, wearing " in caption for caption in found.values())
+    assert len(set(found.values())) == len(found)
+
+
+def test_nobody_to_draw_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--pictures is 0"):
+        draw_people(Options(output=tmp_path, pictures=0))
