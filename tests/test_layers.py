@@ -34,7 +34,7 @@ BOUNDARIES = {
         "instantid_jax/runs/restoring.py",
         "instantid_jax/runs/saving.py",
     },
-    "huggingface_hub": {"instantid_jax/weights/hub.py"},
+    "huggingface_hub": {"instantid_jax/weights/hub.py", "miniature/base/published.py"},
     "torch": {"convert/torch_reference.py"},
     "diffusers": {"convert/torch_reference.py"},
 }

@@ -10,7 +10,8 @@ VAE = {
     "_class_name": "AutoencoderKL",
     "in_channels": 3,
     "out_channels": 3,
-    "latent_channels": 4,
+    # SDXL's 4 keep too little of 8 x 8 pixels where a whole face has only 50 x 70.
+    "latent_channels": 8,
     "sample_size": 128,
     "act_fn": "silu",
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -43,8 +44,8 @@ TEXT_ENCODER_2 = {
 UNET = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
+    "in_channels": 8,
+    "out_channels": 8,
     "addition_embed_type": "text_time",
     "use_linear_projection": True,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],

@@ -22,7 +22,7 @@ from miniature.stage import Batch, Loss, Stage, train
 
 # Of the pictures it learns from, and of those it is measured on; nothing else draws them.
 SEED, HELD_OUT_SEED = 301, 302
-STAGE = Stage(steps=8000, learning_rate=1e-3, weight_decay=0.0, save_every=250)
+STAGE = Stage(steps=8000, learning_rate=2e-3, weight_decay=0.0, save_every=250)
 # A face is what the identity is in; its pixels count so much more.
 FACE_WEIGHT = 3.0
 EDGE_WEIGHT = 1.0

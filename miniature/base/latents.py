@@ -20,7 +20,7 @@ class Latents(NamedTuple):
     """N encoded portraits.
 
     Attributes:
-      moments: float16 [N, 16, 16, 8], mean and log-variance of the VAE's posterior.
+      moments: float16 [N, 16, 16, 16], mean and log-variance of the VAE's posterior.
       captions: [N] strings.
     """
 

@@ -11,6 +11,7 @@ from miniature.base import denoising
 from miniature.base.architecture import SCHEDULER, TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE
 from miniature.base.latents import Latents
 
+MEAN = [1, 2, 3, 4, 5, 6, 7, 8]
 SMALL = {"block_out_channels": [16, 16, 32], "attention_head_dim": [1, 1, 2], "norm_num_groups": 4}
 
 
@@ -21,7 +22,7 @@ def networks():
         "unet": network("unet", UNET | SMALL),
         "text_encoder": network("text_encoder", TEXT_ENCODER | words),
         "text_encoder_2": network("text_encoder_2", TEXT_ENCODER_2 | words),
-        "vae": network("vae", VAE | {"latents_mean": [1, 2, 3, 4], "latents_std": [2, 2, 2, 2]}),
+        "vae": network("vae", VAE | {"latents_mean": MEAN, "latents_std": [2] * 8}),
     }
 
 
@@ -32,7 +33,7 @@ def params(networks):
 
 def batch(size):
     random = np.random.default_rng(0)
-    moments = random.normal(size=(size, 8, 8, 8)).astype(np.float16)
+    moments = random.normal(size=(size, 8, 8, 16)).astype(np.float16)
     return {"moments": moments, "input_ids": random.integers(0, 50, (size, 12))}
 
 
@@ -42,10 +43,10 @@ def alphas():
 
 def test_at_first_the_loss_is_the_targets_own_square(networks, params):
     # A velocity has the variance of noise and latents, whatever the timestep: about one where
-    # latents are scaled to it. Unscaled, with a mean of -1 to 4 and the encoder's noise, it is not.
-    moments = np.zeros((64, 8, 8, 8), np.float16)
-    moments[..., :4] = np.random.default_rng(1).normal([1, 2, 3, 4], 2, (64, 8, 8, 4))
-    moments[..., 4:] = -20
+    # latents are scaled to it. Unscaled, with a mean of 1 to 8 and the encoder's noise, it is not.
+    moments = np.zeros((64, 8, 8, 16), np.float16)
+    moments[..., :8] = np.random.default_rng(1).normal(MEAN, 2, (64, 8, 8, 8))
+    moments[..., 8:] = -20
     loss, _ = jax.jit(denoising.make_loss(networks, alphas()))(
         params, batch(64) | {"moments": moments}, jax.random.key(1)
     )

@@ -7,7 +7,16 @@ from miniature.faces.identification import identification
 def test_of_embeddings_that_are_known():
     references = np.eye(4) * [[1], [2], [3], [4]]
     probes = np.eye(4)
-    assert identification(references, probes) == {"rank1": 1, "similarity": 1, "margin": 1}
+    assert identification(references, probes) == {
+        "rank1": 1,
+        "similarity": 1,
+        "similarity_margin": 1,
+    }
     swapped = identification(references, probes[[1, 0, 2, 3]])
     assert swapped["rank1"] == swapped["similarity"] == 0.5
-    assert swapped["margin"] == pytest.approx(0.5 - 2 / 12)
+    assert swapped["similarity_margin"] == pytest.approx(0.5 - 2 / 12)
+
+
+def test_a_picture_without_a_face_is_nobody():
+    told = identification(np.eye(4), np.eye(4), np.array([False, True, True, True]))
+    assert told["rank1"] == told["similarity"] == told["similarity_margin"] == 0.75

@@ -20,7 +20,7 @@ def test_it_learns_to_tell_people_apart_and_leaves_a_file(tmp_path, capsys):
     train_recogniser(kind, options)
     told = json.loads(capsys.readouterr().out)
     # Chance is 1 % and 0.
-    assert told["rank1"] > 0.1 and told["margin"] > 0.15
+    assert told["rank1"] > 0.1 and told["similarity_margin"] > 0.15
     session = onnxruntime.InferenceSession(tmp_path / "recogniser.onnx")
     with np.load(tmp_path / "held-out" / "00000.npz") as stored:
         crops = stored["pixels"][:, 0].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1

@@ -26,4 +26,4 @@ def test_it_tells_people_apart_whatever_the_scene():
         pixels = np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
         embeddings.append(session.run(None, {"crop": pixels})[0])
     told = identification(*embeddings)
-    assert told["rank1"] >= 0.95 and told["margin"] > 0.75
+    assert told["rank1"] >= 0.95 and told["similarity_margin"] > 0.75

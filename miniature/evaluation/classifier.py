@@ -1,0 +1,135 @@
+"""`python -m miniature.evaluation.classifier --workdir DIR`: trains what sees style and background.
+
+On drawn pictures alone; generated ones are softer, so some of these are made soft.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from PIL import Image, ImageFilter
+from safetensors.numpy import load_file, save_file
+
+from instantid_jax.atomic import replacing_file
+from instantid_jax.cli.program import program
+from instantid_jax.params import Network, Params
+from miniature.base.pictures import Pictures, drawn_pictures
+from miniature.evaluation.named import named
+from miniature.evaluation.networks import Classifier, ClassifierConfig
+from miniature.stage import Batch, Stage, train
+
+# Of the pictures it learns from, and of those it is measured on; nothing else draws them.
+SEED, HELD_OUT_SEED = 601, 602
+STAGE = Stage(steps=1500, learning_rate=2e-3, weight_decay=0.05)
+NETWORK = Network(Classifier, ClassifierConfig())
+SHIPPED = Path(__file__).parent / "classifier.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is trained, on what.
+
+    Attributes:
+      workdir: the run's folder; a second call goes on. `classifier.safetensors` comes to lie in it.
+      pictures: so many are drawn, a multiple of 200.
+      batch: pictures in a batch.
+      held_out: pictures to measure it on, a multiple of 200.
+      processes: how many draw.
+    """
+
+    workdir: Path
+    pictures: int = 12_000
+    batch: int = 64
+    held_out: int = 1000
+    processes: int = 2
+    stage: Stage = STAGE
+
+
+def main() -> None:
+    with program("classifier"):
+        train_classifier(tyro.cli(Options, description=__doc__))
+
+
+def train_classifier(options: Options) -> None:
+    """Draws, trains, writes `classifier.safetensors` and prints how often it is right."""
+    pictures, held_out = (
+        drawn_pictures(options.workdir / name, count, seed, options.processes)
+        for name, count, seed in (
+            ("pictures", options.pictures, SEED),
+            ("held-out", options.held_out, HELD_OUT_SEED),
+        )
+    )
+    params = train(
+        options.stage,
+        options.workdir,
+        NETWORK.init,
+        loss,
+        make_batches(pictures, options.batch, options.stage.seed),
+    )
+    with replacing_file(options.workdir / SHIPPED.name) as path:
+        save_file({name: np.asarray(v, np.float16) for name, v in params.items()}, path)
+    answers = classify(load_classifier(options.workdir / SHIPPED.name), held_out.pixels)
+    right = answers == labels(held_out)
+    told = {"style": right[:, 0], "background": right[:, 1], "both": right.all(1)}
+    print(json.dumps({"pictures": len(right)} | {k: float(v.mean()) for k, v in told.items()}))
+
+
+def labels(pictures: Pictures) -> np.ndarray:
+    """[N, 2] int32, as `named` tells them from the captions."""
+    return np.array([named(caption) for caption in pictures.captions.tolist()], np.int32)
+
+
+def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Batch]:
+    """Pictures, some of them soft, and what they show, by the step."""
+    answers = labels(pictures)
+
+    def batch_at(step: int) -> Batch:
+        random = np.random.default_rng([seed, step])
+        chosen = random.integers(0, len(answers), size)
+        pixels = [_softened(pictures.pixels[i], random) for i in chosen]
+        return {"pixels": np.stack(pixels), "answers": answers[chosen]}
+
+    return batch_at
+
+
+def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+    """Cross-entropies of both answers."""
+    pixels = batch["pixels"].astype(jnp.float32) / 127.5 - 1
+    pixels += 0.05 * jax.random.normal(key, pixels.shape)
+    told = NETWORK.bind(params)(pixels)
+    each = {
+        name: optax.softmax_cross_entropy_with_integer_labels(logits, batch["answers"][:, i]).mean()
+        for i, (name, logits) in enumerate(zip(("style", "background"), told, strict=True))
+    }
+    return each["style"] + each["background"], each
+
+
+def load_classifier(path: Path = SHIPPED) -> Params:
+    return {name: jnp.asarray(v, jnp.float32) for name, v in load_file(path).items()}
+
+
+def classify(params: Params, pixels: np.ndarray) -> np.ndarray:
+    """Style and background, [N, 2] int32, of pictures uint8 [N, H, W, 3]."""
+    answer = jax.jit(lambda params, x: [a.argmax(-1) for a in NETWORK.bind(params)(x)])
+    found = [
+        np.stack(answer(params, part.astype(np.float32) / 127.5 - 1), axis=1)
+        for part in np.split(pixels, range(100, len(pixels), 100))
+    ]
+    return np.concatenate(found)
+
+
+def _softened(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    radius = random.uniform(0.2, 1.0) if random.random() < 0.4 else 0.0
+    if not radius:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
+
+
+if __name__ == "__main__":
+    main()

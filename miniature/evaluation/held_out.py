@@ -1,0 +1,107 @@
+"""People whom no network here learned from, and the scoring of pictures of them."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from instantid_jax.errors import InputError
+from instantid_jax.face.analysis import FaceAnalyzer
+from instantid_jax.face.face import Face
+from miniature.drawing.scene import random_scene
+from miniature.drawing.traits import random_traits
+from miniature.evaluation.classifier import classify, load_classifier
+from miniature.evaluation.scores import Faces, caption_accuracy, keypoint_error
+from miniature.faces.identification import identification
+from miniature.portraits import Portrait, draw
+
+SEED = 701
+JUDGE = Path(__file__).parent / "judge.onnx"
+
+
+class Case(NamedTuple):
+    """What is asked of a model.
+
+    Attributes:
+      photos: of the person, each in a scene of its own.
+      target: the same person in the scene that the prompt names: what a perfect model might make.
+    """
+
+    photos: tuple[Portrait, ...]
+    target: Portrait
+
+
+def draw_case(seed: int, number: int, photos: int = 1) -> Case:
+    """Case `number` of an evaluation's seed; its target does not depend on how many photos."""
+    key = [SEED, seed, number]
+    traits = random_traits(np.random.default_rng(key))
+    target, *others = (
+        draw(traits, random_scene(np.random.default_rng([*key, i]))) for i in range(photos + 1)
+    )
+    return Case(tuple(others), target)
+
+
+class HeldOut:
+    """Cases, with their people's faces as the face pack and as the judge measure them.
+
+    Attributes:
+      cases: those whose photos have a face that the pack finds.
+      faces: of each, its photos' `Face`s by the pack: what a model is given.
+    """
+
+    def __init__(self, people: int, seed: int, pack: Path, photos: int = 1):
+        """Draws cases until there are enough.
+
+        Args:
+          pack: the model's face pack; its detector finds the faces that the judge looks at.
+        """
+        analyzer = FaceAnalyzer(pack)
+        self.cases: list[Case] = []
+        self.faces: list[list[Face]] = []
+        number = 0
+        while len(self.cases) < people:
+            case = draw_case(seed, number, photos)
+            number += 1
+            try:
+                found = [analyzer.analyze(photo.image) for photo in case.photos]
+            except InputError:
+                continue
+            self.cases.append(case)
+            self.faces.append(found)
+        self._judge = _judge(pack)
+        self._classifier = load_classifier()
+        self._references = self._look(case.photos[0].image for case in self.cases).embeddings
+
+    def score(self, pictures: Iterable[Image.Image]) -> dict[str, float]:
+        """Figures of one picture for each case, in order."""
+        pictures = list(pictures)
+        found = self._look(pictures)
+        asked = np.stack([case.target.kps for case in self.cases])
+        answers = classify(self._classifier, np.stack([np.asarray(p) for p in pictures]))
+        return {
+            **identification(self._references, found.embeddings, found.found),
+            "detection_rate": float(found.found.mean()),
+            "keypoint_error": keypoint_error(found, asked, pictures[0].width),
+            "caption_accuracy": caption_accuracy(answers, [c.target.caption for c in self.cases]),
+        }
+
+    def _look(self, pictures: Iterable[Image.Image]) -> Faces:
+        faces = [face for _, face in self._judge.analyze_each(pictures)]
+        found = np.array([isinstance(face, Face) for face in faces])
+        embeddings = np.zeros((len(faces), 512), np.float32)
+        kps = np.zeros((len(faces), 5, 2), np.float32)
+        for i in np.flatnonzero(found):
+            embeddings[i], kps[i] = faces[i].embedding, faces[i].kps
+        return Faces(found, embeddings, kps)
+
+
+def _judge(pack: Path) -> FaceAnalyzer:
+    """A face pack of the pack's detector and the judge."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(pack / "detector.onnx", folder)
+        shutil.copy(JUDGE, folder)
+        return FaceAnalyzer(folder)

@@ -1,0 +1,57 @@
+"""Training what sees style and background."""
+
+import json
+
+import jax
+import numpy as np
+
+from miniature.base.pictures import Pictures
+from miniature.drawing.scene import random_scene
+from miniature.evaluation import classifier
+from miniature.evaluation.named import STYLES
+from miniature.stage import Stage
+
+
+def test_every_parameter_learns():
+    random = np.random.default_rng(0)
+    batch = {
+        "pixels": random.integers(0, 256, (4, 32, 32, 3)).astype(np.uint8),
+        "answers": np.array([[0, 1], [1, 2], [2, 3], [5, 8]], np.int32),
+    }
+    params = jax.jit(classifier.NETWORK.init)(jax.random.key(0))
+    gradients, metrics = jax.jit(jax.grad(classifier.loss, has_aux=True))(
+        params, batch, jax.random.key(1)
+    )
+    assert all(np.abs(g).max() > 0 for g in gradients.values())
+    assert set(metrics) == {"style", "background"}
+
+
+def test_some_pictures_of_a_batch_are_soft():
+    random = np.random.default_rng(0)
+    captions = np.array([random_scene(np.random.default_rng(i)).caption for i in range(8)])
+    pixels = random.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
+    pictures = Pictures(pixels, captions, np.zeros((8, 4)))
+    batch = classifier.make_batches(pictures, 400, seed=0)(3)
+    sharp = {
+        picture.tobytes(): classifier.named(c) for picture, c in zip(pixels, captions, strict=True)
+    }
+    kept = [sharp.get(picture.tobytes()) for picture in batch["pixels"]]
+    assert 200 < sum(answer is not None for answer in kept) < 280
+    assert all(
+        answer is None or answer == tuple(told)
+        for answer, told in zip(kept, batch["answers"].tolist(), strict=True)
+    )
+
+
+def test_what_is_written_answers_as_is_told(tmp_path, capsys):
+    stage = Stage(steps=30, learning_rate=2e-3, warmup_steps=3, ema_decay=0.5)
+    classifier.train_classifier(
+        classifier.Options(workdir=tmp_path, pictures=200, held_out=200, batch=32, stage=stage)
+    )
+    told = json.loads(capsys.readouterr().out)
+    params = classifier.load_classifier(tmp_path / "classifier.safetensors")
+    with np.load(tmp_path / "held-out" / "00000.npz") as stored:
+        drawn = Pictures(**stored)
+    right = classifier.classify(params, drawn.pixels) == classifier.labels(drawn)
+    assert told["style"] == right[:, 0].mean() and told["both"] == right.all(1).mean()
+    assert told["style"] > 2 / len(STYLES)
