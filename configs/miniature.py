@@ -1,0 +1,62 @@
+"""InstantID in miniature, on the base model and the drawn people of `miniature/`.
+
+    python -m train configs/miniature.py --workdir runs/miniature/instantid
+
+miniature/README.md has the commands that make both folders named below. The identity always comes
+from another picture of the person than the one that is shown, so that an embedding's traces of
+style and light teach nothing.
+"""
+
+from instantid_jax.models.resampler import ResamplerConfig
+from train.config import CheckpointConfig, ModelConfig, TrainConfig
+from train.data.buckets import aspect_buckets
+from train.data.config import DataConfig, DatasetShare
+from train.objective import ObjectiveConfig
+from train.optimizer import OptimizerConfig
+from train.step import StepConfig
+
+STEPS = 8000
+
+
+def get_config() -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig(
+            sdxl="runs/miniature/text_to_image/sdxl",
+            resampler=ResamplerConfig(
+                dim=128,
+                depth=2,
+                inner_dim=128,
+                num_queries=16,
+                embedding_dim=512,
+                output_dim=192,
+                ff_inner_dim=512,
+            ),
+        ),
+        data=DataConfig(
+            datasets=(DatasetShare(folder="runs/miniature/faces"),),
+            buckets=aspect_buckets(128),
+            crop="center",
+            cached_latents=True,
+            reference_probability=1.0,
+        ),
+        global_batch_size=32,
+        steps=STEPS,
+        objective=ObjectiveConfig(
+            prediction_type="v_prediction",
+            drop_id=0.05,
+            drop_text=0.05,
+            drop_both=0.05,
+            face_weight=2.0,
+        ),
+        optimizer=OptimizerConfig(
+            # What a network of this size takes; one of SDXL's takes a hundredth of it.
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_steps=200,
+            decay_steps=STEPS,
+            ema_decay=0.998,
+        ),
+        step=StepConfig(dtype="float32", remat="none"),
+        checkpoints=CheckpointConfig(every=250, keep=1),
+        loader_threads=2,
+    )

@@ -1,0 +1,78 @@
+"""Pictures that a model makes of held-out people."""
+
+import dataclasses
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from instantid_jax import InstantIDPipeline
+from instantid_jax.face.face import Face
+from miniature.evaluation.held_out import HeldOut
+from miniature.portraits import SIDE
+
+EMBEDDED = Path(__file__).parents[2] / "instantid_jax" / "embedded"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is evaluated.
+
+    Attributes:
+      sdxl: the base model's folder.
+      instantid: the adapter's and IdentityNet's folder, or a training run's.
+      face_pack: the face pack's folder.
+    """
+
+    sdxl: Path = EMBEDDED
+    instantid: Path = EMBEDDED
+    face_pack: Path = EMBEDDED / "faces"
+
+    def load(self) -> InstantIDPipeline:
+        return InstantIDPipeline.load(sdxl=str(self.sdxl), instantid=str(self.instantid))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How pictures are made; as `instantid generate` has them.
+
+    Attributes:
+      batch: pictures made at a time.
+    """
+
+    ip_adapter_scale: float = 0.8
+    controlnet_conditioning_scale: float = 0.8
+    num_inference_steps: int = 16
+    guidance_scale: float = 3.0
+    scheduler: str | None = None
+    batch: int = 20
+
+
+def make_pictures(
+    pipe: InstantIDPipeline, held_out: HeldOut, sampling: Sampling, seed: int, photos: int = 1
+) -> list[Image.Image]:
+    """A picture for each case: its person, as the first photos have them, at its keypoints."""
+    settings = dataclasses.asdict(sampling)
+    size = settings.pop("batch")
+    made: list[Image.Image] = []
+    for start in tqdm(range(0, len(held_out.cases), size), unit="batch", disable=None):
+        targets = [case.target for case in held_out.cases[start : start + size]]
+        people = [Face.mean(faces[:photos]) for faces in held_out.faces[start : start + size]]
+        asked = [
+            Face(embedding=person.embedding, kps=target.kps, image_size=(SIDE, SIDE))
+            for person, target in zip(people, targets, strict=True)
+        ]
+        captions = [target.caption for target in targets]
+        # One shape compiles once: the last batch is filled up.
+        short = size - len(targets)
+        result = pipe(
+            captions + captions[:1] * short,
+            face=asked + asked[:1] * short,
+            seed=[(seed + start + i) % 2**32 for i in range(size)],
+            height=SIDE,
+            width=SIDE,
+            progress=False,
+            **settings,
+        )
+        made += result.images[: len(targets)]
+    return made
