@@ -9,20 +9,26 @@ import numpy as np
 from tqdm import tqdm
 
 from instantid_jax.atomic import replacing_file
+from instantid_jax.errors import InputError
 
 Arrays = dict[str, np.ndarray]
 
 
 def drawn_in_chunks(
-    folder: Path, draw: Callable[[int], Arrays], count: int, processes: int
+    folder: Path, draw: Callable[[int], Arrays], count: int, chunk: int, processes: int
 ) -> Arrays:
     """Arrays of all chunks in turn, along their first axis; drawn where their file is missing.
 
     Args:
       draw: makes the arrays of chunk `i`, the same of equal shapes for each; must be picklable.
+      count: examples in all, a multiple of `chunk`, which is how many a chunk has.
+    Raises:
+      InputError: if it is none.
     """
+    if count < chunk or count % chunk:
+        raise InputError(f"{count} were asked for: expected a multiple of {chunk}")
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{i:05}.npz" for i in range(count)]
+    files = [folder / f"{i:05}.npz" for i in range(count // chunk)]
     missing = [i for i, path in enumerate(files) if not path.exists()]
     write = functools.partial(_write, draw=draw, files=files)
     # Forked processes would inherit JAX's threads.
@@ -34,9 +40,8 @@ def drawn_in_chunks(
         with np.load(path) as stored:
             for name, values in stored.items():
                 if i == 0:
-                    shape = (count * len(values), *values.shape[1:])
-                    whole[name] = np.empty(shape, values.dtype)
-                whole[name][i * len(values) : (i + 1) * len(values)] = values
+                    whole[name] = np.empty((count, *values.shape[1:]), values.dtype)
+                whole[name][i * chunk : (i + 1) * chunk] = values
     return whole
 
 

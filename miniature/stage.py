@@ -71,6 +71,7 @@ def train(
     init: Callable[[jax.Array], Params],
     loss: Loss,
     batch_at: Callable[[int], Batch],
+    data: str,
 ) -> Params:
     """Trains, or goes on where an earlier call ended, and returns the averaged parameters.
 
@@ -81,10 +82,13 @@ def train(
       init: makes parameters from a key.
       loss: a scalar, and further scalars to record, of parameters, a batch and the step's key.
       batch_at: the batch of a step.
+      data: what batches are made of, in words; a run that goes on must have the same.
+    Raises:
+      InputError: if the loss is not finite, or the folder's run is another.
     """
     keep_compiled_programs()
     run, optimizer = RunFolder(folder), stage.optimizer
-    fingerprint = {"stage": repr(stage)}
+    fingerprint = {"stage": repr(stage), "data": data}
     begin = jax.jit(lambda key: init_state(optimizer, init(key)))
     shapes = jax.eval_shape(begin, jax.random.key(stage.seed))
     if run.steps():
@@ -124,7 +128,9 @@ def train(
         for step in range(start + 1, stage.steps + 1):
             state, metrics = advance(state, batch_at(step - 1))
             bar.update()
-            if step % 10 == 0:
+            preempted = saver.reached_preemption(step)
+            # Nothing is saved that was not looked at.
+            if step % 10 == 0 or step % stage.save_every == 0 or preempted:
                 told = {name: float(value) for name, value in metrics.items()}
                 seconds = round((time.monotonic() - began) / (step - start), 4)
                 append_line(run.metrics, {"step": step, **told, "seconds_a_step": seconds})
@@ -133,7 +139,6 @@ def train(
                     raise InputError(
                         f"the loss at step {step} is {told['loss']}: lower --stage.learning-rate"
                     )
-            preempted = saver.reached_preemption(step)
             meta = Meta(fingerprint=fingerprint, seed=stage.seed, position=step)
             saver.save(step, state, meta, force=preempted or step == stage.steps)
             if preempted:

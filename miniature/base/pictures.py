@@ -35,7 +35,7 @@ def drawn_pictures(folder: Path, count: int, seed: int, processes: int) -> Pictu
       count: a multiple of 200.
     """
     draw_chunk = functools.partial(_draw_chunk, seed=seed)
-    return Pictures(**drawn_in_chunks(folder, draw_chunk, count // CHUNK, processes))
+    return Pictures(**drawn_in_chunks(folder, draw_chunk, count, CHUNK, processes))
 
 
 def _draw_chunk(chunk: int, *, seed: int) -> dict[str, np.ndarray]:

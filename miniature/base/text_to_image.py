@@ -101,6 +101,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         functools.partial(denoising.init, networks),
         denoising.make_loss(networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER))),
         denoising.make_batches(latents, tokenizer, options.batch, options.stage.seed),
+        f"{options.pictures} pictures, {options.batch} a batch",
     )
     shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)
     with new_folder(options.workdir / "sdxl") as folder:

@@ -71,6 +71,7 @@ def train_classifier(options: Options) -> None:
         NETWORK.init,
         loss,
         make_batches(pictures, options.batch, options.stage.seed),
+        f"{options.pictures} pictures, {options.batch} a batch",
     )
     with replacing_file(options.workdir / SHIPPED.name) as path:
         save_file({name: np.asarray(v, np.float16) for name, v in params.items()}, path)

@@ -48,7 +48,9 @@ def drawn_crops(folder: Path, people: int, pictures: int, seed: int, processes: 
       pictures: of each.
     """
     draw_chunk = functools.partial(_draw_chunk, pictures=pictures, seed=seed)
-    return Crops(**drawn_in_chunks(folder, draw_chunk, people // CHUNK, processes))
+    # Those of another number of pictures are others.
+    folder = folder / f"{pictures}-pictures"
+    return Crops(**drawn_in_chunks(folder, draw_chunk, people, CHUNK, processes))
 
 
 def _draw_chunk(chunk: int, *, pictures: int, seed: int) -> dict[str, np.ndarray]:

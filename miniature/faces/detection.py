@@ -52,7 +52,7 @@ def drawn_examples(folder: Path, count: int, seed: int, processes: int) -> Drawn
       count: a multiple of 100.
     """
     draw_chunk = functools.partial(_draw_chunk, seed=seed)
-    return Drawn(**drawn_in_chunks(folder, draw_chunk, count // CHUNK, processes))
+    return Drawn(**drawn_in_chunks(folder, draw_chunk, count, CHUNK, processes))
 
 
 def _draw_chunk(chunk: int, *, seed: int) -> dict[str, np.ndarray]:

@@ -54,6 +54,7 @@ def train_detector(options: Options) -> None:
         network.init,
         detection.make_loss(network),
         detection.make_batches(drawn, options.batch, options.stage.seed),
+        f"{options.pictures} pictures, {options.batch} a batch",
     )
     with replacing_file(options.workdir / "detector.onnx") as path:
         onnx.save(export.detector(config, params), path)

@@ -78,6 +78,7 @@ def train_recogniser(kind: Kind, options: Options) -> None:
         recognition.make_init(network, traits),
         recognition.make_loss(network, traits),
         recognition.make_batches(crops, options.batch, options.stage.seed),
+        f"{options.people} people, {options.pictures} pictures of each, {options.batch} a batch",
     )
     params = recognition.part(trained, recognition.NETWORK)
     held_out = drawn_crops(

@@ -34,7 +34,7 @@ def lines(folder):
 
 
 def test_it_learns_and_records(tmp_path):
-    params = train(STAGE, tmp_path, init, loss, batch_at)
+    params = train(STAGE, tmp_path, init, loss, batch_at, "numbers")
     np.testing.assert_allclose(params["kernel"], WANTED, atol=0.05)
     told = lines(tmp_path)
     assert [line["step"] for line in told] == [10, 20, 30, 40, 50, 60]
@@ -48,20 +48,26 @@ def test_ended_early_it_goes_on_to_the_same_bits(tmp_path):
             raise KeyboardInterrupt
         return batch_at(step)
 
-    straight = train(STAGE, tmp_path / "a", init, loss, batch_at)
+    straight = train(STAGE, tmp_path / "a", init, loss, batch_at, "numbers")
     with pytest.raises(KeyboardInterrupt):
-        train(STAGE, tmp_path / "b", init, loss, ends)
+        train(STAGE, tmp_path / "b", init, loss, ends, "numbers")
     assert RunFolder(tmp_path / "b").steps() == [20]
-    resumed = train(STAGE, tmp_path / "b", init, loss, batch_at)
+    resumed = train(STAGE, tmp_path / "b", init, loss, batch_at, "numbers")
     assert resumed["kernel"].tobytes() == straight["kernel"].tobytes()
     for one, other in zip(lines(tmp_path / "a"), lines(tmp_path / "b"), strict=True):
         assert one | {"seconds_a_step": 0} == other | {"seconds_a_step": 0}
 
 
 def test_another_stage_is_refused(tmp_path):
-    train(STAGE, tmp_path, init, loss, batch_at)
+    train(STAGE, tmp_path, init, loss, batch_at, "numbers")
     with pytest.raises(InputError, match="stage"):
-        train(dataclasses.replace(STAGE, steps=61), tmp_path, init, loss, batch_at)
+        train(dataclasses.replace(STAGE, steps=61), tmp_path, init, loss, batch_at, "numbers")
+
+
+def test_other_data_are_refused(tmp_path):
+    train(STAGE, tmp_path, init, loss, batch_at, "numbers")
+    with pytest.raises(InputError, match="data"):
+        train(STAGE, tmp_path, init, loss, batch_at, "other numbers")
 
 
 def test_a_loss_that_is_not_finite_ends_it(tmp_path):
@@ -70,5 +76,5 @@ def test_a_loss_that_is_not_finite_ends_it(tmp_path):
         return value * jnp.nan, metrics
 
     with pytest.raises(InputError, match="step 10 is nan: lower"):
-        train(STAGE, tmp_path, init, broken, batch_at)
+        train(STAGE, tmp_path, init, broken, batch_at, "numbers")
     assert RunFolder(tmp_path).steps() == []

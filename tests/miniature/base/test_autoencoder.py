@@ -12,11 +12,14 @@ from instantid_jax.components import network
 from miniature.base.architecture import VAE
 from miniature.base.autoencoder import (
     FACE_WEIGHT,
+    WINDOW,
     Options,
     face_weight,
+    make_batches,
     make_loss,
     train_autoencoder,
 )
+from miniature.base.pictures import Pictures
 from miniature.stage import Stage
 
 SMALL = VAE | {"block_out_channels": [8, 8, 8, 8]}
@@ -28,6 +31,25 @@ def test_faces_count_more():
     assert weight[0, 20, 10] == weight[0, 59, 29] == FACE_WEIGHT
     assert weight[0, 19, 10] == weight[0, 20, 30] == weight[1, 30, 20] == 1
     np.testing.assert_allclose((weight[0] == FACE_WEIGHT).sum(), 20 * 40)
+
+
+def test_windows_hold_the_faces_that_their_boxes_tell():
+    # A face is where a picture is not black.
+    random = np.random.default_rng(0)
+    pixels, bboxes = np.zeros((20, 128, 128, 3), np.uint8), np.zeros((20, 4), np.float32)
+    for i, (left, top) in enumerate(random.integers(10, 70, (20, 2))):
+        bboxes[i] = left, top, left + 40, top + 50
+        pixels[i, top : top + 50, left : left + 40] = 1 + i
+    batch_at = make_batches(Pictures(pixels, np.array([""] * 20), bboxes), 16, seed=0)
+    batch = batch_at(0)
+    assert batch["pixels"].shape == (16, WINDOW, WINDOW, 3)
+    for window, box in zip(batch["pixels"][..., 0], batch["bboxes"], strict=True):
+        left, top, right, bottom = np.clip(box, 0, WINDOW).astype(int)
+        assert (window[top:bottom, left:right] > 0).all() and right > left and bottom > top
+        assert (window > 0).sum() == (right - left) * (bottom - top)
+    whole = batch_at(1)
+    assert whole["pixels"].shape == (4, 128, 128, 3)
+    assert (whole["bboxes"].T[2] - whole["bboxes"].T[0] == 40).all()
 
 
 def test_every_parameter_learns():
