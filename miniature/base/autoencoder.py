@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from instantid_jax.params import Network, Params
 from miniature.base.architecture import VAE
 from miniature.base.pictures import Pictures, drawn_pictures
 from miniature.base.published import write_network
+from miniature.options import PictureOptions
 from miniature.stage import Batch, Loss, Stage, train
 
 # Of the pictures it learns from, and of those it is measured on; nothing else draws them.
@@ -38,22 +38,17 @@ WINDOW, WANDER = 64, 24.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is trained, on what.
+class Options(PictureOptions):
+    """As of any training on pictures.
 
     Attributes:
-      workdir: the run's folder; a second call goes on. The folder `vae` comes to lie in it.
-      pictures: so many are drawn, a multiple of 200.
       batch: windows in a batch, of which a whole picture counts four.
       held_out: pictures to measure it on, a multiple of 200.
-      processes: how many draw.
     """
 
-    workdir: Path
     pictures: int = 20_000
     batch: int = 8
     held_out: int = 200
-    processes: int = 2
     stage: Stage = STAGE
 
 
@@ -78,7 +73,7 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
         functools.partial(init, net),
         make_loss(net),
         make_batches(pictures, options.batch, options.stage.seed),
-        f"{options.pictures} pictures, {options.batch} windows a batch",
+        options.data,
     )
     latents, psnr = _measure(net, params, held_out.pixels)
     # Each channel to zero mean and unit variance, as the noise that is added.

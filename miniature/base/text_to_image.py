@@ -32,31 +32,26 @@ from miniature.base.architecture import (
 from miniature.base.latents import encoded_pictures
 from miniature.base.published import write_network
 from miniature.base.tokenizer import POSITIONS, write_tokenizer
+from miniature.options import PictureOptions
 from miniature.stage import Stage, train
 
 # Of the pictures it learns from; nothing else draws them.
 SEED = 401
-STAGE = Stage(steps=6000, learning_rate=1e-3, ema_decay=0.999, warmup_steps=200)
+STAGE = Stage(steps=7000, learning_rate=1e-3, ema_decay=0.999, warmup_steps=200)
 SETTINGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is trained, on what.
+class Options(PictureOptions):
+    """As of any training on pictures.
 
     Attributes:
-      workdir: the run's folder; a second call goes on. The folder `sdxl` comes to lie in it.
       vae: the folder that `python -m miniature.base.autoencoder` wrote.
-      pictures: so many are drawn, a multiple of 200.
-      batch: pictures in a batch.
-      processes: how many draw.
     """
 
-    workdir: Path
     vae: Path
     pictures: int = 40_000
     batch: int = 32
-    processes: int = 2
     stage: Stage = STAGE
 
 
@@ -101,7 +96,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         functools.partial(denoising.init, networks),
         denoising.make_loss(networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER))),
         denoising.make_batches(latents, tokenizer, options.batch, options.stage.seed),
-        f"{options.pictures} pictures, {options.batch} a batch",
+        options.data,
     )
     shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)
     with new_folder(options.workdir / "sdxl") as folder:

@@ -22,6 +22,7 @@ from instantid_jax.params import Network, Params
 from miniature.base.pictures import Pictures, drawn_pictures
 from miniature.evaluation.named import named
 from miniature.evaluation.networks import Classifier, ClassifierConfig
+from miniature.options import PictureOptions
 from miniature.stage import Batch, Stage, train
 
 # Of the pictures it learns from, and of those it is measured on; nothing else draws them.
@@ -32,22 +33,16 @@ SHIPPED = Path(__file__).parent / "classifier.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is trained, on what.
+class Options(PictureOptions):
+    """As of any training on pictures.
 
     Attributes:
-      workdir: the run's folder; a second call goes on. `classifier.safetensors` comes to lie in it.
-      pictures: so many are drawn, a multiple of 200.
-      batch: pictures in a batch.
       held_out: pictures to measure it on, a multiple of 200.
-      processes: how many draw.
     """
 
-    workdir: Path
     pictures: int = 12_000
     batch: int = 64
     held_out: int = 1000
-    processes: int = 2
     stage: Stage = STAGE
 
 
@@ -71,7 +66,7 @@ def train_classifier(options: Options) -> None:
         NETWORK.init,
         loss,
         make_batches(pictures, options.batch, options.stage.seed),
-        f"{options.pictures} pictures, {options.batch} a batch",
+        options.data,
     )
     with replacing_file(options.workdir / SHIPPED.name) as path:
         save_file({name: np.asarray(v, np.float16) for name, v in params.items()}, path)

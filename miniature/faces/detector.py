@@ -1,7 +1,6 @@
 """`python -m miniature.faces.detector --workdir DIR`: trains the face pack's detector."""
 
 import dataclasses
-from pathlib import Path
 
 import onnx
 import tyro
@@ -11,6 +10,7 @@ from instantid_jax.cli.program import program
 from instantid_jax.params import Network
 from miniature.faces import detection, export
 from miniature.faces.networks import Detector, DetectorConfig
+from miniature.options import PictureOptions
 from miniature.stage import Stage, train
 
 # Of the pictures it learns from; nothing else draws them.
@@ -19,20 +19,11 @@ STAGE = Stage(steps=4000, learning_rate=2e-3, weight_decay=0.02)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is trained, on what.
+class Options(PictureOptions):
+    """As of any training on pictures."""
 
-    Attributes:
-      workdir: the run's folder; a second call goes on. `detector.onnx` comes to lie in it.
-      pictures: so many are drawn, a multiple of 100.
-      batch: pictures in a batch.
-      processes: that draw.
-    """
-
-    workdir: Path
     pictures: int = 6000
     batch: int = 16
-    processes: int = 2
     stage: Stage = STAGE
 
 
@@ -54,7 +45,7 @@ def train_detector(options: Options) -> None:
         network.init,
         detection.make_loss(network),
         detection.make_batches(drawn, options.batch, options.stage.seed),
-        f"{options.pictures} pictures, {options.batch} a batch",
+        options.data,
     )
     with replacing_file(options.workdir / "detector.onnx") as path:
         onnx.save(export.detector(config, params), path)
