@@ -26,10 +26,10 @@ SEED, HELD_OUT_SEED = 301, 302
 STAGE = Stage(steps=22_000, learning_rate=2e-3, weight_decay=0.0, save_every=500)
 # A face is what the identity is in; its pixels count so much more.
 FACE_WEIGHT = 3.0
-# Light, blue against yellow, green against magenta: as directions in RGB, and how much each counts.
+# Light, blue against yellow, green against magenta: directions in RGB, times how much each counts.
 # Colours vary less than light, yet captions name them.
 OPPONENT_COLORS = np.array([[1, 1, 1], [-1, 0, 1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
-COLOR_WEIGHTS = (1.0, 1.5, 2.0)
+COLOR_ERRORS = (np.array([[1.0], [1.5], [2.0]]) * OPPONENT_COLORS).astype(np.float32)
 KL_WEIGHT = 1e-4
 # Of the posterior at first: with the usual 0 there is as much noise as signal, and little to learn.
 LOG_VARIANCE = -6.0
@@ -131,7 +131,7 @@ def make_loss(net: Network) -> Loss:
         moments = vae.moments(pictures)
         noise = jax.random.normal(key, (*moments.shape[:-1], moments.shape[-1] // 2))
         error = vae.decode(sample_latents(net.config, moments, noise)) - pictures
-        error = (error @ OPPONENT_COLORS.T) * jnp.array(COLOR_WEIGHTS)
+        error = error @ COLOR_ERRORS.T
         weight = face_weight(batch["bboxes"], pictures.shape[1:3])
         absolute = jnp.mean(jnp.abs(error) * weight)
         squared = jnp.mean(jnp.square(error) * weight)
