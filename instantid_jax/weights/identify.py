@@ -70,8 +70,7 @@ def _whole_checkpoint(shapes: Shapes) -> Kind | None:
     if not _any(shapes, unet):
         return None
     whole = "(one file, original layout)"
-    channels = shapes.get(f"{unet}input_blocks.0.0.weight", (0, 4))[1]
-    editor = f"{EDITORS[channels]} " if channels in EDITORS else ""
+    editor = _editor(shapes, f"{unet}input_blocks.0.0.weight", f"{unet}out.2.weight")
     if _any(shapes, f"{unet}joint_blocks.", f"{unet}double_blocks."):
         return Kind("an SD 3 or FLUX checkpoint (one file)")
     if _any(shapes, "conditioner.embedders.1."):
@@ -141,12 +140,17 @@ def _network(shapes: Shapes) -> Kind | None:
             f"{_article(base)} {base} ControlNet (diffusers layout)",
             "controlnet" if known else None,
         )
-    channels = shapes.get("conv_in.weight", (0, 4))[1]
-    editor = f"{EDITORS[channels]} " if channels in EDITORS else ""
+    editor = _editor(shapes, "conv_in.weight", "conv_out.weight")
     return Kind(
         f"{_article(base)} {base} {editor}UNet (diffusers layout)",
         "unet" if known and not editor else None,
     )
+
+
+def _editor(shapes: Shapes, first: str, last: str) -> str:
+    """What a UNet edits, and a space, if it takes more channels than it makes; else nothing."""
+    taken, made = shapes.get(first, (0, 4))[1], shapes.get(last, (4, 0))[0]
+    return f"{EDITORS[taken]} " if taken in EDITORS and taken > made else ""
 
 
 def _text_encoder(shapes: Shapes) -> Kind | None:

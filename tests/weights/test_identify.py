@@ -231,6 +231,18 @@ CLASSES = {
         "an SDXL inpainting UNet (diffusers layout)",
         None,
     ),
+    "SDXL picture editing UNet": (
+        UNet2DConditionModel,
+        sdxl() | UPS | {"in_channels": 8},
+        "an SDXL picture editing UNet (diffusers layout)",
+        None,
+    ),
+    "UNet of a VAE with 8 channels": (
+        UNet2DConditionModel,
+        sdxl() | UPS | {"in_channels": 8, "out_channels": 8},
+        "an SDXL UNet (diffusers layout)",
+        "unet",
+    ),
     "refiner UNet": (
         UNet2DConditionModel,
         sdxl(1280, 2560) | UPS,
