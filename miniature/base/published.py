@@ -31,7 +31,10 @@ def write_network(folder: Path, stem: str, settings: Mapping[str, Any], params: 
         max_shard_size=LARGEST_FILE,
     )
     for name, held in split.filename_to_tensors.items():
-        save_file({key: tensors[key] for key in held}, folder / name, metadata={"format": "pt"})
+        path = folder / name
+        save_file({key: tensors[key] for key in held}, path, metadata={"format": "pt"})
+        # safetensors makes it readable for its owner alone.
+        path.chmod(folder.stat().st_mode & 0o666)
     if split.is_sharded:
         write_json(
             folder / f"{stem}.safetensors.index.json",

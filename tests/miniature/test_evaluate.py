@@ -1,0 +1,61 @@
+"""The evaluation's one line, of a model and figures that are made up."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from instantid_jax.errors import InputError
+from miniature import evaluate
+from miniature.evaluation.generation import Model
+from miniature.portraits import SIDE
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Pictures are of one grey each, which is their score: 100 for photos, 3, or 2 without ID."""
+
+    def portrait(grey):
+        return SimpleNamespace(image=Image.new("RGB", (SIDE, SIDE), (grey, grey, grey)))
+
+    class HeldOut:
+        def __init__(self, people, seed, pack):
+            case = SimpleNamespace(photos=[portrait(1)], target=portrait(100))
+            self.cases = [case] * people
+
+        def score(self, pictures):
+            return {"rank1": pictures[0].getpixel((0, 0))[0], "caption_accuracy": len(pictures)}
+
+    def make_pictures(pipe, held_out, sampling, seed):
+        scales = sampling.ip_adapter_scale, sampling.controlnet_conditioning_scale
+        return [portrait(3 if any(scales) else 2).image] * len(held_out.cases)
+
+    monkeypatch.setattr(Model, "load", lambda self: None)
+    monkeypatch.setattr(evaluate, "HeldOut", HeldOut)
+    monkeypatch.setattr(evaluate, "make_pictures", make_pictures)
+
+
+def test_beside_each_figure_stand_its_ceiling_and_its_floor(made_up, tmp_path):
+    told = evaluate.evaluate(evaluate.Options(identities=4, seed=9, save=tmp_path / "made"))
+    assert told == {
+        "identities": 4,
+        "seed": 9,
+        "rank1": 3,
+        "rank1_ceiling": 100,
+        "rank1_floor": 2,
+        "caption_accuracy_id_on": 4,
+        "caption_accuracy_id_off": 4,
+        "caption_accuracy_ceiling": 4,
+    }
+    saved = sorted((tmp_path / "made").iterdir())
+    assert [path.name for path in saved] == [f"{i:05}.png" for i in range(4)]
+    with Image.open(saved[0]) as sheet:
+        greys = [sheet.getpixel((i * SIDE, 0))[0] for i in range(sheet.width // SIDE)]
+    assert greys == [1, 3, 100, 2]
+
+
+def test_what_cannot_be_evaluated_is_refused(made_up, tmp_path):
+    with pytest.raises(InputError, match="--identities is 1: expected 2 up"):
+        evaluate.evaluate(evaluate.Options(identities=1))
+    with pytest.raises(InputError, match="is there already"):
+        evaluate.evaluate(evaluate.Options(identities=2, save=tmp_path))
