@@ -1,5 +1,6 @@
 """Training the miniature's VAE from the drawing to the folder that diffusers reads."""
 
+import functools
 import json
 
 import diffusers
@@ -12,9 +13,11 @@ from instantid_jax.components import network
 from miniature.base.architecture import VAE
 from miniature.base.autoencoder import (
     FACE_WEIGHT,
+    OPPONENT_COLORS,
     WINDOW,
     Options,
     face_weight,
+    init,
     make_batches,
     make_loss,
     train_autoencoder,
@@ -50,6 +53,21 @@ def test_windows_hold_the_faces_that_their_boxes_tell():
     whole = batch_at(1)
     assert whole["pixels"].shape == (4, 128, 128, 3)
     assert (whole["bboxes"].T[2] - whole["bboxes"].T[0] == 40).all()
+
+
+def test_at_first_the_latents_hold_each_direction_of_color_alike():
+    # Flat pictures of colours drawn at random, restored by the best linear map from their latents.
+    net = network("vae", VAE)
+    params = jax.jit(functools.partial(init, net))(jax.random.key(0))
+    colors = np.random.default_rng(0).uniform(-1, 1, (200, 4, 4, 3)).astype(np.float32)
+    latents = jax.jit(lambda params, x: net.bind(params).encode(x))(
+        params, np.repeat(np.repeat(colors, 8, 1), 8, 2)
+    )
+    x = np.asarray(latents[:, 1:3, 1:3]).reshape(-1, 8)
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    y = colors[:, 1:3, 1:3].reshape(-1, 3) @ OPPONENT_COLORS.T
+    left = y - x @ np.linalg.lstsq(x, y)[0]
+    assert (left.var(0) < 0.05 * y.var(0)).all()
 
 
 def test_every_parameter_learns():
