@@ -49,7 +49,7 @@ def get_config() -> TrainConfig:
             face_weight=2.0,
         ),
         optimizer=OptimizerConfig(
-            # What a network of this size takes; one of SDXL's takes a hundredth of it.
+            # A hundred times SDXL's: these networks are small, and start fresh.
             learning_rate=1e-3,
             schedule="cosine",
             warmup_steps=200,

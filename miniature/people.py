@@ -39,7 +39,6 @@ class Options:
     people: int = 15_000
     pictures: int = 3
     processes: int = 2
-    seed: int = SEED
 
 
 def main() -> None:
@@ -69,10 +68,10 @@ def _folder(options: Options, person: int) -> Path:
 
 
 def _draw_person(options: Options, person: int) -> None:
-    traits = random_traits(np.random.default_rng([options.seed, person]))
+    traits = random_traits(np.random.default_rng([SEED, person]))
     with new_folder(_folder(options, person)) as folder:
         for i in range(options.pictures):
-            scene = random_scene(np.random.default_rng([options.seed, person, i]))
+            scene = random_scene(np.random.default_rng([SEED, person, i]))
             portrait = draw(traits, scene)
             portrait.image.save(folder / f"{i}.jpg", quality=95, subsampling=0)
             (folder / f"{i}.txt").write_text(portrait.caption + "\n", encoding="utf-8")

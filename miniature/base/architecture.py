@@ -2,8 +2,8 @@
 
 The key-value widths of the two text encoders add up to the UNet's `cross_attention_dim`, as SDXL's
 do, and its blocks are of the same kinds. Velocity is predicted, down to a signal of zero (Lin et
-al. 2023): a small network learns it in fewer steps than noise, and a picture of 16 x 16 latents
-shows its mean colours through the noise where SDXL's schedule ends.
+al. 2023), because a picture of 16 x 16 latents shows its mean colours through the noise where
+SDXL's schedule ends.
 """
 
 VAE = {

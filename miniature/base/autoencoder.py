@@ -88,8 +88,8 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
 def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Batch]:
     """Pixels and where the faces in them are, by the step.
 
-    Every other batch is of windows near faces, each of another picture, and learns faster; between
-    them come whole pictures, whose norms have other statistics.
+    Every other batch is of windows near faces, so that as many pixels show four times as many
+    pictures; between them come whole pictures, whose norms have other statistics.
     """
     side = pictures.pixels.shape[1]
 

@@ -28,7 +28,7 @@ SMALL_VAE = VAE | {"block_out_channels": [8, 8, 8, 8]}
 
 # diffusers calls np.array(tensor); torch 2.13's __array__ does not know NumPy 2's `copy`.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_diffusers_predicts_what_ours_does_with_what_is_written(tmp_path, monkeypatch):
+def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_path, monkeypatch):
     vae = network("vae", SMALL_VAE)
     params = jax.jit(vae.init)(jax.random.key(0))
     write_network(tmp_path / "vae", "diffusion_pytorch_model", SMALL_VAE, params)
