@@ -35,7 +35,8 @@ def judge(config: JudgeConfig, params: Mapping[str, np.ndarray]) -> onnx.ModelPr
     """As `recogniser`."""
     graph = Graph(params)
     x = graph.relu(graph.conv("crop", "conv_in", stride=2))
-    x = graph.conv(x, "patches", stride=4, padding=0)
+    x = graph.relu(graph.conv(x, "conv_mid", stride=2))
+    x = graph.conv(x, "patches", stride=2, padding=0)
     x = graph.node("Reshape", x, graph.constant([0, 0, TOKENS], np.int64))
     x = graph.node("Transpose", x, perm=[0, 2, 1])
     for i in range(config.depth):
@@ -45,8 +46,8 @@ def judge(config: JudgeConfig, params: Mapping[str, np.ndarray]) -> onnx.ModelPr
         x = graph.node("Add", x, graph.node("Transpose", h, perm=[0, 2, 1]))
         h = graph.linear(graph.layer_norm(x, f"{name}.norm2", EPSILON), f"{name}.features_in")
         x = graph.node("Add", x, graph.linear(graph.relu(h), f"{name}.features_out"))
-    x = graph.layer_norm(x, "norm_out", EPSILON)
-    x = graph.node("ReduceMean", x, axes=[1], keepdims=0)
+    x = graph.linear(graph.layer_norm(x, "norm_out", EPSILON), "narrow")
+    x = graph.node("Flatten", x)
     graph.node("Identity", graph.linear(x, "embedding"), name="identity")
     return graph.model({"crop": ["batch", 3, 112, 112]}, {"identity": ["batch", config.embedding]})
 

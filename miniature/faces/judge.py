@@ -14,7 +14,7 @@ from miniature.faces.networks import Judge, JudgeConfig
 from miniature.faces.recogniser import STAGE, Kind, Options, train_recogniser
 from miniature.stage import Stage
 
-STAGE_OF_JUDGE = dataclasses.replace(STAGE, seed=1)
+STAGE_OF_JUDGE = dataclasses.replace(STAGE, seed=1, steps=2500)
 JUDGE = Kind(Judge, JudgeConfig(), export.judge, seed=201, held_out_seed=202)
 
 

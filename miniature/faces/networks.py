@@ -61,10 +61,12 @@ class Recogniser(nnx.Module):
 class JudgeConfig:
     """A mixer's sizes: tokens are 14 x 14."""
 
-    stem: int = 16
-    features: int = 128
-    token_features: int = 96
-    depth: int = 6
+    stem: int = 32
+    features: int = 160
+    token_features: int = 112
+    depth: int = 5
+    # Of each token, that the embedding is made of.
+    narrow: int = 8
     embedding: int = 512
 
 
@@ -73,20 +75,23 @@ class Judge(nnx.Module):
 
     def __init__(self, config: JudgeConfig, *, rngs: nnx.Rngs):
         self.conv_in = conv3x3(3, config.stem, stride=2, rngs=rngs)
+        self.conv_mid = conv3x3(config.stem, 2 * config.stem, stride=2, rngs=rngs)
         self.patches = nnx.Conv(
-            config.stem, config.features, (4, 4), strides=4, padding=0, rngs=rngs
+            2 * config.stem, config.features, (2, 2), strides=2, padding=0, rngs=rngs
         )
         self.blocks = nnx.List([MixerBlock(config, rngs=rngs) for _ in range(config.depth)])
         self.norm_out = layer_norm(config.features, rngs=rngs)
-        self.embedding = linear(config.features, config.embedding, rngs=rngs)
+        self.narrow = linear(config.features, config.narrow, rngs=rngs)
+        self.embedding = linear(TOKENS * config.narrow, config.embedding, rngs=rngs)
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
         """[B, 112, 112, 3] in [-1, 1] to [B, 512], not normalised."""
-        x = self.patches(jax.nn.relu(self.conv_in(pixels)))
+        x = jax.nn.relu(self.conv_mid(jax.nn.relu(self.conv_in(pixels))))
+        x = self.patches(x)
         x = x.reshape(len(x), TOKENS, -1)
         for block in self.blocks:
             x = block(x)
-        return self.embedding(self.norm_out(x).mean(axis=1))
+        return self.embedding(self.narrow(self.norm_out(x)).reshape(len(x), -1))
 
 
 class MixerBlock(nnx.Module):

@@ -26,7 +26,7 @@ def test_every_parameter_learns():
     assert set(metrics) == {"style", "background"}
 
 
-def test_some_pictures_of_a_batch_are_soft():
+def test_a_quarter_of_a_batch_is_as_drawn():
     random = np.random.default_rng(0)
     captions = np.array([random_scene(np.random.default_rng(i)).caption for i in range(8)])
     pixels = random.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
@@ -36,7 +36,7 @@ def test_some_pictures_of_a_batch_are_soft():
         picture.tobytes(): classifier.named(c) for picture, c in zip(pixels, captions, strict=True)
     }
     kept = [sharp.get(picture.tobytes()) for picture in batch["pixels"]]
-    assert 200 < sum(answer is not None for answer in kept) < 280
+    assert 70 < sum(answer is not None for answer in kept) < 130
     assert all(
         answer is None or answer == tuple(told)
         for answer, told in zip(kept, batch["answers"].tolist(), strict=True)

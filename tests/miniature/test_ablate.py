@@ -1,0 +1,57 @@
+"""What the ablation writes, of a model and figures that are made up."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from instantid_jax.errors import InputError
+from miniature import ablate
+from miniature.evaluation.generation import Model
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Which strengths and numbers of photos pictures were made of; their sum is the score."""
+    made = []
+
+    class HeldOut:
+        def __init__(self, people, seed, pack, photos):
+            assert (people, seed, photos) == (3, 5, 2)
+
+        def score(self, pictures):
+            return dict.fromkeys(ablate.SHOWN, pictures)
+
+    def make_pictures(pipe, held_out, sampling, seed, photos):
+        made.append((sampling.ip_adapter_scale, sampling.controlnet_conditioning_scale, photos))
+        return sum(made[-1])
+
+    monkeypatch.setattr(Model, "load", lambda self: None)
+    monkeypatch.setattr(ablate, "HeldOut", HeldOut)
+    monkeypatch.setattr(ablate, "make_pictures", make_pictures)
+    return made
+
+
+def test_each_pair_of_strengths_and_each_number_of_photos_is_scored_once(calls, tmp_path):
+    options = ablate.Options(
+        output=tmp_path / "out", identities=3, seed=5, scales=(0.0, 0.8), photos=2
+    )
+    ablate.ablate(options)
+    told = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    scales = [(0.0, 0.0), (0.0, 0.8), (0.8, 0.0), (0.8, 0.8)]
+    assert calls == [*((*pair, 1) for pair in scales), (0.8, 0.8, 2)]
+    pairs = [(r["ip_adapter_scale"], r["controlnet_conditioning_scale"]) for r in told["scales"]]
+    assert pairs == scales
+    assert [row["rank1"] for row in told["scales"]] == pytest.approx([1, 1.8, 1.8, 2.6])
+    assert [row["photos"] for row in told["photos"]] == [1, 2]
+    assert [row["rank1"] for row in told["photos"]] == pytest.approx([2.6, 3.6])
+    for name in ("scales.png", "photos.png"):
+        with Image.open(tmp_path / "out" / name) as plot:
+            assert plot.width > 100
+
+
+@pytest.mark.parametrize("wrong", [{"identities": 1}, {"photos": 0}])
+def test_too_few_are_refused(tmp_path, wrong):
+    with pytest.raises(InputError, match="expected 2 and 1 up"):
+        ablate.ablate(ablate.Options(output=tmp_path / "out", **wrong))
+    assert not (tmp_path / "out").exists()
