@@ -33,6 +33,10 @@ PEAK = {
 }
 # cuDNN's attention, and how many matrix products each stands for.
 FUSED_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
+# Pallas' kernels; they run once for each point of their grid. Of splash attention's on the way back
+# one has four products, of which one is computed again, the other three, of which two are.
+KERNEL = "pallas_call"
+COMPUTED_FIRST = {"splash_mha_dkv": 3 / 4, "splash_mha_dq": 1 / 3}
 
 
 class StepFlops:
@@ -97,7 +101,33 @@ def _equation_flops(equation: Any) -> int:
         keys = equation.invars[1].aval.shape[1]
         return FUSED_ATTENTION[name] * 2 * batch * heads * queries * keys * width
     inside = sum(count_flops(inner) for inner in inner_programs(params))
-    return inside * params["length"] if name == "scan" else inside
+    return round(inside * _repeats(name, params) * _computed_first(params))
+
+
+def kernel_flops(jaxpr: Jaxpr) -> int:
+    """Of these the operations inside Pallas' kernels, which XLA does not count."""
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == KERNEL:
+            total += _equation_flops(equation)
+        else:
+            inside = sum(kernel_flops(inner) for inner in inner_programs(params))
+            total += inside * _repeats(name, params)
+    return total
+
+
+def _computed_first(params: dict[str, Any]) -> float:
+    """The share of an operation's products that none has computed before."""
+    kernel = str(params.get("name"))
+    return next((s for name, s in COMPUTED_FIRST.items() if kernel.startswith(name)), 1)
+
+
+def _repeats(name: str, params: dict[str, Any]) -> int:
+    """How often the programs inside an operation run."""
+    if name == KERNEL:
+        return math.prod(params["grid_mapping"].grid)
+    return params["length"] if name == "scan" else 1
 
 
 def inner_programs(params: dict[str, Any]) -> list[Jaxpr]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from instantid_jax.models import splash
 from instantid_jax.models.layers import linear
 
 # Logits a head may hold at once without a fused kernel: 4096 x 4096 in float32 is 64 MiB a head.
@@ -26,7 +27,10 @@ def attention(
     """
     head_dim = query.shape[-1]
     fits_cudnn = query.dtype.itemsize == 2 and head_dim <= 128 and head_dim % 8 == 0
-    if jax.default_backend() == "gpu" and fits_cudnn:
+    platform = _platform()
+    if platform == "tpu" and not causal and splash.fits(query, key):
+        return splash.splash_attention(query, key, value)
+    if platform == "gpu" and fits_cudnn:
         # By name: with implementation=None, JAX always takes the XLA path.
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=causal, implementation="cudnn"
@@ -37,6 +41,12 @@ def attention(
             query, key, value, is_causal=causal, implementation="xla"
         )
     return _attention_in_blocks(query, key, value, blocks)
+
+
+def _platform() -> str:
+    """What the program is compiled for: the mesh's devices need not be there."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
 def _attention_in_blocks(

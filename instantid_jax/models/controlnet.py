@@ -40,6 +40,14 @@ class ControlNetConfig(EncoderConfig):
                 "8 times the size of latents"
             )
 
+    @property
+    def residuals(self) -> int:
+        """How many it makes: one for each skip of the UNet, and the middle block's."""
+        blocks = len(self.block_out_channels)
+        layers = per_block(self.layers_per_block, blocks, "layers_per_block")
+        # conv_in's, each block's layers' and, but for the last, its downsampler's.
+        return 1 + sum(layers) + blocks - 1 + 1
+
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
         """Reads diffusers' ControlNet `config.json`; refuses by name what is not supported."""

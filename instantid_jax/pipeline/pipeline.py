@@ -260,7 +260,7 @@ class InstantIDPipeline:
         ]
         ip_adapter_scale = inputs.check_number("ip_adapter_scale", ip_adapter_scale, 0)
         scales = inputs.residual_scales(
-            [_residuals(network) for network in networks.controlnets],
+            [network.config.residuals for network in networks.controlnets],
             len(sampler),
             controlnet_conditioning_scale,
             control_guidance_start,
@@ -495,11 +495,3 @@ def _exact_products(dtype: jnp.dtype) -> Iterator[None]:
     chosen = jax.config.jax_default_matmul_precision
     with jax.default_matmul_precision(chosen or ("highest" if dtype == jnp.float32 else None)):
         yield
-
-
-def _residuals(network) -> int:
-    """How many residuals a ControlNet makes."""
-    return 1 + sum(
-        name.startswith("controlnet_down_blocks.") and name.endswith(".kernel")
-        for name in network.shapes
-    )

@@ -45,8 +45,9 @@ def test_zero_convolutions_leave_the_unet_unchanged(
 
 
 def test_the_picture_reaches_every_residual(controlnet, residuals, picture):
-    _, params = controlnet
+    network, params = controlnet
     changed = residuals(params, 1 - picture)
+    assert len(changed) == network.config.residuals
     for before, after in zip(residuals(params, picture), changed, strict=True):
         assert jnp.abs(before - after).max() > 1e-4
 

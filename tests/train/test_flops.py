@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import train.flops
+from instantid_jax.models.splash import splash_attention
 from instantid_jax.sharding import training_mesh
 from tests.train import small, tiny_config
-from train.flops import StepFlops, count_flops, step_flops
+from train.flops import StepFlops, count_flops, kernel_flops, step_flops
 
 MATRIX = jax.ShapeDtypeStruct((8, 16), jnp.float32)
 
@@ -52,6 +53,21 @@ def test_gradient_takes_twice_as_much_again():
         return (a @ b.T).sum()
 
     assert flops(jax.grad(loss, (0, 1)), MATRIX, MATRIX) == 3 * flops(loss, MATRIX, MATRIX)
+
+
+def test_a_kernels_products_count_as_those_it_stands_for():
+    """The forward's two and the gradient's four, though it computes three again."""
+    x = jax.ShapeDtypeStruct((2, 1100, 3, 64), jnp.bfloat16)
+    padded = 1152  # to the next multiple of 128
+
+    def loss(*inputs):
+        return splash_attention(*inputs).astype(jnp.float32).sum()
+
+    product = 2 * 2 * 3 * padded**2 * 64
+    assert flops(loss, x, x, x) == 2 * product
+    assert abs(flops(jax.grad(loss, (0, 1, 2)), x, x, x) / (6 * product) - 1) < 1e-3
+    assert kernel_flops(jax.make_jaxpr(loss)(x, x, x).jaxpr) == 2 * product
+    assert kernel_flops(jax.make_jaxpr(lambda a: a @ a.T)(MATRIX).jaxpr) == 0
 
 
 def test_step_grows_with_the_batch_and_not_with_the_mesh():
