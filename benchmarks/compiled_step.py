@@ -1,5 +1,6 @@
 """The training step compiled ahead of time from shapes, and what can be read off the program."""
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -32,7 +33,10 @@ def tpu_devices(topology: str) -> list[jax.Device]:
     """The devices of a TPU topology such as "v5e:16x16", none of which need be there."""
     # Else libtpu asks a metadata server, which only Google's machines have, for minutes.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    return list(topologies.get_topology_desc(topology, "tpu").devices)
+    chips = [int(side) for side in topology.partition(":")[2].split("x")]
+    # libtpu takes hosts of four chips, unless told that there are fewer.
+    few = {"chips_per_host_bounds": [*chips, 1][:3]} if math.prod(chips) < 4 else {}
+    return list(topologies.get_topology_desc(topology, "tpu", **few).devices)
 
 
 def compile_step(

@@ -13,7 +13,7 @@ PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
 LAYERS = [
     {"errors"},
     {"atomic", "json_files", "cache", "params", "pictures", "sharding"},
-    {"models.config", "models.layers"},
+    {"models.config", "models.layers", "models.splash"},
     {"models.attention"},
     {"models.blocks", "models.vae", "models.clip", "models.resampler"},
     {"models.unet"},
@@ -26,7 +26,7 @@ LAYERS = [
 ]
 # One package, one file: the boundary to what is heavy or foreign.
 BOUNDARIES = {
-    "transformers": {"instantid_jax/prompt.py"},
+    "transformers": {"instantid_jax/prompt.py", "benchmarks/sampling_torch.py"},
     "insightface": {"instantid_jax/face/analysis.py"},
     "onnxruntime": {"instantid_jax/face/analysis.py"},
     "orbax": {
@@ -35,8 +35,8 @@ BOUNDARIES = {
         "instantid_jax/runs/saving.py",
     },
     "huggingface_hub": {"instantid_jax/weights/hub.py", "miniature/base/published.py"},
-    "torch": {"convert/torch_reference.py"},
-    "diffusers": {"convert/torch_reference.py"},
+    "torch": {"convert/torch_reference.py", "benchmarks/sampling_torch.py"},
+    "diffusers": {"convert/torch_reference.py", "benchmarks/sampling_torch.py"},
 }
 
 

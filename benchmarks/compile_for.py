@@ -1,0 +1,77 @@
+"""`python -m benchmarks.compile_for --topology v5e:1x1`: a denoising step compiled without a TPU.
+
+It needs the libtpu that JAX asks for (`pip install 'jax[tpu]'`), whose compiler works without a
+chip. The whole of InstantID on SDXL base, bfloat16, for one chip of the topology: v4, v5e, v5p, v6e
+or tpu7x.
+"""
+
+import json
+import os
+from typing import Any
+
+# Compiling for another kind of device, JAX itself needs only a CPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from benchmarks import recording
+from benchmarks.compiled_sampling import compile_step, sdxl_networks
+from benchmarks.compiled_step import tpu_devices
+from benchmarks.recording import command, environment
+
+RESULTS = recording.RESULTS / "compile_for.json"
+
+
+def main(
+    topology: str,
+    height: int = 1024,
+    width: int = 1024,
+    batch: int = 1,
+    guidance: bool = True,
+    json: bool = False,
+    record: bool = False,
+) -> None:
+    """Compiles the step for one chip, and tells what it takes.
+
+    Args:
+      topology: such as v5e:1x1, v6e:1x1, v4:2x2x1, v5p:2x2x1 or tpu7x:2x2x1.
+      height: of the pictures, in pixels.
+      width: of the pictures, in pixels.
+      batch: pictures at a time.
+      guidance: with classifier-free guidance, which doubles the rows.
+      json: print one JSON object.
+      record: write it to benchmarks/results/compile_for.json in place of the same program's last.
+    """
+    about = environment("jax", "jaxlib", "flax", "libtpu")
+    device = tpu_devices(topology)[0]
+    result = compile_step(sdxl_networks(), device, batch, (height, width), guidance)
+    program = {
+        "topology": topology,
+        "device_kind": device.device_kind,
+        "size": [height, width],
+        "batch": batch,
+        "guidance": guidance,
+    }
+    result = program | result | about | {"command": command("benchmarks.compile_for")}
+    print(_json(result) if json else _words(result))
+    if record:
+        results = recording.read(RESULTS, {})
+        name = f"{topology} {height}x{width} batch {batch}{' guided' if guidance else ''}"
+        recording.write(RESULTS, results | {name: result})
+
+
+def _json(result: dict[str, Any]) -> str:
+    return json.dumps(result)
+
+
+def _words(result: dict[str, Any]) -> str:
+    return (
+        f"{result['topology']} ({result['device_kind']}): {result['hbm_bytes'] / 1e9:.2f} GB of "
+        f"HBM, {result['temp_bytes'] / 1e6:.0f} MB of them temporaries; "
+        f"{result['flops_by_hand'] / 1e12:.2f} TFLOP a step by hand, {result['flops'] / 1e12:.2f} "
+        f"as compiled; compiled in {result['compile_seconds']} s"
+    )
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m benchmarks.compile_for")

@@ -1,0 +1,78 @@
+"""A pipeline whose weights are drawn at random where they are used: no files, no transfer."""
+
+import functools
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from configs.miniature import get_config
+from instantid_jax import InstantIDPipeline
+from instantid_jax.components import Component, Model, component_shapes, network
+from instantid_jax.params import Params
+from instantid_jax.weights import sdxl_base
+from miniature.base import architecture
+from miniature.base.tokenizer import write_tokenizer
+from train.model import identitynet_settings
+
+# What the networks of each size are, beside IdentityNet, which follows from the UNet.
+FULL = sdxl_base.SETTINGS | {"image_proj": {}}
+SMALL = {
+    "unet": architecture.UNET,
+    "vae": architecture.VAE,
+    "text_encoder": architecture.TEXT_ENCODER,
+    "text_encoder_2": architecture.TEXT_ENCODER_2,
+    "image_proj": vars(get_config().model.resampler),
+}
+
+
+def random_pipeline(
+    settings: Mapping[str, Mapping[str, Any]],
+    dtype: jnp.dtype | str | None,
+    vae_dtype: jnp.dtype | str | None,
+) -> InstantIDPipeline:
+    """InstantID of these sizes, whose pictures show nothing.
+
+    Args:
+      settings: `FULL` or `SMALL`.
+      dtype, vae_dtype: as of `InstantIDPipeline.load`.
+    """
+    networks = {name: network(name, each) for name, each in settings.items()}
+    networks["ip_adapter"] = networks["unet"]
+    networks["controlnet"] = network("controlnet", identitynet_settings(settings["unet"]))
+    components = {
+        name: Component(
+            network=net,
+            settings={},
+            load=functools.partial(draw_all, component_shapes(name, net)),
+            source="random numbers",
+        )
+        for name, net in networks.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        # Its tokens are among SDXL's, and mean as little.
+        tokenizer = Path(folder) / "tokenizer"
+        write_tokenizer(tokenizer)
+        model = Model(components, sdxl_base.SCHEDULER, (tokenizer, tokenizer))
+        return InstantIDPipeline(model, dtype=dtype, vae_dtype=vae_dtype)
+
+
+def draw_all(shapes: Mapping[str, jax.ShapeDtypeStruct], dtype: jnp.dtype) -> Params:
+    """Random parameters of these shapes, made on the device."""
+    return {
+        name: _draw(jax.random.key(i), name.rpartition(".")[2], spec.shape, dtype)
+        for i, (name, spec) in enumerate(shapes.items())
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("leaf", "shape", "dtype"))
+def _draw(key: jax.Array, leaf: str, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Of unit gain, so that numbers stay finite through all layers."""
+    if leaf in ("bias", "scale"):
+        return jnp.full(shape, leaf == "scale", dtype)
+    inputs = math.prod(shape[:-1]) if leaf == "kernel" else shape[-1]
+    return jax.random.normal(key, shape, dtype) / jnp.sqrt(inputs).astype(dtype)

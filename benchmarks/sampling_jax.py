@@ -1,0 +1,110 @@
+"""What sampling takes in this library, on the device of this process: a child of `sampling`."""
+
+import contextlib
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+
+from benchmarks.cells import Cell, Job
+from benchmarks.compiled_sampling import step_flops
+from benchmarks.random_pipeline import FULL, SMALL, random_pipeline
+from instantid_jax import Face, InstantIDPipeline
+from instantid_jax.pipeline import programs, sampling
+from train.flops import PEAK
+
+PROMPT, NEGATIVE_PROMPT = "film noir, a man in the rain", "blurry"
+# Eyes, nose and corners of the mouth, in shares of the picture's side.
+KEYPOINTS = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.62], [0.58, 0.62]])
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """The device, and a result for each of a job's cells."""
+    start = time.perf_counter()
+    pipe = random_pipeline(SMALL if job.small else FULL, job.dtype, job.vae_dtype)
+    jax.block_until_ready(pipe.params)
+    weights_seconds = time.perf_counter() - start
+    return {
+        "device": jax.devices()[0].device_kind,
+        "weights_seconds": round(weights_seconds, 2),
+        "cells": [_measure_cell(pipe, cell, job.repeats) for cell in job.cells],
+    }
+
+
+def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str, Any]:
+    face = Face(embedding=np.ones(512), kps=cell.size * KEYPOINTS)
+
+    def call(seed: int) -> dict[str, float]:
+        with _timed() as seconds:
+            start = time.perf_counter()
+            pipe(
+                [PROMPT] * cell.batch,
+                face=face,
+                negative_prompt=NEGATIVE_PROMPT,
+                height=cell.size,
+                width=cell.size,
+                num_inference_steps=cell.steps,
+                guidance_scale=5.0 if cell.guidance else 1.0,
+                seed=[seed + i for i in range(cell.batch)],
+                progress=False,
+            )
+            seconds["picture"] = time.perf_counter() - start
+        return seconds
+
+    first = call(0)["picture"]
+    if not repeats:
+        return dataclasses.asdict(cell) | {"first_picture_seconds": round(first, 3)}
+    runs = [call(cell.batch * (i + 1)) for i in range(repeats)]
+    seconds = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    size = (cell.size, cell.size)
+    operations = cell.steps * step_flops(pipe.networks, cell.batch, size, cell.guidance)
+    device = jax.devices()[0]
+    peak, memory = PEAK.get(device.device_kind), device.memory_stats() or {}
+    rate = operations / seconds["steps"]
+    return dataclasses.asdict(cell) | {
+        "first_picture_seconds": round(first, 3),
+        "seconds": {name: round(value, 5) for name, value in seconds.items()},
+        "fastest_picture_seconds": round(min(run["picture"] for run in runs), 5),
+        "step_tflop": round(operations / cell.steps / 1e12, 4),
+        "tflop_per_second": round(rate / 1e12, 2),
+        "share_of_peak": None if peak is None else round(rate / peak, 4),
+        "peak_memory_gb": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2) or None,
+    }
+
+
+@contextlib.contextmanager
+def _timed() -> Iterator[dict[str, float]]:
+    """Seconds of `text` (with all else that no step changes), `steps` and `decode`, inside."""
+    seconds = dict.fromkeys(("text", "steps", "decode"), 0.0)
+
+    def timed(function: Callable, name: str) -> Callable:
+        def call(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            result = jax.block_until_ready(function(*args, **options))
+            seconds[name] += time.perf_counter() - start
+            return result
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for module, function, name in (
+            (programs, "encode_text", "text"),
+            (programs, "encode_id", "text"),
+            (programs, "prepare", "text"),
+            (sampling, "denoise", "steps"),
+            (sampling, "decode", "decode"),
+        ):
+            wrapped = timed(getattr(module, function), name)
+            stack.enter_context(mock.patch.object(module, function, wrapped))
+        yield seconds
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Job.from_json(sys.argv[1]))))

@@ -1,0 +1,202 @@
+"""The same job in PyTorch, as well as diffusers' networks do it: a child of `sampling`.
+
+diffusers' UNet, ControlNet and VAE and transformers' text encoders, with random weights, an ID
+attention processor, scaled_dot_product_attention, channels last, keys and values of the ID tokens
+computed once; eager and compiled by `torch.compile`, which captures networks whole.
+"""
+
+import dataclasses
+import functools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from benchmarks.cells import Cell, Job
+from benchmarks.random_pipeline import FULL, SMALL
+from convert.settings import diffusers_settings
+from convert.torch_reference import IDAttention
+from instantid_jax.components import network
+from instantid_jax.weights.sdxl_base import SCHEDULER
+from train.model import identitynet_settings
+
+TOKENS, ID_TOKENS = 77, 16
+GUIDANCE_SCALE, STRENGTH = 5.0, 0.8
+
+
+class Peer:
+    """InstantID of a size, on the device of this process."""
+
+    def __init__(self, job: Job):
+        # It warns of casts.
+        diffusers.utils.logging.set_verbosity_error()
+        settings = SMALL if job.small else FULL
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = getattr(torch, job.dtype)
+        self.vae_dtype = getattr(torch, job.vae_dtype)
+        identitynet = identitynet_settings(settings["unet"])
+        self.unet = self._network(UNet2DConditionModel, "unet", settings["unet"])
+        self.controlnet = self._network(ControlNetModel, "controlnet", identitynet)
+        with torch.device(self.device):
+            self.vae = AutoencoderKL.from_config(_with_blocks(settings["vae"]))
+            self.text_encoders = [
+                kind(CLIPTextConfig(**settings[name])).to(self.dtype).eval()
+                for kind, name in (
+                    (CLIPTextModel, "text_encoder"),
+                    (CLIPTextModelWithProjection, "text_encoder_2"),
+                )
+            ]
+        self.vae = self._placed(self.vae, self.vae_dtype)
+        self.tokens = self._random(1, ID_TOKENS, self.unet.config.cross_attention_dim)
+        self.scheduler = EulerDiscreteScheduler.from_config(SCHEDULER)
+
+    def _network(self, kind: type, name: str, settings: dict[str, Any]) -> nn.Module:
+        config = diffusers_settings(settings, network(name, settings).config)
+        with torch.device(self.device):
+            return self._placed(kind.from_config(config), self.dtype)
+
+    def _placed(self, net: nn.Module, dtype: torch.dtype) -> nn.Module:
+        return net.to(self.device, dtype, memory_format=torch.channels_last).eval()
+
+    def _random(self, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=self.device, dtype=self.dtype)
+
+    def install_id_attention(self, rows: int) -> None:
+        """With keys and values of the ID tokens, which no step changes, for so many rows."""
+        for name in self.unet.attn_processors:
+            if name.endswith("attn2.processor"):
+                attention = self.unet.get_submodule(name.removesuffix(".processor"))
+                pair = (self._random(rows, ID_TOKENS, attention.inner_dim) for _ in "kv")
+                attention.set_processor(IDAttention(*pair, STRENGTH))
+
+    def compile(self) -> None:
+        for name in ("unet", "controlnet"):
+            net = getattr(self, name)
+            net.forward = torch.compile(net.forward, fullgraph=True, dynamic=False)
+        self.vae.decode = torch.compile(self.vae.decode, fullgraph=True, dynamic=False)
+
+    @torch.no_grad()
+    def text(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden and pooled states [rows, ...] of token ids, which are as good as any."""
+        ids = torch.ones(rows, TOKENS, dtype=torch.long, device=self.device)
+        first, second = (net(ids, output_hidden_states=True) for net in self.text_encoders)
+        hidden = [each.hidden_states[-2] for each in (first, second)]
+        return torch.cat(hidden, dim=-1), second.text_embeds
+
+    @torch.no_grad()
+    def denoise(self, cell: Cell, hidden: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        rows, side = len(hidden), cell.size // 8
+        channels = self.unet.config.in_channels
+        self.scheduler.set_timesteps(cell.steps, device=self.device)
+        latents = self._random(cell.batch, channels, side, side) * self.scheduler.init_noise_sigma
+        picture = self._random(rows, 3, cell.size, cell.size)
+        sizes = torch.tensor([cell.size, cell.size, 0, 0, cell.size, cell.size])
+        added = {
+            "text_embeds": pooled,
+            "time_ids": sizes.to(self.device, self.dtype).expand(rows, 6),
+        }
+        tokens = self.tokens.repeat(rows, 1, 1)
+        for timestep in self.scheduler.timesteps:
+            sample = latents.repeat(2, 1, 1, 1) if cell.guidance else latents
+            sample = self.scheduler.scale_model_input(sample, timestep)
+            sample = sample.contiguous(memory_format=torch.channels_last)
+            down, mid = self.controlnet(
+                sample,
+                timestep,
+                encoder_hidden_states=tokens,
+                controlnet_cond=picture,
+                conditioning_scale=STRENGTH,
+                added_cond_kwargs=added,
+                return_dict=False,
+            )
+            (output,) = self.unet(
+                sample,
+                timestep,
+                encoder_hidden_states=hidden,
+                added_cond_kwargs=added,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=mid,
+                return_dict=False,
+            )
+            if cell.guidance:
+                negative, positive = output.chunk(2)
+                output = negative + GUIDANCE_SCALE * (positive - negative)
+            latents = self.scheduler.step(output, timestep, latents, return_dict=False)[0]
+        return latents
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """uint8 pictures on the host, one decoded at a time."""
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae_dtype)
+        pictures = [self.vae.decode(each, return_dict=False)[0] for each in scaled.split(1)]
+        pixels = (torch.cat(pictures) / 2 + 0.5).clamp(0, 1) * 255
+        return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+    def call(self, cell: Cell) -> dict[str, float]:
+        """Seconds of one picture's parts."""
+        seconds = {}
+
+        def timed(name: str, function: Callable[[], Any]) -> Any:
+            start = time.perf_counter()
+            result = function()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            seconds[name] = time.perf_counter() - start
+            return result
+
+        start = time.perf_counter()
+        rows = 2 * cell.batch if cell.guidance else cell.batch
+        hidden, pooled = timed("text", functools.partial(self.text, rows))
+        latents = timed("steps", functools.partial(self.denoise, cell, hidden, pooled))
+        timed("decode", functools.partial(self.decode, latents))
+        return seconds | {"picture": time.perf_counter() - start}
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Versions, and a result for each of a job's cells, eager and then compiled."""
+    peer = Peer(job)
+    results = [_measure_cell(peer, cell, job.repeats) | {"mode": "eager"} for cell in job.cells]
+    peer.compile()
+    results += [
+        _measure_cell(peer, cell, job.repeats) | {"mode": "torch.compile"} for cell in job.cells
+    ]
+    versions = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return {"versions": versions, "cells": results}
+
+
+def _measure_cell(peer: Peer, cell: Cell, repeats: int) -> dict[str, Any]:
+    peer.install_id_attention(2 * cell.batch if cell.guidance else cell.batch)
+    first = peer.call(cell)["picture"]
+    runs = [peer.call(cell) for _ in range(repeats)]
+    seconds = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    memory = torch.cuda.max_memory_allocated() if peer.device == "cuda" else 0
+    return dataclasses.asdict(cell) | {
+        "first_picture_seconds": round(first, 3),
+        "seconds": {name: round(value, 5) for name, value in seconds.items()},
+        "fastest_picture_seconds": round(min(run["picture"] for run in runs), 5),
+        "peak_memory_gb": round(memory / 1e9, 2) or None,
+    }
+
+
+def _with_blocks(vae: dict[str, Any]) -> dict[str, Any]:
+    """A VAE's settings with SDXL's, where ours leave them out."""
+    return {
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "scaling_factor": 0.13025,
+    } | vae
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Job.from_json(sys.argv[1]))))

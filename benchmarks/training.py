@@ -1,0 +1,182 @@
+"""`python -m benchmarks.training`: pictures a second of the training step, and its MFU.
+
+InstantID on SDXL at full size, cached latents, random weights and batches made on the devices; the
+mesh is all devices over `fsdp`. `--small` takes the miniature's networks, for a CPU.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from benchmarks import recording
+from benchmarks.random_pipeline import FULL, SMALL, draw_all
+from benchmarks.recording import command, environment
+from configs.instantid_sdxl import get_config
+from instantid_jax.components import network
+from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
+from instantid_jax.sharding import training_mesh
+from instantid_jax.weights.sdxl_base import SCHEDULER
+from train.config import MeshConfig, TrainConfig
+from train.data.buckets import aspect_buckets
+from train.flops import StepFlops
+from train.model import identitynet_settings
+from train.objective import Networks
+from train.program import batch_shapes, compiled_step, constant_shapes, state_shapes
+from train.state import TrainState, init_state
+from train.step import Constants, RematPolicy
+
+RESULTS = recording.RESULTS / "training.json"
+
+
+def main(
+    size: int | None = None,
+    pictures: int = 8,
+    micro_batches: int = 1,
+    remat: RematPolicy = "none",
+    ema: bool = False,
+    small: bool = False,
+    repeats: int = 10,
+    record: bool = False,
+) -> None:
+    """Times the step.
+
+    Args:
+      size: side of the pictures in pixels; None is 1024, of the small networks 128.
+      pictures: on each device, in all its micro-batches.
+      micro_batches: parts in which they are worked through.
+      remat: what each layer keeps for the way back.
+      ema: keep an averaged copy.
+      small: the miniature's networks, in float32.
+      repeats: timed steps, of which the median is told.
+      record: append the result to benchmarks/results/training.json.
+    """
+    about = environment("jax", "jaxlib", "flax", "optax") | {
+        "command": command("benchmarks.training")
+    }
+    side = size or (128 if small else 1024)
+    networks = _networks(SMALL if small else FULL)
+    mesh = training_mesh((1, len(jax.devices()), 1))
+    paper = get_config()
+    config = dataclasses.replace(
+        paper,
+        data=dataclasses.replace(
+            paper.data, buckets=aspect_buckets(side), cached_latents=True, crop="center"
+        ),
+        mesh=MeshConfig(data=1, fsdp=len(jax.devices())),
+        global_batch_size=pictures * len(jax.devices()),
+        optimizer=dataclasses.replace(paper.optimizer, ema_decay=0.9999 if ema else None),
+        step=dataclasses.replace(
+            paper.step,
+            dtype="float32" if small else "bfloat16",
+            remat=remat,
+            micro_batches=micro_batches,
+        ),
+    )
+    measured = _measure(config, networks, mesh, side, repeats)
+    result = {
+        "networks": "small" if small else "full",
+        "size": side,
+        "pictures_a_device": pictures,
+        "micro_batches": micro_batches,
+        "remat": remat,
+        "ema": ema,
+        "dtype": config.step.dtype,
+        "device": jax.devices()[0].device_kind,
+        "devices": len(jax.devices()),
+        **measured,
+        **about,
+    }
+    print(json.dumps(result, indent=1))
+    if record:
+        recording.write(RESULTS, [*recording.read(RESULTS, []), result])
+
+
+def _networks(settings: Mapping[str, Mapping[str, Any]]) -> Networks:
+    identitynet = identitynet_settings(settings["unet"])
+    networks = {name: network(name, each) for name, each in settings.items()}
+    return Networks(controlnet=network("controlnet", identitynet), **networks)
+
+
+def _measure(
+    config: TrainConfig, networks: Networks, mesh: Mesh, side: int, repeats: int
+) -> dict[str, Any]:
+    state = _state(config, networks, mesh)
+    constants = _constants(config, networks, mesh)
+    batch = _batch(config, networks, mesh, side)
+    step = compiled_step(config, networks, mesh)
+    seconds = []
+    for i in range(repeats + 2):
+        start = time.perf_counter()
+        state, metrics = step(state, constants, batch, np.uint32(i))
+        loss = float(metrics["loss"])
+        seconds.append(time.perf_counter() - start)
+    assert math.isfinite(loss), "the loss is not finite, and what was timed is no training"
+    # The first compiles; the second may still move arrays to where the program wants them.
+    median = statistics.median(seconds[2:])
+    share = StepFlops(config, networks, mesh).utilisation((side, side), median)
+    memory = jax.devices()[0].memory_stats() or {}
+    return {
+        "first_step_seconds": round(seconds[0], 2),
+        "step_seconds": round(median, 4),
+        "fastest_step_seconds": round(min(seconds[2:]), 4),
+        "pictures_a_second": round(config.global_batch_size / median, 2),
+        "model_flop_utilisation": None if share is None else round(share, 4),
+        "peak_memory_gb": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2) or None,
+    }
+
+
+def _state(config: TrainConfig, networks: Networks, mesh: Mesh) -> TrainState:
+    shapes = state_shapes(config, networks, mesh)
+    params = draw_all(shapes.params, jnp.float32)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    init = functools.partial(init_state, config.optimizer)
+    return jax.jit(init, out_shardings=shardings, donate_argnums=0)(params)
+
+
+def _constants(config: TrainConfig, networks: Networks, mesh: Mesh) -> Constants:
+    shapes = constant_shapes(config, networks, mesh)
+    frozen = {
+        part: {
+            name: jax.device_put(value, shapes.frozen[part][name].sharding)
+            for name, value in draw_all(of_part, _dtype(of_part)).items()
+        }
+        for part, of_part in shapes.frozen.items()
+    }
+    schedule = ScheduleConfig.from_dict(SCHEDULER)
+    alphas = jnp.asarray(alphas_cumprod(schedule), jnp.float32)
+    tokens = tuple(np.zeros(shape.shape, np.int32) for shape in shapes.empty_prompt)
+    place = functools.partial(jax.device_put, device=shapes.alphas_cumprod.sharding)
+    return Constants(frozen, place(alphas), tuple(place(each) for each in tokens))
+
+
+def _dtype(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> jnp.dtype:
+    return next(iter(shapes.values())).dtype
+
+
+def _batch(config: TrainConfig, networks: Networks, mesh: Mesh, side: int) -> dict[str, jax.Array]:
+    """Noise where the training data have pictures, and ones where they have numbers."""
+    random = np.random.default_rng(0)
+    batch = {}
+    for name, shape in batch_shapes(config, networks, mesh, (side, side)).items():
+        if name in ("latent_moments", "id_embeds"):
+            value = random.standard_normal(shape.shape, np.float32)
+        else:
+            value = np.ones(shape.shape)
+        batch[name] = jax.device_put(value.astype(shape.dtype), shape.sharding)
+    return batch
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m benchmarks.training")
