@@ -83,7 +83,7 @@ def measure(
         "jpeg_kilobytes": round(float(np.mean(sizes)) / 1000),
         "batch_size": batch_size,
         "threads": threads,
-        "processor": _processor(),
+        "processor": processor(),
         "python": platform.python_version(),
         **about,
         "command": command("benchmarks.input_pipeline"),
@@ -171,7 +171,7 @@ def _photograph(rng: np.random.Generator, height: int, width: int) -> bytes:
     return buffer.getvalue()
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(": ")[1] for line in lines if line.startswith("model name"))

@@ -5,7 +5,7 @@ Beside picture `a.jpg` lie `a.npz`, its face as `instantid embed` writes it, and
 `original_width`, `original_height`; also `identity`, and `captions`, more captions by source.
 """
 
-import io
+import dataclasses
 import logging
 import sys
 from collections import Counter, defaultdict
@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
-from instantid_jax.pictures import read_picture
 from train.data.buckets import Size, aspect_buckets
-from train.data.candidates import Candidate, Rejected, find_candidates
-from train.data.faces import face_share, sharpness
-from train.data.record import CorruptRecord, Record, is_whole_jpeg, picture_hash
+from train.data.candidates import Candidate, find_candidates
+from train.data.faces import face_share
+from train.data.making import Rejected, captions_of, record_of, upright_jpeg
+from train.data.record import Record
 from train.data.writing import write_dataset
 
-_ORIENTATION = 0x0112  # the EXIF tag
 _MAX_REFERENCES = 8
 
 
@@ -81,60 +79,21 @@ def make_record(
     Raises:
       Rejected: with the reason.
     """
-    image, pixels = upright_jpeg(candidate.picture)
-    size = (pixels.shape[0], pixels.shape[1])
-    kps, bbox, face = _measured(candidate.face, size)
+    picture = upright_jpeg(candidate.picture)
+    face = _measured(candidate.face, picture.size)
     if face.embedding.size != embedding_size:
         raise Rejected("embedding of another size")
-    notes = candidate.notes
-    captions = {str(k): str(v) for k, v in dict(_mapping(notes.get("captions"))).items()}
-    if candidate.caption is not None:
-        captions[caption_source] = candidate.caption
     references = [vector for vector in references if vector.size == embedding_size]
-    record = Record(
-        image=image,
-        captions=captions,
-        embedding=face.embedding,
-        kps=kps,
-        bbox=bbox,
-        det_score=float(face.det_score or 0.0),
-        original_size=_original_size(notes, size),
-        sharpness=sharpness(pixels, bbox),
-        reference_embeddings=np.reshape(np.array(references, np.float32), (-1, embedding_size)),
-        identity=identity or str(notes.get("identity") or ""),
-        nsfw=str(notes.get("NSFW") or ""),
-        license=str(notes.get("LICENSE") or ""),
-        key=candidate.key,
-        sha256=picture_hash(image),
+    record = record_of(
+        candidate.key,
+        picture,
+        face,
+        captions=captions_of(candidate.notes, candidate.caption, caption_source),
+        notes=candidate.notes,
+        identity=identity,
+        references=np.reshape(np.array(references, np.float32), (-1, embedding_size)),
     )
-    try:
-        record.check()
-    except CorruptRecord as error:
-        raise Rejected("unusable face") from error
-    return record, size
-
-
-def upright_jpeg(data: bytes) -> tuple[bytes, np.ndarray]:
-    """A picture file as upright RGB JPEG bytes, and its pixels.
-
-    A file that is one already is kept as it is; others are written at quality 95, without chroma
-    subsampling.
-
-    Raises:
-      Rejected: if it is no picture, or damaged.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            upright = opened.getexif().get(_ORIENTATION, 1) == 1
-            keep = opened.format == "JPEG" and opened.mode == "RGB" and upright
-            pixels = read_picture(opened)
-    except (InputError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise Rejected("unreadable picture") from error
-    if keep and is_whole_jpeg(data):
-        return data, pixels
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=95, subsampling=0)
-    return buffer.getvalue(), pixels
+    return record, picture.size
 
 
 def _records(
@@ -180,37 +139,22 @@ def _references(source: Path, faces: Path | None) -> dict[str, dict[str, np.ndar
     return dict(found)
 
 
-def _measured(face: Face | Rejected, size: Size) -> tuple[np.ndarray, np.ndarray, Face]:
-    """Keypoints and box in pixels of a picture of `size`."""
+def _measured(face: Face | Rejected, size: Size) -> Face:
+    """The face with keypoints and box in pixels of a picture of `size`."""
     if isinstance(face, Rejected):
         raise face
     if face.bbox is None:
         raise Rejected("face file without a box")
+    kps, bbox = face.kps, face.bbox
     if face.image_size not in (None, size):
         # The picture may have been resized since, but not cut.
         scale = np.array(size) / np.array(face.image_size)
         if abs(scale[0] / scale[1] - 1) > 0.01:
             raise Rejected("face of a picture of another shape")
-        kps, bbox = face.kps * scale[::-1], face.bbox * np.tile(scale[::-1], 2)
-    else:
-        kps, bbox = face.kps, face.bbox
+        kps, bbox = kps * scale[::-1], bbox * np.tile(scale[::-1], 2)
     if face_share(bbox, size) == 0:
         raise Rejected("face outside of the picture")
-    return kps.astype(np.float32), bbox.astype(np.float32), face
-
-
-def _original_size(notes: Mapping[str, Any], size: Size) -> Size:
-    """As the downloader noted it; the picture's own where it did not."""
-    height, width = notes.get("original_height"), notes.get("original_width")
-    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-        return size
-    # It may have been noted before the picture was turned upright.
-    turned = (height > width) != (size[0] > size[1]) and height != width and size[0] != size[1]
-    return (width, height) if turned else (height, width)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return dataclasses.replace(face, kps=kps, bbox=bbox, image_size=size)
 
 
 def main(args: Sequence[str] | None = None) -> None:

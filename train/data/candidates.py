@@ -1,8 +1,6 @@
 """What a dataset can be built from: pictures with what lies beside them, in a folder or a tar."""
 
 import dataclasses
-import json
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,10 +9,8 @@ from typing import Any
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.pictures import find_pictures
-
-
-class Rejected(Exception):
-    """A picture that the dataset does not take; the text is the reason, one of a few."""
+from train.data.making import Rejected
+from train.data.tars import TarExample, object_of, tar_examples, text_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,54 +58,31 @@ def _in_folder(source: Path, faces: Path | None) -> Iterator[Candidate]:
         yield Candidate(
             key=name.with_suffix("").as_posix(),
             picture=path.read_bytes(),
-            caption=_text(caption.read_bytes()) if caption.is_file() else None,
-            notes=_object(notes.read_bytes()) if notes.is_file() else {},
+            caption=text_of(caption.read_bytes()) if caption.is_file() else None,
+            notes=object_of(notes.read_bytes()) if notes.is_file() else {},
             face=_face((faces or source) / name.with_suffix(".npz")),
         )
 
 
 def _in_tar(path: Path, faces: Path | None) -> Iterator[Candidate]:
-    """Members of one example share the name up to the first dot and follow each other."""
-    try:
-        with tarfile.open(path) as tar, tempfile.TemporaryDirectory() as scratch:
-            members: dict[str, bytes] = {}
-            key = ""
-            for member in tar:
-                if not member.isfile():
-                    continue
-                name = Path(member.name)
-                stem, _, kind = name.name.partition(".")
-                of = (name.parent / stem).as_posix()
-                if of != key and members:
-                    yield from _example(key, members, faces, Path(scratch))
-                    members = {}
-                key = of
-                opened = tar.extractfile(member)
-                assert opened is not None  # it is a file
-                members[kind.lower()] = opened.read()
-            yield from _example(key, members, faces, Path(scratch))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"{path} is a damaged tar ({error}): get a whole copy") from error
+    with tempfile.TemporaryDirectory() as scratch:
+        for example in tar_examples(path):
+            yield from _example(example, faces, Path(scratch))
 
 
-def _example(
-    key: str, members: Mapping[str, bytes], faces: Path | None, scratch: Path
-) -> Iterator[Candidate]:
-    pictures = [data for kind, data in members.items() if kind not in ("txt", "json", "npz")]
-    if not pictures:
+def _example(example: TarExample, faces: Path | None, scratch: Path) -> Iterator[Candidate]:
+    if example.picture is None:
         return  # a download that failed leaves its text alone
-    if faces is None and "npz" in members:
+    if faces is None and "npz" in example.members:
         file = scratch / "face.npz"
-        file.write_bytes(members["npz"])
+        file.write_bytes(example.members["npz"])
     else:
-        file = (faces or scratch) / f"{key}.npz"
+        file = (faces or scratch) / f"{example.key}.npz"
     yield Candidate(
-        key=key,
-        picture=pictures[0],
-        caption=_text(members["txt"]) if "txt" in members else None,
-        notes=_object(members.get("json", b"{}")),
+        key=example.key,
+        picture=example.picture,
+        caption=example.caption,
+        notes=example.notes,
         face=_face(file),
     )
 
@@ -121,16 +94,3 @@ def _face(path: Path) -> Face | Rejected:
         return Face.load(path)
     except InputError:
         return Rejected("unreadable face file")
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", errors="replace").strip()
-
-
-def _object(data: bytes) -> Mapping[str, Any]:
-    """A JSON object, or an empty one where the file holds something else."""
-    try:
-        notes = json.loads(data)
-    except ValueError:
-        return {}
-    return notes if isinstance(notes, dict) else {}

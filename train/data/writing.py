@@ -5,11 +5,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from instantid_jax.atomic import new_folder
 from instantid_jax.errors import InputError
@@ -56,14 +57,13 @@ def write_dataset(
         with new_folder(output) as temporary:
             folder = temporary / NAME / VERSION
             folder.mkdir(parents=True)
-            index = _write_shards(folder, records, shards, features(embedding_size))
+            contents = _write_shards(folder, records, shards, embedding_size)
             rejected = dict(rejected or {})
-            kept = len(index["face_share"])
+            kept = sum(len(shard.sizes) for shard in contents)
             if not kept:
                 told = ", ".join(f"{n} {reason}" for reason, n in rejected.items()) or "none seen"
                 raise InputError(f"no picture could be used ({told}): nothing is written")
-            index["bucket"] = nearest_buckets(index["image_size"], buckets)
-            np.savez(folder / INDEX, **index, buckets=np.array(buckets, np.int32))
+            index = write_metadata(folder, contents, embedding_size, buckets)
             counts = Counter(index["bucket"].tolist())
             manifest = {
                 "seen": kept + sum(rejected.values()),
@@ -79,51 +79,129 @@ def write_dataset(
     return manifest
 
 
-def _write_shards(
+class ShardContents(NamedTuple):
+    """What is told of a shard's n records.
+
+    Attributes:
+      sizes: [n, 2] int32, heights and widths of the pictures.
+      face_share: [n] float32.
+      digest: SHA-256 over the records' own, in hex.
+      num_bytes: of all records.
+    """
+
+    sizes: np.ndarray
+    face_share: np.ndarray
+    digest: str
+    num_bytes: int
+
+
+class ShardWriter:
+    """Writes the records of one shard, as a context; afterwards `contents` tells of them."""
+
+    def __init__(self, path: Path, embedding_size: int):
+        self._feature = features(embedding_size)
+        self._serializer = ExampleSerializer(self._feature.get_serialized_info())
+        self._writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+        self._sizes: list[Size] = []
+        self._shares: list[float] = []
+        self._hash = hashlib.sha256()
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, record: Record, size: Size) -> None:
+        """Writes a record whose picture is of this (height, width)."""
+        example = self._serializer.get_tf_example(self._feature.encode_example(record.encode()))
+        # Else the order of the fields differs from process to process.
+        data = example.SerializeToString(deterministic=True)
+        self._writer.write(data)
+        self._sizes.append(size)
+        self._shares.append(face_share(record.bbox, size))
+        self._hash.update(hashlib.sha256(data).digest())
+        self._bytes += len(data)
+
+    @property
+    def contents(self) -> ShardContents:
+        sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
+        shares = np.array(self._shares, np.float32)
+        return ShardContents(sizes, shares, self._hash.hexdigest(), self._bytes)
+
+
+def shard_path(folder: Path, shard: int, shards: int) -> Path:
+    """Where TFDS looks for one of so many shards."""
+    return Path(_template(folder).sharded_filepath(shard_index=shard, num_shards=shards))
+
+
+def write_metadata(
     folder: Path,
-    records: Iterable[tuple[Record, Size]],
-    shards: int,
-    feature: tfds.features.FeaturesDict,
+    contents: Sequence[ShardContents],
+    embedding_size: int,
+    buckets: Sequence[Size] = aspect_buckets(1024),
 ) -> dict[str, np.ndarray]:
-    """Writes the shards and TFDS's metadata; returns the index, in the order of reading."""
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=NAME, split="train", filetype_suffix="array_record"
-    )
-    paths = [template.sharded_filepath(shard_index=i, num_shards=shards) for i in range(shards)]
-    sizes: list[list[Size]] = [[] for _ in paths]
-    shares: list[list[float]] = [[] for _ in paths]
-    hashes = [hashlib.sha256() for _ in paths]
-    written = 0
-    with contextlib.ExitStack() as stack:
-        writers = [ArrayRecordWriter(str(path), _WRITER_OPTIONS) for path in paths]
-        for writer in writers:
-            stack.callback(writer.close)
-        for i, (record, size) in enumerate(records):
-            data = feature.serialize_example(feature.encode_example(record.encode()))
-            shard = i % shards
-            writers[shard].write(data)
-            sizes[shard].append(size)
-            shares[shard].append(face_share(record.bbox, size))
-            hashes[shard].update(hashlib.sha256(data).digest())
-            written += len(data)
-    split = tfds.core.SplitInfo(
-        name="train",
-        shard_lengths=[len(shard) for shard in sizes],
-        num_bytes=written,
-        filename_template=template,
-    )
+    """Writes TFDS's metadata and `index.npz` beside the shards; returns the index.
+
+    Args:
+      folder: which holds the shards under the names that `shard_path` gives.
+      contents: of each shard.
+    """
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=feature,
-        split_infos=[split],
+        features=features(embedding_size),
+        split_infos=[split_info(folder, contents)],
         version=VERSION,
         check_data=False,  # the check reads through tensorflow
         description="Pictures with one measured face each, for training InstantID.",
     )
-    return {
-        "image_size": np.array([size for shard in sizes for size in shard], np.int32).reshape(
-            -1, 2
-        ),
-        "face_share": np.array([share for shard in shares for share in shard], np.float32),
-        "fingerprint": np.array(picture_hash(b"".join(h.digest() for h in hashes))),
+    return write_index(folder, contents, buckets)
+
+
+def split_info(folder: Path, contents: Sequence[ShardContents]) -> tfds.core.SplitInfo:
+    """What TFDS is told of the shards in a folder."""
+    return tfds.core.SplitInfo(
+        name="train",
+        shard_lengths=[len(shard.sizes) for shard in contents],
+        num_bytes=sum(shard.num_bytes for shard in contents),
+        filename_template=_template(folder),
+    )
+
+
+def write_index(
+    folder: Path,
+    contents: Sequence[ShardContents],
+    buckets: Sequence[Size] = aspect_buckets(1024),
+) -> dict[str, np.ndarray]:
+    """Writes `index.npz`, by which training chooses records; returns it."""
+    sizes = np.concatenate([shard.sizes for shard in contents])
+    digests = b"".join(bytes.fromhex(shard.digest) for shard in contents)
+    index = {
+        "image_size": sizes,
+        "face_share": np.concatenate([shard.face_share for shard in contents]),
+        "bucket": nearest_buckets(sizes, buckets),
+        "fingerprint": np.array(picture_hash(digests)),
     }
+    np.savez(folder / INDEX, **index, buckets=np.array(buckets, np.int32))
+    return index
+
+
+def _template(folder: Path) -> tfds.core.ShardedFileTemplate:
+    return tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=NAME, split="train", filetype_suffix="array_record"
+    )
+
+
+def _write_shards(
+    folder: Path, records: Iterable[tuple[Record, Size]], shards: int, embedding_size: int
+) -> list[ShardContents]:
+    """Record i goes to shard i mod `shards`."""
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(ShardWriter(shard_path(folder, i, shards), embedding_size))
+            for i in range(shards)
+        ]
+        for i, (record, size) in enumerate(records):
+            writers[i % shards].write(record, size)
+    return [writer.contents for writer in writers]

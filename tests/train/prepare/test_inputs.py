@@ -1,0 +1,75 @@
+"""What the input is cut into, and the pictures in it."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from instantid_jax.errors import InputError
+from train.prepare import inputs
+from train.prepare.inputs import find_shards
+
+
+def entries(source: Path) -> tuple[list[inputs.Entry], Counter[str]]:
+    rejected: Counter[str] = Counter()
+    return [e for shard in find_shards(source) for e in shard.entries(rejected)], rejected
+
+
+def test_a_folder_is_cut_by_the_number_of_its_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "PICTURES_A_SHARD", 2)
+    for name in ("b/2.png", "a.jpg", "b/1.jpg", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "a.txt").write_text(" größe\n", encoding="utf-8")
+    (tmp_path / "b" / "1.json").write_text(json.dumps({"LICENSE": "CC0"}))
+    assert [shard.names for shard in find_shards(tmp_path)] == [
+        ("a.jpg", "b/1.jpg"),
+        ("b/2.png",),
+    ]
+    found, rejected = entries(tmp_path)
+    assert [(e.key, e.picture, e.caption, e.notes) for e in found] == [
+        ("a", b"a.jpg", "größe", {}),
+        ("b/1", b"b/1.jpg", None, {"LICENSE": "CC0"}),
+        ("b/2", b"b/2.png", None, {}),
+    ]
+    assert not rejected
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_parquet_holds_pictures_as_bytes_or_structs(tmp_path, monkeypatch, nested):
+    monkeypatch.setattr(inputs, "ROWS", 2)
+    pictures = [{"bytes": b"one", "path": "1.jpg"}, {"bytes": b"two", "path": None}, None]
+    if not nested:
+        pictures = [each and each["bytes"] for each in pictures]
+    rows = {"image": pictures, "caption": ["a", None, "c"], "LICENSE": ["CC0", "", None]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "0.parquet")
+    found, _ = entries(tmp_path)
+    assert [(e.key, e.picture, e.caption) for e in found] == [
+        ("0/00000000", b"one", "a"),
+        ("0/00000001", b"two", None),
+        # It is seen, and rejected as no picture.
+        ("0/00000002", b"", "c"),
+    ]
+    assert found[0].notes["LICENSE"] == "CC0"
+
+
+def test_a_torn_parquet_file_ends_no_run(tmp_path):
+    parquet.write_table(pyarrow.table({"image": [b"x" * 100]}), tmp_path / "0.parquet")
+    whole = (tmp_path / "0.parquet").read_bytes()
+    (tmp_path / "1.parquet").write_bytes(whole[:-20])
+    found, rejected = entries(tmp_path)
+    assert len(found) == 1 and rejected == {"unreadable parquet file": 1}
+
+
+def test_what_holds_no_pictures_is_refused(tmp_path):
+    parquet.write_table(pyarrow.table({"URL": ["https://"]}), tmp_path / "0.parquet")
+    with pytest.raises(InputError, match=r"0.parquet has the columns URL: expected pictures"):
+        entries(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no pictures"):
+        find_shards(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"nowhere: expected a folder, a \.tar or a \.parquet"):
+        find_shards(tmp_path / "nowhere")

@@ -1,0 +1,70 @@
+"""A worker holds one decoded picture and the bytes of 32, however many there are."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from tests.face import synthetic_pack
+from tests.train.prepare import web
+
+ROOT = Path(__file__).parents[3]
+# Its own peak of anonymous memory, and what lay there after the first shards.
+MEASURE = """
+import json, sys, threading, time
+from pathlib import Path
+from train.prepare.filtering import Filter
+from train.prepare.inputs import find_shards
+from train.prepare.output import Output
+from train.prepare.settings import Settings, plan
+from train.prepare.shard import prepare_shard
+
+def anonymous():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(l for l in status.splitlines() if l.startswith("RssAnon")).split()[1])
+
+source, output, pack = map(Path, sys.argv[1:])
+settings = Settings(face_pack=str(pack), filter=Filter(min_side=0, min_face_share=0))
+shards = find_shards(source)
+output = Output.open(output, plan(settings, shards))
+analyzer = settings.analyzer()
+for number in (0, 1):
+    prepare_shard(number, shards[number], settings, output, analyzer)
+before = peak = anonymous()
+
+def watch():
+    global peak
+    while True:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+
+threading.Thread(target=watch, daemon=True).start()
+for number in range(2, len(shards)):
+    prepare_shard(number, shards[number], settings, output, analyzer)
+print(json.dumps([before, peak, json.loads((output._told(2, "json")).read_text())]))
+"""
+
+
+def test_it_grows_neither_with_a_shards_size_nor_with_their_number(tmp_path):
+    """After shards of 40 pictures, two of 160, whose JPEGs take 50 MB each."""
+    pixels = np.random.default_rng(0).integers(0, 90, (560, 560, 3), np.uint8)
+    synthetic_pack.draw_face(pixels, 112, 112, 112, 1)
+    jpeg = web.encoded(pixels, quality=98)
+    assert len(jpeg) > 300_000
+    source = tmp_path / "web"
+    source.mkdir()
+    for number, pictures in enumerate((40, 40, 160, 160)):
+        with tarfile.open(source / f"{number}.tar", "w") as tar:
+            for i in range(pictures):
+                web.put(tar, f"{number}{i:04}.jpg", jpeg)
+    pack = synthetic_pack.write_pack(tmp_path / "pack")
+    command = [sys.executable, "-c", MEASURE, source, tmp_path / "out", pack]
+    ran = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    before, peak, told = json.loads(ran.stdout.splitlines()[-1])
+    assert told["kept"] == 160, told
+    assert told["num_bytes"] > 48e6
+    assert peak - before < 15e6, (before, peak)

@@ -1,0 +1,203 @@
+"""From tars to records, through insightface: counted, kept, killed, and shared out."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from instantid_jax.errors import InputError
+from tests.face import synthetic_pack
+from tests.train.prepare import web
+from train.data.reading import FaceDataset
+from train.prepare.__main__ import Options, prepare
+from train.prepare.filtering import Filter
+from train.prepare.inputs import find_shards
+from train.prepare.output import Output
+from train.prepare.settings import Settings, plan
+
+ROOT = Path(__file__).parents[3]
+FILTER = {"min_side": 64, "min_face_share": 0.02, "min_det_score": 0.5, "min_sharpness": 0.0}
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory) -> Path:
+    return synthetic_pack.write_pack(tmp_path_factory.mktemp("pack"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Six tars, and what is to become of their pictures."""
+    folder = tmp_path_factory.mktemp("web") / "tars"
+    return folder, web.write_tars(folder, 6, 24)
+
+
+@pytest.fixture(scope="module")
+def settings(pack) -> Settings:
+    return Settings(face_pack=str(pack), filter=Filter(**FILTER))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source, settings, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("whole") / "out"
+    prepare(Options(input=source[0], output=output, settings=settings))
+    return output
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    """All files but those of nobody, by a hash."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_every_picture_is_accounted_for(undisturbed, source):
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    expected = dict(source[1])
+    assert manifest["kept"] == expected.pop("kept")
+    assert manifest["rejected"] == expected
+    assert manifest["seen"] == sum(source[1].values())
+    for shard in manifest["shards"]:
+        assert shard["seen"] == shard["kept"] + sum(shard["rejected"].values())
+    assert list(manifest["plan"]["face_pack"]) == ["detector.onnx", "recogniser.onnx"]
+    assert {"onnxruntime", "insightface"} <= manifest["plan"]["versions"].keys()
+
+
+def test_records_hold_what_insightface_measures(undisturbed, pack):
+    from instantid_jax.face.analysis import FaceAnalyzer
+
+    dataset = FaceDataset(undisturbed)
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    assert len(dataset) == manifest["kept"]
+    analyzer = FaceAnalyzer(pack)
+    for row in range(0, len(dataset), 7):
+        record = dataset[row]
+        assert (record.license, record.nsfw) == ("CC0", "UNLIKELY")
+        assert record.captions["alt"].startswith("a ")
+        assert record.picture().shape[:2] == tuple(dataset.image_size[row]) == web.SIZE
+        face = analyzer.analyze(record.picture())
+        np.testing.assert_allclose(record.kps, face.kps, atol=1.0)
+        cosine = record.embedding @ face.embedding
+        cosine /= np.linalg.norm(record.embedding) * np.linalg.norm(face.embedding)
+        assert cosine > 0.99
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_workers_and_arrays_of_jobs_give_the_same_bytes(
+    undisturbed, source, settings, tmp_path, workers, capsys
+):
+    for shard in (1, 0):
+        options = Options(
+            input=source[0],
+            output=tmp_path / "out",
+            workers=workers,
+            shard=shard,
+            of=2,
+            settings=settings,
+        )
+        prepare(options)
+        left = "3 of 6 shards are left to other jobs"
+        assert (left in capsys.readouterr().out) == (shard == 1)
+    assert bytes_of(tmp_path / "out") == bytes_of(undisturbed)
+
+
+def test_beam_gives_the_same_bytes(undisturbed, source, pack, tmp_path):
+    output = tmp_path / "out"
+    runner = ("--runner", "DirectRunner", "--direct_num_workers", "4")
+    mode = ("--direct_running_mode", "multi_processing")
+    ran = subprocess.run(
+        [*command("train.prepare.beam", source, pack, output), *runner, *mode],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert bytes_of(output) == bytes_of(undisturbed)
+
+
+def test_a_folder_that_a_run_killed_at_once_left_is_gone_on_with(source, settings, tmp_path):
+    (tmp_path / "out" / "instantid_faces").mkdir(parents=True)
+    shards = find_shards(source[0])
+    Output.open(tmp_path / "out", plan(settings, shards))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="other has something else in it: name a new folder"):
+        Output.open(tmp_path / "other", plan(settings, shards))
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+
+
+def test_other_options_on_the_same_folder_are_refused(undisturbed, source, settings):
+    before = bytes_of(undisturbed)
+    other = Settings(face_pack=settings.face_pack, filter=Filter(**FILTER | {"min_side": 65}))
+    with pytest.raises(InputError, match=r"was begun with filter .*go on as before"):
+        prepare(Options(input=source[0], output=undisturbed, settings=other))
+    assert bytes_of(undisturbed) == before
+
+
+def command(module: str, source, pack: Path, output: Path, **more) -> list[str]:
+    options = {"input": source[0], "output": output, "face-pack": pack, **more} | {
+        name.replace("_", "-"): value for name, value in FILTER.items()
+    }
+    flags = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    return [sys.executable, "-m", module, *flags]
+
+
+def processes(output: Path) -> list[int]:
+    """Whose command line names a folder, and what they started."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True)
+    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()[1:]]
+    found = {int(pid) for pid, _, arguments in rows if str(output) in arguments}
+    return sorted(found | {int(pid) for pid, parent, _ in rows if int(parent) in found})
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
+    undisturbed, source, pack, tmp_path, kills
+):
+    output = tmp_path / "out"
+    random = np.random.default_rng(0)
+    done: dict[str, int] = {}
+    for i in range(kills):
+        program = subprocess.Popen(
+            command("train.prepare", source, pack, output, workers=2),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        # Some while it starts, the others once it works.
+        if i % 3:
+            wait_for((output / "shards").is_dir)
+        time.sleep(random.uniform(0, 2.5))
+        started = processes(output)
+        program.send_signal(signal.SIGKILL)
+        program.wait()
+        wait_for_end(started)
+        # What was done before is not done again.
+        for name, made in done.items():
+            assert (output / "shards" / name).stat().st_mtime_ns == made
+        done = {p.name: p.stat().st_mtime_ns for p in output.glob("shards/*.json")}
+    ran = subprocess.run(
+        command("train.prepare", source, pack, output), cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[0] == f"{source[1]['kept']} of {source[1].total()} pictures kept"
+    assert bytes_of(output) == bytes_of(undisturbed)
+
+
+def wait_for_end(processes: list[int]) -> None:
+    wait_for(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

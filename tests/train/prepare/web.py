@@ -1,0 +1,116 @@
+"""A small web: tars as img2dataset writes them, of photos of red squares and of what goes wrong."""
+
+import io
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.face import synthetic_pack
+
+SIZE = (128, 160)
+ONE = (20, 30, 52, 1)
+
+
+def photo(*faces: tuple[int, int, int, int], size: tuple[int, int] = SIZE) -> np.ndarray:
+    return synthetic_pack.photo(*size, *faces)
+
+
+def encoded(pixels: np.ndarray, kind: str = "JPEG", mode: str = "RGB", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def rotated(pixels: np.ndarray) -> bytes:
+    """Stored on its side, with the EXIF tag that says so."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(np.ascontiguousarray(np.rot90(pixels)), quality=95, exif=exif)
+
+
+def animated(pixels: np.ndarray) -> bytes:
+    frames = [Image.fromarray(pixels), Image.fromarray(255 - pixels)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def alpha(pixels: np.ndarray) -> bytes:
+    return encoded(np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]), "PNG", "RGBA")
+
+
+KINDS = {
+    # kept
+    "plain": ("jpg", lambda n: encoded(photo((20, 30, 52, n)), quality=95)),
+    "alpha": ("png", lambda n: alpha(photo((20, 30, 52, n)))),
+    "cmyk": ("jpg", lambda n: encoded(photo((20, 30, 52, n)), mode="CMYK", quality=95)),
+    "rotated": ("jpg", lambda n: rotated(photo((20, 30, 52, n)))),
+    "animated": ("gif", lambda n: animated(photo((20, 30, 52, n)))),
+    # rejected
+    "torn": ("jpg", lambda n: encoded(photo((20, 30, 52, n)))[:-300]),
+    "empty": ("jpg", lambda n: b""),
+    "words": ("jpg", lambda n: b"<html>404</html>"),
+    "nobody": ("jpg", lambda n: encoded(photo())),
+    "three": (
+        "jpg",
+        lambda n: encoded(photo((8, 8, 36, n), (10, 100, 36, n + 1), (80, 60, 36, n + 2))),
+    ),
+    "tiny": ("jpg", lambda n: encoded(photo((4, 4, 26, n), size=(40, 50)))),
+}
+REASONS = {
+    "torn": "unreadable picture",
+    "empty": "unreadable picture",
+    "words": "unreadable picture",
+    "nobody": "no face",
+    "three": "several faces",
+    "tiny": "picture too small",
+}
+
+
+def write_tars(folder: Path, tars: int, each: int, cut: bool = True) -> Counter[str]:
+    """Tars of `each` pictures of all kinds in turn; returns how often each reason is expected.
+
+    Args:
+      cut: of the last tar the end is missing, in the middle of a picture.
+    """
+    folder.mkdir(parents=True)
+    expected: Counter[str] = Counter()
+    names = list(KINDS)
+    for number in range(tars):
+        path = folder / f"{number:05}.tar"
+        with tarfile.open(path, "w") as tar:
+            for i in range(each):
+                name = names[(number + i) % len(names)]
+                kind, make = KINDS[name]
+                key = f"{number:05}{i:04}"
+                notes = {"key": key, "NSFW": "UNLIKELY", "LICENSE": "CC0", "kind": name}
+                put(tar, f"{key}.{kind}", make(100 * number + i))
+                put(tar, f"{key}.txt", f"a {name} picture".encode())
+                put(tar, f"{key}.json", json.dumps(notes).encode())
+                expected[REASONS.get(name, "kept")] += 1
+            # A download that failed leaves its notes alone.
+            put(tar, f"{number:05}9999.json", b"{}")
+        # The same notes again, which are no pictures.
+        (folder / f"{number:05}.parquet").write_bytes(b"PAR1")
+    if cut:
+        with tarfile.open(path) as tar:
+            members = [m for m in tar.getmembers() if not m.name.endswith(("txt", "json"))]
+        last = next(m for m in reversed(members) if m.size > 600)
+        lost = [m for m in members if m.offset > last.offset]
+        for member in (last, *lost):
+            kind = names[(tars - 1 + int(Path(member.name).stem[5:])) % len(names)]
+            expected[REASONS.get(kind, "kept")] -= 1
+        expected["cut off with its tar"] += 1
+        with path.open("r+b") as file:
+            file.truncate(last.offset_data + last.size // 2)
+    return +expected
+
+
+def put(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))

@@ -1,0 +1,121 @@
+"""A record made of a picture, the face in it, and what is known of both."""
+
+import io
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from instantid_jax.errors import InputError
+from instantid_jax.face.face import Face
+from instantid_jax.pictures import read_picture
+from train.data.buckets import Size
+from train.data.faces import sharpness
+from train.data.record import CorruptRecord, Record, is_whole_jpeg, picture_hash
+
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
+class Rejected(Exception):
+    """A picture that the dataset does not take; the text is the reason, one of a few."""
+
+
+class Picture(NamedTuple):
+    """A picture as it is stored.
+
+    Attributes:
+      jpeg: upright RGB JPEG bytes.
+      pixels: uint8 [H, W, 3], RGB.
+    """
+
+    jpeg: bytes
+    pixels: np.ndarray
+
+    @property
+    def size(self) -> Size:
+        height, width = self.pixels.shape[:2]
+        return height, width
+
+
+def upright_jpeg(data: bytes) -> Picture:
+    """A picture file as upright RGB JPEG.
+
+    A file that is one already is kept as it is; others are written at quality 95, without chroma
+    subsampling.
+
+    Raises:
+      Rejected: if it is no picture, or damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            upright = opened.getexif().get(_ORIENTATION, 1) == 1
+            keep = opened.format == "JPEG" and opened.mode == "RGB" and upright
+            pixels = read_picture(opened)
+    except (InputError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise Rejected("unreadable picture") from error
+    if keep and is_whole_jpeg(data):
+        return Picture(data, pixels)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=95, subsampling=0)
+    return Picture(buffer.getvalue(), pixels)
+
+
+def record_of(
+    key: str,
+    picture: Picture,
+    face: Face,
+    *,
+    captions: Mapping[str, str],
+    notes: Mapping[str, Any],
+    identity: str = "",
+    references: np.ndarray,
+) -> Record:
+    """The record of a picture.
+
+    Args:
+      face: in pixels of the picture, with its box.
+      notes: under img2dataset's names.
+      references: [K, E] embeddings of other photos of the person.
+    Raises:
+      Rejected: if training would choke on it.
+    """
+    record = Record(
+        image=picture.jpeg,
+        captions=captions,
+        embedding=face.embedding,
+        kps=face.kps,
+        bbox=face.bbox,
+        det_score=float(face.det_score or 0.0),
+        original_size=_original_size(notes, picture.size),
+        sharpness=sharpness(picture.pixels, face.bbox),
+        reference_embeddings=references,
+        identity=identity or str(notes.get("identity") or ""),
+        nsfw=str(notes.get("NSFW") or ""),
+        license=str(notes.get("LICENSE") or ""),
+        key=key,
+        sha256=picture_hash(picture.jpeg),
+    )
+    try:
+        record.check()
+    except CorruptRecord as error:
+        raise Rejected("unusable face") from error
+    return record
+
+
+def captions_of(notes: Mapping[str, Any], caption: str | None, source: str) -> dict[str, str]:
+    """All captions by source: those in the notes, and the one beside the picture as `source`."""
+    noted = notes.get("captions")
+    captions = dict(noted) if isinstance(noted, Mapping) else {}
+    captions = {str(name): str(text) for name, text in captions.items()}
+    return captions if caption is None else captions | {source: caption}
+
+
+def _original_size(notes: Mapping[str, Any], size: Size) -> Size:
+    """As the downloader noted it; the picture's own where it did not."""
+    height, width = notes.get("original_height"), notes.get("original_width")
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        return size
+    # It may have been noted before the picture was turned upright.
+    turned = (height > width) != (size[0] > size[1]) and height != width and size[0] != size[1]
+    return (width, height) if turned else (height, width)

@@ -1,0 +1,1 @@
+"""From web pictures to training records, on many machines: `python -m train.prepare`."""

@@ -1,0 +1,68 @@
+"""Which pictures training takes: those with exactly one usable face."""
+
+import dataclasses
+
+import numpy as np
+
+from instantid_jax.errors import InputError
+from train.data.buckets import Size
+from train.data.faces import face_share, sharpness
+from train.data.making import Picture, Rejected
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Filter:
+    """What a picture and its face must be.
+
+    Attributes:
+      min_side: of the picture's shorter side, in pixels.
+      min_face_share: of the picture's area that the face's box takes; smaller faces do not count.
+      min_det_score: the detector's confidence in the face; fainter ones do not count.
+      min_sharpness: of the face; tens are a blurred or enlarged one's, hundreds a sharp one's.
+    """
+
+    min_side: int = 256
+    min_face_share: float = 0.02
+    min_det_score: float = 0.65
+    min_sharpness: float = 30.0
+
+    def __post_init__(self):
+        for name, most in (("min_face_share", 1), ("min_det_score", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise InputError(f"{name}={getattr(self, name)}: expected 0 to {most}")
+        for name in ("min_side", "min_sharpness"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name}={getattr(self, name)}: expected 0 up")
+
+    def check_size(self, size: Size) -> None:
+        """Refuses a picture before its faces are looked for, which takes longest.
+
+        Raises:
+          Rejected: if it is too small.
+        """
+        if min(size) < self.min_side:
+            raise Rejected("picture too small")
+
+    def only_face(self, boxes: np.ndarray, picture: Picture) -> int:
+        """The row of the one usable face.
+
+        Args:
+          boxes: [F, 5], left, top, right, bottom in pixels, and the detector's score.
+        Raises:
+          Rejected: if there is none, or are several, or it is blurred.
+        """
+        if not len(boxes):
+            raise Rejected("no face")
+        certain = boxes[:, 4] >= self.min_det_score
+        if not certain.any():
+            raise Rejected("face uncertain")
+        large = [face_share(box[:4], picture.size) >= self.min_face_share for box in boxes]
+        usable = np.flatnonzero(certain & large)
+        if not len(usable):
+            raise Rejected("face too small")
+        if len(usable) > 1:
+            raise Rejected("several faces")
+        (row,) = usable
+        if sharpness(picture.pixels, boxes[row, :4]) < self.min_sharpness:
+            raise Rejected("face blurred")
+        return int(row)

@@ -1,0 +1,83 @@
+"""Pictures to records: decoded, their one face found, and the faces recognised many at a time."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from instantid_jax.face.analysis import BATCH, FaceAnalyzer, FoundFace
+from train.data.buckets import Size
+from train.data.making import Picture, Rejected, captions_of, record_of, upright_jpeg
+from train.data.record import Record
+from train.prepare.filtering import Filter
+from train.prepare.inputs import Entry
+
+
+class _Found(NamedTuple):
+    """A picture whose face is not yet recognised."""
+
+    entry: Entry
+    picture: Picture
+    face: FoundFace
+
+
+def measured_records(
+    entries: Iterable[Entry],
+    analyzer: FaceAnalyzer,
+    filter: Filter,
+    caption_source: str,
+    rejected: Counter[str],
+) -> Iterator[tuple[Record, Size]]:
+    """Records of the pictures that training takes, in order, each with its (height, width).
+
+    Args:
+      caption_source: what the pictures' own captions are called in the records.
+      rejected: counts the others by their reason.
+    """
+    waiting: list[_Found] = []
+    keys = set()
+    for entry in entries:
+        try:
+            if entry.key in keys:
+                raise Rejected("second picture of the same name")
+            keys.add(entry.key)
+            waiting.append(_find(entry, analyzer, filter))
+        except Rejected as reason:
+            rejected[str(reason)] += 1
+        if len(waiting) == BATCH:
+            yield from _recognised(waiting, analyzer, caption_source, rejected)
+            waiting = []
+    if waiting:
+        yield from _recognised(waiting, analyzer, caption_source, rejected)
+
+
+def _find(entry: Entry, analyzer: FaceAnalyzer, filter: Filter) -> _Found:
+    picture = upright_jpeg(entry.picture)
+    filter.check_size(picture.size)
+    boxes, kps = analyzer.find(picture.pixels)
+    row = filter.only_face(boxes, picture)
+    return _Found(entry, picture, analyzer.crop(picture.pixels, boxes[row], kps[row]))
+
+
+def _recognised(
+    waiting: list[_Found],
+    analyzer: FaceAnalyzer,
+    caption_source: str,
+    rejected: Counter[str],
+) -> Iterator[tuple[Record, Size]]:
+    embeddings = analyzer.embed([found.face.crop for found in waiting])
+    for (entry, picture, face), embedding in zip(waiting, embeddings, strict=True):
+        try:
+            record = record_of(
+                entry.key,
+                picture,
+                face.measured(embedding),
+                captions=captions_of(entry.notes, entry.caption, caption_source),
+                notes=entry.notes,
+                references=np.zeros((0, embedding.size), np.float32),
+            )
+        except Rejected as reason:
+            rejected[str(reason)] += 1
+        else:
+            yield record, picture.size

@@ -1,0 +1,189 @@
+"""The folder that a run writes: shard by shard, in any order, by any number of processes.
+
+    plan.json                       what decides the bytes; another plan is refused
+    instantid_faces/1.0.0/          the dataset as TFDS reads it
+    shards/00042.npz, 00042.json    what is told of a shard; the last makes it done
+    manifest.json                   all counts, once every shard is done
+
+Each file appears whole, under its name, or not at all; what is written twice has the same bytes.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instantid_jax.errors import InputError
+from instantid_jax.json_files import read_json, write_json
+from train.data.buckets import aspect_buckets
+from train.data.writing import (
+    MANIFEST,
+    NAME,
+    VERSION,
+    ShardContents,
+    shard_path,
+    write_metadata,
+)
+
+PLAN, TOLD, SCRATCH = "plan.json", "shards", ".scratch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """A dataset in the making.
+
+    Attributes:
+      folder: where.
+      shards: how many it will have.
+      embedding_size: numbers in an embedding.
+    """
+
+    folder: Path
+    shards: int
+    embedding_size: int
+
+    @classmethod
+    def open(cls, folder: Path, plan: Mapping[str, Any]) -> "Output":
+        """Makes the folder, or goes on with one of the same plan.
+
+        Raises:
+          InputError: if it has another plan, or something else in it.
+        """
+        output = cls(folder, plan["shards"], plan["embedding_size"])
+        path = folder / PLAN
+        # A run that was killed at once has left folders and no plan.
+        others = {p.name for p in folder.glob("*")} - {NAME, TOLD, SCRATCH}
+        if others and not path.exists():
+            raise InputError(f"--output {folder} has something else in it: name a new folder")
+        for made in (output.dataset, folder / TOLD, folder / SCRATCH):
+            made.mkdir(parents=True, exist_ok=True)
+        output._clear_scratch()
+        # As it is read back: tuples are lists.
+        wanted = json.loads(json.dumps(plan))
+        with output.scratch() as scratch:
+            write_json(scratch / PLAN, wanted)
+            try:
+                os.link(scratch / PLAN, path)
+            except FileExistsError:
+                _check_same(read_json(path), wanted, folder)
+        return output
+
+    @property
+    def dataset(self) -> Path:
+        return self.folder / NAME / VERSION
+
+    def is_done(self, shard: int) -> bool:
+        return self._told(shard, "json").is_file()
+
+    def missing(self) -> list[int]:
+        """Shards that are not done."""
+        return [shard for shard in range(self.shards) if not self.is_done(shard)]
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder on the same file system, of nobody else's."""
+        # The name tells a later run on this machine whether who made it still lives.
+        with tempfile.TemporaryDirectory(
+            prefix=f"{os.getpid()}.", suffix=f".{socket.gethostname()}", dir=self.folder / SCRATCH
+        ) as folder:
+            yield Path(folder)
+
+    def finish_shard(
+        self,
+        shard: int,
+        records: Path,
+        contents: ShardContents,
+        told: Mapping[str, Any],
+        scratch: Path,
+    ) -> None:
+        """Moves a written shard into its place.
+
+        Args:
+          records: the ArrayRecord file.
+          told: counts and names, for the manifest.
+          scratch: of this process.
+        """
+        np.savez(scratch / "told.npz", sizes=contents.sizes, face_share=contents.face_share)
+        write_json(
+            scratch / "told.json",
+            {**told, "digest": contents.digest, "num_bytes": contents.num_bytes},
+        )
+        os.replace(records, shard_path(self.dataset, shard, self.shards))
+        os.replace(scratch / "told.npz", self._told(shard, "npz"))
+        os.replace(scratch / "told.json", self._told(shard, "json"))
+
+    def finish(self) -> dict[str, Any] | None:
+        """Writes what tells of the whole, if every shard is done; returns the manifest.
+
+        Raises:
+          InputError: if no picture could be used.
+        """
+        if self.missing():
+            return None
+        told = [read_json(self._told(shard, "json")) for shard in range(self.shards)]
+        contents = [self._contents(shard, each) for shard, each in enumerate(told)]
+        rejected: Counter[str] = Counter()
+        for each in told:
+            rejected.update(each["rejected"])
+        kept = sum(each["kept"] for each in told)
+        if not kept:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.most_common())
+            raise InputError(f"no picture could be used ({reasons or 'none seen'})")
+        with self.scratch() as scratch:
+            # TFDS tells from the files' names what they are, and looks no further.
+            for shard in range(self.shards):
+                path = shard_path(self.dataset, shard, self.shards)
+                (scratch / path.name).symlink_to(path.absolute())
+            index = write_metadata(scratch, contents, self.embedding_size)
+            counts = Counter(index["bucket"].tolist())
+            manifest = {
+                "seen": kept + rejected.total(),
+                "kept": kept,
+                "rejected": dict(sorted(rejected.items())),
+                "buckets": {f"{h}x{w}": counts[i] for i, (h, w) in enumerate(aspect_buckets(1024))},
+                "fingerprint": str(index["fingerprint"]),
+                "plan": read_json(self.folder / PLAN),
+                "shards": told,
+            }
+            write_json(scratch / MANIFEST, manifest)
+            # What makes the folder a dataset comes last.
+            names = sorted(path.name for path in scratch.iterdir() if not path.is_symlink())
+            names.sort(key=lambda name: name == "dataset_info.json")
+            for name in names:
+                target = self.folder if name == MANIFEST else self.dataset
+                os.replace(scratch / name, target / name)
+        return manifest
+
+    def _contents(self, shard: int, told: Mapping[str, Any]) -> ShardContents:
+        with np.load(self._told(shard, "npz"), allow_pickle=False) as arrays:
+            return ShardContents(
+                arrays["sizes"], arrays["face_share"], told["digest"], told["num_bytes"]
+            )
+
+    def _told(self, shard: int, kind: str) -> Path:
+        return self.folder / TOLD / f"{shard:05}.{kind}"
+
+    def _clear_scratch(self) -> None:
+        """Removes what killed processes of this machine left."""
+        for folder in (self.folder / SCRATCH).iterdir():
+            process, _, host = folder.name.split(".", 2)
+            if host == socket.gethostname() and not Path(f"/proc/{process}").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_same(plan: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    for name, value in wanted.items():
+        if plan.get(name) != value:
+            raise InputError(
+                f"--output {folder} was begun with {name} {json.dumps(plan.get(name))}, this run "
+                f"has {json.dumps(value)}: go on as before, or name a new folder"
+            )

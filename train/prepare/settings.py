@@ -1,0 +1,59 @@
+"""What decides the bytes of a prepared dataset, and the plan by which a folder is recognised."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from instantid_jax.face.analysis import FaceAnalyzer
+from instantid_jax.face.packs import find_pack, onnx_files
+from train.prepare.filtering import Filter
+from train.prepare.inputs import InputShard
+
+Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider"]
+# What decodes pictures, finds faces and recognises them.
+PACKAGES = ("insightface", "onnxruntime", "opencv-python", "pillow", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How pictures become records.
+
+    Attributes:
+      face_pack: a folder, or the name of a pack in insightface's own.
+      provider: of onnxruntime.
+      caption_source: what the pictures' own captions are called in the records.
+      filter: which pictures are taken.
+    """
+
+    face_pack: str = "antelopev2"
+    provider: Provider = "CPUExecutionProvider"
+    caption_source: str = "alt"
+    filter: Filter = Filter()
+
+    def analyzer(self) -> FaceAnalyzer:
+        # One thread each: processes share the cores, and the numbers do not depend on how many.
+        return FaceAnalyzer(self.face_pack, providers=(self.provider,), threads=1)
+
+
+def plan(settings: Settings, shards: Sequence[InputShard]) -> dict[str, Any]:
+    """All that decides the bytes: `settings`, the input's names, the pack and the packages."""
+    folder = find_pack(settings.face_pack)
+    names = json.dumps([shard.names for shard in shards])
+    return {
+        **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)},
+        "face_pack": {path.name: _sha256(path) for path in onnx_files(folder)},
+        "filter": dataclasses.asdict(settings.filter),
+        "embedding_size": settings.analyzer().embedding_size,
+        "shards": len(shards),
+        "input": hashlib.sha256(names.encode()).hexdigest(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""One input shard to one output shard: what every way of running comes down to."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from instantid_jax.face.analysis import FaceAnalyzer
+from train.data.writing import ShardContents, ShardWriter
+from train.prepare.inputs import InputShard
+from train.prepare.measuring import measured_records
+from train.prepare.output import Output
+from train.prepare.settings import Settings
+
+
+def prepare_shard(
+    number: int,
+    shard: InputShard,
+    settings: Settings,
+    output: Output,
+    analyzer: FaceAnalyzer,
+    report: Callable[[int, int], None] = lambda seen, kept: None,
+) -> None:
+    """Writes output shard `number` of an input shard, unless it is there.
+
+    The same input gives the same bytes, so it does no harm if two processes do it at once.
+
+    Args:
+      report: called after each kept picture with how many were seen, and kept, so far.
+    """
+    if output.is_done(number):
+        return
+    with output.scratch() as scratch:
+        path = scratch / "records"
+        contents, rejected = write_shard(path, shard, settings, analyzer, report)
+        kept = len(contents.sizes)
+        told = {
+            "input": shard.name,
+            "seen": kept + rejected.total(),
+            "kept": kept,
+            "rejected": dict(sorted(rejected.items())),
+        }
+        output.finish_shard(number, path, contents, told, scratch)
+
+
+def write_shard(
+    path: Path,
+    shard: InputShard,
+    settings: Settings,
+    analyzer: FaceAnalyzer,
+    report: Callable[[int, int], None] = lambda seen, kept: None,
+) -> tuple[ShardContents, Counter[str]]:
+    """Writes an ArrayRecord file of an input shard; returns what is in it, and what was rejected.
+
+    Args:
+      report: as of `prepare_shard`.
+    """
+    rejected: Counter[str] = Counter()
+    records = measured_records(
+        shard.entries(rejected), analyzer, settings.filter, settings.caption_source, rejected
+    )
+    kept = 0
+    with ShardWriter(path, analyzer.embedding_size) as writer:
+        for record, size in records:
+            writer.write(record, size)
+            kept += 1
+            report(kept + rejected.total(), kept)
+    report(kept + rejected.total(), kept)
+    return writer.contents, rejected

@@ -1,0 +1,14 @@
+"""How a run ends: the dataset whole, or what is left of it."""
+
+from train.prepare.output import Output
+
+
+def tell(output: Output) -> None:
+    """Writes what tells of the whole, if every shard is done, and prints the counts."""
+    manifest = output.finish()
+    if manifest is None:
+        print(f"{len(output.missing())} of {output.shards} shards are left to other jobs")
+        return
+    print(f"{manifest['kept']} of {manifest['seen']} pictures kept")
+    for reason, count in manifest["rejected"].items():
+        print(f"{count} rejected: {reason}")

@@ -1,0 +1,126 @@
+"""Shards shared out among processes of this machine, which end with the one that started them."""
+
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from multiprocessing import connection
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from instantid_jax.errors import InputError
+from train.prepare.inputs import InputShard
+from train.prepare.output import Output
+from train.prepare.settings import Settings
+from train.prepare.shard import prepare_shard
+
+# Fresh processes: a forked one would share onnxruntime's threads, which are not there.
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+def run(
+    settings: Settings,
+    shards: Sequence[InputShard],
+    output: Output,
+    numbers: Sequence[int],
+    workers: int,
+) -> None:
+    """Prepares the shards of these numbers, and shows how it goes.
+
+    Raises:
+      InputError: if a worker found that its input cannot be used.
+      SystemExit: if one was killed.
+    """
+    if not numbers:
+        return
+    following = _CONTEXT.Value("q", 0)
+    # Of each shard the pictures seen and kept, and whether it is done; only who works on it writes,
+    # so no lock is needed.
+    counts = _CONTEXT.Array("q", 3 * len(numbers), lock=False)
+    processes = {}
+    with contextlib.ExitStack() as stack:
+        for _ in range(min(workers, len(numbers))):
+            mine, its = _CONTEXT.Pipe(duplex=False)
+            process = _CONTEXT.Process(
+                target=_work,
+                args=(settings, shards, output, numbers, following, counts, its),
+                daemon=True,
+            )
+            process.start()
+            its.close()
+            stack.callback(process.join)
+            stack.callback(process.terminate)
+            processes[process.sentinel] = process, mine
+        bar = stack.enter_context(tqdm(unit=" pictures", disable=None))
+        while processes:
+            ended = connection.wait(list(processes), timeout=0.5)
+            _show(bar, np.array(counts))
+            for sentinel in ended:
+                process, pipe = processes.pop(sentinel)
+                process.join()
+                if process.exitcode:
+                    _raise(process.exitcode, pipe)
+        _show(bar, np.array(counts))
+
+
+def _raise(status: int, pipe: connection.Connection) -> None:
+    with contextlib.suppress(EOFError):
+        raise InputError(pipe.recv())
+    raise SystemExit(
+        f"prepare: a worker ended with status {status}: run it again to go on, with fewer "
+        "--workers if memory ran out"
+    )
+
+
+def _show(bar: tqdm, counts: np.ndarray) -> None:
+    of_shard = counts.reshape(-1, 3)
+    seen, kept, done = of_shard.sum(axis=0).tolist()
+    if done:
+        # The others are taken to be as large as those that are done.
+        of_done = of_shard[of_shard[:, 2] > 0, 0].mean()
+        bar.total = max(seen, round(of_done * len(of_shard)))
+    if seen:
+        bar.set_postfix_str(f"{1 - kept / seen:.0%} rejected, {done} of {len(of_shard)} shards")
+    bar.update(seen - bar.n)
+
+
+def _work(
+    settings: Settings,
+    shards: Sequence[InputShard],
+    output: Output,
+    numbers: Sequence[int],
+    following: Any,
+    counts: Any,
+    pipe: connection.Connection,
+) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        analyzer = settings.analyzer()
+        while True:
+            with following.get_lock():
+                i = following.value
+                following.value += 1
+            if i >= len(numbers):
+                return
+
+            def report(seen: int, kept: int, i: int = i) -> None:
+                counts[3 * i], counts[3 * i + 1] = seen, kept
+
+            number = numbers[i]
+            prepare_shard(number, shards[number], settings, output, analyzer, report)
+            counts[3 * i + 2] = 1
+    except InputError as error:
+        pipe.send(str(error))
+        raise SystemExit(2) from error
+
+
+def _end_with_parent() -> None:
+    """Also where the parent was killed and could tell nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    connection.wait([parent.sentinel])
+    # Nothing is cleaned up: the next run does that.
+    os._exit(1)
