@@ -14,6 +14,7 @@ from configs.miniature import get_config
 from instantid_jax import InstantIDPipeline
 from instantid_jax.components import Component, Model, component_shapes, network
 from instantid_jax.params import Params
+from instantid_jax.pipeline.loaded import LoadedModel
 from instantid_jax.weights import sdxl_base
 from miniature.base import architecture
 from miniature.base.tokenizer import write_tokenizer
@@ -58,7 +59,8 @@ def random_pipeline(
         tokenizer = Path(folder) / "tokenizer"
         write_tokenizer(tokenizer)
         model = Model(components, sdxl_base.SCHEDULER, (tokenizer, tokenizer))
-        return InstantIDPipeline(model, dtype=dtype, vae_dtype=vae_dtype)
+        loaded = LoadedModel(model, dtype=dtype, vae_dtype=vae_dtype, mesh=None)
+        return InstantIDPipeline(loaded)
 
 
 def draw_all(shapes: Mapping[str, jax.ShapeDtypeStruct], dtype: jnp.dtype) -> Params:

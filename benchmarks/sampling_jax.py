@@ -29,7 +29,7 @@ def measure(job: Job) -> dict[str, Any]:
     """The device, and a result for each of a job's cells."""
     start = time.perf_counter()
     pipe = random_pipeline(SMALL if job.small else FULL, job.dtype, job.vae_dtype)
-    jax.block_until_ready(pipe.params)
+    jax.block_until_ready(pipe.model.params)
     weights_seconds = time.perf_counter() - start
     return {
         "device": jax.devices()[0].device_kind,
@@ -64,7 +64,7 @@ def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str
     runs = [call(cell.batch * (i + 1)) for i in range(repeats)]
     seconds = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     size = (cell.size, cell.size)
-    operations = cell.steps * step_flops(pipe.networks, cell.batch, size, cell.guidance)
+    operations = cell.steps * step_flops(pipe.model.networks, cell.batch, size, cell.guidance)
     device = jax.devices()[0]
     peak, memory = PEAK.get(device.device_kind), device.memory_stats() or {}
     rate = operations / seconds["steps"]

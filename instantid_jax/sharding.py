@@ -11,6 +11,11 @@ from instantid_jax.errors import InputError
 TRAINING_AXES = ("data", "fsdp", "tensor")
 # The batch lies over these.
 BATCH_AXES = ("data", "fsdp")
+# Pictures; the two halves of guidance; parts of a picture, one below the other. The last exchange
+# most, so they come to lie on neighbours.
+SAMPLING_AXES = ("data", "guidance", "rows")
+# The networks' batch in sampling: under guidance all negative rows come first.
+HALVES = ("guidance", "data")
 # Below this many numbers a parameter is replicated: gathering it costs more than holding it.
 SMALLEST_SHARDED = 2**16
 
@@ -41,6 +46,50 @@ def training_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = N
     # Auto: the compiler places what is between; Explicit axes, JAX's default, would need every
     # layer annotated.
     return jax.make_mesh((data, fsdp, tensor), TRAINING_AXES, (AxisType.Auto,) * 3, devices=devices)
+
+
+def sampling_mesh(
+    data: int = 1,
+    guidance: int = 1,
+    rows: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh of `data` x `guidance` x `rows` of the devices, the first ones.
+
+    Args:
+      data: so many pictures at a time.
+      guidance: 2 works on the two halves of classifier-free guidance at once.
+      rows: so many parts of each picture, one below the other.
+    Raises:
+      InputError: if a size cannot be used, or there are fewer devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = dict(zip(SAMPLING_AXES, (data, guidance, rows), strict=True))
+    told = ",".join(f"{name}={size}" for name, size in sizes.items())
+    if min(sizes.values()) < 1 or guidance > 2:
+        raise InputError(f"mesh {told}: expected sizes from 1, and guidance 1 or 2")
+    count = math.prod(sizes.values())
+    if count > len(devices):
+        raise InputError(f"mesh {told} takes {count} devices, there are {len(devices)}")
+    return jax.make_mesh(
+        tuple(sizes.values()), SAMPLING_AXES, (AxisType.Auto,) * 3, devices=devices[:count]
+    )
+
+
+def parse_sampling_mesh(text: str) -> Mesh:
+    """The mesh that a text such as "data=4,guidance=2" names; what it leaves out is 1.
+
+    Raises:
+      InputError: as `sampling_mesh`, and if it is no such text.
+    """
+    pairs = [part.partition("=")[::2] for part in text.split(",")]
+    sizes = {name.strip(): int(size) for name, size in pairs if size.strip().isdecimal()}
+    if len(sizes) != len(pairs) or not sizes.keys() <= set(SAMPLING_AXES):
+        raise InputError(
+            f"mesh {text!r}: expected sizes of {', '.join(SAMPLING_AXES)}, such as "
+            "data=4,guidance=2"
+        )
+    return sampling_mesh(**sizes)
 
 
 def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -89,3 +138,26 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def split_pictures(x: jax.Array) -> jax.Array:
+    """Tells the compiler that [B, H, W, C] lies over `data` and, by its height, over `rows`.
+
+    As the other two it does nothing but on a sampling mesh that is set.
+    """
+    return _split(x, PartitionSpec("data", "rows"))
+
+
+def split_maps(x: jax.Array) -> jax.Array:
+    """The same of feature maps [R, H, W, C], whose rows are those of both halves of guidance."""
+    return _split(x, PartitionSpec(HALVES, "rows"))
+
+
+def split_halves(x: jax.Array) -> jax.Array:
+    """The same of [R, ...] without height."""
+    return _split(x, PartitionSpec(HALVES))
+
+
+def _split(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.lax.with_sharding_constraint(x, spec) if mesh.axis_names == SAMPLING_AXES else x

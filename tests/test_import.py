@@ -42,4 +42,5 @@ def test_an_unknown_name_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="has no attribute 'Pipeline'"):
         instantid_jax.Pipeline  # noqa: B018
-    assert set(instantid_jax.__all__) == {"Face", "InputError", "InstantIDPipeline"}
+    public = {"Face", "InputError", "InstantIDPipeline", "sampling_mesh"}
+    assert set(instantid_jax.__all__) == public

@@ -1,9 +1,13 @@
 """Where parameters lie on a mesh."""
 
+import re
+
+import jax
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from instantid_jax.sharding import TRAINING_AXES, param_spec
+from instantid_jax.errors import InputError
+from instantid_jax.sharding import TRAINING_AXES, param_spec, parse_sampling_mesh, sampling_mesh
 
 MESH = AbstractMesh((2, 16, 1), TRAINING_AXES)
 
@@ -30,3 +34,30 @@ def test_tensor_takes_its_axis_and_fsdp_what_is_left():
     split_by_input = param_spec("a.to_out.0.kernel", (640, 640), mesh)
     assert split_by_output == PartitionSpec("fsdp", "tensor")
     assert split_by_input == PartitionSpec("tensor", "fsdp")
+
+
+def test_a_sampling_mesh_takes_the_first_devices():
+    mesh = parse_sampling_mesh("rows=2, data=2")
+    assert dict(mesh.shape) == {"data": 2, "guidance": 1, "rows": 2}
+    assert mesh.devices.ravel().tolist() == jax.devices()[:4]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "data", "data=", "data=x", "fsdp=2", "data=2;rows=2", "data=-2"]
+)
+def test_a_text_that_names_no_mesh_is_told(text):
+    with pytest.raises(InputError, match=f"^mesh {re.escape(repr(text))}: expected sizes of data"):
+        parse_sampling_mesh(text)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ((0, 1, 1), "expected sizes from 1"),
+        ((1, 3, 1), "guidance 1 or 2"),
+        ((4, 2, 2), "takes 16 devices, there are 8"),
+    ],
+)
+def test_a_sampling_mesh_that_cannot_be_is_told(sizes, told):
+    with pytest.raises(InputError, match=told):
+        sampling_mesh(*sizes)

@@ -14,6 +14,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.pictures import read_picture, save_png
 from instantid_jax.pipeline import InstantIDPipeline, inputs
 from instantid_jax.runs.trained import check_raw
+from instantid_jax.sharding import parse_sampling_mesh
 from instantid_jax.untrained import NOTICE, untrained_model
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Weights:
       variant: take the weights files so named, such as fp16.
       dtype: what to compute in; None is bfloat16 on accelerators and float32 on a CPU.
       vae_dtype: the same for the VAE; None is as --dtype.
+      mesh: devices to sample on, such as data=4,guidance=2: pictures at a time, halves of guidance,
+        and rows, parts of a picture; None is one device.
     """
 
     sdxl: str | None = None
@@ -55,10 +58,13 @@ class Weights:
     variant: str | None = None
     dtype: Dtype | None = None
     vae_dtype: Dtype | None = None
+    mesh: str | None = None
 
     def load(self) -> InstantIDPipeline:
         check_raw(self.raw, self.instantid)
         arguments = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.mesh is not None:
+            arguments["mesh"] = parse_sampling_mesh(self.mesh)
         if self.sdxl is None and self.instantid is None and self.model is None:
             logger.warning(NOTICE)
             folder = str(untrained_model(cache_folder()))

@@ -1,13 +1,20 @@
 """The one attention entry point, and the attention layers of the diffusion networks."""
 
+import functools
+import math
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from instantid_jax.models import splash
 from instantid_jax.models.layers import linear
+from instantid_jax.sharding import BATCH_AXES, HALVES
+
+Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 # Logits a head may hold at once without a fused kernel: 4096 x 4096 in float32 is 64 MiB a head.
 MAX_LOGITS = 4096 * 4096 - 1
@@ -16,7 +23,7 @@ MAX_LOGITS = 4096 * 4096 - 1
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False
 ) -> jax.Array:
-    """Scaled dot-product attention, softmax in float32.
+    """Scaled dot-product attention, softmax in float32, on the mesh of the context.
 
     Args:
       query: [B, Lq, K, d].
@@ -25,22 +32,59 @@ def attention(
     Returns:
       [B, Lq, K, d] in the dtype of `query`.
     """
+    if causal:
+        # Of texts, once a picture: no kernel would be noticed.
+        return jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="xla")
     head_dim = query.shape[-1]
     fits_cudnn = query.dtype.itemsize == 2 and head_dim <= 128 and head_dim % 8 == 0
     platform = _platform()
-    if platform == "tpu" and not causal and splash.fits(query, key):
-        return splash.splash_attention(query, key, value)
+    if platform == "tpu" and splash.fits(query, key):
+        return _on_each_device(splash.splash_attention, query, key, value)
     if platform == "gpu" and fits_cudnn:
-        # By name: with implementation=None, JAX always takes the XLA path.
-        return jax.nn.dot_product_attention(
-            query, key, value, is_causal=causal, implementation="cudnn"
-        )
-    blocks = -(-query.shape[1] * key.shape[1] // MAX_LOGITS)
-    if blocks == 1 or causal:
-        return jax.nn.dot_product_attention(
-            query, key, value, is_causal=causal, implementation="xla"
-        )
-    return _attention_in_blocks(query, key, value, blocks)
+        return _on_each_device(_cudnn_attention, query, key, value)
+    return _on_each_device(_attention_in_blocks, query, key, value)
+
+
+def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    # By name: with implementation=None, JAX always takes the XLA path.
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def _on_each_device(
+    kernel: Attention, query: jax.Array, key: jax.Array, value: jax.Array
+) -> jax.Array:
+    """Runs a kernel on the mesh of the context: each device is told which part is its own.
+
+    No compiler can split a kernel, nor blocks that come one after the other. The batch lies over
+    its axes, heads over `tensor`, positions of queries over `rows`, where these divide them;
+    everyone has all keys.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    auto = {
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    }
+    if not auto:
+        return kernel(query, key, value)
+    of_batch = HALVES if "guidance" in mesh.axis_names else BATCH_AXES
+    batch = _dividing(mesh, [axis for axis in of_batch if axis in auto], query.shape[0])
+    heads = _dividing(mesh, auto & {"tensor"}, query.shape[2])
+    positions = _dividing(mesh, auto & {"rows"}, query.shape[1])
+    spec, of_keys = (PartitionSpec(batch, axes, heads, None) for axes in (positions, None))
+    return jax.shard_map(
+        kernel,
+        in_specs=(spec, of_keys, of_keys),
+        out_specs=spec,
+        axis_names=auto,
+        check_vma=False,
+    )(query, key, value)
+
+
+def _dividing(mesh: AbstractMesh, axes: Iterable[str], size: int) -> tuple[str, ...] | None:
+    """The axes, if all of them together divide a size."""
+    axes = tuple(axes)
+    return axes if axes and size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
 
 
 def _platform() -> str:
@@ -49,20 +93,18 @@ def _platform() -> str:
     return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
-def _attention_in_blocks(
-    query: jax.Array, key: jax.Array, value: jax.Array, blocks: int
-) -> jax.Array:
-    """The same, one block of queries after the other, so that few logits exist at a time."""
+def _attention_in_blocks(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """By XLA; many queries in blocks, one after the other, so that few logits exist at a time."""
     B, L, K, d = query.shape
+    blocks = -(-L * key.shape[1] // MAX_LOGITS)
+    by_xla = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+    if blocks == 1:
+        return by_xla(query, key, value)
     length = -(-L // blocks)
     padded = jnp.pad(query, ((0, 0), (0, blocks * length - L), (0, 0), (0, 0)))
     padded = padded.reshape(B, blocks, length, K, d).swapaxes(0, 1)  # [blocks, B, length, K, d]
-
     # A loop would keep every block's probabilities for the way back.
-    @jax.checkpoint
-    def one(block: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(block, key, value, implementation="xla")
-
+    one = jax.checkpoint(lambda block: by_xla(block, key, value))
     out = jax.lax.map(one, padded)
     return out.swapaxes(0, 1).reshape(B, blocks * length, K, d)[:, :L]
 

@@ -1,14 +1,9 @@
 """Splash attention, JAX's fused kernel for TPUs: no logits in memory, softmax in float32."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
-
-from instantid_jax.sharding import BATCH_AXES
 
 # The kernel works on blocks of multiples of so many positions.
 LANES = 128
@@ -25,7 +20,7 @@ def fits(query: jax.Array, key: jax.Array) -> bool:
 
 
 def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attention of all to all, on the mesh of the context.
+    """Attention of all to all, on one device; other lengths than multiples of 128 are filled up.
 
     By libtpu's compiler for v5e, v5p and v6e, of two rows of 20 heads and 1024 positions 115 to 168
     MB move, where XLA moves 399 to 409 and, with logits rounded to bfloat16, 315 to 336; of ten
@@ -35,37 +30,6 @@ def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
       query: [B, Lq, K, d].
       key, value: [B, Lk, K, d].
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    # No compiler can split a kernel: each device is told which part is its own.
-    auto = {
-        name
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind == AxisType.Auto
-    }
-    if not auto:
-        return _attention(query, key, value)
-    spec = _spec(mesh, auto, query.shape)
-    batch, _, heads, _ = spec
-    of_keys = PartitionSpec(batch, None, heads, None)
-    return jax.shard_map(
-        _attention,
-        in_specs=(spec, of_keys, of_keys),
-        out_specs=spec,
-        axis_names=auto,
-        check_vma=False,
-    )(query, key, value)
-
-
-def _spec(mesh: AbstractMesh, auto: set[str], shape: tuple[int, ...]) -> PartitionSpec:
-    """Rows over the batch's axes and heads over `tensor`, where these divide them."""
-    batch = tuple(axis for axis in BATCH_AXES if axis in auto)
-    devices = math.prod(mesh.shape[axis] for axis in batch)
-    heads = "tensor" if "tensor" in auto and shape[2] % mesh.shape["tensor"] == 0 else None
-    return PartitionSpec(batch if shape[0] % devices == 0 else None, None, heads, None)
-
-
-def _attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """The same on one device; lengths that are no multiples of 128 are filled up."""
     B, length, K, d = query.shape
     lengths = length, key.shape[1]
     padded_query, padded_key = (-(-length // LANES) * LANES for length in lengths)

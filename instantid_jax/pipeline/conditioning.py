@@ -69,6 +69,22 @@ def _states(
     return np.broadcast_to(array.astype(dtype), (expected[0], *array.shape[1:]))
 
 
+def check_faces(
+    face: Face | Sequence[Face] | None, image_embeds: np.ndarray | None, count: int
+) -> list[Face | None]:
+    """Whom each picture shows; None where embeddings are given ready."""
+    if (face is None) == (image_embeds is None):
+        raise InputError("give face or image_embeds, one of them")
+    faces = batched(face, count, "face")
+    for each in faces:
+        if face is not None and not isinstance(each, Face):
+            raise InputError(
+                f"face is a {type(each).__name__}: expected a Face; of a photo, "
+                "pipe.analyze(photo) makes one"
+            )
+    return faces
+
+
 def embeddings_of(
     faces: Sequence[Face | None], image_embeds: np.ndarray | None, length: int
 ) -> np.ndarray:
@@ -151,3 +167,16 @@ def further_pictures(
         np.stack([control_picture(p, size) for p in batched(each, count, "control_images")])
         for each in control_images
     ]
+
+
+def unit_noise(latents: np.ndarray, count: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Noise that was given for so many pictures of a shape, as float32."""
+    if np.shape(latents) != (count, *shape):
+        raise InputError(
+            f"latents have shape {list(np.shape(latents))}: expected {[count, *shape]}, "
+            "unit-variance noise with channels last"
+        )
+    noise = np.asarray(latents, np.float32)
+    if not np.isfinite(noise).all():
+        raise InputError("latents hold numbers that are not finite: expected unit noise")
+    return noise

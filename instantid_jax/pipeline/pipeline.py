@@ -3,36 +3,31 @@
 Argument names follow diffusers and the official InstantID pipeline.
 """
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 from tqdm import tqdm
 
 from instantid_jax.cache import keep_compiled_programs
-from instantid_jax.components import Model
 from instantid_jax.diffusion.samplers import make_sampler
-from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
-from instantid_jax.params import Params
 from instantid_jax.pictures import Picture, read_picture
 from instantid_jax.pipeline import conditioning, inputs, programs, sampling
-from instantid_jax.prompt import PromptTokenizer, tokenize
+from instantid_jax.pipeline.loaded import LoadedModel
 from instantid_jax.runs.trained import check_raw, find_published_or_trained
 from instantid_jax.weights.layouts import add_parts, find_model
 
 OUTPUT_TYPES = ("pil", "np", "latent")
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,42 +46,10 @@ class Result:
 
 
 class InstantIDPipeline:
-    """A loaded model."""
+    """Makes pictures of people with a loaded model."""
 
-    def __init__(
-        self, model: Model, *, dtype: jnp.dtype | str | None, vae_dtype: jnp.dtype | str | None
-    ):
-        """Loads the weights. See `load` for the arguments."""
-        on_cpu = jax.default_backend() == "cpu"
-        dtype = compute_dtype("dtype", dtype, jnp.float32 if on_cpu else jnp.bfloat16)
-        vae_dtype = compute_dtype("vae_dtype", vae_dtype, dtype)
-        self.schedule = ScheduleConfig.from_dict(model.scheduler)
-        make_sampler(self.schedule, None, 1)
-        self.dtype, self.vae_dtype = dtype, vae_dtype
-        parts = model.components
-        self.tokenizers = tuple(
-            PromptTokenizer(
-                folder,
-                positions=parts[name].network.config.max_position_embeddings,
-                vocabulary=parts[name].network.config.vocab_size,
-            )
-            for folder, name in zip(model.tokenizers, TEXT_ENCODERS, strict=True)
-        )
-        self.networks = programs.Networks(
-            unet=parts["unet"].network,
-            controlnets=tuple(parts[name].network for name in model.controlnets),
-            image_proj=parts["image_proj"].network,
-            vae=parts["vae"].network,
-            text_encoder=parts["text_encoder"].network,
-            text_encoder_2=parts["text_encoder_2"].network,
-        )
-        self.params: dict[str, Params | tuple[Params, ...]] = {
-            name: parts[name].load(vae_dtype if name == "vae" else dtype)
-            for name in ("image_proj", "vae", *TEXT_ENCODERS)
-        }
-        self.params["unet"] = parts["unet"].load(dtype) | parts["ip_adapter"].load(dtype)
-        self.params["controlnets"] = tuple(parts[name].load(dtype) for name in model.controlnets)
-        self.force_zeros_for_empty_prompt = model.force_zeros_for_empty_prompt
+    def __init__(self, model: LoadedModel):
+        self.model = model
         self._compiled: set[tuple] = set()
 
     @classmethod
@@ -102,6 +65,7 @@ class InstantIDPipeline:
         dtype: jnp.dtype | str | None = None,
         vae_dtype: jnp.dtype | str | None = None,
         variant: str | None = None,
+        mesh: Mesh | None = None,
         raw: bool = False,
     ) -> Self:
         """Loads a model from PyTorch's files, or from a folder that `python -m convert` made.
@@ -119,6 +83,7 @@ class InstantIDPipeline:
           dtype: float32, bfloat16 or float16; None is bfloat16 on accelerators, float32 on a CPU.
           vae_dtype: the same for the VAE; None is `dtype`.
           variant: "fp16" takes the files so named.
+          mesh: of `instantid_jax.sampling_mesh`, to sample on several devices of this process.
           raw: of a training run, the parameters themselves where there is their moving average.
         Raises:
           InputError: if something is missing, damaged, of another kind or does not fit.
@@ -149,7 +114,7 @@ class InstantIDPipeline:
             from instantid_jax.checkpoint import open_model  # Orbax is slow to import
 
             found = add_parts(open_model(Path(model)), controlnets, vae, variant=variant)
-        return cls(found, dtype=dtype, vae_dtype=vae_dtype)
+        return cls(LoadedModel(found, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh))
 
     def analyze(
         self, photo: Picture, face_pack: str = "antelopev2", download: bool = False
@@ -248,10 +213,11 @@ class InstantIDPipeline:
             image_embeds=_rows(image_embeds, 2),
         )
         # All arguments are looked at before anything is computed: compiling can take minutes.
-        networks = self.networks
-        faces = self._check_faces(face, image_embeds, count)
+        model = self.model
+        networks = model.networks
+        faces = conditioning.check_faces(face, image_embeds, count)
         guidance = inputs.check_number("guidance_scale", guidance_scale, 0) > 1
-        sampler = make_sampler(self.schedule, scheduler, num_inference_steps, eta)
+        sampler = make_sampler(model.schedule, scheduler, num_inference_steps, eta)
         n = inputs.check_whole("num_images_per_prompt", num_images_per_prompt, 1, 1024)
         seeds = [
             inputs.check_whole("seed", each, 0, 2**32 - n) + j
@@ -273,6 +239,7 @@ class InstantIDPipeline:
             faces, image_embeds, networks.image_proj.config.embedding_dim
         )
         size = self._size(height, width, faces, image)
+        model.check_mesh(size, len(seeds), guidance)
         ids = inputs.time_ids(size, original_size, crops_coords_top_left, target_size)
         negative_ids = ids
         if negative_original_size is not None and negative_target_size is not None:
@@ -283,8 +250,9 @@ class InstantIDPipeline:
                 negative_target_size,
                 "negative_",
             )
-        noise = self._noise(latents, len(seeds), size)
-        positive, skip = self._prompts(
+        shape = (size[0] // 8, size[1] // 8, networks.unet.config.in_channels)
+        noise = shape if latents is None else conditioning.unit_noise(latents, len(seeds), shape)
+        positive, skip = model.prompts(
             count,
             (prompt, prompt_2),
             (prompt_embeds, pooled_prompt_embeds),
@@ -296,14 +264,14 @@ class InstantIDPipeline:
         negative = None
         if guidance:
             # diffusers leaves no layer out for the negative prompt, whatever clip_skip says.
-            negative, _ = self._prompts(
+            negative, _ = model.prompts(
                 count,
                 (negative_prompt, negative_prompt_2),
                 (negative_prompt_embeds, negative_pooled_prompt_embeds),
                 "negative_prompt",
             )
-            if negative is None and not self.force_zeros_for_empty_prompt:
-                negative, _ = self._prompts(count, ("", ""), (None, None), "negative_prompt")
+            if negative is None and not model.force_zeros_for_empty_prompt:
+                negative, _ = model.prompts(count, ("", ""), (None, None), "negative_prompt")
         control_pictures = conditioning.further_pictures(
             control_images, len(networks.controlnets) - 1, count, size
         )
@@ -317,27 +285,27 @@ class InstantIDPipeline:
         time_ids = [negative_ids] * count + [ids] * count if guidance else [ids] * count
 
         with (
-            _exact_products(self.dtype),
+            model.on_devices(model.dtype),
             tqdm(total=len(sampler), unit="step", disable=None if progress else True) as bar,
         ):
             seen = (sampler.rule, sampler.stochastic, guidance, skip, count, n, size)
             bar.set_description("preparing" if seen in self._compiled else "compiling")
-            text = self._encode_text(positive, skip)
+            text = model.encode_text(positive, skip)
             conditions = programs.prepare(
                 networks,
                 n,
-                self._denoiser_params,
+                model.denoiser_params,
                 text,
-                self._negative(negative, text) if guidance else None,
+                model.encode_negative(negative, text) if guidance else None,
                 np.stack(time_ids),
-                self._encode_id(embeddings),
-                self._empty_id,
+                model.encode_id(embeddings),
+                model.empty_id,
                 np.float32(ip_adapter_scale),
                 pictures,
             )
             final = sampling.denoise(
                 networks,
-                self._denoiser_params,
+                model.denoiser_params,
                 sampler,
                 conditions,
                 scales,
@@ -349,42 +317,22 @@ class InstantIDPipeline:
             self._compiled.add(seen)
             images = None
             if output_type != "latent":
-                seen = ("decode", final.shape)
+                of_pixels = np.dtype(np.uint8 if output_type == "pil" else np.float32)
+                seen = ("decode", final.shape, of_pixels)
                 bar.set_description("decoding" if seen in self._compiled else "compiling")
-                with _exact_products(self.vae_dtype):
-                    images = sampling.decode(networks, self.params["vae"], final, seeds)
+                with model.on_devices(model.vae_dtype):
+                    images = sampling.decode(
+                        networks,
+                        model.params["vae"],
+                        final,
+                        seeds,
+                        of_pixels,
+                        model.pictures_at_once,
+                    )
                 self._compiled.add(seen)
         if output_type == "pil":
-            images = [Image.fromarray(each) for each in (images * 255).round().astype(np.uint8)]
+            images = [Image.fromarray(each) for each in images]
         return Result(images, np.asarray(final), seeds)
-
-    @property
-    def _denoiser_params(self) -> dict[str, Params | tuple[Params, ...]]:
-        return {name: self.params[name] for name in ("unet", "controlnets")}
-
-    @functools.cached_property
-    def _empty_id(self) -> jax.Array:
-        """ID tokens of nobody: the Resampler's, of an embedding of zeros. They never change."""
-        return self._encode_id(
-            np.zeros((1, self.networks.image_proj.config.embedding_dim), np.float32)
-        )
-
-    def _encode_id(self, embeddings: np.ndarray) -> jax.Array:
-        return programs.encode_id(self.networks.image_proj, self.params["image_proj"], embeddings)
-
-    def _check_faces(
-        self, face: Face | Sequence[Face] | None, image_embeds: np.ndarray | None, count: int
-    ) -> list[Face | None]:
-        if (face is None) == (image_embeds is None):
-            raise InputError("give face or image_embeds, one of them")
-        faces = inputs.batched(face, count, "face")
-        for each in faces:
-            if face is not None and not isinstance(each, Face):
-                raise InputError(
-                    f"face is a {type(each).__name__}: expected a Face; of a photo, "
-                    "pipe.analyze(photo) makes one"
-                )
-        return faces
 
     def _pose(self, pose: Face | Picture | None) -> Face | None:
         return pose if pose is None or isinstance(pose, Face) else self.analyze(pose)
@@ -400,79 +348,8 @@ class InstantIDPipeline:
             first = image[0] if isinstance(image, list | tuple) else image
             shape = read_picture(first).shape
             return inputs.check_size(shape[0], shape[1])
-        side = 8 * self.networks.unet.config.sample_size
+        side = 8 * self.model.networks.unet.config.sample_size
         return inputs.choose_size(height, width, faces, side)
-
-    def _noise(
-        self, latents: np.ndarray | None, count: int, size: tuple[int, int]
-    ) -> np.ndarray | tuple[int, int, int]:
-        """Unit noise that was given, or the shape of what is to be drawn for a picture."""
-        shape = (size[0] // 8, size[1] // 8, self.networks.unet.config.in_channels)
-        if latents is None:
-            return shape
-        if np.shape(latents) != (count, *shape):
-            raise InputError(
-                f"latents have shape {list(np.shape(latents))}: expected {[count, *shape]}, "
-                "unit-variance noise with channels last"
-            )
-        noise = np.asarray(latents, np.float32)
-        if not np.isfinite(noise).all():
-            raise InputError("latents hold numbers that are not finite: expected unit noise")
-        return noise
-
-    def _prompts(
-        self, count: int, prompts: tuple, embeds: tuple, what: str, clip_skip: int | None = None
-    ) -> tuple[programs.Prompts | tuple[np.ndarray, np.ndarray] | None, int]:
-        """A prompt's token ids or, where they are given, its states; and which layers to skip."""
-        configs = [getattr(self.networks, name).config for name in TEXT_ENCODERS]
-        layers = min(config.num_hidden_layers for config in configs)
-        skip = 0 if clip_skip is None else inputs.check_whole("clip_skip", clip_skip, 0, layers - 1)
-        given = conditioning.prompts_given(
-            prompts,
-            embeds,
-            count,
-            what,
-            (self.networks.unet.config.cross_attention_dim, configs[1].projection_dim),
-            self.dtype,
-        )
-        if given is not None and not isinstance(given, programs.Prompts):
-            given = tokenize(self.tokenizers, given)
-        return given, skip
-
-    def _encode_text(
-        self, given: programs.Prompts | tuple[np.ndarray, np.ndarray], clip_skip: int
-    ) -> programs.Prompts:
-        if isinstance(given, programs.Prompts):
-            return given
-        params = (self.params["text_encoder"], self.params["text_encoder_2"])
-        return programs.encode_text(self.networks, params, given, clip_skip)
-
-    def _negative(
-        self,
-        given: programs.Prompts | tuple[np.ndarray, np.ndarray] | None,
-        positive: programs.Prompts,
-    ) -> programs.Prompts:
-        """The negative prompts; zeros where there are none."""
-        if given is None:
-            return programs.Prompts(*(np.zeros(each.shape, each.dtype) for each in positive))
-        negative = self._encode_text(given, 0)
-        if negative.text.shape != positive.text.shape:
-            raise InputError(
-                f"prompt and negative prompt have embeddings of shapes {positive.text.shape} and "
-                f"{negative.text.shape}: expected the same"
-            )
-        return negative
-
-
-def compute_dtype(name: str, value: jnp.dtype | str | None, default: jnp.dtype) -> jnp.dtype:
-    """The dtype a program computes in: as given, else `default`."""
-    known = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-    if value is None:
-        return jnp.dtype(default)
-    label = value if isinstance(value, str) else jnp.dtype(value).name
-    if label not in known:
-        raise InputError(f"{name}={label!r}: expected one of {', '.join(known)}, or None")
-    return jnp.dtype(known[label])
 
 
 @functools.cache
@@ -484,14 +361,3 @@ def _rows(value: np.ndarray | None, rank: int) -> list | None:
     """An array's rows as a list, so that it counts in the batch; None where it has but one."""
     shape = np.shape(value) if value is not None else ()
     return list(range(shape[0])) if len(shape) == rank and shape[0] > 1 else None
-
-
-@contextlib.contextmanager
-def _exact_products(dtype: jnp.dtype) -> Iterator[None]:
-    """Where float32 was chosen, matrix products are of float32 too.
-
-    Accelerators would round the factors, to TensorFloat-32 or bfloat16, unless told.
-    """
-    chosen = jax.config.jax_default_matmul_precision
-    with jax.default_matmul_precision(chosen or ("highest" if dtype == jnp.float32 else None)):
-        yield

@@ -3,7 +3,7 @@
 A picture takes one call each of `encode_text`, `encode_id`, `prepare` and `begin`, a `denoise` for
 every step, and one `decode`. Numbers that a user changes between pictures are arrays, so they
 compile nothing new; nor is anything computed outside these programs, where JAX would compile a
-program for each operation.
+program for each operation. On a sampling mesh that is set, each says where its arrays lie.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from instantid_jax.diffusion.guidance import classifier_free_guidance
 from instantid_jax.diffusion.rules import Row, State, StepRule
 from instantid_jax.params import Network, Params
+from instantid_jax.sharding import split_halves, split_maps, split_pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,23 +113,25 @@ def prepare(
     guidance = negative is not None
 
     def rows(*halves: jax.Array) -> jax.Array:
+        halves = halves if guidance else halves[1:]
         return jnp.repeat(jnp.concatenate(halves), repeats, axis=0).astype(dtype)
 
-    empty_ids = jnp.broadcast_to(empty_id, id_tokens.shape)
-    text = rows(negative.text, positive.text) if guidance else rows(positive.text)
-    pooled = rows(negative.pooled, positive.pooled) if guidance else rows(positive.pooled)
-    id_tokens = rows(empty_ids, id_tokens) if guidance else rows(id_tokens)
-    time_ids = jnp.repeat(time_ids, repeats, axis=0)
+    negative = negative if guidance else positive
+    text = split_halves(rows(negative.text, positive.text))
+    pooled = split_halves(rows(negative.pooled, positive.pooled))
+    id_tokens = split_halves(rows(jnp.broadcast_to(empty_id, id_tokens.shape), id_tokens))
+    time_ids = split_halves(jnp.repeat(time_ids, repeats, axis=0))
     controlnets = []
     for i, network in enumerate(networks.controlnets):
         controlnet = network.bind(params["controlnets"][i])
-        picture = controlnet.embed_picture(pictures[i].astype(jnp.float32) / 255)
+        picture = split_pictures(pictures[i].astype(jnp.float32) / 255)
+        picture = controlnet.embed_picture(picture)
         controlnets.append(
             ControlNetConditions(
                 # IdentityNet attends to the person in place of the text.
                 context=controlnet.keys_values(id_tokens if i == 0 else text),
                 added=controlnet.embed_added(pooled, time_ids),
-                picture=rows(picture, picture) if guidance else rows(picture),
+                picture=split_maps(rows(picture, picture)),
             )
         )
     return Conditions(
@@ -141,7 +144,7 @@ def prepare(
 @functools.partial(jax.jit, static_argnames=("rule",))
 def begin(rule: StepRule, noise: jax.Array, init_noise_sigma: jax.Array) -> State:
     """The state before the first step, from unit noise [B, H, W, 4]."""
-    return rule.init(noise * init_noise_sigma)
+    return _split_state(rule.init(noise * init_noise_sigma))
 
 
 @functools.partial(
@@ -175,7 +178,7 @@ def denoise(
     sample = rule.scale_input(state, row)
     if guidance:
         sample = jnp.concatenate([sample, sample])
-    sample = sample.astype(unet.conv_in.kernel.dtype)
+    sample = split_maps(sample.astype(unet.conv_in.kernel.dtype))
     timesteps = jnp.broadcast_to(timestep, sample.shape[:1])
     total = None
     for i, network in enumerate(networks.controlnets):
@@ -195,19 +198,38 @@ def denoise(
     output = unet(sample, timesteps, conditions.context, conditions.added, total)
     if guidance:
         output = classifier_free_guidance(output, guidance_scale)
-    state = rule.step(state, output, row, noise)
+    state = _split_state(rule.step(state, output, row, noise))
     return state, jnp.isfinite(state["sample"]).all(axis=(1, 2, 3))
 
 
-@functools.partial(jax.jit, static_argnames=("network",))
-def decode(network: Network, params: Params, latents: jax.Array, index: jax.Array) -> jax.Array:
-    """One of the latents [B, H, W, 4] to a picture [8H, 8W, 3], float32 in [0, 1]; NaN stays.
+@functools.partial(jax.jit, static_argnames=("network", "at_once", "dtype"))
+def decode(
+    network: Network,
+    at_once: int,
+    dtype: jnp.dtype,
+    params: Params,
+    latents: jax.Array,
+    index: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Some of the latents [B, H, W, 4] to pictures: decoding takes more memory than all else.
 
-    One at a time, because decoding takes more memory than all else. index: scalar int32.
+    Args:
+      at_once: how many, a divisor of B: one for each of `data`.
+      dtype: uint8, or float32 for [0, 1], where NaN stays.
+      index: scalar int32 in [0, B / at_once).
+    Returns:
+      Pictures index, index + B / at_once, ...: [at_once, 8H, 8W, 3], and whether each is finite.
     """
-    one = jax.lax.dynamic_slice_in_dim(latents, index, 1)
-    picture = network.bind(params).decode(one)[0].astype(jnp.float32)
-    return jnp.clip(picture / 2 + 0.5, 0.0, 1.0)
+    # The parts of a mesh each hold pictures that follow each other, and decode one of them.
+    parts = latents.reshape(at_once, -1, *latents.shape[1:])
+    some = jax.lax.dynamic_index_in_dim(parts, index, axis=1, keepdims=False)
+    pictures = network.bind(params).decode(split_pictures(some)).astype(jnp.float32)
+    pictures = split_pictures(pictures)
+    finite = jnp.isfinite(pictures).all(axis=(1, 2, 3))
+    pictures = jnp.clip(pictures / 2 + 0.5, 0.0, 1.0)
+    if dtype == jnp.uint8:
+        pictures = jnp.round(pictures * 255)
+    return pictures.astype(dtype), finite
 
 
 @functools.partial(jax.jit, static_argnames=("shape",))
@@ -220,4 +242,8 @@ def draw_noise(seeds: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax
     def draw(seed: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(jax.random.key(seed), step), shape)
 
-    return jax.vmap(draw)(seeds)
+    return split_pictures(jax.vmap(draw)(seeds))
+
+
+def _split_state(state: State) -> State:
+    return {name: split_pictures(value) for name, value in state.items()}

@@ -69,22 +69,27 @@ def denoise(
 
 
 def decode(
-    networks: programs.Networks, params: Params, latents: jax.Array, seeds: Sequence[int]
+    networks: programs.Networks,
+    params: Params,
+    latents: jax.Array,
+    seeds: Sequence[int],
+    dtype: np.dtype,
+    at_once: int,
 ) -> np.ndarray:
-    """Pictures of latents, [B, 8H, 8W, 3] float32 in [0, 1].
+    """Pictures of latents, [B, 8H, 8W, 3].
 
     Args:
       params: of the VAE.
+      dtype, at_once: as of `programs.decode`.
     Raises:
       InputError: naming the first seed whose pixels are not finite.
     """
-    pictures = np.stack(
-        [
-            np.asarray(programs.decode(networks.vae, params, latents, np.int32(i)))
-            for i in range(len(latents))
-        ]
-    )
-    check_finite(np.isfinite(pictures).all(axis=(1, 2, 3)), seeds, "the decoded pixels")
+    calls = len(latents) // at_once
+    some = functools.partial(programs.decode, networks.vae, at_once, dtype, params, latents)
+    made = [jax.device_get(some(np.int32(i))) for i in range(calls)]
+    # [at_once, calls, ...]: each part of the mesh made pictures that follow each other.
+    pictures, finite = (np.concatenate(np.stack(each, 1)) for each in zip(*made, strict=True))
+    check_finite(finite, seeds, "the decoded pixels")
     return pictures
 
 

@@ -152,8 +152,11 @@ def test_every_setting_reaches_the_pipeline(run, face_file, monkeypatch):
         "o.png",
         *flags,
         "--guess-mode",
+        "--mesh",
+        "guidance=2",
     )
     assert (ran.status, ran.err) == (130, ["instantid: error: interrupted"])
+    assert dict(called.pop("mesh").shape) == {"data": 1, "guidance": 2, "rows": 1}
     face = called.pop("face")
     assert face.image_size == (64, 128) and called.pop("pose") is None
     lists = {
@@ -182,7 +185,7 @@ def test_what_a_run_trained_is_taken(run, cache, face_file, tmp_path, monkeypatc
     )
     weights = "the raw parameters" if raw else "the moving average"
     assert (ran.status, ran.out, ran.log) == (0, ["o.png"], [f"trained: step 3, {weights}"])
-    params = loaded[0].params
+    params = loaded[0].model.params
     assert_same_bits(params["controlnets"][0], part_of(saved, "controlnet"))
     assert_same_bits(params["image_proj"], part_of(saved, "image_proj"))
     adapter = part_of(saved, "ip_adapter")

@@ -45,8 +45,8 @@ def test_converted_model_is_the_same_model(convert, published, tmp_path):
         f"{i}/8 {part}" for i, part in enumerate(parts, start=1)
     ]
 
-    ours = InstantIDPipeline.load(model=str(tmp_path / "model"))
-    theirs = InstantIDPipeline.load(sdxl, instantid, controlnets=[further])
+    ours = InstantIDPipeline.load(model=str(tmp_path / "model")).model
+    theirs = InstantIDPipeline.load(sdxl, instantid, controlnets=[further]).model
     assert ours.networks == theirs.networks
     assert ours.schedule == theirs.schedule
     assert ours.force_zeros_for_empty_prompt == theirs.force_zeros_for_empty_prompt

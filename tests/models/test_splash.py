@@ -8,9 +8,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from instantid_jax.models import attention, splash
+from instantid_jax.sharding import sampling_mesh
 from tests.models.conftest import normal
 
 plain = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+on_each_device = functools.partial(attention._on_each_device, splash.splash_attention)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +73,21 @@ def test_a_mesh_changes_nothing(shape, heads, rows):
     mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
     whole = NamedSharding(mesh, PartitionSpec())
     with jax.set_mesh(mesh):
-        ours = jax.jit(splash.splash_attention)(*jax.device_put(inputs, whole))
+        ours = jax.jit(on_each_device)(*jax.device_put(inputs, whole))
+    assert error(jax.device_get(ours), plain(*inputs)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"), [((2, 2, 2), 4), ((1, 2, 4), 3)], ids=["all axes", "undivided"]
+)
+def test_a_sampling_mesh_changes_nothing(shape, rows):
+    inputs = random_inputs(256, 128, rows=rows)
+    mesh = sampling_mesh(*shape)
+    with jax.set_mesh(mesh):
+        whole = NamedSharding(mesh, PartitionSpec())
+        ours = jax.jit(on_each_device)(*jax.device_put(inputs, whole))
+        if rows == 4:
+            assert ours.sharding.spec == PartitionSpec(("guidance", "data"), ("rows",))
     assert error(jax.device_get(ours), plain(*inputs)) < 1e-5
 
 
@@ -81,7 +97,7 @@ def test_axes_that_are_already_split_stay_so():
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
     rows = PartitionSpec(("data", "fsdp"))
     split = jax.shard_map(
-        splash.splash_attention,
+        on_each_device,
         mesh=mesh,
         in_specs=(rows,) * 3,
         out_specs=rows,

@@ -23,9 +23,9 @@ def assert_same(result, expected: np.ndarray) -> None:
 
 
 def encoded(pipe, text: str) -> dict[str, np.ndarray]:
-    params = (pipe.params["text_encoder"], pipe.params["text_encoder_2"])
-    ids = tokenize(pipe.tokenizers, ([text], [text]))
-    states = programs.encode_text(pipe.networks, params, ids, 0)
+    params = (pipe.model.params["text_encoder"], pipe.model.params["text_encoder_2"])
+    ids = tokenize(pipe.model.tokenizers, ([text], [text]))
+    states = programs.encode_text(pipe.model.networks, params, ids, 0)
     return {
         "prompt_embeds": np.asarray(states.text),
         "pooled_prompt_embeds": np.asarray(states.pooled),
@@ -46,11 +46,11 @@ def test_without_a_negative_prompt_its_embeddings_are_zeros(pipe, sample, plain)
     empty = sample(negative_prompt="").latents
     assert not np.array_equal(empty, plain)
     # A checkpoint may say that no negative prompt means an empty one.
-    pipe.force_zeros_for_empty_prompt = False
+    pipe.model.force_zeros_for_empty_prompt = False
     try:
         assert_same(sample(), empty)
     finally:
-        pipe.force_zeros_for_empty_prompt = True
+        pipe.model.force_zeros_for_empty_prompt = True
 
 
 def test_the_second_prompt_is_the_first_unless_given(sample):

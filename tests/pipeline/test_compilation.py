@@ -67,7 +67,6 @@ CHANGES = {
         "negative_original_size": (100, 100),
         "negative_target_size": (100, 100),
     },
-    "float outputs": {"output_type": "np"},
 }
 
 
@@ -84,6 +83,11 @@ def test_a_first_call_compiles_whole_programs_alone(sample, compiled_by):
     programs = ("encode_text", "encode_id", "prepare", "draw_noise", "begin", "denoise", "decode")
     assert set(first) <= {f"jit({name})" for name in programs}
     assert len(first) == len(set(first))
+
+
+def test_float_pictures_compile_the_decoding_alone(warm, compiled_by):
+    assert set(compiled_by(warm, output_type="np")) <= {"jit(decode)"}
+    assert compiled_by(warm, output_type="np", seed=3) == []
 
 
 def test_stochastic_steps_compile_once(sample, compiled_by):

@@ -32,10 +32,11 @@ def poisoned(pipe):
     """Puts a NaN into a parameter of a copy."""
 
     def poison(component: str, name: str):
-        broken = copy.copy(pipe)
-        value = np.array(pipe.params[component][name])
+        broken, broken.model = copy.copy(pipe), copy.copy(pipe.model)
+        params = pipe.model.params
+        value = np.array(params[component][name])
         value.flat[0] = np.nan
-        broken.params = pipe.params | {component: pipe.params[component] | {name: value}}
+        broken.model.params = params | {component: params[component] | {name: value}}
         return broken
 
     return poison
