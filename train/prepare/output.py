@@ -4,11 +4,13 @@
     instantid_faces/1.0.0/          the dataset as TFDS reads it
     shards/00042.npz, 00042.json    what is told of a shard; the last makes it done
     manifest.json                   all counts, once every shard is done
+    SHA256SUMS                      of every file of the dataset, as sha256sum and rclone check them
 
 Each file appears whole, under its name, or not at all; what is written twice has the same bytes.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -34,7 +36,7 @@ from train.data.writing import (
     write_metadata,
 )
 
-PLAN, TOLD, SCRATCH = "plan.json", "shards", ".scratch"
+PLAN, TOLD, SCRATCH, SUMS = "plan.json", "shards", ".scratch", "SHA256SUMS"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,12 @@ class Output:
         np.savez(scratch / "told.npz", sizes=contents.sizes, face_share=contents.face_share)
         write_json(
             scratch / "told.json",
-            {**told, "digest": contents.digest, "num_bytes": contents.num_bytes},
+            {
+                **told,
+                "digest": contents.digest,
+                "num_bytes": contents.num_bytes,
+                "sha256": sha256(records),
+            },
         )
         os.replace(records, shard_path(self.dataset, shard, self.shards))
         os.replace(scratch / "told.npz", self._told(shard, "npz"))
@@ -155,12 +162,20 @@ class Output:
                 "shards": told,
             }
             write_json(scratch / MANIFEST, manifest)
+            places = {
+                path.name: (self.folder if path.name == MANIFEST else self.dataset) / path.name
+                for path in scratch.iterdir()
+                if not path.is_symlink()
+            }
+            sums = {place: sha256(scratch / name) for name, place in places.items()}
+            for shard, each in enumerate(told):
+                sums[shard_path(self.dataset, shard, self.shards)] = each["sha256"]
+            lines = [f"{s}  {p.relative_to(self.folder)}\n" for p, s in sorted(sums.items())]
+            (scratch / SUMS).write_text("".join(lines))
+            places[SUMS] = self.folder / SUMS
             # What makes the folder a dataset comes last.
-            names = sorted(path.name for path in scratch.iterdir() if not path.is_symlink())
-            names.sort(key=lambda name: name == "dataset_info.json")
-            for name in names:
-                target = self.folder if name == MANIFEST else self.dataset
-                os.replace(scratch / name, target / name)
+            for name in sorted(places, key=lambda name: (name == "dataset_info.json", name)):
+                os.replace(scratch / name, places[name])
         return manifest
 
     def _contents(self, shard: int, told: Mapping[str, Any]) -> ShardContents:
@@ -178,6 +193,12 @@ class Output:
             process, _, host = folder.name.split(".", 2)
             if host == socket.gethostname() and not Path(f"/proc/{process}").exists():
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """A file's, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_same(plan: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:

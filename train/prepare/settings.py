@@ -5,13 +5,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.packs import find_pack, onnx_files
 from train.prepare.filtering import Filter
 from train.prepare.inputs import InputShard
+from train.prepare.output import sha256
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider"]
 # What decodes pictures, finds faces and recognises them.
@@ -40,20 +40,18 @@ class Settings:
 
 
 def plan(settings: Settings, shards: Sequence[InputShard]) -> dict[str, Any]:
-    """All that decides the bytes: `settings`, the input's names, the pack and the packages."""
+    """All that decides the bytes: `settings`, the input, the pack and the packages.
+
+    The input is known by its files' names and sizes; to read it all would take as long as a run.
+    """
     folder = find_pack(settings.face_pack)
-    names = json.dumps([shard.names for shard in shards])
+    files = [[(n, (shard.root / n).stat().st_size) for n in shard.names] for shard in shards]
     return {
         **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)},
-        "face_pack": {path.name: _sha256(path) for path in onnx_files(folder)},
+        "face_pack": {path.name: sha256(path) for path in onnx_files(folder)},
         "filter": dataclasses.asdict(settings.filter),
         "embedding_size": settings.analyzer().embedding_size,
         "shards": len(shards),
-        "input": hashlib.sha256(names.encode()).hexdigest(),
+        "input": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "versions": {name: version(name) for name in PACKAGES},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,23 @@ def test_every_picture_is_accounted_for(undisturbed, source):
         assert shard["seen"] == shard["kept"] + sum(shard["rejected"].values())
     assert list(manifest["plan"]["face_pack"]) == ["detector.onnx", "recogniser.onnx"]
     assert {"onnxruntime", "insightface"} <= manifest["plan"]["versions"].keys()
+
+
+def test_a_copy_can_be_checked(undisturbed, tmp_path):
+    """By sha256sum, as the README has it; rclone reads the same lines."""
+    copy = tmp_path / "copy"
+    shutil.copytree(undisturbed, copy)
+    listed = {line.split("  ")[1] for line in (copy / "SHA256SUMS").read_text().splitlines()}
+    dataset = {p.relative_to(copy).as_posix() for p in (copy / "instantid_faces").rglob("*.*")}
+    assert listed == {p for p in dataset if (copy / p).is_file()} | {"manifest.json"}
+    check = ["sha256sum", "--check", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=copy).returncode == 0
+    shard = next((copy / "instantid_faces" / "1.0.0").glob("*array_record*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    told = subprocess.run(check, cwd=copy, capture_output=True, text=True)
+    assert told.returncode == 1 and f"{shard.name}: FAILED" in told.stdout
 
 
 def test_records_hold_what_insightface_measures(undisturbed, pack):
@@ -140,6 +158,17 @@ def test_other_options_on_the_same_folder_are_refused(undisturbed, source, setti
     with pytest.raises(InputError, match=r"was begun with filter .*go on as before"):
         prepare(Options(input=source[0], output=undisturbed, settings=other))
     assert bytes_of(undisturbed) == before
+
+
+def test_an_input_that_has_changed_is_refused(source, settings, tmp_path):
+    shutil.copytree(source[0], tmp_path / "web")
+    plans = [plan(settings, find_shards(folder)) for folder in (source[0], tmp_path / "web")]
+    assert plans[0] == plans[1]
+    with (tmp_path / "web" / "00003.tar").open("ab") as file:
+        file.write(bytes(512))
+    Output.open(tmp_path / "out", plans[0])
+    with pytest.raises(InputError, match="was begun with input "):
+        Output.open(tmp_path / "out", plan(settings, find_shards(tmp_path / "web")))
 
 
 def command(module: str, source, pack: Path, output: Path, **more) -> list[str]:
