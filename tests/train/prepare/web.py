@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 
 from tests.face import synthetic_pack
 
+# Pixels [H, W, 3] by a number.
+Picture = Callable[[int], np.ndarray]
 SIZE = (128, 160)
-ONE = (20, 30, 52, 1)
 
 
 def photo(*faces: tuple[int, int, int, int], size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -43,24 +45,33 @@ def alpha(pixels: np.ndarray) -> bytes:
     return encoded(np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]), "PNG", "RGBA")
 
 
-KINDS = {
-    # kept
-    "plain": ("jpg", lambda n: encoded(photo((20, 30, 52, n)), quality=95)),
-    "alpha": ("png", lambda n: alpha(photo((20, 30, 52, n)))),
-    "cmyk": ("jpg", lambda n: encoded(photo((20, 30, 52, n)), mode="CMYK", quality=95)),
-    "rotated": ("jpg", lambda n: rotated(photo((20, 30, 52, n)))),
-    "animated": ("gif", lambda n: animated(photo((20, 30, 52, n)))),
-    # rejected
-    "torn": ("jpg", lambda n: encoded(photo((20, 30, 52, n)))[:-300]),
-    "empty": ("jpg", lambda n: b""),
-    "words": ("jpg", lambda n: b"<html>404</html>"),
-    "nobody": ("jpg", lambda n: encoded(photo())),
-    "three": (
-        "jpg",
-        lambda n: encoded(photo((8, 8, 36, n), (10, 100, 36, n + 1), (80, 60, 36, n + 2))),
-    ),
-    "tiny": ("jpg", lambda n: encoded(photo((4, 4, 26, n), size=(40, 50)))),
-}
+def kinds_of(
+    one: Picture, nobody: Picture, three: Picture, tiny: Picture
+) -> dict[str, tuple[str, Callable[[int], bytes]]]:
+    """What the web holds, by name: a file's ending, and its bytes by a number."""
+    return {
+        # kept
+        "plain": ("jpg", lambda n: encoded(one(n), quality=95)),
+        "alpha": ("png", lambda n: alpha(one(n))),
+        "cmyk": ("jpg", lambda n: encoded(one(n), mode="CMYK", quality=95)),
+        "rotated": ("jpg", lambda n: rotated(one(n))),
+        "animated": ("gif", lambda n: animated(one(n))),
+        # rejected
+        "torn": ("jpg", lambda n: encoded(one(n))[:-300]),
+        "empty": ("jpg", lambda n: b""),
+        "words": ("jpg", lambda n: b"<html>404</html>"),
+        "nobody": ("jpg", lambda n: encoded(nobody(n))),
+        "three": ("jpg", lambda n: encoded(three(n))),
+        "tiny": ("jpg", lambda n: encoded(tiny(n))),
+    }
+
+
+KINDS = kinds_of(
+    one=lambda n: photo((20, 30, 52, n)),
+    nobody=lambda n: photo(),
+    three=lambda n: photo((8, 8, 36, n), (10, 100, 36, n + 1), (80, 60, 36, n + 2)),
+    tiny=lambda n: photo((4, 4, 26, n), size=(40, 50)),
+)
 REASONS = {
     "torn": "unreadable picture",
     "empty": "unreadable picture",
@@ -71,7 +82,9 @@ REASONS = {
 }
 
 
-def write_tars(folder: Path, tars: int, each: int, cut: bool = True) -> Counter[str]:
+def write_tars(
+    folder: Path, tars: int, each: int, cut: bool = True, kinds: Mapping = KINDS
+) -> Counter[str]:
     """Tars of `each` pictures of all kinds in turn; returns how often each reason is expected.
 
     Args:
@@ -79,13 +92,13 @@ def write_tars(folder: Path, tars: int, each: int, cut: bool = True) -> Counter[
     """
     folder.mkdir(parents=True)
     expected: Counter[str] = Counter()
-    names = list(KINDS)
+    names = list(kinds)
     for number in range(tars):
         path = folder / f"{number:05}.tar"
         with tarfile.open(path, "w") as tar:
             for i in range(each):
                 name = names[(number + i) % len(names)]
-                kind, make = KINDS[name]
+                kind, make = kinds[name]
                 key = f"{number:05}{i:04}"
                 notes = {"key": key, "NSFW": "UNLIKELY", "LICENSE": "CC0", "kind": name}
                 put(tar, f"{key}.{kind}", make(100 * number + i))

@@ -1,0 +1,80 @@
+"""Thousands of drawn portraits through the miniature's face pack; what is kept trains."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from miniature.drawing.scene import random_scene
+from miniature.portraits import draw_deserted, draw_random
+from tests.train import program
+from tests.train.prepare import web
+
+ROOT = Path(__file__).parents[3]
+PACK = ROOT / "instantid_jax" / "embedded" / "faces"
+SIZE = (160, 160)
+# Drawn, each of them then cut in other ways.
+PORTRAITS, CUTS = 180, 24
+
+
+@functools.cache
+def drawn(number: int) -> np.ndarray:
+    return np.asarray(draw_random(number, SIZE).image)
+
+
+@functools.cache
+def deserted(number: int) -> np.ndarray:
+    return np.asarray(draw_deserted(random_scene(np.random.default_rng(number)), SIZE))
+
+
+def portrait(number: int) -> np.ndarray:
+    cut = number // PORTRAITS % CUTS
+    pixels = drawn(number % PORTRAITS)[cut % 6 :, cut // 6 :]
+    return np.ascontiguousarray(pixels)
+
+
+KINDS = web.kinds_of(
+    one=portrait,
+    nobody=lambda n: deserted(n % 30),
+    three=lambda n: np.concatenate([drawn((n + i) % PORTRAITS) for i in range(3)], axis=1),
+    tiny=lambda n: drawn(n % PORTRAITS)[::4, ::4],
+)
+
+
+@pytest.mark.slow
+def test_every_picture_of_thousands_is_accounted_for_and_what_is_kept_trains(tmp_path):
+    # As img2dataset, a hundred numbers apart.
+    expected = web.write_tars(tmp_path / "web", 36, 100, kinds=KINDS)
+    output = tmp_path / "faces"
+    command = (
+        *("--input", tmp_path / "web", "--output", output, "--face-pack", PACK, "--workers", 2),
+        *("--min-side", 128, "--min-sharpness", 0),
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "train.prepare", *map(str, command)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    manifest = json.loads((output / "manifest.json").read_text())
+    print(json.dumps({name: manifest[name] for name in ("seen", "kept", "rejected")}))
+    assert manifest["seen"] == expected.total() > 3500
+    assert manifest["kept"] + sum(manifest["rejected"].values()) == manifest["seen"]
+    kept = expected.pop("kept")
+    # The pack was trained; it is not perfect. What is no picture is counted to the last one.
+    for reason in ("unreadable picture", "picture too small", "cut off with its tar"):
+        assert manifest["rejected"][reason] == expected[reason]
+    assert abs(manifest["kept"] - kept) < 0.02 * kept
+    several = manifest["rejected"]["several faces"]
+    assert abs(several - expected["several faces"]) < 0.1 * expected["several faces"]
+
+    run = tmp_path / "run"
+    trained = program.start(run, "--steps", 6, "--data.datasets.0.folder", output)
+    assert program.end(trained) == 0
+    losses = [line["loss"] for line in program.metrics(run)]
+    assert len(losses) == 6 and np.isfinite(losses).all()
