@@ -23,7 +23,7 @@ from miniature.stage import Batch, Loss, Stage, train
 
 # Of the pictures it learns from, and of those it is measured on; nothing else draws them.
 SEED, HELD_OUT_SEED = 301, 302
-STAGE = Stage(steps=20_000, learning_rate=5e-4, weight_decay=0.0, save_every=500)
+STAGE = Stage(steps=10_000, learning_rate=5e-4, weight_decay=0.0, save_every=500)
 # A face is what the identity is in; its pixels count so much more.
 FACE_WEIGHT = 3.0
 # Light, blue against yellow, green against magenta: directions in RGB, times how much each counts.
