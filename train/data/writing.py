@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -101,7 +101,9 @@ class ShardWriter:
     def __init__(self, path: Path, embedding_size: int):
         self._feature = features(embedding_size)
         self._serializer = ExampleSerializer(self._feature.get_serialized_info())
-        self._writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+        self._path = path
+        with self._told():
+            self._writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
         self._sizes: list[Size] = []
         self._shares: list[float] = []
         self._hash = hashlib.sha256()
@@ -110,15 +112,28 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        with self._told() if kind is None else contextlib.suppress(RuntimeError):
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """ArrayRecord's own errors, such as of a full disk, in one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).split(";")[0]
+            raise InputError(
+                f"{self._path} cannot be written ({reason}): make room, and run it again"
+            ) from error
 
     def write(self, record: Record, size: Size) -> None:
         """Writes a record whose picture is of this (height, width)."""
         example = self._serializer.get_tf_example(self._feature.encode_example(record.encode()))
         # Else the order of the fields differs from process to process.
         data = example.SerializeToString(deterministic=True)
-        self._writer.write(data)
+        with self._told():
+            self._writer.write(data)
         self._sizes.append(size)
         self._shares.append(face_share(record.bbox, size))
         self._hash.update(hashlib.sha256(data).digest())

@@ -86,7 +86,10 @@ def find_shards(source: Path) -> list[InputShard]:
     for kind in ("*.tar", "*.parquet"):
         if found := sorted(source.rglob(kind)):
             return [InputShard(source, (path.relative_to(source).as_posix(),)) for path in found]
-    names = [path.relative_to(source).as_posix() for path in find_pictures(source)]
+    try:
+        names = [path.relative_to(source).as_posix() for path in find_pictures(source)]
+    except InputError as error:
+        raise InputError(f"{error}, .tar or .parquet") from error
     return [
         InputShard(source, tuple(names[start : start + PICTURES_A_SHARD]))
         for start in range(0, len(names), PICTURES_A_SHARD)
@@ -99,7 +102,8 @@ def _of_tar(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
             if example.picture is not None:
                 yield Entry(example.key, example.picture, example.caption, example.notes)
     except DamagedTarError as error:
-        rejected["cut off with its tar"] += error.lost
+        # Where no picture was begun, how many are lost with it nobody can tell.
+        rejected["cut off with its tar" if error.lost else "damaged tar"] += 1
 
 
 def _of_files(root: Path, names: tuple[str, ...]) -> Iterator[Entry]:

@@ -3,14 +3,16 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from instantid_jax.cli.program import DISK
 from instantid_jax.errors import InputError
 from train.prepare.inputs import InputShard
 from train.prepare.output import Output
@@ -49,7 +51,8 @@ def run(
                 args=(settings, shards, output, numbers, following, counts, its),
                 daemon=True,
             )
-            process.start()
+            with _interrupts_blocked():
+                process.start()
             its.close()
             stack.callback(process.join)
             stack.callback(process.terminate)
@@ -64,6 +67,16 @@ def run(
                 if process.exitcode:
                     _raise(process.exitcode, pipe)
         _show(bar, np.array(counts))
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """What is started inside never gets a terminal's Ctrl-C, which this process answers for all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _raise(status: int, pipe: connection.Connection) -> None:
@@ -114,6 +127,11 @@ def _work(
             counts[3 * i + 2] = 1
     except InputError as error:
         pipe.send(str(error))
+        raise SystemExit(2) from error
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        pipe.send(f"{error.filename or 'writing'}: {error.strerror}")
         raise SystemExit(2) from error
 
 

@@ -1,6 +1,7 @@
 """What the input is cut into, and the pictures in it."""
 
 import json
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -64,12 +65,20 @@ def test_a_torn_parquet_file_ends_no_run(tmp_path):
     assert len(found) == 1 and rejected == {"unreadable parquet file": 1}
 
 
+def test_a_tar_that_is_none_is_counted_and_one_without_pictures_is_not(tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"")
+    (tmp_path / "1.tar").write_bytes(b"<html>404</html>" * 100)
+    with tarfile.open(tmp_path / "2.tar", "w"):
+        pass
+    assert entries(tmp_path) == ([], {"damaged tar": 2})
+
+
 def test_what_holds_no_pictures_is_refused(tmp_path):
     parquet.write_table(pyarrow.table({"URL": ["https://"]}), tmp_path / "0.parquet")
     with pytest.raises(InputError, match=r"0.parquet has the columns URL: expected pictures"):
         entries(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match=r"holds no pictures: .*\.webp, \.tar or \.parquet"):
         find_shards(tmp_path / "empty")
     with pytest.raises(InputError, match=r"nowhere: expected a folder, a \.tar or a \.parquet"):
         find_shards(tmp_path / "nowhere")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -219,6 +220,26 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[0] == f"{source[1]['kept']} of {source[1].total()} pictures kept"
     assert bytes_of(output) == bytes_of(undisturbed)
+
+
+def test_an_interrupt_ends_all_with_one_line(source, pack, tmp_path):
+    output = tmp_path / "out"
+    ran = subprocess.Popen(
+        command("train.prepare", source, pack, output, workers=2),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As a terminal's: a background shell's children would ignore it.
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_for((output / ".scratch").is_dir)
+    time.sleep(1)
+    started = processes(output)
+    os.killpg(ran.pid, signal.SIGINT)
+    _, told = ran.communicate()
+    assert (ran.returncode, told.splitlines()) == (130, ["prepare: error: interrupted"])
+    wait_for_end(started)
 
 
 def wait_for_end(processes: list[int]) -> None:
