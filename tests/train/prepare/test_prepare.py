@@ -222,6 +222,24 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
     assert bytes_of(output) == bytes_of(undisturbed)
 
 
+def test_two_runs_at_once_do_no_harm(undisturbed, source, pack, tmp_path):
+    output = tmp_path / "out"
+    started = [
+        subprocess.Popen(
+            command("train.prepare", source, pack, output),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for ran in started:
+        _, told = ran.communicate()
+        assert ran.returncode == 0, told
+    assert bytes_of(output) == bytes_of(undisturbed)
+
+
 def test_an_interrupt_ends_all_with_one_line(source, pack, tmp_path):
     output = tmp_path / "out"
     ran = subprocess.Popen(
