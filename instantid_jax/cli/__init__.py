@@ -15,10 +15,11 @@ def _run(args: Sequence[str] | None) -> None:
     from instantid_jax.cli.demo import demo
     from instantid_jax.cli.embed import embed
     from instantid_jax.cli.generate import generate
+    from instantid_jax.cli.warmup import warmup
 
     run_command(
         "instantid",
-        {"generate": generate, "embed": embed, "demo": demo},
+        {"generate": generate, "embed": embed, "demo": demo, "warmup": warmup},
         args,
         "Puts a person, given by a photo, into any picture: InstantID in JAX.",
     )

@@ -1,0 +1,51 @@
+"""`instantid warmup`: afterwards `generate` finds all its programs among the kept ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_later_process_compiles_nothing(cache, face_file, tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "XLA_FLAGS": ""}
+
+    def instantid(*arguments) -> list[str]:
+        code = "from instantid_jax.cli import main; main()"
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.splitlines()
+
+    def kept() -> set[str]:
+        return {path.name for path in (cache / "instantid_jax" / "xla").glob("*-cache")}
+
+    asked = ("--num-images-per-prompt", 2, "--scheduler", "euler_ancestral")
+    (told,) = instantid("warmup", "--sizes", 64, 128, *asked)
+    assert told.startswith("64 x 128, 2 pictures at a time: ")
+    warm = kept()
+    assert len(warm) > 5
+    size = ("--height", 64, "--width", 128, "--num-inference-steps", 3)
+    person = ("--face", face_file, "--prompt", "snow", "--output", tmp_path / "o.png")
+    assert len(instantid("generate", *person, *size, *asked)) == 2
+    assert kept() == warm
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--sizes", 64, 100), "100"),
+        (("--sizes", 64, 128, "--num-images-per-prompt", 0), "num_images_per_prompt"),
+    ],
+)
+def test_what_no_picture_can_be_is_told_before_loading(run, arguments, told):
+    ran = run("warmup", *arguments)
+    assert ran.status == 2 and told in ran.err[-1] and "Traceback" not in "".join(ran.err)
