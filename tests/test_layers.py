@@ -28,7 +28,7 @@ LAYERS = [
 BOUNDARIES = {
     "transformers": {"instantid_jax/prompt.py", "benchmarks/sampling_torch.py"},
     "insightface": {"instantid_jax/face/analysis.py"},
-    "onnxruntime": {"instantid_jax/face/analysis.py"},
+    "onnxruntime": {"instantid_jax/face/analysis.py", "benchmarks/antelopev2.py"},
     "orbax": {
         "instantid_jax/checkpoint.py",
         "instantid_jax/runs/restoring.py",

@@ -276,7 +276,16 @@ def _load_models(folder: Path, providers: list[str], threads: int | None):
             "one detector with keypoints (9 outputs) and one recogniser (input 112 x 112); "
             "put in what is missing, take out what is too many"
         )
-    return found["detection"][0], found["recognition"][0]
+    detector, recogniser = found["detection"][0], found["recognition"][0]
+    for model in (detector, recogniser):
+        running = model.session.get_providers()[0]
+        # onnxruntime goes on without the one that was asked for.
+        if running != providers[0]:
+            raise InputError(
+                f"onnxruntime could not start {providers[0]} and would run {running}: check the "
+                "driver and the libraries that it needs, or ask for the other"
+            )
+    return detector, recogniser
 
 
 def _download(pack: str, root: str | os.PathLike) -> None:

@@ -274,3 +274,13 @@ def test_a_path_is_not_downloaded(downloads, tmp_path):
     with pytest.raises(InputError, match="only a name is downloaded"):
         FaceAnalyzer(tmp_path / "no" / "antelopev2", root=tmp_path, download=True)
     assert not downloads
+
+
+def test_another_provider_than_asked_for_is_told(pack, monkeypatch):
+    """It is built in, and does not start: onnxruntime would go on without a word."""
+    import onnxruntime
+
+    asked, running = onnxruntime.get_available_providers()[0], ["other", "another"]
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: running)
+    with pytest.raises(InputError, match=f"could not start {asked} and would run other"):
+        FaceAnalyzer(pack, providers=(asked,))

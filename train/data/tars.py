@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,12 @@ class TarExample:
 
     @property
     def picture(self) -> bytes | None:
-        """None where a download failed."""
-        of_pictures = (k for k in self.members if k not in ("txt", "json", "npz"))
-        kind = next(of_pictures, None)
-        return None if kind is None else self.members[kind]
+        """The first; None where a download failed."""
+        return next(iter(self.pictures), None)
+
+    @property
+    def pictures(self) -> list[bytes]:
+        return [data for kind, data in self.members.items() if kind not in ("txt", "json", "npz")]
 
     @property
     def caption(self) -> str | None:
@@ -54,7 +58,7 @@ def tar_examples(path: Path) -> Iterator[TarExample]:
 
     Raises:
       DamagedTarError: after the whole examples before the damage.
-      InputError: if there is no such file.
+      InputError: if the file cannot be read, which says nothing of what is in it.
     """
     members: dict[str, bytes] = {}
     key = ""
@@ -76,9 +80,9 @@ def tar_examples(path: Path) -> Iterator[TarExample]:
                 members[kind.lower()] = opened.read()
             if members:
                 yield TarExample(key, members)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
         damaged = DamagedTarError(f"{path} is a damaged tar ({error}): get a whole copy")
         damaged.lost = TarExample(key, members).picture is not None
         raise damaged from error

@@ -47,7 +47,7 @@ class Options:
 
 def main() -> None:
     with program("prepare"):
-        prepare(tyro.cli(Options, description=__doc__))
+        prepare(tyro.cli(Options, prog="python -m train.prepare", description=__doc__))
 
 
 def prepare(options: Options) -> None:

@@ -84,7 +84,7 @@ def find_shards(source: Path) -> list[InputShard]:
     if not source.is_dir():
         raise InputError(f"--input {source}: expected a folder, a .tar or a .parquet")
     for kind in ("*.tar", "*.parquet"):
-        if found := sorted(source.rglob(kind)):
+        if found := sorted(path for path in source.rglob(kind) if _is_shard(path)):
             return [InputShard(source, (path.relative_to(source).as_posix(),)) for path in found]
     try:
         names = [path.relative_to(source).as_posix() for path in find_pictures(source)]
@@ -96,11 +96,17 @@ def find_shards(source: Path) -> list[InputShard]:
     ]
 
 
+def _is_shard(path: Path) -> bool:
+    """Hidden files are other systems' notes."""
+    return path.is_file() and not path.name.startswith(".")
+
+
 def _of_tar(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
     try:
         for example in tar_examples(path):
-            if example.picture is not None:
-                yield Entry(example.key, example.picture, example.caption, example.notes)
+            # One under its name is taken; two are seen, and the second is rejected.
+            for picture in example.pictures:
+                yield Entry(example.key, picture, example.caption, example.notes)
     except DamagedTarError as error:
         # Where no picture was begun, how many are lost with it nobody can tell.
         rejected["cut off with its tar" if error.lost else "damaged tar"] += 1
@@ -141,6 +147,8 @@ def _of_parquet(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
                     key = str(row.get("key") or f"{path.stem}/{number:08}")
                     number += 1
                     yield Entry(key, data or b"", None if text is None else str(text), row)
-    except (pyarrow.ArrowException, OSError):
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
         # How many pictures are lost with it nobody can tell.
         rejected["unreadable parquet file"] += 1

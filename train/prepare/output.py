@@ -60,6 +60,8 @@ class Output:
         Raises:
           InputError: if it has another plan, or something else in it.
         """
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--output {folder} is a file: name a new folder")
         output = cls(folder, plan["shards"], plan["embedding_size"])
         path = folder / PLAN
         # A run that was killed at once has left folders and no plan.
@@ -191,7 +193,7 @@ class Output:
         """Removes what killed processes of this machine left."""
         for folder in (self.folder / SCRATCH).iterdir():
             process, _, host = folder.name.split(".", 2)
-            if host == socket.gethostname() and not Path(f"/proc/{process}").exists():
+            if host == socket.gethostname() and not _lives(int(process)):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -199,6 +201,16 @@ def sha256(path: Path) -> str:
     """A file's, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def _check_same(plan: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Literal
 
+from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.packs import find_pack, onnx_files
 from train.prepare.filtering import Filter
@@ -45,7 +46,10 @@ def plan(settings: Settings, shards: Sequence[InputShard]) -> dict[str, Any]:
     The input is known by its files' names and sizes; to read it all would take as long as a run.
     """
     folder = find_pack(settings.face_pack)
-    files = [[(n, (shard.root / n).stat().st_size) for n in shard.names] for shard in shards]
+    try:
+        files = [[(n, (shard.root / n).stat().st_size) for n in shard.names] for shard in shards]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
     return {
         **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)},
         "face_pack": {path.name: sha256(path) for path in onnx_files(folder)},

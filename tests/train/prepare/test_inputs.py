@@ -10,6 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from instantid_jax.errors import InputError
+from tests.train.prepare import web
 from train.prepare import inputs
 from train.prepare.inputs import find_shards
 
@@ -71,6 +72,24 @@ def test_a_tar_that_is_none_is_counted_and_one_without_pictures_is_not(tmp_path)
     with tarfile.open(tmp_path / "2.tar", "w"):
         pass
     assert entries(tmp_path) == ([], {"damaged tar": 2})
+
+
+def test_two_pictures_of_one_name_are_both_seen(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("a.jpg", "a.txt", "a.png"):
+            web.put(tar, name, name.encode())
+    found, _ = entries(tmp_path)
+    assert [(e.key, e.picture) for e in found] == [("a", b"a.jpg"), ("a", b"a.png")]
+
+
+def test_what_cannot_be_read_ends_the_run_and_is_not_counted_as_damaged(tmp_path):
+    (tmp_path / "0.tar").touch()
+    (tmp_path / "._0.tar").write_bytes(b"another system's")
+    (tmp_path / "folder.tar").mkdir()
+    (shard,) = find_shards(tmp_path)
+    (tmp_path / "0.tar").unlink()
+    with pytest.raises(InputError, match=r"0\.tar cannot be read: No such file"):
+        list(shard.entries(Counter()))
 
 
 def test_what_holds_no_pictures_is_refused(tmp_path):
