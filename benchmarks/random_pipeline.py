@@ -14,7 +14,6 @@ from configs.miniature import get_config
 from instantid_jax import InstantIDPipeline
 from instantid_jax.components import Component, Model, component_shapes, network
 from instantid_jax.params import Params
-from instantid_jax.pipeline.loaded import LoadedModel
 from instantid_jax.weights import sdxl_base
 from miniature.base import architecture
 from miniature.base.tokenizer import write_tokenizer
@@ -59,8 +58,7 @@ def random_pipeline(
         tokenizer = Path(folder) / "tokenizer"
         write_tokenizer(tokenizer)
         model = Model(components, sdxl_base.SCHEDULER, (tokenizer, tokenizer))
-        loaded = LoadedModel(model, dtype=dtype, vae_dtype=vae_dtype, mesh=None)
-        return InstantIDPipeline(loaded)
+        return InstantIDPipeline(model, dtype=dtype, vae_dtype=vae_dtype)
 
 
 def draw_all(shapes: Mapping[str, jax.ShapeDtypeStruct], dtype: jnp.dtype) -> Params:

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from instantid_jax.cache import keep_compiled_programs
+from instantid_jax.components import Model
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
@@ -48,8 +49,16 @@ class Result:
 class InstantIDPipeline:
     """Makes pictures of people with a loaded model."""
 
-    def __init__(self, model: LoadedModel):
-        self.model = model
+    def __init__(
+        self,
+        model: Model,
+        *,
+        dtype: jnp.dtype | str | None,
+        vae_dtype: jnp.dtype | str | None,
+        mesh: Mesh | None = None,
+    ):
+        """Loads the weights. See `load` for the arguments."""
+        self.model = LoadedModel(model, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh)
         self._compiled: set[tuple] = set()
 
     @classmethod
@@ -114,7 +123,7 @@ class InstantIDPipeline:
             from instantid_jax.checkpoint import open_model  # Orbax is slow to import
 
             found = add_parts(open_model(Path(model)), controlnets, vae, variant=variant)
-        return cls(LoadedModel(found, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh))
+        return cls(found, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh)
 
     def analyze(
         self, photo: Picture, face_pack: str = "antelopev2", download: bool = False

@@ -242,14 +242,17 @@ def test_two_runs_at_once_do_no_harm(undisturbed, source, pack, tmp_path):
 
 def test_an_interrupt_ends_all_with_one_line(source, pack, tmp_path):
     output = tmp_path / "out"
+    # As a terminal's: a background shell's children would ignore it.
+    listening = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    module = "runpy.run_module('train.prepare', run_name='__main__')"
+    code = f"import runpy, signal; {listening}; {module}"
+    python, _, _, *options = command("train.prepare", source, pack, output, workers=2)
     ran = subprocess.Popen(
-        command("train.prepare", source, pack, output, workers=2),
+        [python, "-c", code, *options],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        # As a terminal's: a background shell's children would ignore it.
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     wait_for((output / ".scratch").is_dir)
     time.sleep(1)
