@@ -104,8 +104,15 @@ def compile_step(
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), shapes
     )
+    # Weights that `prepare` alone uses are resident, too.
+    step = jax.jit(
+        programs.denoise.__wrapped__,
+        static_argnames=("networks", "rule", "guidance"),
+        donate_argnames=("state",),
+        keep_unused=True,
+    )
     with jax.set_mesh(mesh):
-        traced = programs.denoise.trace(*static, *placed)
+        traced = step.trace(*static, *placed)
         start = time.perf_counter()
         compiled = traced.lower().compile()
         seconds = time.perf_counter() - start

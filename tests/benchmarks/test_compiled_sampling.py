@@ -1,0 +1,28 @@
+"""What is read off a compiled step, of a network small enough for a CPU."""
+
+import jax
+import pytest
+
+from benchmarks.compiled_sampling import compile_step
+from instantid_jax.components import network
+from instantid_jax.pipeline.programs import Networks
+from tests.pipeline import small_model
+from train.model import identitynet_settings
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    settings = small_model.settings()
+    names = ("unet", "vae", "text_encoder", "text_encoder_2", "image_proj")
+    made = {name: network(name, settings.get(name, {"output_dim": 96})) for name in names}
+    identitynet = network("controlnet", identitynet_settings(settings["unet"]))
+    return Networks(controlnets=(identitynet,), **made)
+
+
+def test_all_weights_are_resident(networks):
+    """Those too that make what no step changes, such as the keys and values of texts."""
+    found = compile_step(networks, jax.devices()[0], 1, (64, 64), guidance=True)
+    parts = (*networks.controlnets, *(n for n in vars(networks).values() if hasattr(n, "shapes")))
+    weights = sum(2 * leaf.size for part in parts for leaf in part.shapes.values())
+    assert weights < found["hbm_bytes"] < weights + found["temp_bytes"] + 2e6
+    assert found["flops_by_hand"] > 1e6 and found["collective_bytes"] == 0
