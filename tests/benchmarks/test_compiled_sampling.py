@@ -24,5 +24,5 @@ def test_all_weights_are_resident(networks):
     found = compile_step(networks, jax.devices()[0], 1, (64, 64), guidance=True)
     parts = (*networks.controlnets, *(n for n in vars(networks).values() if hasattr(n, "shapes")))
     weights = sum(2 * leaf.size for part in parts for leaf in part.shapes.values())
-    assert weights < found["hbm_bytes"] < weights + found["temp_bytes"] + 2e6
+    assert 0 < found["hbm_bytes"] - found["temp_bytes"] - weights < 1e6
     assert found["flops_by_hand"] > 1e6 and found["collective_bytes"] == 0
