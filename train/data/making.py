@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.pictures import read_picture
 from train.data.buckets import Size
@@ -15,6 +14,8 @@ from train.data.faces import sharpness
 from train.data.record import CorruptRecord, Record, is_whole_jpeg, picture_hash
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_LONGEST_JPEG = 65_500  # libjpeg's limit, in pixels
+_LARGEST_SIDE = 2**31 - 1  # what a record's int32 holds
 
 
 class Rejected(Exception):
@@ -52,10 +53,15 @@ def upright_jpeg(data: bytes) -> Picture:
             upright = opened.getexif().get(_ORIENTATION, 1) == 1
             keep = opened.format == "JPEG" and opened.mode == "RGB" and upright
             pixels = read_picture(opened)
-    except (InputError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except MemoryError:
+        raise
+    # Whatever a file from the web makes Pillow and its plugins raise.
+    except Exception as error:
         raise Rejected("unreadable picture") from error
     if keep and is_whole_jpeg(data):
         return Picture(data, pixels)
+    if max(pixels.shape[:2]) > _LONGEST_JPEG:
+        raise Rejected("picture too long")
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=95, subsampling=0)
     return Picture(buffer.getvalue(), pixels)
@@ -82,7 +88,7 @@ def record_of(
     """
     record = Record(
         image=picture.jpeg,
-        captions=captions,
+        captions={_utf8(name): _utf8(text) for name, text in captions.items()},
         embedding=face.embedding,
         kps=face.kps,
         bbox=face.bbox,
@@ -90,10 +96,10 @@ def record_of(
         original_size=_original_size(notes, picture.size),
         sharpness=sharpness(picture.pixels, face.bbox),
         reference_embeddings=references,
-        identity=identity or str(notes.get("identity") or ""),
-        nsfw=str(notes.get("NSFW") or ""),
-        license=str(notes.get("LICENSE") or ""),
-        key=key,
+        identity=_utf8(identity or str(notes.get("identity") or "")),
+        nsfw=_utf8(str(notes.get("NSFW") or "")),
+        license=_utf8(str(notes.get("LICENSE") or "")),
+        key=_utf8(key),
         sha256=picture_hash(picture.jpeg),
     )
     try:
@@ -111,10 +117,17 @@ def captions_of(notes: Mapping[str, Any], caption: str | None, source: str) -> d
     return captions if caption is None else captions | {source: caption}
 
 
+def _utf8(text: str) -> str:
+    """Halves of characters, which file names and JSON may hold, are spelled: they have no bytes."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
 def _original_size(notes: Mapping[str, Any], size: Size) -> Size:
     """As the downloader noted it; the picture's own where it did not."""
     height, width = notes.get("original_height"), notes.get("original_width")
-    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+    if not (isinstance(height, int) and isinstance(width, int)):
+        return size
+    if min(height, width) < 1 or max(height, width) > _LARGEST_SIDE:
         return size
     # It may have been noted before the picture was turned upright.
     turned = (height > width) != (size[0] > size[1]) and height != width and size[0] != size[1]

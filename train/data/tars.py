@@ -63,7 +63,8 @@ def tar_examples(path: Path) -> Iterator[TarExample]:
     members: dict[str, bytes] = {}
     key = ""
     try:
-        with tarfile.open(path) as tar:
+        # A name that is not UTF-8 is spelled, where tarfile would make half a character of it.
+        with tarfile.open(path, errors="backslashreplace") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
@@ -78,6 +79,7 @@ def tar_examples(path: Path) -> Iterator[TarExample]:
                 opened = tar.extractfile(member)
                 assert opened is not None  # it is a file
                 members[kind.lower()] = opened.read()
+            _check_end(tar)
             if members:
                 yield TarExample(key, members)
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
@@ -88,6 +90,16 @@ def tar_examples(path: Path) -> Iterator[TarExample]:
         raise damaged from error
 
 
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Refuses a tar that stops without the zeros at its end.
+
+    tarfile takes a broken header, or none, for the end, and says nothing of what lay behind it.
+    """
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it stops before its end, or at a broken header")
+
+
 def text_of(data: bytes) -> str:
     return data.decode("utf-8", errors="replace").strip()
 
@@ -96,6 +108,6 @@ def object_of(data: bytes) -> Mapping[str, Any]:
     """A JSON object, or an empty one where the file holds something else."""
     try:
         notes = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return notes if isinstance(notes, dict) else {}

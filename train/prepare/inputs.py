@@ -15,6 +15,7 @@ from instantid_jax.pictures import find_pictures
 from train.data.tars import DamagedTarError, object_of, tar_examples, text_of
 
 PICTURES_A_SHARD = 1000
+TARS = (".tar", ".tar.gz", ".tgz")
 # Rows of a parquet file that are in memory at a time.
 ROWS = 64
 # Columns of a parquet file by what is in them; a picture may be bytes, or a struct with `bytes`.
@@ -63,7 +64,7 @@ class InputShard:
           rejected: counts what cannot be read.
         """
         path = self.root / self.names[0]
-        if path.suffix == ".tar":
+        if path.name.endswith(TARS):
             return _of_tar(path, rejected)
         if path.suffix == ".parquet":
             return _of_parquet(path, rejected)
@@ -79,12 +80,13 @@ def find_shards(source: Path) -> list[InputShard]:
     Raises:
       InputError: if there is nothing to read.
     """
-    if source.suffix in (".tar", ".parquet") and source.is_file():
+    if source.name.endswith((*TARS, ".parquet")) and source.is_file():
         return [InputShard(source.parent, (source.name,))]
     if not source.is_dir():
         raise InputError(f"--input {source}: expected a folder, a .tar or a .parquet")
-    for kind in ("*.tar", "*.parquet"):
-        if found := sorted(path for path in source.rglob(kind) if _is_shard(path)):
+    files = [path for path in source.rglob("*") if _is_shard(path)]
+    for endings in (TARS, (".parquet",)):
+        if found := sorted(path for path in files if path.name.endswith(endings)):
             return [InputShard(source, (path.relative_to(source).as_posix(),)) for path in found]
     try:
         names = [path.relative_to(source).as_posix() for path in find_pictures(source)]
@@ -98,7 +100,8 @@ def find_shards(source: Path) -> list[InputShard]:
 
 def _is_shard(path: Path) -> bool:
     """Hidden files are other systems' notes."""
-    return path.is_file() and not path.name.startswith(".")
+    named = path.name.endswith((*TARS, ".parquet")) and not path.name.startswith(".")
+    return named and path.is_file()
 
 
 def _of_tar(path: Path, rejected: Counter[str]) -> Iterator[Entry]:

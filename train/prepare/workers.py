@@ -82,8 +82,10 @@ def _interrupts_blocked() -> Iterator[None]:
 def _raise(status: int, pipe: connection.Connection) -> None:
     with contextlib.suppress(EOFError):
         raise InputError(pipe.recv())
+    if status > 0:
+        raise SystemExit("prepare: a worker failed, as is told above; run it again to go on")
     raise SystemExit(
-        f"prepare: a worker ended with status {status}: run it again to go on, with fewer "
+        f"prepare: a worker was killed by signal {-status}: run it again to go on, with fewer "
         "--workers if memory ran out"
     )
 

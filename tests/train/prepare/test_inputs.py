@@ -1,5 +1,6 @@
 """What the input is cut into, and the pictures in it."""
 
+import gzip
 import json
 import tarfile
 from collections import Counter
@@ -72,6 +73,51 @@ def test_a_tar_that_is_none_is_counted_and_one_without_pictures_is_not(tmp_path)
     with tarfile.open(tmp_path / "2.tar", "w"):
         pass
     assert entries(tmp_path) == ([], {"damaged tar": 2})
+
+
+@pytest.fixture
+def five(tmp_path) -> tuple[Path, list[int]]:
+    """A tar of five pictures, and where their headers are."""
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w") as tar:
+        for i in range(5):
+            web.put(tar, f"{i}.jpg", bytes([i]) * 700)
+    with tarfile.open(path) as tar:
+        return path, [member.offset for member in tar.getmembers()]
+
+
+@pytest.mark.parametrize("damage", ["broken header", "cut between files"])
+def test_what_a_tar_loses_without_an_error_of_tarfile_is_told(five, damage):
+    """tarfile takes either for the end. Whether the example before it is whole, nobody knows."""
+    path, headers = five
+    data = bytearray(path.read_bytes())
+    if damage == "broken header":
+        data[headers[3] + 10 : headers[3] + 60] = b"\xff" * 50
+    else:
+        del data[headers[3] :]
+    path.write_bytes(data)
+    found, rejected = entries(path)
+    assert [e.key for e in found] == ["0", "1"]
+    assert rejected == {"cut off with its tar": 1}
+
+
+def test_compressed_tars_are_read_beside_others_and_their_damage_is_told(five):
+    path, _ = five
+    whole = gzip.compress(path.read_bytes())
+    (path.parent / "1.tar.gz").write_bytes(whole)
+    (path.parent / "2.tgz").write_bytes(whole[: len(whole) // 2])
+    assert [shard.name for shard in find_shards(path.parent)] == ["0.tar", "1.tar.gz", "2.tgz"]
+    found, rejected = entries(path.parent)
+    assert [e.key for e in found[:10]] == [str(i) for i in range(5)] * 2
+    assert sum(rejected.values()) == 1
+
+
+def test_names_and_notes_of_any_bytes_are_read(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w", encoding="utf-8", errors="surrogateescape") as tar:
+        web.put(tar, "b\udcff.jpg", b"one")
+        web.put(tar, "b\udcff.json", b"[" * 100_000)
+    ((entry,), rejected) = entries(tmp_path)
+    assert (entry.key, entry.notes, dict(rejected)) == ("b\\xff", {}, {})
 
 
 def test_two_pictures_of_one_name_are_both_seen(tmp_path):

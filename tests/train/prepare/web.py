@@ -15,6 +15,7 @@ from tests.face import synthetic_pack
 # Pixels [H, W, 3] by a number.
 Picture = Callable[[int], np.ndarray]
 SIZE = (128, 160)
+ONE = (20, 30, 52, 1)
 
 
 def photo(*faces: tuple[int, int, int, int], size: tuple[int, int] = SIZE) -> np.ndarray:

@@ -1,0 +1,77 @@
+"""Pictures and notes of any kind become records, or are rejected with a reason."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from instantid_jax import Face
+from tests.train.prepare import web
+from train.data import making
+from train.data.making import Rejected, captions_of, record_of, upright_jpeg
+from train.data.record import features
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it is of this size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
+
+
+def test_a_decompression_bomb_is_a_picture_that_cannot_be_read():
+    with pytest.raises(Rejected, match=r"^unreadable picture$"):
+        upright_jpeg(png_header(60_000, 60_000))
+
+
+@pytest.mark.parametrize("error", [struct.error, KeyError, RuntimeError, RecursionError])
+def test_whatever_a_plugin_raises_rejects_the_picture(monkeypatch, error):
+    monkeypatch.setattr(making, "read_picture", lambda _: (_ for _ in ()).throw(error("odd")))
+    with pytest.raises(Rejected, match=r"^unreadable picture$"):
+        upright_jpeg(web.encoded(web.photo()))
+
+
+def test_memory_that_ran_out_is_no_fault_of_the_picture(monkeypatch):
+    monkeypatch.setattr(making, "read_picture", lambda _: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        upright_jpeg(web.encoded(web.photo()))
+
+
+def test_a_picture_longer_than_a_jpeg_can_be_is_rejected():
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 65_501)).save(buffer, format="PNG")
+    with pytest.raises(Rejected, match=r"^picture too long$"):
+        upright_jpeg(buffer.getvalue())
+
+
+def test_texts_that_have_no_bytes_and_sizes_that_no_record_holds_are_stored():
+    picture = upright_jpeg(web.encoded(web.photo(web.ONE)))
+    face = Face(
+        embedding=np.ones(512),
+        kps=np.array([[40, 30], [60, 30], [50, 40], [42, 50], [58, 50]], np.float32),
+        image_size=picture.size,
+        bbox=np.array([30, 20, 82, 72], np.float32),
+        det_score=0.9,
+    )
+    half = "\ud83d"
+    notes = {"captions": {"x": half}, "NSFW": half, "LICENSE": half, "identity": half}
+    record = record_of(
+        f"a{half}",
+        picture,
+        face,
+        captions=captions_of(notes, half, "alt"),
+        notes=notes | {"original_width": 2**40, "original_height": 5},
+        references=np.zeros((0, 512), np.float32),
+    )
+    assert record.key == "a\\ud83d" and record.captions == {"x": "\\ud83d", "alt": "\\ud83d"}
+    assert record.original_size == picture.size
+    feature = features(512)
+    feature.serialize_example(feature.encode_example(record.encode()))
