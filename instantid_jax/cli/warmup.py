@@ -30,7 +30,7 @@ def warmup(
       num_images_per_prompt: how many pictures at a time.
       scheduler: None is the checkpoint's own.
       guidance: whether --guidance-scale will be above 1.
-      clip_skip: as it will be.
+      clip_skip: as --clip-skip will be.
     """
     for height, width in sizes:
         inputs.check_size(height, width)
@@ -39,16 +39,16 @@ def warmup(
     if not sizes or not num_images_per_prompt:
         raise InputError("no sizes are named: give heights and widths, --sizes 1024 1024 1024 768")
     pipe = weights.load()
-    config = pipe.model.networks
+    networks = pipe.model.networks
     for height, width in sizes:
         picture = np.zeros((height, width, 3), np.uint8)
         for count in num_images_per_prompt:
             start = time.perf_counter()
             pipe(
                 "",
-                image_embeds=np.zeros(config.image_proj.config.embedding_dim),
+                image_embeds=np.zeros(networks.image_proj.config.embedding_dim),
                 image=picture,
-                control_images=[picture] * (len(config.controlnets) - 1),
+                control_images=[picture] * (len(networks.controlnets) - 1),
                 height=height,
                 width=width,
                 num_images_per_prompt=count,

@@ -9,6 +9,7 @@ A state is a dict of float32 arrays, each of the sample's shape: `sample`, and w
 remember. Arithmetic is in the state's dtype.
 """
 
+import abc
 import dataclasses
 
 import jax
@@ -19,7 +20,7 @@ Row = dict[str, jax.Array]  # float32 scalars, one of a kind for each step
 
 
 @dataclasses.dataclass(frozen=True)
-class StepRule:
+class StepRule(abc.ABC):
     """What rules have in common; a rule adds `step` and what it remembers."""
 
     def memory(self) -> tuple[str, ...]:
@@ -39,6 +40,7 @@ class StepRule:
         """What the networks are shown: the sample at unit variance."""
         return state["sample"] * row["input_scale"]
 
+    @abc.abstractmethod
     def step(
         self, state: State, model_output: jax.Array, row: Row, noise: jax.Array | None = None
     ) -> State:
@@ -51,7 +53,6 @@ class StepRule:
         Raises:
           ValueError: if noise is missing or not wanted.
         """
-        raise NotImplementedError
 
 
 def _add_noise(sample: jax.Array, row: Row, noise: jax.Array | None) -> jax.Array:

@@ -33,7 +33,7 @@ def attention(
       [B, Lq, K, d] in the dtype of `query`.
     """
     if causal:
-        # Of texts, once a picture: no kernel would be noticed.
+        # Of texts, whose 77 positions are few: no kernel would be noticed.
         return jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="xla")
     head_dim = query.shape[-1]
     fits_cudnn = query.dtype.itemsize == 2 and head_dim <= 128 and head_dim % 8 == 0
@@ -82,9 +82,15 @@ def _on_each_device(
 
 
 def _dividing(mesh: AbstractMesh, axes: Iterable[str], size: int) -> tuple[str, ...] | None:
-    """The axes, if all of them together divide a size."""
+    """The most of the axes, the first left out first, that together divide a size.
+
+    So pictures that are decoded, of which there is one for each of `data` and no second half, stay
+    where they are.
+    """
     axes = tuple(axes)
-    return axes if axes and size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
+    while axes and size % math.prod(mesh.shape[axis] for axis in axes):
+        axes = axes[1:]
+    return axes or None
 
 
 def _platform() -> str:

@@ -122,9 +122,15 @@ class LoadedModel:
             return
         data, halves, rows = (self.mesh.shape[axis] for axis in SAMPLING_AXES)
         if batch % data:
-            raise InputError(f"{batch} pictures on a mesh of data={data}: expected a multiple")
+            raise InputError(
+                f"{batch} pictures on a mesh of data={data}: expected a multiple; make more at a "
+                "time, or take a smaller mesh"
+            )
         if halves > 1 and not guidance:
-            raise InputError("guidance_scale up to 1 leaves a mesh of guidance=2 no second half")
+            raise InputError(
+                "guidance_scale up to 1 leaves a mesh of guidance=2 no second half: take one of "
+                "guidance=1"
+            )
         # The smallest maps of the UNet are divided, too.
         levels = len(self.networks.unet.config.block_out_channels)
         unit = rows * 8 * 2 ** (levels - 1)

@@ -37,6 +37,7 @@ class TorchZip:
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
+        # NotImplementedError is zipfile's for a version of the format that it does not know.
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
             raise self._damaged(error) from error
         self._entries = {info.filename: info for info in self._zip.infolist()}

@@ -78,16 +78,22 @@ def test_a_mesh_changes_nothing(shape, heads, rows):
 
 
 @pytest.mark.parametrize(
-    ("shape", "rows"), [((2, 2, 2), 4), ((1, 2, 4), 3)], ids=["all axes", "undivided"]
+    ("shape", "rows", "batch"),
+    [
+        ((2, 2, 2), 4, ("guidance", "data")),
+        # Of pictures that are decoded there is no second half.
+        ((2, 2, 2), 2, ("data",)),
+        ((2, 2, 2), 3, None),
+    ],
+    ids=["halves", "pictures", "undivided"],
 )
-def test_a_sampling_mesh_changes_nothing(shape, rows):
+def test_a_sampling_mesh_changes_nothing(shape, rows, batch):
     inputs = random_inputs(256, 128, rows=rows)
     mesh = sampling_mesh(*shape)
     with jax.set_mesh(mesh):
         whole = NamedSharding(mesh, PartitionSpec())
         ours = jax.jit(on_each_device)(*jax.device_put(inputs, whole))
-        if rows == 4:
-            assert ours.sharding.spec == PartitionSpec(("guidance", "data"), ("rows",))
+        assert ours.sharding.spec == PartitionSpec(batch, ("rows",))
     assert error(jax.device_get(ours), plain(*inputs)) < 1e-5
 
 

@@ -61,7 +61,7 @@ def test_without_guidance_and_with_given_latents(sample, on):
 
 @pytest.mark.parametrize("shape", [(4, 1, 1), (1, 2, 1)], ids=["data", "guidance"])
 def test_devices_exchange_latents_and_nothing_larger(sample, on, monkeypatch, shape):
-    """The halves of guidance meet in the prediction; no feature map leaves its device."""
+    """The halves of guidance meet in the prediction; all of it is less than one full-size map."""
     calls = []
     denoise = programs.denoise
     monkeypatch.setattr(

@@ -124,7 +124,7 @@ class ShardWriter:
         except RuntimeError as error:
             reason = str(error).split(";")[0]
             raise InputError(
-                f"{self._path} cannot be written ({reason}): make room, and run it again"
+                f"{self._path} cannot be written ({reason}): run it again once it can"
             ) from error
 
     def write(self, record: Record, size: Size) -> None:

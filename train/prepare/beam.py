@@ -69,7 +69,12 @@ def prepare(options: Options, beam_options: Sequence[str]) -> None:
 
 def main() -> None:
     with program("prepare.beam"):
-        options, beam_options = tyro.cli(Options, description=__doc__, return_unknown_args=True)
+        options, beam_options = tyro.cli(
+            Options,
+            prog="python -m train.prepare.beam",
+            description=__doc__,
+            return_unknown_args=True,
+        )
         prepare(options, beam_options)
 
 

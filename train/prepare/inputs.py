@@ -99,7 +99,7 @@ def find_shards(source: Path) -> list[InputShard]:
 
 
 def _is_shard(path: Path) -> bool:
-    """Hidden files are other systems' notes."""
+    """Whether a file is a tar or parquet; hidden ones are other systems' notes."""
     named = path.name.endswith((*TARS, ".parquet")) and not path.name.startswith(".")
     return named and path.is_file()
 

@@ -47,7 +47,7 @@ KINDS = web.kinds_of(
 
 @pytest.mark.slow
 def test_every_picture_of_thousands_is_accounted_for_and_what_is_kept_trains(tmp_path):
-    # As img2dataset, a hundred numbers apart.
+    # A hundred a tar: the numbers of the kinds then go on from tar to tar.
     expected = web.write_tars(tmp_path / "web", 36, 100, kinds=KINDS)
     output = tmp_path / "faces"
     command = (
