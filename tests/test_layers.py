@@ -12,7 +12,7 @@ PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
 # Bottom up; a name stands for the file or for all files of the folder.
 LAYERS = [
     {"errors"},
-    {"atomic", "json_files", "cache", "params", "pictures", "sharding"},
+    {"atomic", "json_files", "cache", "compiler", "params", "pictures", "sharding"},
     {"models.config", "models.layers", "models.splash"},
     {"models.attention"},
     {"models.blocks", "models.vae", "models.clip", "models.resampler"},
@@ -35,8 +35,16 @@ BOUNDARIES = {
         "instantid_jax/runs/saving.py",
     },
     "huggingface_hub": {"instantid_jax/weights/hub.py", "miniature/base/published.py"},
-    "torch": {"convert/torch_reference.py", "benchmarks/sampling_torch.py"},
-    "diffusers": {"convert/torch_reference.py", "benchmarks/sampling_torch.py"},
+    "torch": {
+        "convert/torch_reference.py",
+        "benchmarks/blocks.py",
+        "benchmarks/sampling_torch.py",
+    },
+    "diffusers": {
+        "convert/torch_reference.py",
+        "benchmarks/blocks.py",
+        "benchmarks/sampling_torch.py",
+    },
 }
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from instantid_jax.compiler import compiler_options
 from instantid_jax.components import component_shapes
 from instantid_jax.sharding import batch_sharding, replicated
 from train.config import TrainConfig
@@ -39,7 +40,12 @@ def compiled_step(
         spread=functools.partial(on_mesh, mesh=mesh, params=state.params, frozen=frozen),
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step, out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
+    return jax.jit(
+        step,
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+    )
 
 
 def state_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> TrainState:
