@@ -8,6 +8,8 @@ _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|coll
 # `name = shape kind(`, where the shape may be a tuple; of an asynchronous pair the start alone.
 _INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?(\S+) = (.*?) ({_KINDS})(?:-start)?\(")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?(%\S+) ")
+_LOOP = re.compile(r"\bbody=(%[^\s,]+)")
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # The parts of one collective that libtpu spreads over fusions, to run beside their arithmetic.
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))(?:e\w+)?\[([\d,]*)\]")
@@ -16,27 +18,42 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))(?:e\w+)?\[([\d,]*)\]")
 def collectives(program: str) -> dict[str, dict[str, Any]]:
     """Each kind's count, bytes of results on one device, and how many run beside arithmetic.
 
-    One in a loop counts once. A TPU's fusion of an all-reduce that scatters counts as the
-    reduce-scatter it is, with its bytes before it scatters; a plain one, with those after.
+    One in a loop counts as often as the loop turns, where the compiler knows. A TPU's fusion of an
+    all-reduce that scatters counts as the reduce-scatter it is, with its bytes before it scatters;
+    a plain one, with those after.
     """
-    found: dict[str, tuple[str, int, bool]] = {}
+    found: dict[str, tuple[str, int, bool, str]] = {}
+    # Of each loop's body, the computation it stands in, and how often it runs there.
+    loops: dict[str, tuple[str, int]] = {}
     inside = ""
     for line in program.splitlines():
         if computation := _COMPUTATION.match(line):
             inside = computation[1]
+        if loop := _LOOP.search(line):
+            turns = _TURNS.search(line)
+            loops[loop[1]] = inside, int(turns[1]) if turns else 1
         if not (instruction := _INSTRUCTION.match(line)):
             continue
         name, shape, kind = instruction.groups()
         if "all-reduce-scatter" in inside:
             kind = "reduce-scatter"
         chain = _CHAIN.search(line)
-        found[chain[0] if chain else name] = kind, array_bytes(shape), chain is not None
+        found[chain[0] if chain else name] = (
+            kind,
+            array_bytes(shape),
+            chain is not None,
+            inside,
+        )
     totals: dict[str, dict[str, Any]] = {}
-    for kind, size, overlapped in found.values():
+    for kind, size, overlapped, inside in found.values():
+        times = 1
+        while inside in loops:
+            inside, often = loops[inside]
+            times *= often
         total = totals.setdefault(kind, {"count": 0, "bytes": 0, "overlapped": 0})
-        total["count"] += 1
-        total["bytes"] += size
-        total["overlapped"] += overlapped
+        total["count"] += times
+        total["bytes"] += times * size
+        total["overlapped"] += times * overlapped
     return totals
 
 

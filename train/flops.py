@@ -104,16 +104,17 @@ def _equation_flops(equation: Any) -> int:
     return round(inside * _repeats(name, params) * _computed_first(params))
 
 
-def kernel_flops(jaxpr: Jaxpr) -> int:
-    """Of these the operations inside Pallas' kernels, which XLA does not count."""
+def uncounted_flops(jaxpr: Jaxpr) -> int:
+    """Of these, what XLA's count leaves out: Pallas' kernels, and all but a loop's first turn."""
+    return count_flops(jaxpr) - _counted_flops(jaxpr)
+
+
+def _counted_flops(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == KERNEL:
-            total += _equation_flops(equation)
-        else:
-            inside = sum(kernel_flops(inner) for inner in inner_programs(params))
-            total += inside * _repeats(name, params)
+        if equation.primitive.name != KERNEL:
+            inside = inner_programs(equation.params)
+            total += sum(map(_counted_flops, inside)) if inside else _equation_flops(equation)
     return total
 
 

@@ -21,6 +21,19 @@ ENTRY %main (p: f32[]) -> f32[] {
   ROOT %add.7 = f32[]{:T(128)} add(%p.5, %all-reduce.5)
 }
 """
+# Of ten layers, in each of which something turns twice.
+LOOPS = """\
+%inner.1 (p: (f32[8])) -> (f32[8]) {
+  %all-gather.1 = f32[8]{0} all-gather(%p.1), channel_id=1
+}
+%outer.2 (p: (f32[8])) -> (f32[8]) {
+  %all-gather.2 = f32[4]{0} all-gather(%p.1), channel_id=2
+  %while.3 = (f32[8]) while(%t), body=%inner.1, backend_config={"known_trip_count":{"n":"2"}}
+}
+ENTRY %main (p: f32[]) -> f32[] {
+  %while.4 = (f32[8]) while(%t), body=%outer.2, backend_config={"known_trip_count":{"n":"10"}}
+}
+"""
 
 
 def test_each_collective_counts_once():
@@ -31,6 +44,11 @@ def test_each_collective_counts_once():
         "all-reduce": {"count": 1, "bytes": 36, "overlapped": 0},
         "collective-permute": {"count": 1, "bytes": 16, "overlapped": 0},
     }
+
+
+def test_collectives_in_loops_count_each_turn():
+    (found,) = collectives(LOOPS).values()
+    assert found == {"count": 10 + 20, "bytes": 10 * 16 + 20 * 32, "overlapped": 0}
 
 
 def test_bytes_of_shapes():
