@@ -14,8 +14,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 Params = dict[str, jax.Array]
-# Names that a program consumes, each with the names it is made of.
-Plan = Mapping[str, tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +25,13 @@ class Network:
     Attributes:
       module: class constructed as `module(config, rngs=rngs)`.
       config: the network's frozen configuration.
-      stacked: equal layers lie as one, whose parameters have them along a new first axis, and run
-        as a loop; then it is constructed as `module(config, stacked=True, rngs=rngs)`.
     """
 
     module: type[nnx.Module]
     config: object
-    stacked: bool = False
 
     def _make(self, key: jax.Array) -> nnx.Module:
-        layout = {"stacked": True} if self.stacked else {}
-        return self.module(self.config, **layout, rngs=_Keys(key))
+        return self.module(self.config, rngs=_Keys(key))
 
     @functools.cached_property
     def _abstract(self) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
@@ -109,60 +103,24 @@ def mismatches(
     ]
 
 
-def stack_modules(modules: Sequence[nnx.Module]) -> nnx.Module:
-    """Equal modules as one, whose parameters have them along a new first axis."""
-    graphs, states = zip(*(nnx.split(module) for module in modules), strict=True)
-    return nnx.merge(graphs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
-
-
-def scan_stack(stack: nnx.Module, x: jax.Array, arguments: Any, wrap: Callable) -> jax.Array:
-    """`x = module(x, argument)` for the modules of a stack in turn, as a loop.
+def scan_modules(
+    modules: Sequence[nnx.Module], x: jax.Array, arguments: Sequence[Any], wrap: Callable
+) -> jax.Array:
+    """`x = module(x, argument)` for equal modules in turn, as a loop over their stacked parameters.
 
     A compiler sees one of them in place of all.
 
     Args:
-      stack: of `stack_modules`.
-      arguments: with a first axis for the modules.
       wrap: of each module, such as `jax.checkpoint`.
     """
-    graph, states = nnx.split(stack)
+    graphs, states = zip(*(nnx.split(module) for module in modules), strict=True)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(states, arguments, strict=True))
 
     def body(x: jax.Array, one: tuple) -> tuple[jax.Array, None]:
         state, argument = one
-        return wrap(lambda x, state, a: nnx.merge(graph, state)(x, a))(x, state, argument), None
+        return wrap(lambda x, state, a: nnx.merge(graphs[0], state)(x, a))(x, state, argument), None
 
-    return jax.lax.scan(body, x, (states, arguments))[0]
-
-
-def map_stack(function: Callable[[nnx.Module], Any], stack: nnx.Module) -> Any:
-    """What a function makes of each module of a stack, along a first axis."""
-    graph, states = nnx.split(stack)
-    return jax.vmap(lambda state: function(nnx.merge(graph, state)))(states)
-
-
-def stacking_plan(network: Network) -> Plan:
-    """What each stacked parameter of a network is made of; empty where it has none."""
-    plain, stacked = dataclasses.replace(network, stacked=False).shapes, network.shapes
-    plan: dict[str, tuple[str, ...]] = {}
-    for name in (name for name in plain if name not in stacked):
-        parts = name.split(".")
-        without_a_number = {
-            ".".join(parts[:i] + parts[i + 1 :]) for i, part in enumerate(parts) if part.isdigit()
-        }
-        (stack,) = without_a_number & stacked.keys()
-        plan[stack] = (*plan.get(stack, ()), name)
-    return plan
-
-
-def prepare(params: Params, plan: Plan) -> Params:
-    """Parameters under torch's names as a program consumes them, made once, outside of any.
-
-    Takes what it stacks out of `params`, one after the other, so that little is there twice.
-    """
-    prepared = {
-        stack: jnp.stack([params.pop(name) for name in names]) for stack, names in plan.items()
-    }
-    return params | prepared
+    return jax.lax.scan(body, x, stacked)[0]
 
 
 def cast(params: Mapping[str, jax.Array], dtype: jnp.dtype) -> Params:

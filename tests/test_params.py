@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from instantid_jax.params import (
-    Network,
-    cast,
-    map_stack,
-    mismatches,
-    prepare,
-    scan_stack,
-    stack_modules,
-    stacking_plan,
-)
+from instantid_jax.params import Network, cast, mismatches, scan_modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,44 +168,7 @@ def test_scanned_modules_are_modules_in_turn(params, wrap):
     expected = start
     for layer, argument in zip(layers, arguments, strict=True):
         expected = layer(expected, argument)
-    stack = stack_modules(layers)
-    scanned = jax.jit(lambda: scan_stack(stack, start, jnp.stack(arguments), wrap))()
+    scanned = jax.jit(lambda: scan_modules(layers, start, arguments, wrap))()
     np.testing.assert_allclose(scanned, expected, rtol=1e-6)
-    different = scan_stack(stack_modules(layers[::-1]), start, jnp.stack(arguments), wrap)
+    different = scan_modules(layers[::-1], start, arguments, wrap)
     assert np.abs(different - expected).max() > 1e-3
-
-
-def test_a_stack_is_mapped_over_in_order(params):
-    layers = NETWORK.bind(params).layers
-    mapped = map_stack(lambda layer: layer(jnp.ones((2, 4))), stack_modules(layers))
-    expected = [layer(jnp.ones((2, 4))) for layer in layers]
-    np.testing.assert_allclose(mapped, expected, rtol=1e-6)
-
-
-class Layers(nnx.Module):
-    """Layers in a list or stacked, as a network may have them."""
-
-    def __init__(self, config: Config, *, stacked: bool = False, rngs: nnx.Rngs):
-        layers = [Layer(config.width, config.width, rngs=rngs) for _ in range(config.layers)]
-        self.first = Layer(config.width, config.width, rngs=rngs)
-        self.groups = nnx.List([stack_modules(layers) if stacked else nnx.List(layers)])
-
-
-def test_prepared_parameters_are_those_of_the_stacked_network():
-    plain, stacked = Network(Layers, Config()), Network(Layers, Config(), stacked=True)
-    params = plain.init(jax.random.key(0))
-    plan = stacking_plan(stacked)
-    assert plan["groups.0.kernel"] == tuple(f"groups.0.{i}.kernel" for i in range(12))
-    assert stacking_plan(plain) == {}
-    given = dict(params)
-    prepared = prepare(given, plan)
-    assert {name: leaf.shape for name, leaf in prepared.items()} == {
-        name: leaf.shape for name, leaf in stacked.shapes.items()
-    }
-    stacked.bind(prepared)
-    # Each number where it was, and nothing kept twice.
-    assert prepared["first.kernel"] is params["first.kernel"]
-    for stack, names in plan.items():
-        for leaf, name in zip(prepared[stack], names, strict=True):
-            np.testing.assert_array_equal(leaf, params[name])
-            assert name not in given

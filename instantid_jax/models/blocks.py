@@ -17,7 +17,7 @@ from instantid_jax.models.layers import (
     linear,
     upsample_nearest,
 )
-from instantid_jax.params import map_stack, scan_stack, stack_modules
+from instantid_jax.params import scan_modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,40 +150,31 @@ class Transformer2DModel(nnx.Module):
         *,
         groups: int,
         id_branch: bool,
-        stacked: bool,
         rngs: nnx.Rngs,
     ):
         # diffusers' transformers use 1e-6 here, whatever the resnets' norm_eps says.
         self.norm = group_norm(channels, groups, eps=1e-6, rngs=rngs)
         self.proj_in = linear(channels, channels, rngs=rngs)
-        blocks = [
-            BasicTransformerBlock(channels, heads, token_dim, id_branch=id_branch, rngs=rngs)
-            for _ in range(layers)
-        ]
-        self.transformer_blocks = (
-            stack_modules(blocks) if stacked and layers > 1 else nnx.List(blocks)
+        self.transformer_blocks = nnx.List(
+            [
+                BasicTransformerBlock(channels, heads, token_dim, id_branch=id_branch, rngs=rngs)
+                for _ in range(layers)
+            ]
         )
         self.proj_out = linear(channels, channels, rngs=rngs)
 
     def keys_values(self, *tokens: jax.Array) -> tuple:
         """Keys and values of every block's cross-attention; see `attn2.keys_values`."""
-        blocks = self.transformer_blocks
-        if not isinstance(blocks, nnx.List):
-            return map_stack(lambda block: block.attn2.keys_values(*tokens), blocks)
-        return tuple(block.attn2.keys_values(*tokens) for block in blocks)
+        return tuple(block.attn2.keys_values(*tokens) for block in self.transformer_blocks)
 
     def __call__(self, x: jax.Array, context: tuple, remat: Remat = keep) -> jax.Array:
         B, H, W, C = x.shape
         hidden = self.proj_in(self.norm(x).reshape(B, H * W, C))
-        blocks = self.transformer_blocks
-        if remat.scan and isinstance(blocks, nnx.List) and len(blocks) > 1:
-            blocks = stack_modules(blocks)
-            context = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *context)
-        if isinstance(blocks, nnx.List):
-            for block, block_context in zip(blocks, context, strict=True):
-                hidden = remat(block)(hidden, block_context)
+        if remat.scan and len(self.transformer_blocks) > 1:
+            hidden = scan_modules(self.transformer_blocks, hidden, context, remat)
         else:
-            hidden = scan_stack(blocks, hidden, context, remat)
+            for block, block_context in zip(self.transformer_blocks, context, strict=True):
+                hidden = remat(block)(hidden, block_context)
         return self.proj_out(hidden).reshape(B, H, W, C) + x
 
 

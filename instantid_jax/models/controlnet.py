@@ -79,9 +79,8 @@ class ControlNetConditioningEmbedding(nnx.Module):
 class ControlNetModel(ConditionedEncoder):
     """The UNet's encoder half, fed a picture, whose outputs are added to the UNet's skips."""
 
-    def __init__(self, config: ControlNetConfig, *, stacked: bool = False, rngs: nnx.Rngs):
-        """`stacked`: as of `Network`; transformer blocks are what it stacks."""
-        super().__init__(config, id_branch=False, stacked=stacked, rngs=rngs)
+    def __init__(self, config: ControlNetConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, id_branch=False, rngs=rngs)
         channels = config.block_out_channels
         layers = per_block(config.layers_per_block, len(channels), "layers_per_block")
         self.controlnet_cond_embedding = ControlNetConditioningEmbedding(config, rngs=rngs)

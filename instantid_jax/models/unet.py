@@ -114,7 +114,7 @@ class EncoderConfig:
         """Arguments that all resnets share."""
         return {"time_dim": self.time_dim, "groups": self.norm_num_groups, "eps": self.norm_eps}
 
-    def transformer(self, block: int, *, id_branch: bool, stacked: bool) -> dict[str, Any]:
+    def transformer(self, block: int, *, id_branch: bool) -> dict[str, Any]:
         """Arguments of the transformers at the resolution of down block `block`."""
         count = len(self.block_out_channels)
         layers = per_block(self.transformer_layers_per_block, count, "transformer_layers_per_block")
@@ -125,7 +125,6 @@ class EncoderConfig:
             "token_dim": self.cross_attention_dim,
             "groups": self.norm_num_groups,
             "id_branch": id_branch,
-            "stacked": stacked,
         }
 
 
@@ -159,7 +158,7 @@ class UNetConfig(EncoderConfig):
 class ConditionedEncoder(nnx.Module):
     """What UNet and ControlNet have in common: embeddings, down blocks, middle block."""
 
-    def __init__(self, config: EncoderConfig, *, id_branch: bool, stacked: bool, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, *, id_branch: bool, rngs: nnx.Rngs):
         channels = config.block_out_channels
         layers = per_block(config.layers_per_block, len(channels), "layers_per_block")
         self.config = config
@@ -174,7 +173,7 @@ class ConditionedEncoder(nnx.Module):
                     channels[max(i - 1, 0)],
                     channels[i],
                     resnets=layers[i],
-                    transformer=config.transformer(i, id_branch=id_branch, stacked=stacked)
+                    transformer=config.transformer(i, id_branch=id_branch)
                     if kind == "CrossAttnDownBlock2D"
                     else None,
                     downsample=i < len(channels) - 1,
@@ -186,7 +185,7 @@ class ConditionedEncoder(nnx.Module):
         )
         self.mid_block = UNetMidBlock2DCrossAttn(
             channels[-1],
-            transformer=config.transformer(len(channels) - 1, id_branch=id_branch, stacked=stacked),
+            transformer=config.transformer(len(channels) - 1, id_branch=id_branch),
             resnet=config.resnet(),
             rngs=rngs,
         )
@@ -240,9 +239,8 @@ class ConditionedEncoder(nnx.Module):
 class UNet2DConditionModel(ConditionedEncoder):
     """Predicts the noise (or velocity) in SDXL latents, given text and a person."""
 
-    def __init__(self, config: UNetConfig, *, stacked: bool = False, rngs: nnx.Rngs):
-        """`stacked`: as of `Network`; transformer blocks are what it stacks."""
-        super().__init__(config, id_branch=True, stacked=stacked, rngs=rngs)
+    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, id_branch=True, rngs=rngs)
         channels = config.block_out_channels
         layers = per_block(config.layers_per_block, len(channels), "layers_per_block")
         # What `encode` returns as skips: conv_in, then each block's resnets and downsampler.
@@ -259,7 +257,7 @@ class UNet2DConditionModel(ConditionedEncoder):
                     width,
                     taken,
                     channels[level],
-                    transformer=config.transformer(level, id_branch=True, stacked=stacked)
+                    transformer=config.transformer(level, id_branch=True)
                     if kind == "CrossAttnUpBlock2D"
                     else None,
                     upsample=level > 0,

@@ -1,7 +1,6 @@
 """A model on its devices: its networks, their weights and tokenizers, and what they encode."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -14,15 +13,12 @@ from instantid_jax.components import Component, Model
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
-from instantid_jax.params import Network, Params, prepare, stacking_plan
+from instantid_jax.params import Params
 from instantid_jax.pipeline import conditioning, inputs, programs
 from instantid_jax.prompt import PromptTokenizer, tokenize
 from instantid_jax.sharding import SAMPLING_AXES, replicated
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-# Where transformer blocks that follow each other run as a loop: it compiles in a third of the time.
-# XLA's other compilers are fast without, and their loops cost run time.
-STACKED_ON = ("tpu",)
 # Of both encoders, [B, L] each.
 TokenIds = tuple[np.ndarray, np.ndarray]
 
@@ -33,7 +29,7 @@ class LoadedModel:
     Attributes:
       schedule: of the checkpoint.
       tokenizers: of both text encoders.
-      networks, params: by component; those of a step as `denoiser_layout` says.
+      networks, params: by component.
       dtype, vae_dtype: what is computed in.
       mesh: of `sampling_mesh`, each device of which has all weights; None is one device.
     """
@@ -69,10 +65,8 @@ class LoadedModel:
             for folder, name in zip(model.tokenizers, TEXT_ENCODERS, strict=True)
         )
         self.networks = programs.Networks(
-            unet=denoiser_layout(parts["unet"].network, self.platform),
-            controlnets=tuple(
-                denoiser_layout(parts[name].network, self.platform) for name in model.controlnets
-            ),
+            unet=parts["unet"].network,
+            controlnets=tuple(parts[name].network for name in model.controlnets),
             image_proj=parts["image_proj"].network,
             vae=parts["vae"].network,
             text_encoder=parts["text_encoder"].network,
@@ -82,19 +76,12 @@ class LoadedModel:
             name: self._read(parts[name], self.vae_dtype if name == "vae" else self.dtype)
             for name in ("image_proj", "vae", *TEXT_ENCODERS)
         }
-        self.params["unet"] = prepare(
-            self._read(parts["unet"], self.dtype) | self._read(parts["ip_adapter"], self.dtype),
-            stacking_plan(self.networks.unet),
+        self.params["unet"] = self._read(parts["unet"], self.dtype) | self._read(
+            parts["ip_adapter"], self.dtype
         )
         self.params["controlnets"] = tuple(
-            prepare(self._read(parts[name], self.dtype), stacking_plan(network))
-            for name, network in zip(model.controlnets, self.networks.controlnets, strict=True)
+            self._read(parts[name], self.dtype) for name in model.controlnets
         )
-
-    @property
-    def platform(self) -> str:
-        devices = jax.devices() if self.mesh is None else self.mesh.devices.flat
-        return devices[0].platform
 
     def _read(self, part: Component, dtype: jnp.dtype) -> Params:
         params = part.load(dtype)
@@ -200,11 +187,6 @@ class LoadedModel:
                 f"{negative.text.shape}: expected the same"
             )
         return negative
-
-
-def denoiser_layout(network: Network, platform: str) -> Network:
-    """A UNet or ControlNet, its parameters as a step consumes them on a platform."""
-    return dataclasses.replace(network, stacked=platform in STACKED_ON)
 
 
 def compute_dtype(name: str, value: jnp.dtype | str | None, default: jnp.dtype) -> jnp.dtype:

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from benchmarks.hlo_collectives import collectives
-from instantid_jax import InputError, InstantIDPipeline, untrained
-from instantid_jax.pipeline import loaded, programs
+from instantid_jax import InputError, InstantIDPipeline
+from instantid_jax.pipeline import programs
 from instantid_jax.sharding import sampling_mesh, training_mesh
-from tests.pipeline import small_model
 from tests.pipeline.small_model import person
 
 # Of float32 rounding after three steps.
@@ -58,21 +57,6 @@ def test_without_guidance_and_with_given_latents(sample, on):
     latents = np.random.default_rng(0).standard_normal((2, 8, 16, 4), np.float32)
     asked = {"guidance_scale": 1, "num_images_per_prompt": 2, "latents": latents}
     assert error(sample(pipe=on(2, 1, 1), **asked).latents, sample(**asked).latents) < TOLERANCE
-
-
-def test_stacked_blocks_draw_the_same(sample, monkeypatch, tmp_path):
-    """As a TPU runs them: of a model with two blocks in a row, which `folder`'s has not."""
-    settings = small_model.settings()
-    settings["unet"]["transformer_layers_per_block"] = [1, 1, 2]
-    monkeypatch.setattr(untrained, "SETTINGS", settings)
-    folder = str(untrained.untrained_model(tmp_path))
-    plain = InstantIDPipeline.load(sdxl=folder, instantid=folder)
-    monkeypatch.setattr(loaded, "STACKED_ON", ("cpu",))
-    mesh = sampling_mesh(1, 2, 2)
-    stacked = InstantIDPipeline.load(sdxl=folder, instantid=folder, mesh=mesh)
-    assert any(".transformer_blocks.attn1." in name for name in stacked.model.params["unet"])
-    ours, theirs = (sample(pipe=pipe, num_inference_steps=1).latents for pipe in (stacked, plain))
-    assert error(ours, theirs) < TOLERANCE
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 1), (1, 2, 1)], ids=["data", "guidance"])
