@@ -1,10 +1,13 @@
 """What compiles, counted: each backend compilation is an event, also one that a cache answers."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
 from instantid_jax import InstantIDPipeline
+from instantid_jax.pipeline import programs
 from tests.pipeline.small_model import SIZE, person, unit_noise
 
 compiled: list[str] = []
@@ -99,3 +102,25 @@ def test_stochastic_steps_compile_once(sample, compiled_by):
 def test_the_same_model_loaded_again_compiles_nothing(warm, compiled_by, folder):
     again = InstantIDPipeline.load(sdxl=folder, instantid=folder)
     assert compiled_by(warm, pipe=again, output_type="pil") == []
+
+
+def test_a_step_computes_nothing_that_no_step_changes(pipe, sample, monkeypatch):
+    """Read off the compiled program: it takes none of the weights that only such things need."""
+    calls = []
+    denoise = programs.denoise
+    monkeypatch.setattr(
+        programs, "denoise", lambda *args: calls.append(denoise.lower(*args)) or denoise(*args)
+    )
+    sample(num_inference_steps=1)
+    program = calls[0].compile().as_text()
+    # Parameters are named as the arguments of the function: params['unet']['conv_in.kernel'].
+    names = re.findall(r'parameter\(.*op_name="(params\[.*?)"', program)
+    taken = {re.findall(r"'(.*?)'", name.replace("\\", ""))[-1] for name in names}
+    constant = r"attn2\.to_[kv](_ip)?\.|^add_embedding\.|^controlnet_cond_embedding\."
+    assert not [name for name in taken if re.search(constant, name)]
+    everything = {
+        name
+        for network in (pipe.model.networks.unet, *pipe.model.networks.controlnets)
+        for name in network.shapes
+    }
+    assert {name for name in everything if not re.search(constant, name)} == taken
