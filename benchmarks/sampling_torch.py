@@ -39,25 +39,32 @@ class Peer:
     def __init__(self, job: Job):
         # It warns of casts.
         diffusers.utils.logging.set_verbosity_error()
-        settings = SMALL if job.small else FULL
+        settings = self.settings = SMALL if job.small else FULL
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = getattr(torch, job.dtype)
         self.vae_dtype = getattr(torch, job.vae_dtype)
         identitynet = identitynet_settings(settings["unet"])
         self.unet = self._network(UNet2DConditionModel, "unet", settings["unet"])
         self.controlnet = self._network(ControlNetModel, "controlnet", identitynet)
+        self.tokens = self.random(1, ID_TOKENS, self.unet.config.cross_attention_dim)
+        self.scheduler = EulerDiscreteScheduler.from_config(SCHEDULER)
+
+    @functools.cached_property
+    def vae(self) -> nn.Module:
         with torch.device(self.device):
-            self.vae = AutoencoderKL.from_config(_with_blocks(settings["vae"]))
-            self.text_encoders = [
-                kind(CLIPTextConfig(**settings[name])).to(self.dtype).eval()
+            vae = AutoencoderKL.from_config(_with_blocks(self.settings["vae"]))
+        return self._placed(vae, self.vae_dtype)
+
+    @functools.cached_property
+    def text_encoders(self) -> list[nn.Module]:
+        with torch.device(self.device):
+            return [
+                kind(CLIPTextConfig(**self.settings[name])).to(self.dtype).eval()
                 for kind, name in (
                     (CLIPTextModel, "text_encoder"),
                     (CLIPTextModelWithProjection, "text_encoder_2"),
                 )
             ]
-        self.vae = self._placed(self.vae, self.vae_dtype)
-        self.tokens = self._random(1, ID_TOKENS, self.unet.config.cross_attention_dim)
-        self.scheduler = EulerDiscreteScheduler.from_config(SCHEDULER)
 
     def _network(self, kind: type, name: str, settings: dict[str, Any]) -> nn.Module:
         config = diffusers_settings(settings, network(name, settings).config)
@@ -67,7 +74,7 @@ class Peer:
     def _placed(self, net: nn.Module, dtype: torch.dtype) -> nn.Module:
         return net.to(self.device, dtype, memory_format=torch.channels_last).eval()
 
-    def _random(self, *shape: int) -> torch.Tensor:
+    def random(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, device=self.device, dtype=self.dtype)
 
     def install_id_attention(self, rows: int) -> None:
@@ -75,7 +82,7 @@ class Peer:
         for name in self.unet.attn_processors:
             if name.endswith("attn2.processor"):
                 attention = self.unet.get_submodule(name.removesuffix(".processor"))
-                pair = (self._random(rows, ID_TOKENS, attention.inner_dim) for _ in "kv")
+                pair = (self.random(rows, ID_TOKENS, attention.inner_dim) for _ in "kv")
                 attention.set_processor(IDAttention(*pair, STRENGTH))
 
     def compile(self) -> None:
@@ -97,8 +104,8 @@ class Peer:
         rows, side = len(hidden), cell.size // 8
         channels = self.unet.config.in_channels
         self.scheduler.set_timesteps(cell.steps, device=self.device)
-        latents = self._random(cell.batch, channels, side, side) * self.scheduler.init_noise_sigma
-        picture = self._random(rows, 3, cell.size, cell.size)
+        latents = self.random(cell.batch, channels, side, side) * self.scheduler.init_noise_sigma
+        picture = self.random(rows, 3, cell.size, cell.size)
         sizes = torch.tensor([cell.size, cell.size, 0, 0, cell.size, cell.size])
         added = {
             "text_embeds": pooled,

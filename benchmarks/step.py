@@ -1,0 +1,118 @@
+"""`python -m benchmarks.step`: one denoising step of InstantID here and in PyTorch, on a CPU.
+
+SDXL's UNet and IdentityNet at full width, a picture of 256 pixels with guidance, float32. The sides
+take turns, each time in a new process, because memory holds the weights of one alone. Here texts
+and persons have their keys and values from before, as in any picture; diffusers computes those of
+texts in every step.
+"""
+
+import functools
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import tyro
+
+from benchmarks import recording
+from benchmarks.recording import command, environment
+
+RESULTS = recording.RESULTS / "step.json"
+SIZE = 256
+SIDES = ("jax", "torch")
+
+
+def main(
+    turns: int = 3,
+    repeats: int = 5,
+    side: Literal["jax", "torch"] | None = None,
+    record: bool = False,
+) -> None:
+    """Times the step.
+
+    Args:
+      turns: processes of each side, one after the other: A B A B A B.
+      repeats: timed steps of each process, after one that compiles and warms up.
+      side: measure this one in this process, which is what the processes are for.
+      record: write the result to benchmarks/results/step.json.
+    """
+    if side is not None:
+        step = {"jax": _jax_step, "torch": _torch_step}[side]()
+        print(json.dumps([_seconds(step) for _ in range(repeats + 1)][1:]))
+        return
+    about = environment("jax", "jaxlib", "flax", "torch", "diffusers")
+    measured: dict[str, list[list[float]]] = {side: [] for side in SIDES}
+    for _, each in itertools.product(range(turns), SIDES):
+        told = subprocess.run(
+            [sys.executable, "-m", "benchmarks.step", "--side", each, "--repeats", str(repeats)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        measured[each].append([round(seconds, 3) for seconds in json.loads(told)])
+    medians = {
+        side: statistics.median(itertools.chain(*processes)) for side, processes in measured.items()
+    }
+    result = {
+        "ratio": round(medians["jax"] / medians["torch"], 3),
+        "median_seconds": medians,
+        "seconds": measured,
+        **about,
+        "command": command("benchmarks.step"),
+    }
+    print(json.dumps(result, indent=1))
+    if record:
+        recording.write(RESULTS, result)
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def _jax_step() -> Callable[[], object]:
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.compiled_sampling import sdxl_networks, step_arguments
+    from benchmarks.random_pipeline import draw_all
+    from instantid_jax.pipeline import programs
+
+    arguments = step_arguments(sdxl_networks(), 1, (SIZE, SIZE), True, jnp.dtype("float32"))
+    static, params, shapes = arguments[:3], arguments[3], arguments[4:]
+    params = {
+        "unet": draw_all(params["unet"], jnp.dtype("float32")),
+        "controlnets": tuple(
+            draw_all(each, jnp.dtype("float32")) for each in params["controlnets"]
+        ),
+    }
+    state, *others = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+
+    def step() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(programs.denoise(*static, params, state, *others))
+
+    return step
+
+
+def _torch_step() -> Callable[[], object]:
+    from benchmarks.cells import Cell, Job
+    from benchmarks.sampling_torch import Peer
+
+    cell = Cell(size=SIZE, batch=1, steps=1, guidance=True)
+    job = Job(cells=(), small=False, dtype="float32", vae_dtype="float32", repeats=0)
+    peer = Peer(job)
+    peer.install_id_attention(2)
+    config = peer.unet.config
+    text = peer.random(2, 77, config.cross_attention_dim)
+    pooled = peer.random(2, 1280)
+    return functools.partial(peer.denoise, cell, text, pooled)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, prog="python -m benchmarks.step")
