@@ -1,8 +1,8 @@
 """`python -m benchmarks.compile_for --topology v5e:1x1`: a denoising step compiled without a TPU.
 
 It needs the libtpu that JAX asks for (`pip install 'jax[tpu]'`), whose compiler works without a
-chip. The whole of InstantID on SDXL base, bfloat16, for one chip of the topology: v4, v5e, v5p, v6e
-or tpu7x.
+chip. The whole of InstantID on SDXL base, bfloat16, for a sampling mesh of a topology's chips: v4,
+v5e, v5p, v6e or tpu7x.
 """
 
 import json
@@ -16,12 +16,14 @@ from benchmarks import recording
 from benchmarks.compiled_sampling import compile_step, sdxl_networks
 from benchmarks.compiled_step import tpu_devices
 from benchmarks.recording import command, environment
+from instantid_jax.sharding import parse_sampling_mesh
 
 RESULTS = recording.RESULTS / "compile_for.json"
 
 
 def main(
     topology: str,
+    mesh: str = "data=1",
     height: int = 1024,
     width: int = 1024,
     batch: int = 1,
@@ -29,10 +31,11 @@ def main(
     json: bool = False,
     record: bool = False,
 ) -> None:
-    """Compiles the step for one chip, and tells what it takes.
+    """Compiles the step, and tells what it takes on each chip.
 
     Args:
       topology: such as v5e:1x1, v6e:1x1, v4:2x2x1, v5p:2x2x1 or tpu7x:2x2x1.
+      mesh: how its chips share the work, such as data=4,guidance=2; one alone unless told.
       height: of the pictures, in pixels.
       width: of the pictures, in pixels.
       batch: pictures at a time.
@@ -41,11 +44,12 @@ def main(
       record: write it to benchmarks/results/compile_for.json in place of the same program's last.
     """
     about = environment("jax", "jaxlib", "flax", "libtpu")
-    device = tpu_devices(topology)[0]
-    result = compile_step(sdxl_networks(), device, batch, (height, width), guidance)
+    chips = parse_sampling_mesh(mesh, tpu_devices(topology))
+    result = compile_step(sdxl_networks(), chips, batch, (height, width), guidance)
     program = {
         "topology": topology,
-        "device_kind": device.device_kind,
+        "device_kind": chips.devices.flat[0].device_kind,
+        "mesh": mesh,
         "size": [height, width],
         "batch": batch,
         "guidance": guidance,
@@ -54,7 +58,7 @@ def main(
     print(_json(result) if json else _words(result))
     if record:
         results = recording.read(RESULTS, {})
-        name = f"{topology} {height}x{width} batch {batch}{' guided' if guidance else ''}"
+        name = f"{topology} {mesh} {height}x{width} batch {batch}{' guided' if guidance else ''}"
         recording.write(RESULTS, results | {name: result})
 
 
@@ -67,7 +71,8 @@ def _words(result: dict[str, Any]) -> str:
         f"{result['topology']} ({result['device_kind']}): {result['hbm_bytes'] / 1e9:.2f} GB of "
         f"HBM, {result['temp_bytes'] / 1e6:.0f} MB of them temporaries; "
         f"{result['flops_by_hand'] / 1e12:.2f} TFLOP a step by hand, {result['flops'] / 1e12:.2f} "
-        f"as compiled; compiled in {result['compile_seconds']} s"
+        f"as compiled; {result['collective_bytes'] / 1e6:.1f} MB exchanged; compiled in "
+        f"{result['compile_seconds']} s"
     )
 
 

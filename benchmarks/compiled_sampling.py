@@ -7,17 +7,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.hlo_collectives import collectives
+from instantid_jax.compiler import compiler_options
 from instantid_jax.components import network
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.params import Network
 from instantid_jax.pipeline import programs
-from instantid_jax.sharding import replicated
+from instantid_jax.sharding import replicated, sampling_mesh
 from instantid_jax.weights.sdxl_base import SCHEDULER, SETTINGS
-from train.flops import count_flops, kernel_flops
+from train.flops import count_flops, uncounted_flops
 from train.model import identitynet_settings
 
 DTYPE = jnp.bfloat16
@@ -33,23 +34,28 @@ def sdxl_networks() -> programs.Networks:
 
 
 def step_arguments(
-    networks: programs.Networks, batch: int, size: tuple[int, int], guidance: bool
+    networks: programs.Networks,
+    batch: int,
+    size: tuple[int, int],
+    guidance: bool,
+    dtype: jnp.dtype = DTYPE,
 ) -> tuple[Any, ...]:
     """Shapes of what `programs.denoise` takes, its static arguments first.
 
     Args:
       size: (height, width) of the pictures.
+      dtype: of the weights, and so of what is computed.
     """
     sampler = make_sampler(ScheduleConfig.from_dict(SCHEDULER), None, 30)
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     config = networks.unet.config
     params = {
-        "unet": _params(networks.unet),
-        "controlnets": tuple(_params(each) for each in networks.controlnets),
+        "unet": _params(networks.unet, dtype),
+        "controlnets": tuple(_params(each, dtype) for each in networks.controlnets),
     }
     prompts = programs.Prompts(
-        jax.ShapeDtypeStruct((batch, TOKENS, config.cross_attention_dim), DTYPE),
-        jax.ShapeDtypeStruct((batch, networks.text_encoder_2.config.projection_dim), DTYPE),
+        jax.ShapeDtypeStruct((batch, TOKENS, config.cross_attention_dim), dtype),
+        jax.ShapeDtypeStruct((batch, networks.text_encoder_2.config.projection_dim), dtype),
     )
     id_tokens = (networks.image_proj.config.num_queries, networks.image_proj.config.output_dim)
     rows = 2 * batch if guidance else batch
@@ -59,8 +65,8 @@ def step_arguments(
         prompts,
         prompts if guidance else None,
         shape((rows, 6)),
-        jax.ShapeDtypeStruct((batch, *id_tokens), DTYPE),
-        jax.ShapeDtypeStruct((1, *id_tokens), DTYPE),
+        jax.ShapeDtypeStruct((batch, *id_tokens), dtype),
+        jax.ShapeDtypeStruct((1, *id_tokens), dtype),
         shape(()),
         tuple(jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8) for _ in networks.controlnets),
     )
@@ -84,38 +90,30 @@ def step_arguments(
 
 def compile_step(
     networks: programs.Networks,
-    device: jax.Device,
+    mesh: Mesh,
     batch: int,
     size: tuple[int, int],
     guidance: bool,
 ) -> dict[str, Any]:
-    """Compiles a denoising step for a device that need not be there.
+    """Compiles a denoising step for a sampling mesh whose devices need not be there.
 
     Returns:
-      `hbm_bytes`: arguments, outputs and temporaries less what is aliased, and the weights that
-      sampling needs beside the step's; `temp_bytes`; `flops`, XLA's count and the kernels', which
-      it leaves out; `flops_by_hand`, of matrix products and convolutions by their shapes;
-      `collective_bytes`; `compile_seconds`.
+      Of one device `hbm_bytes`: arguments, outputs and temporaries less what is aliased, and the
+      weights that sampling needs beside the step's; `temp_bytes`; `flops`, XLA's count and what
+      that leaves out, kernels and all but the first turn of loops; `flops_by_hand`, of matrix
+      products and convolutions by their shapes; `collective_bytes`; `compile_seconds` and, of all
+      cores, `compile_cpu_seconds`.
     """
-    arguments = step_arguments(networks, batch, size, guidance)
-    static, shapes = arguments[:3], arguments[3:]
     by_hand = step_flops(networks, batch, size, guidance)
-    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=[device])
-    placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), shapes
-    )
-    # Weights that `prepare` alone uses are resident, too.
-    step = jax.jit(
-        programs.denoise.__wrapped__,
-        static_argnames=("networks", "rule", "guidance"),
-        donate_argnames=("state",),
-        keep_unused=True,
-    )
+    arguments = step_arguments(networks, batch, size, guidance)
+    # Of a mesh of many, what runs inside `shard_map` would count for one of them.
+    alone = sampling_mesh(devices=list(mesh.devices.flat))
+    uncounted = uncounted_flops(_traced(arguments, alone).jaxpr.jaxpr)
+    lowered = _traced(arguments, mesh).lower()
+    start, cpu = time.perf_counter(), time.process_time()
     with jax.set_mesh(mesh):
-        traced = step.trace(*static, *placed)
-        start = time.perf_counter()
-        compiled = traced.lower().compile()
-        seconds = time.perf_counter() - start
+        compiled = lowered.compile()
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     memory = compiled.memory_analysis()
     others = (networks.vae, networks.image_proj, networks.text_encoder, networks.text_encoder_2)
     return {
@@ -123,13 +121,37 @@ def compile_step(
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
-        + sum(_bytes(_params(each)) for each in others),
+        + sum(_bytes(_params(each, DTYPE)) for each in others),
         "temp_bytes": memory.temp_size_in_bytes,
-        "flops": int(compiled.cost_analysis()["flops"]) + kernel_flops(traced.jaxpr.jaxpr),
-        "flops_by_hand": by_hand,
+        "flops": int(compiled.cost_analysis()["flops"]) + uncounted // mesh.size,
+        "flops_by_hand": by_hand // mesh.size,
         "collective_bytes": sum(c["bytes"] for c in collectives(compiled.as_text()).values()),
         "compile_seconds": round(seconds, 1),
+        "compile_cpu_seconds": round(cpu, 1),
     }
+
+
+def _traced(arguments: tuple[Any, ...], mesh: Mesh) -> jax.stages.Traced:
+    """The step on a mesh, its weights on every device, its latents shared out."""
+    static, (params, state, *others) = arguments[:3], arguments[3:]
+    params, others = _placed((params, others), replicated(mesh))
+    state = _placed(state, NamedSharding(mesh, PartitionSpec("data", "rows")))
+    # Weights that `prepare` alone uses are resident, too.
+    step = jax.jit(
+        programs.denoise.__wrapped__,
+        static_argnames=("networks", "rule", "guidance"),
+        donate_argnames=("state",),
+        keep_unused=True,
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+    )
+    with jax.set_mesh(mesh):
+        return step.trace(*static, params, state, *others)
+
+
+def _placed(shapes: Any, sharding: NamedSharding) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
 
 
 def step_flops(
@@ -142,8 +164,8 @@ def step_flops(
     return count_flops(jax.make_jaxpr(step)(*arguments[3:]).jaxpr)
 
 
-def _params(net: Network) -> dict[str, jax.ShapeDtypeStruct]:
-    return {name: jax.ShapeDtypeStruct(s.shape, DTYPE) for name, s in net.shapes.items()}
+def _params(net: Network, dtype: jnp.dtype) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(s.shape, dtype) for name, s in net.shapes.items()}
 
 
 def _bytes(shapes: Any) -> int:

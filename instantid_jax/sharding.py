@@ -76,7 +76,7 @@ def sampling_mesh(
     )
 
 
-def parse_sampling_mesh(text: str) -> Mesh:
+def parse_sampling_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh that a text such as "data=4,guidance=2" names; what it leaves out is 1.
 
     Raises:
@@ -89,7 +89,7 @@ def parse_sampling_mesh(text: str) -> Mesh:
             f"mesh {text!r}: expected sizes of {', '.join(SAMPLING_AXES)}, such as "
             "data=4,guidance=2"
         )
-    return sampling_mesh(**sizes)
+    return sampling_mesh(**sizes, devices=devices)
 
 
 def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

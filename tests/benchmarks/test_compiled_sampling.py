@@ -1,11 +1,11 @@
 """What is read off a compiled step, of a network small enough for a CPU."""
 
-import jax
 import pytest
 
 from benchmarks.compiled_sampling import compile_step
 from instantid_jax.components import network
 from instantid_jax.pipeline.programs import Networks
+from instantid_jax.sharding import sampling_mesh
 from tests.pipeline import small_model
 from train.model import identitynet_settings
 
@@ -21,7 +21,7 @@ def networks() -> Networks:
 
 def test_all_weights_are_resident(networks):
     """Those too that make what no step changes, such as the keys and values of texts."""
-    found = compile_step(networks, jax.devices()[0], 1, (64, 64), guidance=True)
+    found = compile_step(networks, sampling_mesh(), 1, (64, 64), guidance=True)
     parts = (*networks.controlnets, *(n for n in vars(networks).values() if hasattr(n, "shapes")))
     weights = sum(2 * leaf.size for part in parts for leaf in part.shapes.values())
     assert 0 < found["hbm_bytes"] - found["temp_bytes"] - weights < 1e6

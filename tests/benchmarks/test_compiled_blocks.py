@@ -1,0 +1,45 @@
+"""Blocks compiled for a TPU take no more memory and no more operations than they did."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+# Bytes by libtpu 0.0.42. XLA's own logits of one layer of 4096 positions would be 1342 million.
+TEMPORARIES = {
+    "down_blocks.0.resnets.0": 89_935_360,
+    "down_blocks.0.downsamplers.0": 0,
+    "down_blocks.1.attentions.0": 86_885_888,
+    "mid_block.attentions.0": 28_853_248,
+    "up_blocks.1.upsamplers.0": 44_693_504,
+}
+QUIET = {
+    # Without them libtpu looks for the other chips of a slice, and says much.
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    # Another process may be compiling, too.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is for Linux on x86_64 alone")
+def test_blocks_take_no_more_memory_or_operations():
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.compiled_blocks"],
+        env=os.environ | QUIET,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    found = json.loads(ran.stdout)
+    temporaries = {path: each["temp_bytes"] for path, each in found.items()}
+    assert temporaries.keys() == TEMPORARIES.keys()
+    assert all(temporaries[path] <= 1.05 * TEMPORARIES[path] for path in found), temporaries
+    for path, each in found.items():
+        # By hand are matrix products and convolutions alone.
+        assert 1 <= each["flops"] / each["flops_by_hand"] < 1.15, (path, each)
