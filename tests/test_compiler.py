@@ -1,0 +1,51 @@
+"""Options for a platform's compiler are given where it takes them, and cost nothing elsewhere."""
+
+import logging
+
+import jax.numpy as jnp
+import pytest
+
+from instantid_jax import compiler
+from instantid_jax.compiler import Program, compiler_options, program
+
+
+@pytest.fixture(autouse=True)
+def ask_anew():
+    compiler_options.cache_clear()
+    yield
+    compiler_options.cache_clear()
+
+
+def test_options_that_the_compiler_takes_are_given(monkeypatch):
+    options = {"xla_cpu_enable_fast_math": False}
+    monkeypatch.setitem(compiler.OPTIONS, "cpu", options)
+    assert compiler_options("cpu") == options
+
+
+def test_refused_options_are_left_out_and_told_once(monkeypatch, caplog):
+    monkeypatch.setitem(compiler.OPTIONS, "cpu", {"xla_no_such_option": 1})
+    double = Program(lambda x: 2 * x)
+    with caplog.at_level(logging.WARNING):
+        assert double(jnp.ones(())) == 2
+        assert compiler_options("cpu") == {}
+    (record,) = caplog.records
+    assert "No such compile option: 'xla_no_such_option'" in record.getMessage()
+
+
+def test_options_of_devices_that_are_not_there_are_not_tried():
+    assert compiler_options("tpu") == compiler.OPTIONS["tpu"]
+
+
+def test_a_program_is_traced_once_for_equal_arguments():
+    traced = []
+
+    @program(static_argnames=("factor",))
+    def scale(x, factor):
+        """Says what it does."""
+        traced.append(factor)
+        return factor * x
+
+    assert scale.__doc__ == "Says what it does."
+    assert [float(scale(jnp.ones(()), factor=f)) for f in (3, 3, 4)] == [3, 3, 4]
+    assert traced == [3, 4]
+    assert "multiply" in scale.lower(jnp.ones(()), factor=5).as_text()
