@@ -4,6 +4,9 @@ import dataclasses
 import json
 from typing import Self
 
+# Of a prompt and of a person, as SDXL's networks and InstantID's take them.
+TOKENS, ID_TOKENS = 77, 16
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.compiled_blocks`: what the UNet is made of, compiled for a TPU without one.
+"""`python -m benchmarks.compiled_blocks`: what the UNet is made of, compiled for a TPU v5e.
 
 As a picture of 1024 pixels and guidance meets them, bfloat16. In under a minute it tells whether a
 change costs memory or operations that the whole step's compilation would show only after many.
@@ -14,7 +14,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
-import tyro
 from jax.sharding import AxisType
 
 from benchmarks.compiled_step import tpu_devices
@@ -35,13 +34,9 @@ OPTIONS = {"xla_jf_convolution_performance_target": 0.9}
 ROWS, SIDE, DTYPE = 2, 128, jnp.dtype("bfloat16")
 
 
-def main(topology: str = "v5e:1x1") -> None:
-    """Prints one JSON object, by block.
-
-    Args:
-      topology: such as v5e:1x1.
-    """
-    device = tpu_devices(topology)[0]
+def main() -> None:
+    """Prints one JSON object, by block."""
+    device = tpu_devices("v5e:1x1")[0]
     print(json.dumps({part.path: compile_block(part, device) for part in KINDS}))
 
 
@@ -69,4 +64,4 @@ def _params(net: Network) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m benchmarks.compiled_blocks")
+    main()

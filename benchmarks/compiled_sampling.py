@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.cells import TOKENS
 from benchmarks.hlo_collectives import collectives
 from instantid_jax.compiler import compiler_options
 from instantid_jax.components import network
@@ -22,7 +23,6 @@ from train.flops import count_flops, uncounted_flops
 from train.model import identitynet_settings
 
 DTYPE = jnp.bfloat16
-TOKENS = 77
 
 
 def sdxl_networks() -> programs.Networks:
@@ -106,10 +106,12 @@ def compile_step(
     """
     by_hand = step_flops(networks, batch, size, guidance)
     arguments = step_arguments(networks, batch, size, guidance)
-    # Of a mesh of many, what runs inside `shard_map` would count for one of them.
-    alone = sampling_mesh(devices=list(mesh.devices.flat))
-    uncounted = uncounted_flops(_traced(arguments, alone).jaxpr.jaxpr)
-    lowered = _traced(arguments, mesh).lower()
+    traced = alone = _traced(arguments, mesh)
+    if mesh.size > 1:
+        # On many, what runs inside `shard_map` would count for one of them.
+        alone = _traced(arguments, sampling_mesh(devices=list(mesh.devices.flat)))
+    uncounted = uncounted_flops(alone.jaxpr.jaxpr)
+    lowered = traced.lower()
     start, cpu = time.perf_counter(), time.process_time()
     with jax.set_mesh(mesh):
         compiled = lowered.compile()

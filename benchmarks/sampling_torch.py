@@ -21,7 +21,7 @@ from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UN
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from benchmarks.cells import Cell, Job
+from benchmarks.cells import ID_TOKENS, TOKENS, Cell, Job
 from benchmarks.random_pipeline import FULL, SMALL
 from convert.settings import diffusers_settings
 from convert.torch_reference import IDAttention
@@ -29,7 +29,6 @@ from instantid_jax.components import network
 from instantid_jax.weights.sdxl_base import SCHEDULER
 from train.model import identitynet_settings
 
-TOKENS, ID_TOKENS = 77, 16
 GUIDANCE_SCALE, STRENGTH = 5.0, 0.8
 
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from benchmarks.cells import ID_TOKENS, TOKENS
 from instantid_jax.components import network
 from instantid_jax.models.unet import UNet2DConditionModel, UNetConfig
 from instantid_jax.params import Network, Params
 from instantid_jax.weights.sdxl_base import SETTINGS
 
 UNET = network("unet", SETTINGS["unet"])
-TOKENS, ID_TOKENS = 77, 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 logger = logging.getLogger(__name__)
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    # libtpu tries windows for a convolution or matrix product until it expects one to come this
-    # near to the best possible. By default it tries nearly all: a step of SDXL then takes almost
-    # twice as long to compile, for layers that are expected to run 0.2 to 1.5 % faster.
+    # An option without documentation. As it behaves, libtpu tries windows for a convolution or
+    # matrix product until it expects one to come this near to the best possible, by default nearly
+    # all: a step of SDXL then takes almost twice as long to compile, for layers that by its own
+    # estimates run at most 1.5 % faster.
     "tpu": {"xla_jf_convolution_performance_target": 0.98},
 }
 

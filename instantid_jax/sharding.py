@@ -79,6 +79,8 @@ def sampling_mesh(
 def parse_sampling_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh that a text such as "data=4,guidance=2" names; what it leaves out is 1.
 
+    Args:
+      devices: as of `sampling_mesh`.
     Raises:
       InputError: as `sampling_mesh`, and if it is no such text.
     """
