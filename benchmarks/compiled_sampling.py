@@ -3,6 +3,7 @@
 import functools
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -94,9 +95,12 @@ def compile_step(
     batch: int,
     size: tuple[int, int],
     guidance: bool,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compiles a denoising step for a sampling mesh whose devices need not be there.
 
+    Args:
+      options: the compiler's; None is sampling's own.
     Returns:
       Of one device `hbm_bytes`: arguments, outputs and temporaries less what is aliased, and the
       weights that sampling needs beside the step's; `temp_bytes`; `flops`, XLA's count and what
@@ -106,10 +110,12 @@ def compile_step(
     """
     by_hand = step_flops(networks, batch, size, guidance)
     arguments = step_arguments(networks, batch, size, guidance)
-    traced = alone = _traced(arguments, mesh)
+    if options is None:
+        options = compiler_options(mesh.devices.flat[0].platform)
+    traced = alone = _traced(arguments, mesh, options)
     if mesh.size > 1:
         # On many, what runs inside `shard_map` would count for one of them.
-        alone = _traced(arguments, sampling_mesh(devices=list(mesh.devices.flat)))
+        alone = _traced(arguments, sampling_mesh(devices=list(mesh.devices.flat)), options)
     uncounted = uncounted_flops(alone.jaxpr.jaxpr)
     lowered = traced.lower()
     start, cpu = time.perf_counter(), time.process_time()
@@ -133,7 +139,9 @@ def compile_step(
     }
 
 
-def _traced(arguments: tuple[Any, ...], mesh: Mesh) -> jax.stages.Traced:
+def _traced(
+    arguments: tuple[Any, ...], mesh: Mesh, options: Mapping[str, Any]
+) -> jax.stages.Traced:
     """The step on a mesh, its weights on every device, its latents shared out."""
     static, (params, state, *others) = arguments[:3], arguments[3:]
     params, others = _placed((params, others), replicated(mesh))
@@ -144,7 +152,7 @@ def _traced(arguments: tuple[Any, ...], mesh: Mesh) -> jax.stages.Traced:
         static_argnames=("networks", "rule", "guidance"),
         donate_argnames=("state",),
         keep_unused=True,
-        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+        compiler_options=dict(options),
     )
     with jax.set_mesh(mesh):
         return step.trace(*static, params, state, *others)

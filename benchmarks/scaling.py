@@ -1,0 +1,67 @@
+"""`python -m benchmarks.scaling`: what chips exchange in a denoising step, by how they share it.
+
+InstantID on SDXL base, bfloat16, with guidance, compiled for meshes of a TPU topology's chips
+without a TPU. Of each chip: bytes of its collectives, memory and operations.
+"""
+
+import os
+from typing import Any
+
+# Compiling for another kind of device, JAX itself needs only a CPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from benchmarks import recording
+from benchmarks.compiled_blocks import OPTIONS
+from benchmarks.compiled_sampling import compile_step, sdxl_networks
+from benchmarks.compiled_step import tpu_devices
+from instantid_jax.sharding import parse_sampling_mesh
+
+RESULTS = recording.RESULTS / "scaling.json"
+MESHES = ("guidance=2", "rows=2", "rows=4", "guidance=2,rows=2", "data=4")
+
+
+def main(
+    topology: str = "v5e:2x2",
+    meshes: tuple[str, ...] = MESHES,
+    height: int = 1024,
+    width: int = 1024,
+    record: bool = False,
+) -> None:
+    """Compiles the step for each mesh, and tells what it takes on each chip.
+
+    Args:
+      topology: such as v5e:2x2 or v5p:2x2x1.
+      meshes: each as `instantid generate --mesh` takes it; as many pictures as it has at a time.
+      height: of the pictures, in pixels.
+      width: of the pictures, in pixels.
+      record: write them to benchmarks/results/scaling.json in place of the same meshes' last.
+    """
+    about = recording.environment("jax", "jaxlib", "flax", "libtpu")
+    about |= {"command": recording.command("benchmarks.scaling")}
+    networks, devices = sdxl_networks(), tpu_devices(topology)
+    for text in meshes:
+        mesh = parse_sampling_mesh(text, devices)
+        batch = mesh.shape["data"]
+        result = compile_step(
+            networks, mesh, batch, (height, width), guidance=True, options=OPTIONS
+        )
+        about_mesh = {"topology": topology, "mesh": text, "chips": mesh.size, "batch": batch}
+        result = about_mesh | {"size": [height, width]} | result | about
+        print(_words(result), flush=True)
+        if record:
+            name = f"{topology} {text} {height}x{width}"
+            recording.write(RESULTS, recording.read(RESULTS, {}) | {name: result})
+
+
+def _words(result: dict[str, Any]) -> str:
+    return (
+        f"{result['mesh']}: {result['collective_bytes'] / 1e6:.1f} MB exchanged, "
+        f"{result['flops'] / 1e12:.2f} TFLOP, {result['hbm_bytes'] / 1e9:.2f} GB of HBM, "
+        f"{result['temp_bytes'] / 1e6:.0f} MB of them temporaries"
+    )
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m benchmarks.scaling")
