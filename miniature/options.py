@@ -12,7 +12,7 @@ class PictureOptions:
 
     Attributes:
       workdir: the run's folder, where the result comes to lie; a second call goes on.
-      pictures: so many are drawn, whole chunks of 100 or 200.
+      pictures: so many are drawn, whole chunks of 50 or more.
       batch: pictures in a batch.
       processes: how many draw.
     """

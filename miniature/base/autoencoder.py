@@ -43,7 +43,7 @@ class Options(PictureOptions):
 
     Attributes:
       batch: windows in a batch, of which a whole picture counts four.
-      held_out: pictures to measure it on, a multiple of 200.
+      held_out: pictures to measure it on, a multiple of 50.
     """
 
     pictures: int = 20_000

@@ -34,7 +34,7 @@ def encoded_pictures(
     """Portraits that no other seed has, drawn and encoded in `folder` where they are not yet.
 
     Args:
-      count: a multiple of 200.
+      count: a multiple of 50.
     """
     pictures = drawn_pictures(folder / "pictures", count, seed, processes)
     path = folder / "moments.npy"

@@ -11,7 +11,7 @@ from miniature.drawing.scene import random_scene
 from miniature.drawing.traits import random_traits
 from miniature.portraits import draw
 
-CHUNK = 200
+CHUNK = 50
 
 
 class Pictures(NamedTuple):
@@ -32,7 +32,7 @@ def drawn_pictures(folder: Path, count: int, seed: int, processes: int) -> Pictu
     """Portraits that no other seed has; drawn into `folder` where they are not there yet.
 
     Args:
-      count: a multiple of 200.
+      count: a multiple of 50.
     """
     draw_chunk = functools.partial(_draw_chunk, seed=seed)
     return Pictures(**drawn_in_chunks(folder, draw_chunk, count, CHUNK, processes))

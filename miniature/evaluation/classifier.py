@@ -38,7 +38,7 @@ class Options(PictureOptions):
     """As of any training on pictures.
 
     Attributes:
-      held_out: pictures to measure it on, a multiple of 200.
+      held_out: pictures to measure it on, a multiple of 50.
     """
 
     pictures: int = 12_000

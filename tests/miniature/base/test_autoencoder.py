@@ -87,7 +87,7 @@ def test_every_parameter_learns():
 
 def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys):
     stage = Stage(steps=4, learning_rate=3e-3, warmup_steps=2, ema_decay=0.7)
-    options = Options(workdir=tmp_path, pictures=200, batch=8, held_out=200, stage=stage)
+    options = Options(workdir=tmp_path, pictures=50, batch=8, held_out=50, stage=stage)
     train_autoencoder(SMALL, options)
     told = json.loads(capsys.readouterr().out)
     vae = diffusers.AutoencoderKL.from_pretrained(tmp_path / "vae", torch_dtype=torch.float32)

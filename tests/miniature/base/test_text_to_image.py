@@ -19,7 +19,14 @@ from miniature.stage import Stage
 
 SMALL = {
     "unet": UNET
-    | {"block_out_channels": [16, 16, 32], "attention_head_dim": [1, 1, 2], "norm_num_groups": 4},
+    | {
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "block_out_channels": [16, 32],
+        "attention_head_dim": [1, 2],
+        "transformer_layers_per_block": [1, 1],
+        "norm_num_groups": 4,
+    },
     "text_encoder": TEXT_ENCODER,
     "text_encoder_2": TEXT_ENCODER_2,
 }
@@ -35,7 +42,7 @@ def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_p
     # So that the UNet comes in parts.
     monkeypatch.setattr(published, "LARGEST_FILE", 200_000)
     stage = Stage(steps=3, learning_rate=1e-3, warmup_steps=1, ema_decay=0.5)
-    options = Options(workdir=tmp_path, vae=tmp_path / "vae", pictures=200, batch=4, stage=stage)
+    options = Options(workdir=tmp_path, vae=tmp_path / "vae", pictures=50, batch=4, stage=stage)
     train_text_to_image(SMALL, options)
     index = tmp_path / "sdxl/unet/diffusion_pytorch_model.safetensors.index.json"
     shards = set(json.loads(index.read_text())["weight_map"].values())

@@ -46,7 +46,7 @@ def test_a_quarter_of_a_batch_is_as_drawn():
 def test_what_is_written_answers_as_is_told(tmp_path, capsys):
     stage = Stage(steps=30, learning_rate=2e-3, warmup_steps=3, ema_decay=0.5)
     classifier.train_classifier(
-        classifier.Options(workdir=tmp_path, pictures=200, held_out=200, batch=32, stage=stage)
+        classifier.Options(workdir=tmp_path, pictures=150, held_out=50, batch=32, stage=stage)
     )
     told = json.loads(capsys.readouterr().out)
     params = classifier.load_classifier(tmp_path / "classifier.safetensors")
