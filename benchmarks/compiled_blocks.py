@@ -30,7 +30,7 @@ KINDS = (
     UNetPart(path="up_blocks.1.upsamplers.0", channels=640, scale=2),
 )
 # The first windows that will do: neither memory nor operations depend on them.
-OPTIONS = {"xla_jf_convolution_performance_target": 0.9}
+FIRST_WINDOWS = {"xla_jf_convolution_performance_target": 0.9}
 ROWS, SIDE, DTYPE = 2, 128, jnp.dtype("bfloat16")
 
 
@@ -50,7 +50,7 @@ def compile_block(part: UNetPart, device: jax.Device) -> dict[str, Any]:
     )
     with jax.set_mesh(mesh):
         run = functools.partial(part.run, net)
-        traced = jax.jit(run, compiler_options=OPTIONS).trace(*placed)
+        traced = jax.jit(run, compiler_options=FIRST_WINDOWS).trace(*placed)
         compiled = traced.lower().compile()
     return {
         "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,

@@ -3,7 +3,6 @@
 import functools
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -95,7 +94,7 @@ def compile_step(
     batch: int,
     size: tuple[int, int],
     guidance: bool,
-    options: Mapping[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compiles a denoising step for a sampling mesh whose devices need not be there.
 
@@ -139,9 +138,7 @@ def compile_step(
     }
 
 
-def _traced(
-    arguments: tuple[Any, ...], mesh: Mesh, options: Mapping[str, Any]
-) -> jax.stages.Traced:
+def _traced(arguments: tuple[Any, ...], mesh: Mesh, options: dict[str, Any]) -> jax.stages.Traced:
     """The step on a mesh, its weights on every device, its latents shared out."""
     static, (params, state, *others) = arguments[:3], arguments[3:]
     params, others = _placed((params, others), replicated(mesh))
@@ -152,7 +149,7 @@ def _traced(
         static_argnames=("networks", "rule", "guidance"),
         donate_argnames=("state",),
         keep_unused=True,
-        compiler_options=dict(options),
+        compiler_options=options,
     )
     with jax.set_mesh(mesh):
         return step.trace(*static, params, state, *others)

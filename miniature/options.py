@@ -12,7 +12,7 @@ class PictureOptions:
 
     Attributes:
       workdir: the run's folder, where the result comes to lie; a second call goes on.
-      pictures: so many are drawn, whole chunks of 50 or more.
+      pictures: so many are drawn, a multiple of 50 or 100.
       batch: pictures in a batch.
       processes: how many draw.
     """
