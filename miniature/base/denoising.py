@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtri
 
 from instantid_jax.components import component_shapes
 from instantid_jax.diffusion.schedule import add_noise, velocity_target
@@ -59,8 +60,29 @@ def make_batches(
     return batch_at
 
 
+def draw_timesteps(key: jax.Array, alphas_cumprod: np.ndarray, count: int) -> jax.Array:
+    """Timesteps [count] int32, most of them where there is about as much noise as picture.
+
+    The logarithm of noise to signal is normal (Karras et al. 2022, table 1), here with mean 0 and
+    deviation 1: much of what is nearly clean or nearly noise cannot be predicted, and teaches
+    little. An eighth is drawn from all timesteps alike, so that none is left out.
+
+    Args:
+      alphas_cumprod: [T] float32.
+    """
+    at_level, at_all = jax.random.split(key)
+    signal = np.maximum(alphas_cumprod, 1e-8)  # at the last timestep there is none
+    log_levels = (np.log1p(-signal) - np.log(signal)) / 2
+    # One number for each equal part of the distribution: batches differ less.
+    parts = (jax.random.uniform(at_level) + jnp.arange(count) / count) % 1
+    leveled = jnp.searchsorted(jnp.asarray(log_levels), ndtri(parts))
+    alike = jax.random.randint(at_all, (count,), 0, len(log_levels))
+    chosen = jnp.where(jnp.arange(count) % 8 == 0, alike, leveled)
+    return jnp.minimum(chosen, len(log_levels) - 1).astype(jnp.int32)
+
+
 def make_loss(networks: Mapping[str, Network], alphas_cumprod: np.ndarray) -> Loss:
-    """Squared error of the velocity, all timesteps alike.
+    """Squared error of the velocity.
 
     Args:
       networks: of `PARTS`, and the VAE's, which tells how latents are scaled.
@@ -77,7 +99,7 @@ def make_loss(networks: Mapping[str, Network], alphas_cumprod: np.ndarray) -> Lo
         latents = sample_latents(
             networks["vae"].config, batch["moments"], jax.random.normal(at_encoding, shape)
         )
-        timesteps = jax.random.randint(at_time, shape[:1], 0, len(alphas_cumprod))
+        timesteps = draw_timesteps(at_time, alphas_cumprod, shape[0])
         target = velocity_target(alphas_cumprod, latents, noise, timesteps)
 
         ids = batch["input_ids"]

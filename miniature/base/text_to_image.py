@@ -72,6 +72,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     vocabulary = write_tokenizer(words_folder)
     words = {
         "vocab_size": vocabulary,
+        "max_position_embeddings": POSITIONS,
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,
     }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from instantid_jax.prompt import PromptTokenizer
-from miniature.base.tokenizer import captions, write_tokenizer
+from miniature.base.tokenizer import POSITIONS, captions, write_tokenizer
 from miniature.drawing.scene import random_scene
 
 
@@ -12,7 +12,7 @@ from miniature.drawing.scene import random_scene
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "tokenizer"
     size = write_tokenizer(folder)
-    return PromptTokenizer(folder, positions=77, vocabulary=size), size
+    return PromptTokenizer(folder, positions=POSITIONS, vocabulary=size), size
 
 
 def words(caption):
