@@ -4,12 +4,13 @@ Source: Wang et al. 2024 (InstantID), section 3.3: ‖ε − ε_θ(z_t, t, C, C_
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from instantid_jax.diffusion.schedule import velocity_target
+from instantid_jax.diffusion.schedule import timesteps_of_noise, velocity_target
 from instantid_jax.errors import InputError
 from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.vae import sample_latents
@@ -25,6 +26,8 @@ class ObjectiveConfig:
       drop_id, drop_text, drop_both: share of examples whose face embedding becomes zeros, whose
         text becomes the empty prompt, or both; they exclude each other. The paper drops nothing
         (section 3.3); `CFG` has what IP-Adapter's training drops.
+      log_noise: mean and deviation of ln(noise / signal), which is then normal (Karras et al.
+        2022, table 1), and timesteps follow; None draws all timesteps alike.
       min_snr_gamma: caps the weight of steps with little noise (Hang et al. 2023, eq. 5).
       noise_offset: strength of a noise constant over each channel.
       face_weight: what is added to the weight of latents within the face's box; each picture's
@@ -35,6 +38,7 @@ class ObjectiveConfig:
     drop_id: float = 0.0
     drop_text: float = 0.0
     drop_both: float = 0.0
+    log_noise: tuple[float, float] | None = None
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
     face_weight: float = 0.0
@@ -48,6 +52,12 @@ class ObjectiveConfig:
         for name in ("noise_offset", "face_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if self.log_noise is not None:
+            mean, deviation = self.log_noise
+            if not (math.isfinite(mean) and 0 < deviation < float("inf")):
+                raise InputError(
+                    f"log_noise={self.log_noise}: expected a mean and a deviation above 0, or None"
+                )
         if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
             raise InputError(f"min_snr_gamma={self.min_snr_gamma}: expected more than 0, or None")
         if self.prediction_type not in ("epsilon", "v_prediction"):
@@ -110,7 +120,7 @@ def draw(
     key: jax.Array,
     examples: jax.Array,
     latent_shape: tuple[int, int, int],
-    timesteps: int,
+    alphas_cumprod: jax.Array,
 ) -> Draws:
     """Draws a step's randomness, each example's from its own place in the global batch.
 
@@ -118,8 +128,14 @@ def draw(
       key: of the step.
       examples: [B] places in the global batch, so that nothing depends on who computes which.
       latent_shape: (H, W, C).
-      timesteps: of the noise schedule.
+      alphas_cumprod: [T] float32.
     """
+
+    def timestep(key: jax.Array) -> jax.Array:
+        if config.log_noise is None:
+            return jax.random.randint(key, (), 0, len(alphas_cumprod))
+        mean, deviation = config.log_noise
+        return timesteps_of_noise(alphas_cumprod, mean + deviation * jax.random.normal(key))
 
     def one(example: jax.Array) -> Draws:
         k_t, k_noise, k_offset, k_vae, k_drop = jax.random.split(
@@ -133,7 +149,7 @@ def draw(
         both = u < config.drop_both
         with_id = config.drop_both + config.drop_id
         return Draws(
-            timesteps=jax.random.randint(k_t, (), 0, timesteps),
+            timesteps=timestep(k_t),
             noise=noise,
             vae_noise=jax.random.normal(k_vae, latent_shape),
             drop_id=u < with_id,

@@ -108,7 +108,7 @@ def loss_and_gradients(
     dtype = jnp.dtype(step.dtype)
     alphas = constants.alphas_cumprod
     latent_shape = _latent_shape(networks, batch)
-    draws = draw(objective, key, examples, latent_shape, len(alphas))
+    draws = draw(objective, key, examples, latent_shape, alphas)
     latents, conditions = encode_batch(
         networks, constants.frozen, batch, draws, constants.empty_prompt
     )

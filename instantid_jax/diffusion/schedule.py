@@ -223,6 +223,20 @@ def velocity_target(
     return signal * noise - deviation * sample
 
 
+def timesteps_of_noise(alphas_cumprod: jax.Array, log_ratio: jax.Array) -> jax.Array:
+    """The first timesteps at which ln(noise / signal), of deviations, is at least so much.
+
+    Args:
+      alphas_cumprod: [T] float32.
+      log_ratio: of any shape.
+    Returns:
+      int32 as `log_ratio`, in [0, T); the last where none is so noisy.
+    """
+    alphas = jnp.maximum(alphas_cumprod, 1e-8)  # at zero terminal SNR there is no signal
+    log_ratios = (jnp.log1p(-alphas) - jnp.log(alphas)) / 2
+    return jnp.minimum(jnp.searchsorted(log_ratios, log_ratio), len(alphas) - 1).astype(jnp.int32)
+
+
 def _signal_and_deviation(
     alphas_cumprod: jax.Array, sample: jax.Array, timestep: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

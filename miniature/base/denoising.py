@@ -8,7 +8,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from instantid_jax.components import component_shapes
-from instantid_jax.diffusion.schedule import add_noise, velocity_target
+from instantid_jax.diffusion.schedule import add_noise, timesteps_of_noise, velocity_target
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
 from instantid_jax.prompt import PromptTokenizer
@@ -71,14 +71,11 @@ def draw_timesteps(key: jax.Array, alphas_cumprod: np.ndarray, count: int) -> ja
       alphas_cumprod: [T] float32.
     """
     at_level, at_all = jax.random.split(key)
-    signal = np.maximum(alphas_cumprod, 1e-8)  # at the last timestep there is none
-    log_levels = (np.log1p(-signal) - np.log(signal)) / 2
     # One number for each equal part of the distribution: batches differ less.
     parts = (jax.random.uniform(at_level) + jnp.arange(count) / count) % 1
-    leveled = jnp.searchsorted(jnp.asarray(log_levels), ndtri(parts))
-    alike = jax.random.randint(at_all, (count,), 0, len(log_levels))
-    chosen = jnp.where(jnp.arange(count) % 8 == 0, alike, leveled)
-    return jnp.minimum(chosen, len(log_levels) - 1).astype(jnp.int32)
+    leveled = timesteps_of_noise(alphas_cumprod, ndtri(parts))
+    alike = jax.random.randint(at_all, (count,), 0, len(alphas_cumprod))
+    return jnp.where(jnp.arange(count) % 8 == 0, alike, leveled)
 
 
 def make_loss(networks: Mapping[str, Network], alphas_cumprod: np.ndarray) -> Loss:

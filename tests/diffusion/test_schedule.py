@@ -7,6 +7,7 @@ from instantid_jax.diffusion.schedule import (
     ScheduleConfig,
     add_noise,
     alphas_cumprod,
+    timesteps_of_noise,
     velocity_target,
 )
 from instantid_jax.errors import InputError
@@ -111,3 +112,9 @@ def test_timesteps_are_one_integer_a_sample(function):
     for wrong in (timestep.astype(jnp.float32), timestep[:2], timestep[0]):
         with pytest.raises(ValueError, match="timestep must be integers"):
             function(alpha, sample, noise, wrong)
+
+
+def test_timesteps_of_noise_are_the_first_that_are_so_noisy():
+    alphas = np.array([0.9, 0.5, 0.1, 0.0], np.float32)
+    log_ratios = jnp.array([-9.0, -1.2, -1.0, 0.0, 0.1, 1.0, 1.2, 99.0])
+    np.testing.assert_array_equal(timesteps_of_noise(alphas, log_ratios), [0, 0, 1, 1, 2, 2, 3, 3])

@@ -48,7 +48,7 @@ def test_face_weight_keeps_the_mean_weight():
 
 def test_shares_of_dropped_conditions():
     config = ObjectiveConfig(drop_id=0.1, drop_text=0.2, drop_both=0.05)
-    draws = jax.jit(lambda key: draw(config, key, jnp.arange(20_000), (1, 1, 4), 1000))(
+    draws = jax.jit(lambda key: draw(config, key, jnp.arange(20_000), (1, 1, 4), ALPHAS))(
         jax.random.key(0)
     )
     both = np.asarray(draws.drop_id & draws.drop_text).mean()
@@ -59,10 +59,21 @@ def test_shares_of_dropped_conditions():
     assert timesteps.min() == 0 and timesteps.max() == 999
 
 
+def test_noise_is_drawn_around_what_is_asked_for():
+    alphas = jnp.cumprod(1 - jnp.linspace(0.03, 0.11, 1000) ** 2)
+    config = ObjectiveConfig(log_noise=(-0.5, 0.7))
+    draws = jax.jit(lambda key: draw(config, key, jnp.arange(20_000), (1, 1, 4), alphas))(
+        jax.random.key(0)
+    )
+    alpha = np.asarray(alphas)[draws.timesteps]
+    log_noise = np.log((1 - alpha) / alpha) / 2
+    np.testing.assert_allclose([log_noise.mean(), log_noise.std()], [-0.5, 0.7], atol=0.02)
+
+
 def test_draws_of_an_example_do_not_depend_on_its_neighbours():
-    config, key = ObjectiveConfig(noise_offset=0.1), jax.random.key(3)
-    together = draw(config, key, jnp.arange(6), SHAPE, 1000)
-    apart = draw(config, key, jnp.array([4]), SHAPE, 1000)
+    config, key = ObjectiveConfig(noise_offset=0.1, log_noise=(0.0, 1.0)), jax.random.key(3)
+    together = draw(config, key, jnp.arange(6), SHAPE, ALPHAS)
+    apart = draw(config, key, jnp.array([4]), SHAPE, ALPHAS)
     for whole, one in zip(together, apart, strict=True):
         np.testing.assert_array_equal(whole[4:5], one)
 
@@ -73,6 +84,8 @@ def test_draws_of_an_example_do_not_depend_on_its_neighbours():
         {"drop_id": 0.6, "drop_text": 0.5},
         {"drop_id": float("nan")},
         {"min_snr_gamma": 0.0},
+        {"log_noise": (0.0, 0.0)},
+        {"log_noise": (float("nan"), 1.0)},
         {"face_weight": -1.0},
         {"noise_offset": -3.0},
         {"prediction_type": "sample"},

@@ -60,7 +60,8 @@ def test_id_keys_and_values_are_the_texts(fresh):
 
 def test_with_zero_id_values_step_0_is_the_base_model(fresh):
     networks, constants, batch = small.networks(), small.constants(), small.batch(2)
-    draws = draw(ObjectiveConfig(), jax.random.key(1), jnp.arange(2), (8, 8, 4), 1000)
+    alphas = constants.alphas_cumprod
+    draws = draw(ObjectiveConfig(), jax.random.key(1), jnp.arange(2), (8, 8, 4), alphas)
     latents, conditions = encode_batch(
         networks, constants.frozen, batch, draws, constants.empty_prompt
     )

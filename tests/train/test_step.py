@@ -151,7 +151,8 @@ def residual_bytes(params, remat):
     """What a step keeps between its way there and its way back, beside weights and inputs."""
     batch, constants = small.batch(2, side=128), small.constants()
     dtype = jnp.dtype("float32")
-    draws = draw(ObjectiveConfig(), jax.random.key(0), jnp.arange(2), (16, 16, 4), 1000)
+    alphas = constants.alphas_cumprod
+    draws = draw(ObjectiveConfig(), jax.random.key(0), jnp.arange(2), (16, 16, 4), alphas)
     latents, conditions = jax.eval_shape(
         functools.partial(encode_batch, small.networks()),
         constants.frozen,

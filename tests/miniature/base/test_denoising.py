@@ -67,7 +67,7 @@ def test_most_timesteps_have_about_as_much_noise_as_picture():
     level = np.log((1 - cumprod[leveled]) / cumprod[leveled]) / 2
     assert abs(level.mean()) < 0.02 and abs(level.std() - 1) < 0.02
     # Within a batch they are spread more evenly than independent ones, whose means deviate by 0.19.
-    assert level.mean(axis=1).std() < 0.05
+    assert level.mean(axis=1).std() < 0.1
 
 
 def test_every_parameter_learns_but_a_layer_that_nothing_reads(networks, params):
