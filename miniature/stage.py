@@ -23,6 +23,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.params import Params
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder, append_line, cut_metrics
+from instantid_jax.runs.lock import locked
 from instantid_jax.runs.restoring import restore
 from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
 from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
@@ -84,23 +85,10 @@ def train(
       batch_at: the batch of a step.
       data: what batches are made of, in words; a run that goes on must have the same.
     Raises:
-      InputError: if the loss is not finite, or the folder's run is another.
+      InputError: if the loss is not finite, the folder's run is another, or it goes on just now.
     """
     keep_compiled_programs()
     run, optimizer = RunFolder(folder), stage.optimizer
-    fingerprint = {"stage": repr(stage), "data": data}
-    begin = jax.jit(lambda key: init_state(optimizer, init(key)))
-    shapes = jax.eval_shape(begin, jax.random.key(stage.seed))
-    if run.steps():
-        here = SingleDeviceSharding(jax.devices()[0])
-        template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
-        )
-        start, state, _ = restore(run, template, fingerprint=fingerprint)
-        logger.info("going on from step %d", start)
-    else:
-        start, state = 0, begin(jax.random.key(stage.seed))
-    cut_metrics(run, start)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -119,29 +107,57 @@ def train(
         }
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
-    began = time.monotonic()
-    with (
-        logging_redirect_tqdm(),
-        Saver(run, start=start, every=stage.save_every, keep=1) as saver,
-        tqdm(total=stage.steps, initial=start, unit="step") as bar,
-    ):
-        for step in range(start + 1, stage.steps + 1):
-            state, metrics = advance(state, batch_at(step - 1))
-            bar.update()
-            preempted = saver.reached_preemption(step)
-            # Nothing is saved that was not looked at.
-            if step % 10 == 0 or step % stage.save_every == 0 or preempted:
-                told = {name: float(value) for name, value in metrics.items()}
-                seconds = round((time.monotonic() - began) / (step - start), 4)
-                append_line(run.metrics, {"step": step, **told, "seconds_a_step": seconds})
-                bar.set_postfix({n: f"{v:.3g}" for n, v in told.items() if n != "learning_rate"})
-                if not np.isfinite(told["loss"]):
-                    raise InputError(
-                        f"the loss at step {step} is {told['loss']}: lower --stage.learning-rate"
+    with locked(run), logging_redirect_tqdm():
+        fingerprint = {"stage": repr(stage), "data": data}
+        start, state = _start(stage, run, init, fingerprint)
+        began = time.monotonic()
+        with (
+            Saver(run, start=start, every=stage.save_every, keep=1) as saver,
+            tqdm(total=stage.steps, initial=start, unit="step") as bar,
+        ):
+            for step in range(start + 1, stage.steps + 1):
+                state, metrics = advance(state, batch_at(step - 1))
+                bar.update()
+                preempted = saver.reached_preemption(step)
+                # Nothing is saved that was not looked at.
+                if step % 10 == 0 or step % stage.save_every == 0 or preempted:
+                    told = {name: float(value) for name, value in metrics.items()}
+                    seconds = round((time.monotonic() - began) / (step - start), 4)
+                    append_line(run.metrics, {"step": step, **told, "seconds_a_step": seconds})
+                    bar.set_postfix(
+                        {n: f"{v:.3g}" for n, v in told.items() if n != "learning_rate"}
                     )
-            meta = Meta(fingerprint=fingerprint, seed=stage.seed, position=step)
-            saver.save(step, state, meta, force=preempted or step == stage.steps)
-            if preempted:
-                saver.wait()
-                sys.exit(PREEMPTED_STATUS)
+                    if not np.isfinite(told["loss"]):
+                        raise InputError(
+                            f"the loss at step {step} is {told['loss']}: lower "
+                            "--stage.learning-rate"
+                        )
+                meta = Meta(fingerprint=fingerprint, seed=stage.seed, position=step)
+                saver.save(step, state, meta, force=preempted or step == stage.steps)
+                if preempted:
+                    saver.wait()
+                    sys.exit(PREEMPTED_STATUS)
     return jax.device_get(state.ema)
+
+
+def _start(
+    stage: Stage,
+    run: RunFolder,
+    init: Callable[[jax.Array], Params],
+    fingerprint: Mapping[str, str],
+) -> tuple[int, TrainState]:
+    """The step and the state of the folder's newest checkpoint, or fresh ones."""
+    begin = jax.jit(lambda key: init_state(stage.optimizer, init(key)))
+    key = jax.random.key(stage.seed)
+    if run.steps():
+        here = SingleDeviceSharding(jax.devices()[0])
+        template = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            jax.eval_shape(begin, key),
+        )
+        start, state, _ = restore(run, template, fingerprint=fingerprint)
+        logger.info("going on from step %d", start)
+    else:
+        start, state = 0, begin(key)
+    cut_metrics(run, start)
+    return start, state

@@ -15,6 +15,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json, write_json
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder, append_event
+from instantid_jax.runs.lock import locked
 from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
 from instantid_jax.sharding import training_mesh
 from train.batch import gather_ids, place_batch, process_rows
@@ -41,8 +42,8 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     Returns:
       The exit status: 0, or `PREEMPTED_STATUS` after SIGTERM; then too the state is saved.
     Raises:
-      InputError: for what cannot be read or does not fit, before anything is written; and for a
-        loss that is not finite.
+      InputError: for what cannot be read or does not fit, or where another process trains in the
+        folder, before anything is written; and for a loss that is not finite.
     """
     if profile < 0:
         raise InputError(f"profile={profile}: expected 0 steps or more")
@@ -62,30 +63,31 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             f"{wanted}: take data measured with the face pack the model is for"
         )
     validation = None if config.validation is None else Validation(config, base)
-    begun = begin(config, start, run, base, batches, mesh)
-    if begun.step >= config.steps:
-        source = workdir if begun.event == "resumed" else start.state
-        logger.warning(
-            "%s is at step %d already: nothing to do up to step %d",
-            source,
-            begun.step,
-            config.steps,
-        )
-        return 0
-    if jax.process_index() == 0:
-        for path, settings in ((run.config, config.to_dict()), (run.networks, base.settings)):
-            with replacing_file(path) as temporary:
-                write_json(temporary, settings)
-        append_event(run, begun.event, step=begun.step)
-        logger.info(
-            "%s at step %d: %d records, %d a step on %s",
-            begun.event,
-            begun.step,
-            batches.records,
-            config.global_batch_size,
-            " x ".join(f"{count} {axis}" for axis, count in mesh.shape.items()),
-        )
-    return _loop(config, run, base, mesh, batches, begun, validation, profile)
+    with locked(run):
+        begun = begin(config, start, run, base, batches, mesh)
+        if begun.step >= config.steps:
+            source = workdir if begun.event == "resumed" else start.state
+            logger.warning(
+                "%s is at step %d already: nothing to do up to step %d",
+                source,
+                begun.step,
+                config.steps,
+            )
+            return 0
+        if jax.process_index() == 0:
+            for path, settings in ((run.config, config.to_dict()), (run.networks, base.settings)):
+                with replacing_file(path) as temporary:
+                    write_json(temporary, settings)
+            append_event(run, begun.event, step=begun.step)
+            logger.info(
+                "%s at step %d: %d records, %d a step on %s",
+                begun.event,
+                begun.step,
+                batches.records,
+                config.global_batch_size,
+                " x ".join(f"{count} {axis}" for axis, count in mesh.shape.items()),
+            )
+        return _loop(config, run, base, mesh, batches, begun, validation, profile)
 
 
 def _loop(

@@ -78,3 +78,11 @@ def test_a_loss_that_is_not_finite_ends_it(tmp_path):
     with pytest.raises(InputError, match="step 10 is nan: lower"):
         train(STAGE, tmp_path, init, broken, batch_at, "numbers")
     assert RunFolder(tmp_path).steps() == []
+
+
+def test_two_at_once_are_refused(tmp_path):
+    def another(step):
+        train(STAGE, tmp_path, init, loss, batch_at, "numbers")
+
+    with pytest.raises(InputError, match="another process trains there"):
+        train(STAGE, tmp_path, init, loss, another, "numbers")

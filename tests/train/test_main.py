@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.lock import locked
 from tests.train import program, tiny_config
 from train.__main__ import main
 
@@ -85,6 +87,16 @@ def test_workdir_that_is_a_file_gets_one_line(capsys, tmp_path):
         main([program.CONFIG, "--workdir", str(file), "--global-batch-size", "8"])
     assert ended.value.code == 2
     assert f"{file} is a file" in capsys.readouterr().err
+
+
+def test_a_folder_in_use_gets_one_line(capsys, tmp_path):
+    with locked(RunFolder(tmp_path)):
+        with pytest.raises(SystemExit) as ended:
+            main([program.CONFIG, "--workdir", str(tmp_path), "--global-batch-size", "8"])
+        assert not list(tmp_path.iterdir())
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"train: error: {tmp_path}: another process trains there")
 
 
 def test_without_a_config_it_says_what_to_give(capsys):

@@ -1,0 +1,56 @@
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+
+from instantid_jax.errors import InputError
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.lock import locked
+
+
+def test_a_second_run_is_refused_while_the_first_goes_on(tmp_path):
+    run = RunFolder(tmp_path / "deep" / "run")
+    with locked(run):
+        (run.path / "metrics.jsonl").touch()
+        with pytest.raises(InputError, match=r"deep/run: another process trains there: wait"):
+            with locked(run):
+                pytest.fail("two at once")
+        assert [path.name for path in run.path.iterdir()] == ["metrics.jsonl"]
+    with locked(run):
+        pass
+
+
+def test_a_folder_that_stays_empty_is_removed(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(InputError, match="nothing fits"), locked(run):
+        raise InputError("nothing fits")
+    assert not run.path.exists()
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from instantid_jax.runs.folder import "
+        "RunFolder; from instantid_jax.runs.lock import locked\n"
+        "with locked(RunFolder(Path(sys.argv[1]))): print('held', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(InputError), locked(RunFolder(tmp_path)):
+        pass
+    process.kill()
+    process.communicate()
+    with locked(RunFolder(tmp_path)):
+        pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+    def flock(descriptor, operation):
+        raise OSError(95, os.strerror(95))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(RunFolder(tmp_path / "run")):
+        assert "not locked against a second run" in caplog.text
