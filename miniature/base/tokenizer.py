@@ -14,7 +14,7 @@ from miniature.drawing.scene import Scene, random_scene
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
-# CLIP's own are 77, of which a step would take a tenth longer; the longest caption here has 29.
+# CLIP's own are 77, with which text encoders are a tenth of a step; the longest caption has 29.
 POSITIONS = 40
 
 
