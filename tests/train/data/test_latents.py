@@ -123,7 +123,7 @@ def test_a_steps_loss_is_as_without_the_cache(folder):
         for settings in ({}, {"cached_latents": True})
     )
     shape = (*cached["latent_moments"].shape[1:3], 4)
-    draws = draw(objective, jax.random.key(3), np.arange(4), shape, len(alphas))
+    draws = draw(objective, jax.random.key(3), np.arange(4), shape, alphas)
     others = cached | {"latent_moments": cached["latent_moments"][::-1]}
     results = []
     for batch in (plain, cached, others):
