@@ -12,39 +12,30 @@ from tests.face import synthetic_pack
 from tests.train.prepare import web
 
 ROOT = Path(__file__).parents[3]
-# Its own peak of anonymous memory, and what lay there after the first shards.
+# What the last shards add to the memory that the first two took.
 MEASURE = """
-import json, sys, threading, time
+import json, sys
 from pathlib import Path
+from tests.memory import peak_of
 from train.prepare.filtering import Filter
 from train.prepare.inputs import find_shards
 from train.prepare.output import Output
 from train.prepare.settings import Settings, plan
 from train.prepare.shard import prepare_shard
 
-def anonymous():
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(l for l in status.splitlines() if l.startswith("RssAnon")).split()[1])
-
 source, output, pack = map(Path, sys.argv[1:])
 settings = Settings(face_pack=str(pack), filter=Filter(min_side=0, min_face_share=0))
 shards = find_shards(source)
 output = Output.open(output, plan(settings, shards))
 analyzer = settings.analyzer()
-for number in (0, 1):
-    prepare_shard(number, shards[number], settings, output, analyzer)
-before = peak = anonymous()
 
-def watch():
-    global peak
-    while True:
-        peak = max(peak, anonymous())
-        time.sleep(0.002)
+def prepare(*numbers):
+    for number in numbers:
+        prepare_shard(number, shards[number], settings, output, analyzer)
 
-threading.Thread(target=watch, daemon=True).start()
-for number in range(2, len(shards)):
-    prepare_shard(number, shards[number], settings, output, analyzer)
-print(json.dumps([before, peak, json.loads((output._told(2, "json")).read_text())]))
+prepare(0, 1)
+added = peak_of(lambda: prepare(*range(2, len(shards))))
+print(json.dumps([added, json.loads((output._told(2, "json")).read_text())]))
 """
 
 
@@ -64,7 +55,7 @@ def test_it_grows_neither_with_a_shards_size_nor_with_their_number(tmp_path):
     command = [sys.executable, "-c", MEASURE, source, tmp_path / "out", pack]
     ran = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    before, peak, told = json.loads(ran.stdout.splitlines()[-1])
+    added, told = json.loads(ran.stdout.splitlines()[-1])
     assert told["kept"] == 160, told
     assert told["num_bytes"] > 48e6
-    assert peak - before < 15e6, (before, peak)
+    assert added < 15e6
