@@ -37,7 +37,7 @@ from miniature.stage import Stage, train
 
 # Of the pictures it learns from; nothing else draws them.
 SEED = 401
-STAGE = Stage(steps=7000, learning_rate=1e-3, ema_decay=0.999, warmup_steps=200)
+STAGE = Stage(steps=4500, learning_rate=1e-3, warmup_steps=200)
 SETTINGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
 
 
@@ -50,7 +50,7 @@ class Options(PictureOptions):
     """
 
     vae: Path
-    pictures: int = 40_000
+    pictures: int = 24_000
     batch: int = 32
     stage: Stage = STAGE
 
