@@ -5,6 +5,7 @@ import json
 from typing import Any, Literal
 
 from instantid_jax.errors import InputError
+from instantid_jax.models.controlnet import ControlNetConfig
 from instantid_jax.models.resampler import ResamplerConfig
 from train.data.buckets import Size
 from train.data.config import DataConfig
@@ -32,9 +33,11 @@ class ModelConfig:
       tokenizers: for a single file, a folder or hub id of tokenizers; None takes SDXL base's.
       variant: "fp16" takes the files so named.
       instantid: InstantID's weights to start from: a folder in the published layout, a hub id, or
-        the folder of another run. None starts from fresh ones, for which the two settings below
+        the folder of another run. None starts from fresh ones, for which the three settings below
         are.
       resampler: sizes of a fresh Resampler.
+      conditioning_channels: a fresh IdentityNet's, from the keypoint picture's pixels to an eighth
+        of its sides; diffusers' `conditioning_embedding_out_channels`.
       zero_id_values: fresh ID values are zero in place of copies of the text's, so that step 0 is
         the base model exactly.
     """
@@ -45,6 +48,7 @@ class ModelConfig:
     variant: str | None = None
     instantid: str | None = None
     resampler: ResamplerConfig = ResamplerConfig()
+    conditioning_channels: tuple[int, ...] = ControlNetConfig.conditioning_embedding_out_channels
     zero_id_values: bool = False
 
 

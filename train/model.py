@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,9 @@ def find_base(
     elif trained is None:
         settings = {
             "image_proj": vars(config.resampler),
-            "controlnet": identitynet_settings(parts["unet"].settings),
+            "controlnet": identitynet_settings(
+                parts["unet"].settings, config.conditioning_channels
+            ),
         }
     networks = Networks(
         **{name: parts[name].network for name in FROZEN},
@@ -121,12 +123,17 @@ def find_base(
     )
 
 
-def identitynet_settings(unet: Mapping[str, Any]) -> dict[str, Any]:
+def identitynet_settings(
+    unet: Mapping[str, Any],
+    conditioning_channels: Sequence[int] = ControlNetConfig.conditioning_embedding_out_channels,
+) -> dict[str, Any]:
     """`config.json` of a ControlNet whose encoder is that of a UNet.
 
     Source: diffusers/models/controlnets/controlnet.py:ControlNetModel.from_unet.
     """
-    config = ControlNetConfig.from_json(unet)
+    config = ControlNetConfig.from_json(
+        {**unet, "conditioning_embedding_out_channels": conditioning_channels}
+    )
     # diffusers' defaults are not SDXL's, so nothing is left to them; it knows no attention_type.
     fixed = {
         name: supported[0] if isinstance(supported, tuple) else supported

@@ -7,8 +7,16 @@ from tests.train import small
 from train.model import identitynet_settings
 
 
-@pytest.mark.parametrize("unet", [SETTINGS["unet"], small.UNET], ids=["three levels", "two"])
-def test_identitynet_settings_are_those_of_from_unet(unet):
+@pytest.mark.parametrize(
+    ("unet", "asked"),
+    [
+        (SETTINGS["unet"], {}),
+        (small.UNET, {}),
+        (small.UNET, {"conditioning_embedding_out_channels": (8, 16, 32, 64)}),
+    ],
+    ids=["three levels", "two", "conditioning channels"],
+)
+def test_identitynet_settings_are_those_of_from_unet(unet, asked):
     import diffusers
 
     sdxl = {
@@ -18,8 +26,8 @@ def test_identitynet_settings_are_those_of_from_unet(unet):
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     }
     reference = diffusers.UNet2DConditionModel.from_config(sdxl | unet)
-    wanted = dict(diffusers.ControlNetModel.from_unet(reference).config)
-    ours = identitynet_settings(unet)
+    wanted = dict(diffusers.ControlNetModel.from_unet(reference, **asked).config)
+    ours = identitynet_settings(unet, *asked.values())
     ignored = {name for name in wanted if name.startswith("_")}
     # The number of heads goes by either name.
     ignored |= {"num_attention_heads"}
