@@ -72,7 +72,11 @@ class HeldOut:
                 continue
             self.cases.append(case)
             self.faces.append(found)
-        self._judge = _judge(pack)
+        # insightface opens a detector again for each size that it first sees.
+        self._folder = tempfile.TemporaryDirectory()
+        for file in (pack / "detector.onnx", JUDGE):
+            shutil.copy(file, self._folder.name)
+        self._judge = FaceAnalyzer(self._folder.name)
         self._classifier = load_classifier()
         self._references = self._look(case.photos[0].image for case in self.cases).embeddings
 
@@ -97,11 +101,3 @@ class HeldOut:
         for i in np.flatnonzero(found):
             embeddings[i], kps[i] = faces[i].embedding, faces[i].kps
         return Faces(found, embeddings, kps)
-
-
-def _judge(pack: Path) -> FaceAnalyzer:
-    """A face pack of the pack's detector and the judge."""
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(pack / "detector.onnx", folder)
-        shutil.copy(JUDGE, folder)
-        return FaceAnalyzer(folder)
