@@ -36,7 +36,7 @@ class Options:
     """
 
     output: tyro.conf.Positional[Path]
-    people: int = 15_000
+    people: int = 5_000
     pictures: int = 3
     processes: int = 2
 
