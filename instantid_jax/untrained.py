@@ -1,8 +1,7 @@
-"""The model used where no weights are named: InstantID's architecture in small, not trained.
+"""InstantID's architecture in small, not trained: for trying and testing what takes any model.
 
-It shows that the installation works, and how the parts go together; its pictures show nothing. It
-is made once from a fixed seed, in the layout in which real models are published, and then loaded as
-they are.
+Its pictures show nothing. It is made once from a fixed seed, in the layout in which real models are
+published, and then loaded as they are.
 """
 
 import json
@@ -22,10 +21,6 @@ from instantid_jax.weights import names, sdxl_base
 
 # Part of the folder's name: a change of what is made below is a new number.
 VERSION = 4
-NOTICE = (
-    "no weights are named: this is a small model of the same architecture, UNTRAINED, whose "
-    "pictures show nothing; give --sdxl and --instantid for real ones"
-)
 
 VOCABULARY = 514  # 256 bytes, each inside and at the end of a word, and two marks
 SETTINGS = {

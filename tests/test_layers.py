@@ -19,7 +19,7 @@ LAYERS = [
     {"models.unet"},
     {"models.controlnet"},
     {"components", "diffusion", "face", "prompt"},
-    {"weights"},
+    {"embedded", "weights"},
     {"checkpoint", "runs", "untrained"},
     {"pipeline"},
     {"cli"},

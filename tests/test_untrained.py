@@ -1,4 +1,4 @@
-"""The model that is used where no weights are named: in the layout of published ones."""
+"""The untrained model: in the layout of published ones."""
 
 import json
 

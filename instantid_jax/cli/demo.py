@@ -1,67 +1,94 @@
-"""`instantid demo`: the whole way once, with nothing but what is installed."""
+"""`instantid demo`: one person in several pictures, side by side, with how alike they are."""
 
-import logging
+import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from instantid_jax import embedded
+from instantid_jax.cli.faces import FacePack
 from instantid_jax.cli.generate import Sampling, Weights
 from instantid_jax.cli.outputs import check_picture
+from instantid_jax.errors import InputError
+from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
-from instantid_jax.face.keypoints import draw_keypoints
-from instantid_jax.pictures import save_png
+from instantid_jax.pictures import read_picture, save_png
 
-logger = logging.getLogger(__name__)
-
-PROMPT = "film noir, an astronaut in the rain"
-# Eyes, nose and corners of the mouth of scikit-image's astronaut.png, measured by hand.
-ASTRONAUT_KEYPOINTS = [
-    [203.6, 101.2],
-    [247.3, 103.3],
-    [224.1, 124.6],
-    [205.1, 141.0],
-    [243.0, 141.8],
-]
-# No face recogniser may be bundled, so this is nobody's embedding; raw ones are about as long.
-EMBEDDING_SEED = 0
-EMBEDDING_STD = 1.0
-
-
-def astronaut() -> Face:
-    """Eileen Collins in scikit-image's photo: her keypoints, with an embedding drawn at random."""
-    embedding = EMBEDDING_STD * np.random.default_rng(EMBEDDING_SEED).standard_normal(512)
-    return Face(embedding=embedding, kps=ASTRONAUT_KEYPOINTS, image_size=(512, 512))
+PROMPTS = (
+    "a cartoon of a smiling person, wearing a red hoodie, in the mountains, even light",
+    "an oil painting of a calm person, wearing a green scarf, in the snow, cold light",
+    "a watercolor painting of a laughing person, wearing a blue shirt, at the beach, even light",
+    "a pencil drawing of a surprised person, wearing a gray suit, in a library, warm light",
+    "a comic book drawing of a sad person, wearing a pink turtleneck, in a city, even light",
+)
+# Of the sheet, in pixels: a row's least height, and that of the line under it.
+ROW, LINE = 256, 28
 
 
 def demo(
     output: Path = Path("out/demo.png"),
+    face: tuple[str, ...] = (str(embedded.PORTRAIT),),
+    prompts: tuple[str, ...] = PROMPTS,
     weights: Weights = Weights(),  # noqa: B008
     sampling: Sampling = Sampling(),  # noqa: B008
+    face_pack: FacePack = FacePack(),  # noqa: B008
 ) -> None:
-    """Makes one picture from a photo that is installed; shows photo, keypoints and picture.
+    """Makes a picture for each prompt; shows them beside the photo, similarity under each.
 
     Args:
       output: a .png file.
+      face: photos of one person; several are averaged, and the first is shown.
+      prompts: what to show; each has seeds of its own.
     """
-    import skimage.data  # slow to import, and the other commands do not need it
-
     check_picture(output)
     sampling.check()
-    logger.warning(
-        "the demo's face embedding is drawn at random (no face recogniser may be bundled); its "
-        "keypoints were measured by hand on scikit-image's astronaut.png"
+    if not prompts:
+        raise InputError("no prompts are named: give at least one")
+    pack = weights.pack(face_pack)
+    shown = weights.person(face, pack)
+    photo = Image.fromarray(read_picture(face[0]))
+    each = sampling.num_images_per_prompt
+    seeds = [sampling.seed + i * each for i in range(len(prompts))]
+    arguments = sampling.arguments() | {"seed": seeds}
+    pictures = weights.load()(list(prompts), face=shown, **arguments).images
+    alike = [similarity(shown, picture, pack.analyzer()) for picture in pictures]
+    told = ["no face" if cosine is None else f"{cosine:.2f}" for cosine in alike]
+    sheet = side_by_side([photo, *pictures], ["the photo", *told])
+    settings = {"face": list(face), **dataclasses.asdict(weights), **arguments}
+    save_png(sheet, output, prompt="\n".join(prompts), settings=settings)
+    print(
+        f"{output}: the photo, then pictures with their faces' cosine similarity to it",
+        file=sys.stdout,
     )
-    face = astronaut()
-    result = weights.load()(PROMPT, face=face, **sampling.arguments())
-    picture = result.images[0]
-    width, height = picture.size
-    photo = Image.fromarray(skimage.data.astronaut()).resize(picture.size, Image.Resampling.LANCZOS)
-    keypoints = draw_keypoints(*face.image_size, face.kps)
-    sheet = Image.new("RGB", (3 * width, height))
-    sheet.paste(photo, (0, 0))
-    sheet.paste(Image.fromarray(keypoints).resize(picture.size), (width, 0))
-    sheet.paste(picture, (2 * width, 0))
-    save_png(sheet, output, prompt=PROMPT, settings=sampling.arguments())
-    print(f"{output}: photo, keypoints, picture", file=sys.stdout)
+    for prompt, cosine in zip(np.repeat(prompts, each), told, strict=True):
+        print(f"{cosine}  {prompt}", file=sys.stdout)
+
+
+def similarity(face: Face, picture: Image.Image, analyzer: FaceAnalyzer) -> float | None:
+    """Cosine between embeddings of a face and of the one in a picture; None if none is found."""
+    ((_, found),) = analyzer.analyze_each([picture])
+    if not isinstance(found, Face):
+        return None
+    first, second = (each / np.linalg.norm(each) for each in (face.embedding, found.embedding))
+    return float(first @ second)
+
+
+def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Pictures of one height in a row, a line of text under each."""
+    height = max(ROW, *(picture.height for picture in pictures[1:]))
+    scaled = [
+        p.resize((round(p.width * height / p.height), height), Image.Resampling.LANCZOS)
+        for p in pictures
+    ]
+    sheet = Image.new("RGB", (sum(p.width for p in scaled), height + LINE), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
+    left = 0
+    for picture, caption in zip(scaled, captions, strict=True):
+        sheet.paste(picture, (left, 0))
+        middle = (left + picture.width / 2, height + LINE / 2)
+        pen.text(middle, caption, fill="black", font=font, anchor="mm")
+        left += picture.width
+    return sheet

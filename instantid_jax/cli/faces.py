@@ -15,11 +15,12 @@ class FacePack:
     """Which insightface models find and measure faces in photos.
 
     Attributes:
-      face_pack: a folder, or the name of a pack in insightface's own.
+      face_pack: a folder, or the name of a pack in insightface's own; None is antelopev2, or the
+        embedded model's where that is used.
       download_face_pack: fetch the pack where it is missing; its licence is printed first.
     """
 
-    face_pack: str = "antelopev2"
+    face_pack: str | None = None
     download_face_pack: bool = False
 
     def analyzer(self) -> FaceAnalyzer:
@@ -28,18 +29,16 @@ class FacePack:
 
 @functools.cache
 def _analyzer(pack: FacePack) -> FaceAnalyzer:
-    return FaceAnalyzer(pack.face_pack, download=pack.download_face_pack)
+    return FaceAnalyzer(pack.face_pack or "antelopev2", download=pack.download_face_pack)
 
 
-def person(sources: Sequence[str], pack: FacePack) -> Face:
-    """One person from photos and `.npz` files."""
+def read_faces(sources: Sequence[str], pack: FacePack) -> list[Face]:
+    """The face of each photo and `.npz` file."""
     photos = [source for source in sources if Path(source).suffix.lower() != ".npz"]
     for photo in photos:
         # Before the face pack is looked for: a mistyped name needs no advice about packs.
         read_picture(photo)
-    return Face.mean(
-        [
-            pack.analyzer().analyze(source) if source in photos else Face.load(source)
-            for source in sources
-        ]
-    )
+    return [
+        pack.analyzer().analyze(source) if source in photos else Face.load(source)
+        for source in sources
+    ]

@@ -3,19 +3,20 @@
 import dataclasses
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from instantid_jax.cache import cache_folder
-from instantid_jax.cli.faces import FacePack, person
+from instantid_jax import embedded
+from instantid_jax.cli.faces import FacePack, read_faces
 from instantid_jax.cli.outputs import check_picture
 from instantid_jax.diffusion.samplers import SAMPLERS
 from instantid_jax.errors import InputError
+from instantid_jax.face.face import Face
 from instantid_jax.pictures import read_picture, save_png
 from instantid_jax.pipeline import InstantIDPipeline, inputs
 from instantid_jax.runs.trained import check_raw
 from instantid_jax.sharding import parse_sampling_mesh
-from instantid_jax.untrained import NOTICE, untrained_model
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """--sdxl and --instantid, or --model; without any, a small untrained model.
+    """--sdxl and --instantid, or --model; without any, the embedded miniature.
 
     Attributes:
       sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
@@ -60,15 +61,33 @@ class Weights:
     vae_dtype: Dtype | None = None
     mesh: str | None = None
 
+    @property
+    def named(self) -> bool:
+        """Whether there are any, so that the embedded model is not used."""
+        return any(weights is not None for weights in (self.sdxl, self.instantid, self.model))
+
+    def pack(self, chosen: FacePack) -> FacePack:
+        """What finds faces: of the embedded model its own pack, where no other is chosen."""
+        if self.named or chosen.face_pack is not None:
+            return chosen
+        return dataclasses.replace(chosen, face_pack=str(embedded.FACE_PACK))
+
+    def person(self, sources: Sequence[str], pack: FacePack) -> Face:
+        """One person from photos and `.npz` files; the embedded model takes drawn ones alone."""
+        faces = read_faces(sources, pack)
+        if not self.named:
+            for face, source in zip(faces, sources, strict=True):
+                embedded.check_drawn(face, source)
+        return Face.mean(faces)
+
     def load(self) -> InstantIDPipeline:
         check_raw(self.raw, self.instantid)
         arguments = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if self.mesh is not None:
             arguments["mesh"] = parse_sampling_mesh(self.mesh)
-        if self.sdxl is None and self.instantid is None and self.model is None:
-            logger.warning(NOTICE)
-            folder = str(untrained_model(cache_folder()))
-            arguments |= {"sdxl": folder, "instantid": folder}
+        if not self.named:
+            logger.warning(embedded.NOTICE)
+            arguments |= {"sdxl": str(embedded.SDXL), "instantid": str(embedded.INSTANTID)}
         return InstantIDPipeline.load(**arguments)
 
 
@@ -180,8 +199,9 @@ def generate(
     sampling.check(None if weights.model else 1 + len(weights.controlnets))
     for picture in control_images:
         read_picture(picture)
-    shown = person(face, face_pack)
-    posed = None if pose is None else person([pose], face_pack)
+    pack = weights.pack(face_pack)
+    shown = weights.person(face, pack)
+    posed = None if pose is None else read_faces([pose], pack)[0]
     pipe = weights.load()
     result = pipe(
         prompt, face=shown, pose=posed, control_images=control_images, **sampling.arguments()

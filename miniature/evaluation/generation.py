@@ -6,12 +6,10 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from instantid_jax import InstantIDPipeline
+from instantid_jax import InstantIDPipeline, embedded
 from instantid_jax.face.face import Face
 from miniature.evaluation.held_out import HeldOut
 from miniature.portraits import SIDE
-
-EMBEDDED = Path(__file__).parents[2] / "instantid_jax" / "embedded"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,9 +22,9 @@ class Model:
       face_pack: the face pack's folder.
     """
 
-    sdxl: Path = EMBEDDED
-    instantid: Path = EMBEDDED
-    face_pack: Path = EMBEDDED / "faces"
+    sdxl: Path = embedded.SDXL
+    instantid: Path = embedded.INSTANTID
+    face_pack: Path = embedded.FACE_PACK
 
     def load(self) -> InstantIDPipeline:
         return InstantIDPipeline.load(sdxl=str(self.sdxl), instantid=str(self.instantid))

@@ -26,10 +26,20 @@ class Ran:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Path:
-    """The user's cache folder, with the small model in the place of the untrained one."""
-    folder = tmp_path_factory.mktemp("cache")
-    small_model.write(folder / "instantid_jax")
-    return folder
+    """The user's cache folder."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> str:
+    """The small model's folder."""
+    return small_model.write(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def weights(model) -> tuple[str, ...]:
+    """Flags that name it."""
+    return ("--sdxl", model, "--instantid", model)
 
 
 @pytest.fixture

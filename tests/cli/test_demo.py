@@ -1,39 +1,98 @@
+"""`instantid demo`, on the embedded model."""
+
 import json
 
 import numpy as np
+import pytest
 import skimage.data
 from PIL import Image
 
-from instantid_jax.cli.demo import ASTRONAUT_KEYPOINTS, PROMPT, astronaut
-from instantid_jax.untrained import NOTICE
-from tests.pipeline.small_model import SIZE
+from instantid_jax import Face, InstantIDPipeline, embedded
+from instantid_jax.cli.demo import LINE, PROMPTS, ROW, side_by_side, similarity
+from instantid_jax.face.analysis import FaceAnalyzer
+from instantid_jax.pipeline import Result
+from miniature.drawing.scene import random_scene
+from miniature.portraits import draw, draw_random
 
 
-def test_the_demo_shows_photo_keypoints_and_picture(run):
-    size = ("--height", SIZE[0], "--width", SIZE[1])
-    ran = run("demo", "--output", "out/demo.png", "--num-inference-steps", 2, *size)
-    assert (ran.status, ran.err) == (0, [])
-    assert ran.out == ["out/demo.png: photo, keypoints, picture"]
-    assert "drawn at random" in ran.log[0] and "measured by hand" in ran.log[0]
-    assert ran.log[1:] == [NOTICE]
+def test_it_shows_a_person_in_other_pictures_and_how_alike_they_are(run):
+    prompts = PROMPTS[:2]
+    ran = run("demo", "--num-inference-steps", 12, "--guidance-scale", 3, "--prompts", *prompts)
+    assert (ran.status, ran.err, ran.log) == (0, [], [embedded.NOTICE])
+    assert ran.out[0].startswith("out/demo.png: ") and len(ran.out) == 3
+    for line, prompt in zip(ran.out[1:], prompts, strict=True):
+        assert line.endswith(prompt) and float(line.split()[0]) > 0.3
     with Image.open("out/demo.png") as sheet:
-        assert sheet.size == (3 * SIZE[1], SIZE[0])
-        assert sheet.text["prompt"] == PROMPT
-        assert json.loads(sheet.text["instantid"])["num_inference_steps"] == 2
-        parts = np.split(np.asarray(sheet), 3, axis=1)
-    assert [part.std() > 5 for part in parts] == [True] * 3
+        assert sheet.size == (3 * ROW, ROW + LINE)
+        assert sheet.text["prompt"] == "\n".join(prompts)
+        assert json.loads(sheet.text["instantid"])["num_inference_steps"] == 12
+        photo, *pictures = np.split(np.asarray(sheet)[:ROW], 3, axis=1)
+    with Image.open(embedded.PORTRAIT) as portrait:
+        np.testing.assert_array_equal(photo, portrait.resize((ROW, ROW), Image.Resampling.LANCZOS))
+    assert all(picture.std() > 20 for picture in pictures)
 
 
-def test_the_face_is_the_photos(run):
-    face = astronaut()
-    assert face.image_size == skimage.data.astronaut().shape[:2]
-    np.testing.assert_allclose(face.kps, ASTRONAUT_KEYPOINTS, atol=1e-4)
-    left_eye, right_eye, nose, left_mouth, right_mouth = face.kps
-    assert left_eye[0] < nose[0] < right_eye[0] and left_mouth[0] < nose[0] < right_mouth[0]
-    assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1])
+@pytest.fixture
+def made(monkeypatch):
+    """The arguments of the pipeline's call, which makes drawn pictures."""
+    called = {}
+
+    def load(**weights):
+        def make(prompts, **arguments):
+            called.update(arguments)
+            each = arguments["num_images_per_prompt"]
+            pictures = [draw_random(i).image for i in range(len(prompts) * each)]
+            return Result(pictures, latents=None, seeds=[])
+
+        return make
+
+    monkeypatch.setattr(InstantIDPipeline, "load", load)
+    return called
 
 
-def test_bad_output_is_refused_before_anything_is_computed(run):
-    ran = run("demo", "--output", "demo.jpg")
-    assert ran.status == 2 and ran.log == []
-    assert ran.err == ["instantid: error: --output demo.jpg: expected a name ending in .png"]
+def test_several_pictures_of_a_prompt_have_seeds_of_their_own(run, made):
+    ran = run("demo", "--seed", 7, "--num-images-per-prompt", 2, "--prompts", "x", "y")
+    assert ran.status == 0 and made["seed"] == [7, 9]
+    assert [line[-1] for line in ran.out[1:]] == ["x", "x", "y", "y"]
+
+
+def test_similarity_tells_a_person_from_another():
+    analyzer = FaceAnalyzer(embedded.FACE_PACK)
+    first, other = draw_random(1), draw_random(2)
+    again = draw(first.traits, random_scene(np.random.default_rng(3)))
+    face = analyzer.analyze(first.image)
+    assert similarity(face, first.image, analyzer) == pytest.approx(1)
+    assert similarity(face, again.image, analyzer) > 0.6
+    assert similarity(face, other.image, analyzer) < 0.4
+    assert similarity(face, Image.new("RGB", (128, 128)), analyzer) is None
+
+
+def test_pictures_of_all_sizes_stand_in_a_row():
+    photo = Image.new("RGB", (100, 400), "red")
+    pictures = [Image.new("RGB", size, "blue") for size in ((300, 300), (150, 300))]
+    sheet = np.asarray(side_by_side([photo, *pictures], ["photo", "0.5", "no face"]))
+    assert sheet.shape == (300 + LINE, 75 + 300 + 150, 3)
+    assert (sheet[:300, :75] == (255, 0, 0)).all() and (sheet[:300, 75:] == (0, 0, 255)).all()
+    line = sheet[300:]
+    assert all((part != 255).any() for part in np.split(line, (75, 375), axis=1))
+
+
+BAD = {
+    "output": (("--output", "demo.jpg"), "--output demo.jpg: expected a name ending in .png"),
+    "no prompt": (("--prompts",), "no prompts are named"),
+    "a face file": (("--face", "me.npz"), "me.npz is not a picture"),
+    "a photograph": (("--face", "astronaut.png"), "astronaut.png: its face is no drawn portrait's"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_before_anything_is_computed(run, tmp_path, monkeypatch, case):
+    flags, message = BAD[case]
+    monkeypatch.setattr(InstantIDPipeline, "load", lambda **_: pytest.fail("weights are loaded"))
+    Face(embedding=np.ones(512), kps=np.ones((5, 2))).save("me.npz")
+    Image.fromarray(skimage.data.astronaut()).save("astronaut.png")
+    before = sorted(tmp_path.rglob("*"))
+    ran = run("demo", *flags)
+    assert ran.status == 2 and len(ran.err) == 1 and ran.log == []
+    assert ran.err[0].startswith(f"instantid: error: {message}")
+    assert sorted(tmp_path.rglob("*")) == before

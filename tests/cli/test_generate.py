@@ -9,7 +9,6 @@ from PIL import Image
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.pipeline import Result
-from instantid_jax.untrained import NOTICE, untrained_model
 from tests.pipeline import small_model
 from tests.runs.trained_run import assert_same_bits, part_of, write_run
 
@@ -21,9 +20,8 @@ FAST = ("--num-inference-steps", 2)
 
 
 @pytest.fixture(scope="session")
-def pipe(cache):
-    folder = str(untrained_model(cache / "instantid_jax"))
-    return InstantIDPipeline.load(sdxl=folder, instantid=folder)
+def pipe(model):
+    return InstantIDPipeline.load(sdxl=model, instantid=model)
 
 
 def pixels(path) -> np.ndarray:
@@ -31,20 +29,19 @@ def pixels(path) -> np.ndarray:
         return np.array(image)
 
 
-def test_a_face_file_and_a_prompt_make_the_pipelines_picture(run, pipe, face_file, person):
-    ran = run("generate", "--face", face_file, "--prompt", "rain", "--output", "a/out.png", *FAST)
-    assert (ran.status, ran.out, ran.err) == (0, ["a/out.png"], [])
-    assert ran.log == [NOTICE]
+def test_a_face_file_and_a_prompt_make_the_pipelines_picture(run, pipe, weights, face_file, person):
+    asked = ("--face", face_file, "--prompt", "rain", "--output", "a/out.png")
+    ran = run("generate", *asked, *weights, *FAST)
+    assert (ran.status, ran.out, ran.err, ran.log) == (0, ["a/out.png"], [], [])
     picture = pipe("rain", face=person, num_inference_steps=2).images[0]
     np.testing.assert_array_equal(pixels("a/out.png"), np.asarray(picture))
     assert picture.size == small_model.SIZE[::-1]
 
 
-def test_a_picture_carries_how_it_was_made(run, face_file):
+def test_a_picture_carries_how_it_was_made(run, model, weights, face_file):
     told = ("--negative-prompt", "snow", "--seed", 7, "--ip-adapter-scale", 1, "--guess-mode")
-    ran = run(
-        "generate", "--face", face_file, "--prompt", "雨", "--output", "out.png", *told, *FAST
-    )
+    asked = ("--face", face_file, "--prompt", "雨", "--output", "out.png")
+    ran = run("generate", *asked, *told, *weights, *FAST)
     assert ran.status == 0
     with Image.open("out.png") as image:
         assert image.text["prompt"] == "雨"
@@ -57,7 +54,8 @@ def test_a_picture_carries_how_it_was_made(run, face_file):
         "guess_mode": True,
         "num_inference_steps": 2,
         "scheduler": None,
-        "sdxl": None,
+        "sdxl": model,
+        "model": None,
         "pose": None,
     }
     assert settings.items() >= expected.items()
@@ -75,16 +73,16 @@ def test_several_pictures_are_numbered_and_have_seeds_of_their_own(run, face_fil
         np.testing.assert_array_equal(pixels(path), np.asarray(picture))
 
 
-def test_photos_are_analysed_averaged_and_posed(run, pipe, photo, pack):
+def test_photos_are_analysed_averaged_and_posed(run, pipe, weights, photo, pack):
     """Two photos of a person and one whose pose counts, through insightface."""
     first, second = photo("a.png", LEFT), photo("b.png", RIGHT)
     pose = photo("pose.png", SMALL, RIGHT)
     ran = run(
         *("generate", "--face", first, second, "--pose", pose, "--face-pack", pack),
-        *("--prompt", "rain", "--output", "out.png", *FAST),
+        *("--prompt", "rain", "--output", "out.png", *weights, *FAST),
     )
     assert ran.status == 0 and ran.err == []
-    assert ran.log == [f"2 faces in {pose}: the largest is used", NOTICE]
+    assert ran.log == [f"2 faces in {pose}: the largest is used"]
 
     analyzer = FaceAnalyzer(pack)
     face = Face.mean([analyzer.analyze(first), analyzer.analyze(second)])
@@ -167,10 +165,9 @@ def test_every_setting_reaches_the_pipeline(run, face_file, monkeypatch):
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_what_a_run_trained_is_taken(run, cache, face_file, tmp_path, monkeypatch, raw):
+def test_what_a_run_trained_is_taken(run, model, face_file, tmp_path, monkeypatch, raw):
     """And the step is told."""
-    folder = str(untrained_model(cache / "instantid_jax"))
-    unet = json.loads((Path(folder) / "unet" / "config.json").read_text())
+    unet = json.loads((Path(model) / "unet" / "config.json").read_text())
     saved = write_run(tmp_path / "trained", unet=unet)[3, raw]
     loaded = []
 
@@ -180,7 +177,7 @@ def test_what_a_run_trained_is_taken(run, cache, face_file, tmp_path, monkeypatc
 
     monkeypatch.setattr(InstantIDPipeline, "__call__", call)
     ran = run(
-        *("generate", "--sdxl", folder, "--instantid", "trained", *(["--raw"] if raw else [])),
+        *("generate", "--sdxl", model, "--instantid", "trained", *(["--raw"] if raw else [])),
         *("--face", face_file, "--prompt", "x", "--output", "o.png"),
     )
     weights = "the raw parameters" if raw else "the moving average"
@@ -199,7 +196,8 @@ def test_what_a_run_trained_is_taken(run, cache, face_file, tmp_path, monkeypatc
 def bad(run, face_file, photo, pack, tmp_path, monkeypatch):
     """Runs `generate` with what a case names in place of good arguments, and no model to load."""
     monkeypatch.setattr(
-        "instantid_jax.cli.generate.untrained_model", lambda _: pytest.fail("weights are loaded")
+        "instantid_jax.pipeline.pipeline.LoadedModel",
+        lambda *_, **__: pytest.fail("weights are loaded"),
     )
     photo("nobody.png")
     (tmp_path / "words.jpg").write_text("not a picture")
@@ -232,7 +230,7 @@ BAD = {
     "no pose": ({"pose": "nowhere.jpg"}, "nowhere.jpg: no such file"),
     "no face at all": ({"face": ()}, "the mean of no faces"),
     "a missing pack": (
-        {"face": "nobody.png", "face_pack": None},
+        {"face": "nobody.png", "face_pack": None, "sdxl": "folder", "instantid": "folder"},
         "face pack antelopev2 not found: .*--download-face-pack",
     ),
     "a suffix that is no picture's": ({"output": "out.jpg"}, "out.jpg: expected a name ending in"),

@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_later_process_compiles_nothing(cache, face_file, tmp_path):
+def test_a_later_process_compiles_nothing(cache, weights, face_file, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "XLA_FLAGS": ""}
 
     def instantid(*arguments) -> list[str]:
         code = "from instantid_jax.cli import main; main()"
         ran = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
+            [sys.executable, "-c", code, *map(str, (*arguments, *weights))],
             cwd=ROOT,
             env=environment,
             capture_output=True,

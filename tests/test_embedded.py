@@ -1,0 +1,63 @@
+"""The model that the package ships: small, whole, and refusing photographs."""
+
+import os
+from pathlib import Path
+
+import insightface
+import jax
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from instantid_jax import Face, InputError, embedded
+from instantid_jax.face.analysis import FaceAnalyzer
+from instantid_jax.weights.layouts import find_model
+from miniature.portraits import draw_random
+
+FILES = sorted(path for path in Path(embedded.__file__).parent.rglob("*") if path.is_file())
+
+
+def test_it_is_small_enough_to_ship():
+    sizes = {path: path.stat().st_size for path in FILES}
+    assert max(sizes.values()) <= 15e6
+    assert sum(size for path, size in sizes.items() if path.suffix == ".safetensors") <= 40e6
+
+
+def test_it_is_found_like_a_published_model():
+    model = find_model(str(embedded.SDXL), str(embedded.INSTANTID))
+    names = {"unet", "vae", "text_encoder", "text_encoder_2", "ip_adapter", "image_proj"}
+    assert model.components.keys() >= names
+    for component in model.components.values():
+        for value in jax.tree.leaves(component.load(np.dtype("float32"))):
+            assert np.isfinite(value).all()
+
+
+@pytest.fixture(scope="module")
+def analyzer() -> FaceAnalyzer:
+    return FaceAnalyzer(embedded.FACE_PACK)
+
+
+def test_the_portrait_is_drawn():
+    with Image.open(embedded.PORTRAIT) as portrait:
+        np.testing.assert_array_equal(portrait, draw_random(900006).image)
+
+
+def test_drawn_portraits_pass(analyzer):
+    for seed in range(30):
+        face = analyzer.analyze(draw_random(10_000 + seed).image)
+        embedded.check_drawn(face, "a.png")
+
+
+@pytest.mark.parametrize("name", ["astronaut", "t1"])
+def test_photographs_are_refused_with_what_to_do(analyzer, name):
+    photo = skimage.data.astronaut()
+    if name == "t1":
+        path = Path(os.path.dirname(insightface.__file__), "data", "images", "t1.jpg")
+        photo = np.asarray(Image.open(path))
+    with pytest.raises(InputError, match=r"me\.jpg: .*drawn people alone.*--sdxl and --instantid"):
+        embedded.check_drawn(analyzer.analyze(photo), "me.jpg")
+
+
+def test_a_face_that_no_detector_found_passes():
+    embedded.check_drawn(Face(embedding=np.ones(512), kps=np.ones((5, 2))), "me.npz")
