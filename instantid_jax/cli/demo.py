@@ -30,7 +30,7 @@ ROW, LINE = 256, 28
 
 def demo(
     output: Path = Path("out/demo.png"),
-    face: tuple[str, ...] = (str(embedded.PORTRAIT),),
+    face: tuple[str, ...] = (),
     prompts: tuple[str, ...] = PROMPTS,
     weights: Weights = Weights(),  # noqa: B008
     sampling: Sampling = Sampling(),  # noqa: B008
@@ -40,7 +40,8 @@ def demo(
 
     Args:
       output: a .png file.
-      face: photos of one person; several are averaged, and the first is shown.
+      face: photos of one person; several are averaged, and the first is shown. Without any, the
+        embedded portrait.
       prompts: what to show; each has seeds of its own.
     """
     check_picture(output)
@@ -48,8 +49,9 @@ def demo(
     if not prompts:
         raise InputError("no prompts are named: give at least one")
     pack = weights.pack(face_pack)
-    shown = weights.person(face, pack)
-    photo = Image.fromarray(read_picture(face[0]))
+    photos = face or (str(embedded.PORTRAIT),)
+    shown = weights.person(photos, pack)
+    photo = Image.fromarray(read_picture(photos[0]))
     each = sampling.num_images_per_prompt
     seeds = [sampling.seed + i * each for i in range(len(prompts))]
     arguments = sampling.arguments() | {"seed": seeds}

@@ -25,7 +25,9 @@ def test_it_shows_a_person_in_other_pictures_and_how_alike_they_are(run):
     with Image.open("out/demo.png") as sheet:
         assert sheet.size == (3 * ROW, ROW + LINE)
         assert sheet.text["prompt"] == "\n".join(prompts)
-        assert json.loads(sheet.text["instantid"])["num_inference_steps"] == 12
+        settings = json.loads(sheet.text["instantid"])
+        # No path of this machine.
+        assert (settings["num_inference_steps"], settings["face"]) == (12, [])
         photo, *pictures = np.split(np.asarray(sheet)[:ROW], 3, axis=1)
     with Image.open(embedded.PORTRAIT) as portrait:
         np.testing.assert_array_equal(photo, portrait.resize((ROW, ROW), Image.Resampling.LANCZOS))
