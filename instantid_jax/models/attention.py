@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +45,36 @@ def attention(
     return _on_each_device(_attention_in_blocks, query, key, value)
 
 
+@jax.custom_vjp
 def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     # By name: with implementation=None, JAX always takes the XLA path.
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def _cudnn_forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
+    return jax.vjp(_cudnn_attention_of_even_lengths, query, key, value)
+
+
+def _cudnn_backward(pull_back: Any, gradient: jax.Array) -> tuple[jax.Array, ...]:
+    return pull_back(gradient)
+
+
+_cudnn_attention.defvjp(_cudnn_forward, _cudnn_backward)
+
+
+def _cudnn_attention_of_even_lengths(
+    query: jax.Array, key: jax.Array, value: jax.Array
+) -> jax.Array:
+    """The same by padding: for the way back JAX 0.11 refuses odd lengths, as of 77 tokens."""
+    positions, tokens = query.shape[1], key.shape[1]
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
+    lengths = jnp.full(len(key), tokens, jnp.int32) if tokens % 2 else None
+    attended = jax.nn.dot_product_attention(
+        query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return attended[:, :positions]
 
 
 def _on_each_device(
