@@ -8,11 +8,11 @@ from flax import nnx
 
 from instantid_jax.models.attention import CrossAttention, DecoupledCrossAttention, SelfAttention
 from instantid_jax.models.layers import (
+    GroupNorm,
     Placeholder,
     conv1x1,
     conv3x3,
     gelu,
-    group_norm,
     layer_norm,
     linear,
     upsample_nearest,
@@ -57,10 +57,10 @@ class ResnetBlock2D(nnx.Module):
         eps: float,
         rngs: nnx.Rngs,
     ):
-        self.norm1 = group_norm(channels_in, groups, eps=eps, rngs=rngs)
+        self.norm1 = GroupNorm(channels_in, groups, eps=eps, rngs=rngs)
         self.conv1 = conv3x3(channels_in, channels_out, rngs=rngs)
         self.time_emb_proj = None if time_dim is None else linear(time_dim, channels_out, rngs=rngs)
-        self.norm2 = group_norm(channels_out, groups, eps=eps, rngs=rngs)
+        self.norm2 = GroupNorm(channels_out, groups, eps=eps, rngs=rngs)
         self.conv2 = conv3x3(channels_out, channels_out, rngs=rngs)
         self.conv_shortcut = (
             None if channels_in == channels_out else conv1x1(channels_in, channels_out, rngs=rngs)
@@ -153,7 +153,7 @@ class Transformer2DModel(nnx.Module):
         rngs: nnx.Rngs,
     ):
         # diffusers' transformers use 1e-6 here, whatever the resnets' norm_eps says.
-        self.norm = group_norm(channels, groups, eps=1e-6, rngs=rngs)
+        self.norm = GroupNorm(channels, groups, eps=1e-6, rngs=rngs)
         self.proj_in = linear(channels, channels, rngs=rngs)
         self.transformer_blocks = nnx.List(
             [

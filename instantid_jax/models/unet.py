@@ -22,9 +22,9 @@ from instantid_jax.models.blocks import (
 )
 from instantid_jax.models.config import config_from_json, per_block
 from instantid_jax.models.layers import (
+    GroupNorm,
     TimestepEmbedding,
     conv3x3,
-    group_norm,
     sinusoidal_embedding,
 )
 
@@ -267,7 +267,7 @@ class UNet2DConditionModel(ConditionedEncoder):
             )
             width = channels[level]
         self.up_blocks = nnx.List(up_blocks)
-        self.conv_norm_out = group_norm(
+        self.conv_norm_out = GroupNorm(
             channels[0], config.norm_num_groups, eps=config.norm_eps, rngs=rngs
         )
         self.conv_out = conv3x3(channels[0], config.out_channels, rngs=rngs)

@@ -15,7 +15,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.models.attention import attention, merge_heads, split_heads
 from instantid_jax.models.blocks import ResnetBlock2D, Upsample2D
 from instantid_jax.models.config import config_from_json
-from instantid_jax.models.layers import conv1x1, conv3x3, group_norm, linear
+from instantid_jax.models.layers import GroupNorm, conv1x1, conv3x3, linear
 
 # diffusers' VAE takes no epsilon from its configuration.
 EPS = 1e-6
@@ -76,7 +76,7 @@ class Attention(nnx.Module):
     """Single-head self-attention over the positions of a feature map, with biases."""
 
     def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs):
-        self.group_norm = group_norm(channels, groups, eps=EPS, rngs=rngs)
+        self.group_norm = GroupNorm(channels, groups, eps=EPS, rngs=rngs)
         self.to_q = linear(channels, channels, rngs=rngs)
         self.to_k = linear(channels, channels, rngs=rngs)
         self.to_v = linear(channels, channels, rngs=rngs)
@@ -178,7 +178,7 @@ class Encoder(nnx.Module):
             ]
         )
         self.mid_block = MidBlock(config, rngs=rngs)
-        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, eps=EPS, rngs=rngs)
+        self.conv_norm_out = GroupNorm(channels[-1], config.norm_num_groups, eps=EPS, rngs=rngs)
         self.conv_out = conv3x3(channels[-1], 2 * config.latent_channels, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -202,7 +202,7 @@ class Decoder(nnx.Module):
                 for i in range(len(channels))
             ]
         )
-        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, eps=EPS, rngs=rngs)
+        self.conv_norm_out = GroupNorm(channels[-1], config.norm_num_groups, eps=EPS, rngs=rngs)
         self.conv_out = conv3x3(channels[-1], config.out_channels, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 from flax import nnx
 
-from instantid_jax.models.layers import group_norm, linear
+from instantid_jax.models.layers import GroupNorm, linear
 from miniature.evaluation.named import BACKGROUNDS, STYLES
 from miniature.faces.networks import EPSILON, GROUPS, DownStage
 
@@ -27,7 +27,7 @@ class Classifier(nnx.Module):
         for channels, count in zip(config.channels, config.blocks, strict=True):
             self.stages.append(DownStage(before, channels, count, rngs=rngs))
             before = channels
-        self.norm_out = group_norm(before, GROUPS, eps=EPSILON, rngs=rngs)
+        self.norm_out = GroupNorm(before, GROUPS, eps=EPSILON, rngs=rngs)
         self.style = linear(before, len(STYLES), rngs=rngs)
         self.background = linear(before, len(BACKGROUNDS), rngs=rngs)
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from instantid_jax.models.layers import (
+    GroupNorm,
     conv1x1,
     conv3x3,
-    group_norm,
     layer_norm,
     linear,
     upsample_nearest,
@@ -44,7 +44,7 @@ class Recogniser(nnx.Module):
         for channels, count in zip(config.channels, config.blocks, strict=True):
             self.stages.append(DownStage(before, channels, count, rngs=rngs))
             before = channels
-        self.norm_out = group_norm(before, GROUPS, eps=EPSILON, rngs=rngs)
+        self.norm_out = GroupNorm(before, GROUPS, eps=EPSILON, rngs=rngs)
         self.conv_out = conv1x1(before, config.last, rngs=rngs)
         self.embedding = linear(config.last * 7 * 7, config.embedding, rngs=rngs)
 
@@ -131,9 +131,9 @@ class ResidualBlock(nnx.Module):
     """Two convolutions, each after norm and activation (He et al. 2016)."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.norm1 = group_norm(channels, GROUPS, eps=EPSILON, rngs=rngs)
+        self.norm1 = GroupNorm(channels, GROUPS, eps=EPSILON, rngs=rngs)
         self.conv1 = conv3x3(channels, channels, rngs=rngs)
-        self.norm2 = group_norm(channels, GROUPS, eps=EPSILON, rngs=rngs)
+        self.norm2 = GroupNorm(channels, GROUPS, eps=EPSILON, rngs=rngs)
         self.conv2 = conv3x3(channels, channels, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
