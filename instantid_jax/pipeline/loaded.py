@@ -15,8 +15,9 @@ from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
 from instantid_jax.pipeline import conditioning, inputs, programs
+from instantid_jax.placement import place
 from instantid_jax.prompt import PromptTokenizer, tokenize
-from instantid_jax.sharding import SAMPLING_AXES, replicated
+from instantid_jax.sharding import SAMPLING_AXES
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 # Of both encoders, [B, L] each.
@@ -84,10 +85,7 @@ class LoadedModel:
         )
 
     def _read(self, part: Component, dtype: jnp.dtype) -> Params:
-        params = part.load(dtype)
-        if self.mesh is None:
-            return params
-        return jax.device_put(params, replicated(self.mesh), donate=True)
+        return place(part.load(dtype), self.mesh)
 
     @contextlib.contextmanager
     def on_devices(self, dtype: jnp.dtype) -> Iterator[None]:
