@@ -62,17 +62,24 @@ def random_pipeline(
 
 
 def draw_all(shapes: Mapping[str, jax.ShapeDtypeStruct], dtype: jnp.dtype) -> Params:
-    """Random parameters of these shapes, made on the device."""
+    """Random parameters of these shapes, made on the device.
+
+    All are cut from the same numbers, each elsewhere: to compile a generator for every shape would
+    take longer than what is measured.
+    """
+    largest = max(math.prod(spec.shape) for spec in shapes.values())
+    numbers = jax.random.normal(jax.random.key(0), (largest + len(shapes),), dtype)
     return {
-        name: _draw(jax.random.key(i), name.rpartition(".")[2], spec.shape, dtype)
+        name: _cut(numbers, i, name.rpartition(".")[2], spec.shape)
         for i, (name, spec) in enumerate(shapes.items())
     }
 
 
-@functools.partial(jax.jit, static_argnames=("leaf", "shape", "dtype"))
-def _draw(key: jax.Array, leaf: str, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("leaf", "shape"))
+def _cut(numbers: jax.Array, start: int, leaf: str, shape: tuple[int, ...]) -> jax.Array:
     """Of unit gain, so that numbers stay finite through all layers."""
     if leaf in ("bias", "scale"):
-        return jnp.full(shape, leaf == "scale", dtype)
+        return jnp.full(shape, leaf == "scale", numbers.dtype)
     inputs = math.prod(shape[:-1]) if leaf == "kernel" else shape[-1]
-    return jax.random.normal(key, shape, dtype) / jnp.sqrt(inputs).astype(dtype)
+    cut = jax.lax.dynamic_slice(numbers, (start,), (math.prod(shape),)).reshape(shape)
+    return cut / jnp.sqrt(inputs).astype(numbers.dtype)

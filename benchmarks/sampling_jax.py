@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.cells import Cell, Job
 from benchmarks.compiled_sampling import step_flops
+from benchmarks.kernels import kernels
 from benchmarks.random_pipeline import FULL, SMALL, random_pipeline
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.pipeline import programs, sampling
@@ -41,7 +42,7 @@ def measure(job: Job) -> dict[str, Any]:
 def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str, Any]:
     face = Face(embedding=np.ones(512), kps=cell.size * KEYPOINTS)
 
-    def call(seed: int) -> dict[str, float]:
+    def call(seed: int, steps: int = cell.steps) -> dict[str, float]:
         with _timed() as seconds:
             start = time.perf_counter()
             pipe(
@@ -50,7 +51,7 @@ def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str
                 negative_prompt=NEGATIVE_PROMPT,
                 height=cell.size,
                 width=cell.size,
-                num_inference_steps=cell.steps,
+                num_inference_steps=steps,
                 guidance_scale=5.0 if cell.guidance else 1.0,
                 seed=[seed + i for i in range(cell.batch)],
                 progress=False,
@@ -68,6 +69,7 @@ def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str
     device = jax.devices()[0]
     peak, memory = PEAK.get(device.device_kind), device.memory_stats() or {}
     rate = operations / seconds["steps"]
+    few = min(cell.steps, 4)
     return dataclasses.asdict(cell) | {
         "first_picture_seconds": round(first, 3),
         "seconds": {name: round(value, 5) for name, value in seconds.items()},
@@ -76,6 +78,7 @@ def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str
         "tflop_per_second": round(rate / 1e12, 2),
         "share_of_peak": None if peak is None else round(rate / peak, 4),
         "peak_memory_gb": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2) or None,
+        "kernels_of_a_step": kernels(lambda: call(0, few), "denoise", few),
     }
 
 

@@ -58,7 +58,7 @@ class Peer:
     def text_encoders(self) -> list[nn.Module]:
         with torch.device(self.device):
             return [
-                kind(CLIPTextConfig(**self.settings[name])).to(self.dtype).eval()
+                kind(_clip_config(name, self.settings[name])).to(self.dtype).eval()
                 for kind, name in (
                     (CLIPTextModel, "text_encoder"),
                     (CLIPTextModelWithProjection, "text_encoder_2"),
@@ -191,6 +191,11 @@ def _measure_cell(peer: Peer, cell: Cell, repeats: int) -> dict[str, Any]:
         "fastest_picture_seconds": round(min(run["picture"] for run in runs), 5),
         "peak_memory_gb": round(memory / 1e9, 2) or None,
     }
+
+
+def _clip_config(name: str, settings: dict[str, Any]) -> CLIPTextConfig:
+    """transformers' own defaults are not CLIP-L's."""
+    return CLIPTextConfig(**dataclasses.asdict(network(name, settings).config))
 
 
 def _with_blocks(vae: dict[str, Any]) -> dict[str, Any]:

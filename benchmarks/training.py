@@ -113,7 +113,10 @@ def _measure(
     state = _state(config, networks, mesh)
     constants = _constants(config, networks, mesh)
     batch = _batch(config, networks, mesh, side)
+    start = time.perf_counter()
     step = compiled_step(config, networks, mesh)
+    step = step.lower(state, constants, batch, np.uint32(0)).compile()
+    compile_seconds = time.perf_counter() - start
     seconds = []
     for i in range(repeats + 2):
         start = time.perf_counter()
@@ -121,11 +124,12 @@ def _measure(
         loss = float(metrics["loss"])
         seconds.append(time.perf_counter() - start)
     assert math.isfinite(loss), "the loss is not finite, and what was timed is no training"
-    # The first compiles; the second may still move arrays to where the program wants them.
+    # The first two are slower: kernels are loaded, CUDA graphs made.
     median = statistics.median(seconds[2:])
     share = StepFlops(config, networks, mesh).utilisation((side, side), median)
     memory = jax.devices()[0].memory_stats() or {}
     return {
+        "compile_seconds": round(compile_seconds, 1),
         "first_step_seconds": round(seconds[0], 2),
         "step_seconds": round(median, 4),
         "fastest_step_seconds": round(min(seconds[2:]), 4),
