@@ -2,7 +2,8 @@
 
 It needs the libtpu that JAX asks for (`pip install 'jax[tpu]'`), whose compiler works without a
 chip. The whole of InstantID on SDXL base, bfloat16, for a sampling mesh of a topology's chips: v4,
-v5e, v5p, v6e or tpu7x.
+v5e, v5p, v6e or tpu7x. So does the compiler for GPUs (`pip install 'jax[cuda13]'`), but without
+autotuning: `--topology h200` tells which kernels there are, not which matrix products are chosen.
 """
 
 import json
@@ -13,8 +14,8 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from benchmarks import recording
+from benchmarks.absent_devices import absent_devices
 from benchmarks.compiled_sampling import compile_step, sdxl_networks
-from benchmarks.compiled_step import tpu_devices
 from benchmarks.recording import command, environment
 from instantid_jax.sharding import parse_sampling_mesh
 
@@ -34,7 +35,7 @@ def main(
     """Compiles the step, and tells what it takes on each chip.
 
     Args:
-      topology: such as v5e:1x1, v6e:1x1, v4:2x2x1, v5p:2x2x1 or tpu7x:2x2x1.
+      topology: such as v5e:1x1, v6e:1x1, v4:2x2x1, v5p:2x2x1 or tpu7x:2x2x1; or h200.
       mesh: how its chips share the work, such as data=4,guidance=2; one alone unless told.
       height: of the pictures, in pixels.
       width: of the pictures, in pixels.
@@ -43,8 +44,9 @@ def main(
       json: print one JSON object.
       record: write it to benchmarks/results/compile_for.json in place of the same program's last.
     """
-    about = environment("jax", "jaxlib", "flax", "libtpu")
-    chips = parse_sampling_mesh(mesh, tpu_devices(topology))
+    compiler = "libtpu" if ":" in topology else "jax-cuda13-plugin"
+    about = environment("jax", "jaxlib", "flax", compiler)
+    chips = parse_sampling_mesh(mesh, absent_devices(topology))
     result = compile_step(sdxl_networks(), chips, batch, (height, width), guidance)
     program = {
         "topology": topology,
@@ -67,11 +69,13 @@ def _json(result: dict[str, Any]) -> str:
 
 
 def _words(result: dict[str, Any]) -> str:
+    flops = result["flops"]
+    compiled = "" if flops is None else f", {flops / 1e12:.2f} as compiled"
     return (
         f"{result['topology']} ({result['device_kind']}): {result['hbm_bytes'] / 1e9:.2f} GB of "
         f"HBM, {result['temp_bytes'] / 1e6:.0f} MB of them temporaries; "
-        f"{result['flops_by_hand'] / 1e12:.2f} TFLOP a step by hand, {result['flops'] / 1e12:.2f} "
-        f"as compiled; {result['collective_bytes'] / 1e6:.1f} MB exchanged; compiled in "
+        f"{result['flops_by_hand'] / 1e12:.2f} TFLOP a step by hand{compiled}; "
+        f"{result['collective_bytes'] / 1e6:.1f} MB exchanged; compiled in "
         f"{result['compile_seconds']} s"
     )
 

@@ -17,6 +17,7 @@ from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.params import Network
 from instantid_jax.pipeline import programs
+from instantid_jax.placement import weight_format
 from instantid_jax.sharding import replicated, sampling_mesh
 from instantid_jax.weights.sdxl_base import SCHEDULER, SETTINGS
 from train.flops import count_flops, uncounted_flops
@@ -103,9 +104,9 @@ def compile_step(
     Returns:
       Of one device `hbm_bytes`: arguments, outputs and temporaries less what is aliased, and the
       weights that sampling needs beside the step's; `temp_bytes`; `flops`, XLA's count and what
-      that leaves out, kernels and all but the first turn of loops; `flops_by_hand`, of matrix
-      products and convolutions by their shapes; `collective_bytes`; `compile_seconds` and, of all
-      cores, `compile_cpu_seconds`.
+      that leaves out, kernels and all but the first turn of loops, or None where XLA counts none,
+      as for GPUs; `flops_by_hand`, of matrix products and convolutions by their shapes;
+      `collective_bytes`; `compile_seconds` and, of all cores, `compile_cpu_seconds`.
     """
     by_hand = step_flops(networks, batch, size, guidance)
     arguments = step_arguments(networks, batch, size, guidance)
@@ -121,7 +122,7 @@ def compile_step(
     with jax.set_mesh(mesh):
         compiled = lowered.compile()
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    memory = compiled.memory_analysis()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     others = (networks.vae, networks.image_proj, networks.text_encoder, networks.text_encoder_2)
     return {
         "hbm_bytes": memory.argument_size_in_bytes
@@ -130,7 +131,7 @@ def compile_step(
         - memory.alias_size_in_bytes
         + sum(_bytes(_params(each, DTYPE)) for each in others),
         "temp_bytes": memory.temp_size_in_bytes,
-        "flops": int(compiled.cost_analysis()["flops"]) + uncounted // mesh.size,
+        "flops": None if cost is None else int(cost["flops"]) + uncounted // mesh.size,
         "flops_by_hand": by_hand // mesh.size,
         "collective_bytes": sum(c["bytes"] for c in collectives(compiled.as_text()).values()),
         "compile_seconds": round(seconds, 1),
@@ -141,7 +142,14 @@ def compile_step(
 def _traced(arguments: tuple[Any, ...], mesh: Mesh, options: dict[str, Any]) -> jax.stages.Traced:
     """The step on a mesh, its weights on every device, its latents shared out."""
     static, (params, state, *others) = arguments[:3], arguments[3:]
-    params, others = _placed((params, others), replicated(mesh))
+    everywhere, platform = replicated(mesh), mesh.devices.flat[0].platform
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=weight_format(leaf.ndim, platform, everywhere)
+        ),
+        params,
+    )
+    others = _placed(others, everywhere)
     state = _placed(state, NamedSharding(mesh, PartitionSpec("data", "rows")))
     # Weights that `prepare` alone uses are resident, too.
     step = jax.jit(

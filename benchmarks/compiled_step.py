@@ -1,13 +1,10 @@
 """The training step compiled ahead of time from shapes, and what can be read off the program."""
 
-import math
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.experimental import topologies
 
 from benchmarks.hlo_collectives import collectives
 from instantid_jax.components import network
@@ -27,16 +24,6 @@ def sdxl_networks() -> Networks:
         "controlnet": identitynet_settings(SETTINGS["unet"]),
     }
     return Networks(**{name: network(name, each) for name, each in settings.items()})
-
-
-def tpu_devices(topology: str) -> list[jax.Device]:
-    """The devices of a TPU topology such as "v5e:16x16", none of which need be there."""
-    # Else libtpu asks a metadata server, which only Google's machines have, for minutes.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    chips = [int(side) for side in topology.partition(":")[2].split("x")]
-    # libtpu takes hosts of four chips, unless told that there are fewer.
-    few = {"chips_per_host_bounds": [*chips, 1][:3]} if math.prod(chips) < 4 else {}
-    return list(topologies.get_topology_desc(topology, "tpu", **few).devices)
 
 
 def compile_step(

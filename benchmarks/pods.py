@@ -16,7 +16,8 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from benchmarks import recording
-from benchmarks.compiled_step import compile_step, sdxl_networks, tpu_devices
+from benchmarks.absent_devices import absent_devices
+from benchmarks.compiled_step import compile_step, sdxl_networks
 from benchmarks.recording import command, environment
 
 RESULTS = recording.RESULTS / "pods.json"
@@ -48,7 +49,7 @@ def measure(pod: str, side: int = 1024) -> dict[str, Any]:
     about = environment("jax", "jaxlib", "flax", "libtpu")
     config = importlib.import_module(f"configs.{pod}").get_config()
     kind = PODS[pod]
-    devices = tpu_devices(kind.topology)
+    devices = absent_devices(kind.topology)
     result = compile_step(config, sdxl_networks(), devices, (side, side))
     if "bytes_per_device" in result:
         share = result["bytes_per_device"]["total"] / (kind.hbm_gb * 1e9)

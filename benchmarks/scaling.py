@@ -12,9 +12,9 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from benchmarks import recording
+from benchmarks.absent_devices import absent_devices
 from benchmarks.compiled_blocks import FIRST_WINDOWS
 from benchmarks.compiled_sampling import compile_step, sdxl_networks
-from benchmarks.compiled_step import tpu_devices
 from instantid_jax.sharding import parse_sampling_mesh
 
 SIZE = (1024, 1024)
@@ -36,7 +36,7 @@ def main(
     """
     about = recording.environment("jax", "jaxlib", "flax", "libtpu")
     about |= {"command": recording.command("benchmarks.scaling")}
-    networks, devices = sdxl_networks(), tpu_devices(topology)
+    networks, devices = sdxl_networks(), absent_devices(topology)
     for text in meshes:
         mesh = parse_sampling_mesh(text, devices)
         batch = mesh.shape["data"]
