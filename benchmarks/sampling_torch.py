@@ -11,7 +11,6 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -147,24 +146,22 @@ class Peer:
         pixels = (torch.cat(pictures) / 2 + 0.5).clamp(0, 1) * 255
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
-    def call(self, cell: Cell) -> dict[str, float]:
-        """Seconds of one picture's parts."""
-        seconds = {}
+    def call(self, cell: Cell, parts: dict[str, float] | None = None) -> float:
+        """Seconds of a picture; noting those of its `parts` means waiting for each."""
 
-        def timed(name: str, function: Callable[[], Any]) -> Any:
-            start = time.perf_counter()
-            result = function()
-            if self.device == "cuda":
-                torch.cuda.synchronize()
-            seconds[name] = time.perf_counter() - start
+        def noted(name: str, result: Any) -> Any:
+            if parts is not None:
+                if self.device == "cuda":
+                    torch.cuda.synchronize()
+                parts[name] = time.perf_counter() - start - sum(parts.values())
             return result
 
         start = time.perf_counter()
         rows = 2 * cell.batch if cell.guidance else cell.batch
-        hidden, pooled = timed("text", functools.partial(self.text, rows))
-        latents = timed("steps", functools.partial(self.denoise, cell, hidden, pooled))
-        timed("decode", functools.partial(self.decode, latents))
-        return seconds | {"picture": time.perf_counter() - start}
+        text = noted("text", self.text(rows))
+        latents = noted("steps", self.denoise(cell, *text))
+        noted("decode", self.decode(latents))
+        return time.perf_counter() - start
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -181,14 +178,18 @@ def measure(job: Job) -> dict[str, Any]:
 
 def _measure_cell(peer: Peer, cell: Cell, repeats: int) -> dict[str, Any]:
     peer.install_id_attention(2 * cell.batch if cell.guidance else cell.batch)
-    first = peer.call(cell)["picture"]
-    runs = [peer.call(cell) for _ in range(repeats)]
-    seconds = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    first = peer.call(cell)
+    pictures = [peer.call(cell) for _ in range(repeats)]
+    parts: list[dict[str, float]] = [{} for _ in range(repeats)]
+    for each in parts:
+        peer.call(cell, each)
+    seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
+    seconds["picture"] = statistics.median(pictures)
     memory = torch.cuda.max_memory_allocated() if peer.device == "cuda" else 0
     return dataclasses.asdict(cell) | {
         "first_picture_seconds": round(first, 3),
         "seconds": {name: round(value, 5) for name, value in seconds.items()},
-        "fastest_picture_seconds": round(min(run["picture"] for run in runs), 5),
+        "fastest_picture_seconds": round(min(pictures), 5),
         "peak_memory_gb": round(memory / 1e9, 2) or None,
     }
 
