@@ -15,7 +15,8 @@ class Loader:
 
     grain makes what the next steps need: threads its examples, or other processes its batches.
     Decoding a JPEG releases Python's lock, so for large pictures threads are enough; small ones
-    with cached latents are hardly more than Python, and a few thousand a second take processes.
+    with cached latents are hardly more than Python, which makes some 600 a second, and more of
+    them take processes.
 
     The position is the step: to resume, make a new loader that begins there. Errors of
     `Batches.batch` come out of `next`.
