@@ -13,7 +13,7 @@ PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
 LAYERS = [
     {"errors"},
     {"atomic", "json_files", "cache", "compiler", "params", "pictures", "sharding"},
-    {"models.config", "models.layers", "models.splash"},
+    {"models.config", "models.layers", "models.splash", "placement"},
     {"models.attention"},
     {"models.blocks", "models.vae", "models.clip", "models.resampler"},
     {"models.unet"},

@@ -168,16 +168,23 @@ class LoadedModel:
 
     def encode_text(self, given: programs.Prompts | TokenIds, clip_skip: int) -> programs.Prompts:
         if isinstance(given, programs.Prompts):
-            return given
+            return self._bound(given)
         params = (self.params["text_encoder"], self.params["text_encoder_2"])
         return programs.encode_text(self.networks, params, given, clip_skip)
+
+    def _bound(self, prompts: programs.Prompts) -> programs.Prompts:
+        """Given ones on the weights' device, as encoded ones are, for which programs compile."""
+        if self.mesh is not None:
+            return prompts
+        return jax.device_put(prompts, next(iter(self.params["unet"].values())).sharding)
 
     def encode_negative(
         self, given: programs.Prompts | TokenIds | None, positive: programs.Prompts
     ) -> programs.Prompts:
         """The negative prompts; zeros where there are none."""
         if given is None:
-            return programs.Prompts(*(np.zeros(each.shape, each.dtype) for each in positive))
+            zeros = (np.zeros(each.shape, each.dtype) for each in positive)
+            return self._bound(programs.Prompts(*zeros))
         negative = self.encode_text(given, 0)
         if negative.text.shape != positive.text.shape:
             raise InputError(

@@ -44,6 +44,9 @@ def denoise(
     if isinstance(latents, tuple):
         latents = programs.draw_noise(key, np.uint32(INITIAL), latents)
     state = programs.begin(sampler.rule, latents, np.float32(sampler.init_noise_sigma))
+    # The weights are bound to their device, and so is what a step returns: for a first state that
+    # is not, jit would compile the step twice.
+    state = jax.device_put(state, {name: value.sharding for name, value in state.items()})
     step = functools.partial(
         programs.denoise, networks, sampler.rule, guidance_scale is not None, params
     )
