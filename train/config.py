@@ -149,9 +149,7 @@ class TrainConfig:
       steps: where to stop; no part of the learning rate's schedule.
       global_batch_size: examples a step, over all devices and micro-batches.
       seed: of the data's order, the noise and the fresh trainables.
-      loader_threads: examples made at a time for each process, by its threads.
-      loader_processes: further processes for each, which make its batches in place of threads:
-        for small pictures with cached latents, see `train.data.loader`.
+      loader_threads: examples made at a time by each process.
       log_example_ids: whether the metrics name each step's records.
     """
 
@@ -167,7 +165,6 @@ class TrainConfig:
     checkpoints: CheckpointConfig = CheckpointConfig()
     validation: ValidationConfig | None = None
     loader_threads: int = 8
-    loader_processes: int = 0
     log_example_ids: bool = False
 
     def __post_init__(self):
@@ -176,8 +173,6 @@ class TrainConfig:
         for name in ("global_batch_size", "steps", "loader_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 up")
-        if self.loader_processes < 0:
-            raise InputError(f"loader_processes={self.loader_processes}: expected 0 up")
 
     def check_devices(self, data: int, fsdp: int) -> None:
         """Refuses a batch that a mesh cannot share out evenly.

@@ -114,13 +114,7 @@ def _loop(
             Saver(run, start=step, every=saves.every, keep=saves.keep, keep_every=saves.keep_every)
         )
         report = stack.enter_context(Report(config, writer, step, flops))
-        loader = Loader(
-            batches,
-            start_step=step,
-            rows=rows,
-            threads=config.loader_threads,
-            processes=config.loader_processes,
-        )
+        loader = Loader(batches, start_step=step, rows=rows, threads=config.loader_threads)
         stack.callback(loader.close)
         tracing = stack.enter_context(Profile(run.path / "profile", step, profile))
         stack.enter_context(_noting_divergence(run))

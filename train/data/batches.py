@@ -4,7 +4,7 @@ import hashlib
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +32,7 @@ class Batches:
 
     Nothing is remembered between calls but the count of corrupt records, so a run that resumes
     needs no more than its step, and processes that each take some rows of a batch agree without
-    talking, however many they are. Threads may share an instance, and other processes make
-    examples with a pickled copy, which opens the datasets again.
+    talking, however many they are. Threads may share an instance.
 
     Row r of step s is example s * global_batch_size + r. Its random choices are a function of the
     seed and that number.
@@ -61,7 +60,6 @@ class Batches:
             raise InputError(f"the seed is {seed}: expected 0 up")
         if len(tokenizers) != 2:
             raise InputError(f"{len(tokenizers)} tokenizers came: expected SDXL's two")
-        self._arguments = (config, tokenizers, global_batch_size, seed)
         self.config = config
         self.global_batch_size = global_batch_size
         self._seed = seed
@@ -82,9 +80,6 @@ class Batches:
         self._streams, self._counts = bucket_streams(config, self._datasets, seed)
         self._interleave = Interleave(self._counts, global_batch_size, seed)
         self.corruption = CorruptionCount(config.max_corrupt_share)
-
-    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
-        return type(self), self._arguments
 
     @property
     def fingerprint(self) -> str:
@@ -139,22 +134,7 @@ class Batches:
         Raises:
           InputError: if too many records are corrupt, or a file cannot be read.
         """
-        return self.counted(self.uncounted_batch(step, self.rows(rows)))
-
-    def uncounted_batch(self, step: int, rows: Sequence[int]) -> Batch:
-        """The same, with what `counted` takes."""
-        return self.collate([self.example(step, row) for row in rows])
-
-    def counted(self, batch: Batch) -> Batch:
-        """Takes what was corrupt out of a batch, and counts it.
-
-        Raises:
-          InputError: if that is too much.
-        """
-        for name, reason in batch.pop("corrupt"):
-            self.corruption.record(name, reason)
-        self.corruption.example(len(batch["example_ids"]))
-        return batch
+        return self.collate([self.example(step, row) for row in self.rows(rows)])
 
     def rows(self, rows: slice | Sequence[int]) -> Sequence[int]:
         """The rows of a batch that a slice means.
@@ -168,18 +148,12 @@ class Batches:
         return taken
 
     def example(self, step: int, row: int) -> dict[str, Any]:
-        """One row of a step's batch, without the batch axis.
-
-        Returns:
-          What `batch` does, its `key` in place of `example_ids`, and as `corrupt` a list of names
-          and reasons: the records that could not be used in its place.
-        """
+        """One row of a step's batch, without the batch axis."""
         bucket, number = self._interleave.place(step)
         index = step * self.global_batch_size + row
         place = number * self.global_batch_size + row
         choices = Choices(self._seed, index)
         target = self.config.buckets[bucket]
-        corrupt = []
         for dataset, position in (
             self._streams[bucket][place + attempt] for attempt in range(_MAX_IN_A_ROW)
         ):
@@ -192,25 +166,22 @@ class Batches:
                 break
             except CorruptRecord as error:
                 name = f"record {position} of {self.config.datasets[dataset].folder}"
-                corrupt.append((name, str(error)))
+                self.corruption.record(name, str(error))
         else:
             raise InputError(f"{_MAX_IN_A_ROW} records in a row are corrupt, up to {name}")
+        self.corruption.example()
         caption = example.pop("caption")
         with self._tokenizer_lock:
             ids = [tokenizer([caption])[0] for tokenizer in self._tokenizers]
         example["input_ids"], example["input_ids_2"] = ids
         crc = _crc32(example)
         del example["picture_crc32"]
-        index = np.uint32(index)
-        return example | {"example_index": index, "example_crc32": crc, "corrupt": corrupt}
+        return example | {"example_index": np.uint32(index), "example_crc32": crc}
 
     def collate(self, examples: Sequence[dict[str, Any]]) -> Batch:
-        """Stacks examples of one step, with what `counted` takes."""
-        batch: Batch = {
-            "example_ids": [example["key"] for example in examples],
-            "corrupt": [each for example in examples for each in example["corrupt"]],
-        }
-        for name in examples[0].keys() - {"key", "corrupt"}:
+        """Stacks examples of one step."""
+        batch: Batch = {"example_ids": [example["key"] for example in examples]}
+        for name in examples[0].keys() - {"key"}:
             first = np.asarray(examples[0][name])
             # np.stack would copy pictures twice.
             stacked = np.empty((len(examples), *first.shape), first.dtype)

@@ -1,6 +1,7 @@
 """Counts records that had to be replaced, and ends a run that has too many."""
 
 import logging
+import threading
 
 from instantid_jax.errors import InputError
 
@@ -13,10 +14,10 @@ _TOLD = 10
 
 
 class CorruptionCount:
-    """How many of the examples that this process trained on had to be replaced.
+    """How many of the examples that this process read had to be replaced; threads may share it.
 
     Attributes:
-      examples: examples taken.
+      examples: examples read.
       corrupt: records among them that could not be used; a replacement that is bad counts again.
     """
 
@@ -24,10 +25,12 @@ class CorruptionCount:
         self.examples = 0
         self.corrupt = 0
         self._max_share = max_share
+        self._lock = threading.Lock()
 
-    def example(self, count: int = 1) -> None:
-        """Counts examples that were made."""
-        self.examples += count
+    def example(self) -> None:
+        """Counts an example that was made."""
+        with self._lock:
+            self.examples += 1
 
     def record(self, name: str, reason: str) -> None:
         """Counts a corrupt record.
@@ -35,8 +38,9 @@ class CorruptionCount:
         Raises:
           InputError: if there are too many.
         """
-        self.corrupt += 1
-        corrupt, examples = self.corrupt, self.examples
+        with self._lock:
+            self.corrupt += 1
+            corrupt, examples = self.corrupt, self.examples
         if corrupt > self._max_share * max(examples, _FEWEST):
             raise InputError(
                 f"{corrupt} corrupt records in {examples + 1} examples are more than "

@@ -221,21 +221,6 @@ def test_corrupt_records_are_replaced_and_counted(tmp_path, caplog):
     assert parts[0]["example_ids"] + parts[1]["example_ids"] == seen[0]["example_ids"]
 
 
-def test_other_processes_make_the_same_batches_and_tell_what_was_corrupt(tmp_path):
-    folder = drawn.dataset(tmp_path / "d", [(64, 64)] * 12, change=broken({2, 3}))
-    made = batches(folder, size=4)
-    loader = Loader(batches(folder, size=4), start_step=1, processes=2)
-    for step, batch in islice(loader, 5):
-        assert_equal(batch, made.batch(step))
-    assert loader._batches.corruption.corrupt == made.corruption.corrupt > 0
-    loader.close()
-    nothing = drawn.dataset(tmp_path / "bad", [(64, 64)] * 3, change=broken({0, 1, 2}))
-    loader = Loader(batches(nothing, max_corrupt_share=1), processes=1)
-    with pytest.raises(InputError, match="100 records in a row are corrupt"):
-        next(loader)
-    loader.close()
-
-
 def test_too_many_corrupt_records_end_the_run(tmp_path):
     folder = drawn.dataset(tmp_path / "d", [(64, 64)] * 8, change=broken({1, 5}))
     made = batches(folder, max_corrupt_share=0)
