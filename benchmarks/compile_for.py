@@ -2,8 +2,8 @@
 
 It needs the libtpu that JAX asks for (`pip install 'jax[tpu]'`), whose compiler works without a
 chip. The whole of InstantID on SDXL base, bfloat16, for a sampling mesh of a topology's chips: v4,
-v5e, v5p, v6e or tpu7x. So does the compiler for GPUs (`pip install 'jax[cuda13]'`), but without
-autotuning: `--topology h200` tells which kernels there are, not which matrix products are chosen.
+v5e, v5p, v6e or tpu7x. `--topology h200` takes JAX's CUDA plugin instead (`pip install
+'jax[cuda13]'`); without a GPU nothing is autotuned, so other matrix products may be chosen there.
 """
 
 import json

@@ -13,7 +13,7 @@ from jax.profiler import ProfileData
 # The first that a kernel's name matches; XLA names its own by the operations they fuse.
 KINDS = (
     ("attention", r"sdpa|fmha|flash|attention"),
-    ("convolutions", r"fprop|conv|implicit|wgrad|dgrad"),
+    ("convolutions", r"fprop|conv(?!ert)|implicit|wgrad|dgrad"),
     ("matrix products", r"gemm|nvjet|cublas|cutlass|splitk"),
     ("copies, slices, transposes", r"transpose|copy|memcpy|memset|slice|concatenate|pad"),
     ("norms, activations, sums", r""),

@@ -124,7 +124,7 @@ def _measure(
         loss = float(metrics["loss"])
         seconds.append(time.perf_counter() - start)
     assert math.isfinite(loss), "the loss is not finite, and what was timed is no training"
-    # The first two are slower: kernels are loaded, CUDA graphs made.
+    # The first two may still load kernels and move arrays.
     median = statistics.median(seconds[2:])
     share = StepFlops(config, networks, mesh).utilisation((side, side), median)
     memory = jax.devices()[0].memory_stats() or {}

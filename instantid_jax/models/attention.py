@@ -65,7 +65,10 @@ _cudnn_attention.defvjp(_cudnn_forward, _cudnn_backward)
 def _cudnn_attention_of_even_lengths(
     query: jax.Array, key: jax.Array, value: jax.Array
 ) -> jax.Array:
-    """The same by padding: for the way back JAX 0.11 refuses odd lengths, as of 77 tokens."""
+    """The same by padding: for the way back JAX 0.11 refuses odd lengths, as of 77 tokens.
+
+    Sampling, which has no way back, pads nothing.
+    """
     positions, tokens = query.shape[1], key.shape[1]
     query, key, value = (
         jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)

@@ -1,5 +1,7 @@
 """Layers keep PyTorch's semantics where Flax's defaults differ."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +18,25 @@ def test_group_norm_keeps_precision_far_from_zero(offset):
     exact = centred / np.sqrt(centred.var((1, 3), keepdims=True) + 1e-5)
     ours = layers.GroupNorm(8, 2, eps=1e-5, rngs=nnx.Rngs(0))(x)
     np.testing.assert_allclose(ours.reshape(2, 16, 2, 4), exact, atol=2e-3)
+
+
+def test_group_norm_of_16_bits_loses_what_these_lose():
+    x = 3 + np.random.default_rng(0).standard_normal((2, 4, 4, 8)).astype(np.float32)
+    x = jnp.asarray(x, jnp.bfloat16)
+    norm = layers.GroupNorm(8, 2, eps=1e-5, rngs=nnx.Rngs(0))
+    found = norm(x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), norm(x.astype(jnp.float32)), atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gelu_is_the_exact_one(dtype):
+    x = jnp.linspace(-6, 6, 401).astype(dtype)
+    exact = [0.5 * v * math.erfc(-v / math.sqrt(2)) for v in np.asarray(x, np.float64)]
+    found = layers.gelu(x)
+    assert found.dtype == x.dtype
+    tolerance = {"float32": 1e-6, "bfloat16": 4e-3}[dtype]
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=tolerance, atol=1e-6)
 
 
 def test_strided_convolution_pads_both_sides():
