@@ -2,7 +2,7 @@
 
 import jax
 from jax.experimental.layout import Format, Layout
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 
 from instantid_jax.params import Params
 from instantid_jax.sharding import replicated
@@ -27,6 +27,12 @@ def place(params: Params, mesh: Mesh | None) -> Params:
         (device, *_) = sharding.device_set
         formats[name] = weight_format(value.ndim, device.platform, sharding)
     return jax.device_put(params, formats, donate=True)
+
+
+def beside(params: Params) -> Sharding:
+    """Where to put what enters a program along with weights: whole, on each of their devices."""
+    sharding = next(iter(params.values())).sharding
+    return replicated(sharding.mesh) if isinstance(sharding, NamedSharding) else sharding
 
 
 def weight_format(axes: int, platform: str, sharding: Sharding) -> Format | Sharding:

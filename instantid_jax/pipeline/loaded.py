@@ -15,7 +15,7 @@ from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
 from instantid_jax.pipeline import conditioning, inputs, programs
-from instantid_jax.placement import place
+from instantid_jax.placement import beside, place
 from instantid_jax.prompt import PromptTokenizer, tokenize
 from instantid_jax.sharding import SAMPLING_AXES
 
@@ -173,10 +173,10 @@ class LoadedModel:
         return programs.encode_text(self.networks, params, given, clip_skip)
 
     def _bound(self, prompts: programs.Prompts) -> programs.Prompts:
-        """Given ones on the weights' device, as encoded ones are, for which programs compile."""
+        """Given ones beside the weights, as encoded ones are, for which programs compile."""
         if self.mesh is not None:
             return prompts
-        return jax.device_put(prompts, next(iter(self.params["unet"].values())).sharding)
+        return jax.device_put(prompts, beside(self.params["unet"]))
 
     def encode_negative(
         self, given: programs.Prompts | TokenIds | None, positive: programs.Prompts

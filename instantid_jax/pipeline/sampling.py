@@ -12,6 +12,7 @@ from instantid_jax.diffusion.samplers import Sampler
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
 from instantid_jax.pipeline import programs
+from instantid_jax.placement import beside
 
 # fold_in(seed, step) draws the noise of a step; this, which is no step, the initial latents.
 INITIAL = 2**32 - 1
@@ -44,9 +45,10 @@ def denoise(
     if isinstance(latents, tuple):
         latents = programs.draw_noise(key, np.uint32(INITIAL), latents)
     state = programs.begin(sampler.rule, latents, np.float32(sampler.init_noise_sigma))
-    # The weights are bound to their device, and so is what a step returns: for a first state that
-    # is not, jit would compile the step twice.
-    state = jax.device_put(state, {name: value.sharding for name, value in state.items()})
+    # The weights are bound to their devices, and so is what a step returns: for a first state that
+    # is not, jit would compile the step twice. On a sampling mesh it is bound already.
+    if all(len(value.sharding.device_set) == 1 for value in state.values()):
+        state = jax.device_put(state, beside(params["unet"]))
     step = functools.partial(
         programs.denoise, networks, sampler.rule, guidance_scale is not None, params
     )

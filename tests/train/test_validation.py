@@ -26,7 +26,7 @@ def config():
         records=2,
         size=SIZE,
         num_inference_steps=2,
-        guidance_scale=1.0,
+        guidance_scale=2.0,
     )
     return dataclasses.replace(made, validation=validation)
 
