@@ -1,21 +1,20 @@
 """`python -m benchmarks.sampling`: how long a picture takes, and with --peer torch how long there.
 
-InstantID on SDXL at full size with random weights made on the device. Each side runs in a process
-of its own, one after the other, so that neither holds the other's memory; a third shows what the
-first picture takes where the programs are already compiled. `--small` takes the miniature's
-networks, for a CPU.
+InstantID on SDXL at full size with random weights made on the device. The sides are processes that
+compile each cell at the same time and are then timed one after the other; a last one shows what the
+first picture takes where the programs are already compiled. Both sides' weights must fit beside
+each other. `--small` takes the miniature's networks, for a CPU.
 """
 
+import contextlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from typing import Any, Literal
 
 from benchmarks import recording
 from benchmarks.cells import Cell, Job
 from benchmarks.recording import command, environment
+from benchmarks.turns import Side
 
 RESULTS = recording.RESULTS / "sampling.json"
 # Steps, and whether with guidance: the usual, and those of a distilled model.
@@ -50,51 +49,65 @@ def main(
         for steps, guidance in DEFAULT
     )
     job = Job(cells=cells, small=small, dtype=dtype, vae_dtype=vae_dtype or dtype, repeats=repeats)
-    first = Job(**vars(job) | {"cells": cells[:1], "repeats": 0})
-    about = environment("jax", "jaxlib", "flax") | {"command": command("benchmarks.sampling")}
-    with tempfile.TemporaryDirectory() as cache:
-        ours = _child("benchmarks.sampling_jax", job, XDG_CACHE_HOME=cache)
-        warm = _child("benchmarks.sampling_jax", first, XDG_CACHE_HOME=cache)
-    ours["cells"][0]["first_picture_seconds_warm"] = warm["cells"][0]["first_picture_seconds"]
     result: dict[str, Any] = {
         "networks": "small" if small else "full",
         "dtype": dtype,
         "vae_dtype": job.vae_dtype,
-        **ours,
+        "cells": [],
+        **environment("jax", "jaxlib", "flax"),
+        "command": command("benchmarks.sampling"),
     }
-    result |= about
     try:
-        if peer is not None:
-            result["torch"] = _child("benchmarks.sampling_torch", job)
-            _compare(ours["cells"], result["torch"]["cells"])
+        _measure(job, peer, result)
     finally:
-        # What was measured here stays, where the peer fails.
+        # What was measured stays, where the rest fails.
         print(json.dumps(result, indent=1))
-        if record:
+        if record and result["cells"]:
             recording.write(RESULTS, [*recording.read(RESULTS, []), result])
 
 
-def _compare(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
-    """Notes in each of our cells how many times as long its picture takes there."""
-    for cell in ours:
-        cell["times_torch"] = {
-            other["mode"]: round(other["seconds"]["picture"] / cell["seconds"]["picture"], 3)
-            for other in theirs
-            if (other["steps"], other["guidance"]) == (cell["steps"], cell["guidance"])
-        }
+def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
+    """Adds to a result what the sides tell."""
+    modules = ["benchmarks.sampling_jax"] + ([f"benchmarks.sampling_{peer}"] if peer else [])
+    with contextlib.ExitStack() as stack:
+        cache = stack.enter_context(tempfile.TemporaryDirectory())
+        sides = []
+        for module in modules:
+            sides.append(Side(module, job.to_json(), XDG_CACHE_HOME=cache))
+            stack.callback(sides[-1].close)
+        told = [side.told() for side in sides]
+        result |= told[0]
+        if peer:
+            result[peer] = told[1] | {"cells": []}
+        for _ in job.cells:
+            for side in sides:
+                side.go()
+            for side in sides:
+                side.told()
+            for side in sides:
+                side.go()
+                cells = side.told()
+                if side is sides[0]:
+                    result["cells"] += cells
+                else:
+                    result[peer]["cells"] += cells
+                    _compare(result["cells"][-1], cells)
+        for side in sides:
+            side.close()
+        first = Job(**vars(job) | {"cells": job.cells[:1], "repeats": 0})
+        warm = Side("benchmarks.sampling_jax", first.to_json(), XDG_CACHE_HOME=cache)
+        stack.callback(warm.close)
+        warm.told()
+        warm.go()
+        result["cells"][0]["first_picture_seconds_warm"] = warm.told()["first_picture_seconds"]
 
 
-def _child(module: str, job: Job, **variables: str) -> dict[str, Any]:
-    """What a module measures in a process of its own."""
-    ran = subprocess.run(
-        [sys.executable, "-m", module, job.to_json()],
-        env=os.environ | variables,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if ran.returncode:
-        sys.exit(f"{module} ended with status {ran.returncode}")
-    return json.loads(ran.stdout.splitlines()[-1])
+def _compare(ours: dict[str, Any], theirs: list[dict[str, Any]]) -> None:
+    """Notes in our cell how many times as long its picture takes there."""
+    ours["times_torch"] = {
+        other["mode"]: round(other["seconds"]["picture"] / ours["seconds"]["picture"], 3)
+        for other in theirs
+    }
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -17,6 +16,7 @@ from benchmarks.cells import Cell, Job
 from benchmarks.compiled_sampling import step_flops
 from benchmarks.kernels import kernels
 from benchmarks.random_pipeline import FULL, SMALL, random_pipeline
+from benchmarks.turns import take_turns
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.pipeline import programs, sampling
 from train.flops import PEAK
@@ -26,20 +26,21 @@ PROMPT, NEGATIVE_PROMPT = "film noir, a man in the rain", "blurry"
 KEYPOINTS = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.62], [0.58, 0.62]])
 
 
-def measure(job: Job) -> dict[str, Any]:
-    """The device, and a result for each of a job's cells."""
+def measure(job: Job) -> Iterator[Any]:
+    """Tells the device; then of each cell the first picture's seconds, and a result."""
     start = time.perf_counter()
     pipe = random_pipeline(SMALL if job.small else FULL, job.dtype, job.vae_dtype)
     jax.block_until_ready(pipe.model.params)
     weights_seconds = time.perf_counter() - start
-    return {
+    yield {
         "device": jax.devices()[0].device_kind,
         "weights_seconds": round(weights_seconds, 2),
-        "cells": [_measure_cell(pipe, cell, job.repeats) for cell in job.cells],
     }
+    for cell in job.cells:
+        yield from _measure_cell(pipe, cell, job.repeats)
 
 
-def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str, Any]:
+def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> Iterator[Any]:
     face = Face(embedding=np.ones(512), kps=cell.size * KEYPOINTS)
 
     def call(seed: int, steps: int = cell.steps) -> float:
@@ -57,9 +58,8 @@ def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str
         )
         return time.perf_counter() - start
 
-    first = call(0)
-    if not repeats:
-        return dataclasses.asdict(cell) | {"first_picture_seconds": round(first, 3)}
+    first = {"first_picture_seconds": round(call(0), 3)}
+    yield first
     seeds = [cell.batch * (i + 1) for i in range(repeats)]
     pictures = [call(seed) for seed in seeds]
     # By themselves: to wait for each part keeps the device waiting for the next.
@@ -76,8 +76,7 @@ def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str
     peak, memory = PEAK.get(device.device_kind), device.memory_stats() or {}
     rate = operations / seconds["steps"]
     few = min(cell.steps, 4)
-    return dataclasses.asdict(cell) | {
-        "first_picture_seconds": round(first, 3),
+    result = {
         "seconds": {name: round(value, 5) for name, value in seconds.items()},
         "fastest_picture_seconds": round(min(pictures), 5),
         "step_tflop": round(operations / cell.steps / 1e12, 4),
@@ -86,6 +85,7 @@ def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> dict[str
         "peak_memory_gb": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2) or None,
         "kernels_of_a_step": kernels(lambda: call(0, few), "denoise", few),
     }
+    yield [dataclasses.asdict(cell) | first | result]
 
 
 @contextlib.contextmanager
@@ -116,4 +116,4 @@ def _timed() -> Iterator[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Job.from_json(sys.argv[1]))))
+    take_turns(measure(Job.from_json(sys.argv[1])))

@@ -7,10 +7,10 @@ computed once; eager and compiled by `torch.compile`, which captures networks wh
 
 import dataclasses
 import functools
-import json
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -22,12 +22,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from benchmarks.cells import ID_TOKENS, TOKENS, Cell, Job
 from benchmarks.random_pipeline import FULL, SMALL
+from benchmarks.turns import take_turns
 from convert.settings import diffusers_settings
 from convert.torch_reference import IDAttention
 from instantid_jax.components import network
 from instantid_jax.weights.sdxl_base import SCHEDULER
 from train.model import identitynet_settings
 
+MODES = ("eager", "torch.compile")
 GUIDANCE_SCALE, STRENGTH = 5.0, 0.8
 
 
@@ -83,11 +85,26 @@ class Peer:
                 pair = (self.random(rows, ID_TOKENS, attention.inner_dim) for _ in "kv")
                 attention.set_processor(IDAttention(*pair, STRENGTH))
 
-    def compile(self) -> None:
-        for name in ("unet", "controlnet"):
-            net = getattr(self, name)
-            net.forward = torch.compile(net.forward, fullgraph=True, dynamic=False)
-        self.vae.decode = torch.compile(self.vae.decode, fullgraph=True, dynamic=False)
+    @functools.cached_property
+    def _functions(self) -> list[tuple[nn.Module, str, dict[str, Callable]]]:
+        """What a mode is chosen for, and as what."""
+        eager = [
+            (net, name, getattr(net, name))
+            for net, name in (
+                (self.unet, "forward"),
+                (self.controlnet, "forward"),
+                (self.vae, "decode"),
+            )
+        ]
+        return [
+            (net, name, dict(zip(MODES, (function, _compiled(function)), strict=True)))
+            for net, name, function in eager
+        ]
+
+    def use(self, mode: str) -> None:
+        """Of `MODES`."""
+        for net, name, functions in self._functions:
+            setattr(net, name, functions[mode])
 
     @torch.no_grad()
     def text(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,21 +181,26 @@ class Peer:
         return time.perf_counter() - start
 
 
-def measure(job: Job) -> dict[str, Any]:
-    """Versions, and a result for each of a job's cells, eager and then compiled."""
+def measure(job: Job) -> Iterator[Any]:
+    """Tells the versions; then of each cell the first pictures' seconds, and results by mode."""
     peer = Peer(job)
-    results = [_measure_cell(peer, cell, job.repeats) | {"mode": "eager"} for cell in job.cells]
-    peer.compile()
-    results += [
-        _measure_cell(peer, cell, job.repeats) | {"mode": "torch.compile"} for cell in job.cells
-    ]
-    versions = {name: version(name) for name in ("torch", "diffusers", "transformers")}
-    return {"versions": versions, "cells": results}
+    yield {"versions": {name: version(name) for name in ("torch", "diffusers", "transformers")}}
+    for cell in job.cells:
+        first = {}
+        peer.install_id_attention(2 * cell.batch if cell.guidance else cell.batch)
+        for mode in MODES:
+            peer.use(mode)
+            first[mode] = {"first_picture_seconds": round(peer.call(cell), 3)}
+        yield first
+        results = []
+        for mode in MODES:
+            peer.use(mode)
+            about = dataclasses.asdict(cell) | {"mode": mode} | first[mode]
+            results.append(about | _measure_cell(peer, cell, job.repeats))
+        yield results
 
 
 def _measure_cell(peer: Peer, cell: Cell, repeats: int) -> dict[str, Any]:
-    peer.install_id_attention(2 * cell.batch if cell.guidance else cell.batch)
-    first = peer.call(cell)
     pictures = [peer.call(cell) for _ in range(repeats)]
     parts: list[dict[str, float]] = [{} for _ in range(repeats)]
     for each in parts:
@@ -186,12 +208,15 @@ def _measure_cell(peer: Peer, cell: Cell, repeats: int) -> dict[str, Any]:
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
     seconds["picture"] = statistics.median(pictures)
     memory = torch.cuda.max_memory_allocated() if peer.device == "cuda" else 0
-    return dataclasses.asdict(cell) | {
-        "first_picture_seconds": round(first, 3),
+    return {
         "seconds": {name: round(value, 5) for name, value in seconds.items()},
         "fastest_picture_seconds": round(min(pictures), 5),
         "peak_memory_gb": round(memory / 1e9, 2) or None,
     }
+
+
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function, fullgraph=True, dynamic=False)
 
 
 def _clip_config(name: str, settings: dict[str, Any]) -> CLIPTextConfig:
@@ -211,4 +236,4 @@ def _with_blocks(vae: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Job.from_json(sys.argv[1]))))
+    take_turns(measure(Job.from_json(sys.argv[1])))
