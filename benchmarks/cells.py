@@ -33,7 +33,7 @@ class Job:
       small: the miniature's networks in place of SDXL's.
       dtype: what to compute in.
       vae_dtype: the same for the VAE.
-      repeats: timed calls of each cell; 0 for the first picture alone.
+      repeats: timed calls of each cell.
     """
 
     cells: tuple[Cell, ...]

@@ -1,9 +1,10 @@
 """`python -m benchmarks.sampling`: how long a picture takes, and with --peer torch how long there.
 
-InstantID on SDXL at full size with random weights made on the device. The sides are processes that
-compile each cell at the same time and are then timed one after the other; a last one shows what the
-first picture takes where the programs are already compiled. Both sides' weights must fit beside
-each other. `--small` takes the miniature's networks, for a CPU.
+InstantID on SDXL at full size with random weights made on the device. Each side is a process. The
+peer compiles while this library is measured, and stands still while this library's pictures are
+timed; then come its own. Both sides' weights must fit beside each other. A last process shows what
+the first picture takes where the programs are already compiled. `--small` takes the miniature's
+networks, for a CPU.
 """
 
 import contextlib
@@ -68,38 +69,42 @@ def main(
 
 def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
     """Adds to a result what the sides tell."""
-    modules = ["benchmarks.sampling_jax"] + ([f"benchmarks.sampling_{peer}"] if peer else [])
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(tempfile.TemporaryDirectory())
-        sides = []
-        for module in modules:
-            sides.append(Side(module, job.to_json(), XDG_CACHE_HOME=cache))
-            stack.callback(sides[-1].close)
-        told = [side.told() for side in sides]
-        result |= told[0]
-        if peer:
-            result[peer] = told[1] | {"cells": []}
+
+        def side(module: str, job: Job) -> Side:
+            made = Side(f"benchmarks.{module}", job.to_json(), XDG_CACHE_HOME=cache)
+            stack.callback(made.close)
+            return made
+
+        others = [side(f"sampling_{peer}", job)] if peer else []
+        ours = side("sampling_jax", job)
+        for each in others:
+            each.go()
+        result |= ours.told()
         for _ in job.cells:
-            for side in sides:
-                side.go()
-            for side in sides:
-                side.told()
-            for side in sides:
-                side.go()
-                cells = side.told()
-                if side is sides[0]:
-                    result["cells"] += cells
-                else:
-                    result[peer]["cells"] += cells
-                    _compare(result["cells"][-1], cells)
-        for side in sides:
-            side.close()
-        first = Job(**vars(job) | {"cells": job.cells[:1], "repeats": 0})
-        warm = Side("benchmarks.sampling_jax", first.to_json(), XDG_CACHE_HOME=cache)
-        stack.callback(warm.close)
+            ours.go()
+            ours.told()
+            with contextlib.ExitStack() as standing:
+                for each in others:
+                    standing.enter_context(each.stopped())
+                ours.go()
+                result["cells"].append(ours.told())
+        ours.close()
+        warm = side("sampling_jax", Job(**vars(job) | {"cells": job.cells[:1]}))
         warm.told()
         warm.go()
         result["cells"][0]["first_picture_seconds_warm"] = warm.told()["first_picture_seconds"]
+        warm.close()
+        for each in others:
+            result[peer] = each.told() | {"cells": []}
+            for cell in result["cells"]:
+                each.told()
+                each.go()
+                theirs = each.told()
+                each.go()
+                result[peer]["cells"] += theirs
+                _compare(cell, theirs)
 
 
 def _compare(ours: dict[str, Any], theirs: list[dict[str, Any]]) -> None:

@@ -85,7 +85,7 @@ def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> Iterator
         "peak_memory_gb": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2) or None,
         "kernels_of_a_step": kernels(lambda: call(0, few), "denoise", few),
     }
-    yield [dataclasses.asdict(cell) | first | result]
+    yield dataclasses.asdict(cell) | first | result
 
 
 @contextlib.contextmanager

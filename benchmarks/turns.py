@@ -1,10 +1,12 @@
-"""Processes that measure one after the other, and prepare at the same time."""
+"""Processes that prepare at the same time, of which the others stand still while one measures."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -24,6 +26,8 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # A group of its own, to stop and end it with all that it starts.
+            start_new_session=True,
         )
 
     def go(self) -> None:
@@ -45,10 +49,24 @@ class Side:
             sys.exit(f"{self._module} ended with status {self._process.wait()}")
         return json.loads(line)
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It stands still inside, if it has not ended."""
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+
     def close(self) -> None:
         """Ends it, which gives its memory back."""
-        self._process.kill()
+        self._signal(signal.SIGKILL)
         self._process.communicate()
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Once it has been waited for, its number may be another's.
+        if self._process.returncode is None:
+            os.killpg(self._process.pid, number)
 
 
 def take_turns(things: Iterable[Any]) -> None:
