@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from configs.miniature import get_config
 from instantid_jax import InstantIDPipeline
+from instantid_jax.cache import keep_compiled_programs
 from instantid_jax.components import Component, Model, component_shapes, network
 from instantid_jax.params import Params
 from instantid_jax.weights import sdxl_base
@@ -41,6 +42,8 @@ def random_pipeline(
       settings: `FULL` or `SMALL`.
       dtype, vae_dtype: as of `InstantIDPipeline.load`.
     """
+    # As `InstantIDPipeline.load` does.
+    keep_compiled_programs()
     networks = {name: network(name, each) for name, each in settings.items()}
     networks["ip_adapter"] = networks["unet"]
     networks["controlnet"] = network("controlnet", identitynet_settings(settings["unet"]))
