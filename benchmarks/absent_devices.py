@@ -7,17 +7,39 @@ from pathlib import Path
 import jax
 from jax.experimental import topologies
 
+from instantid_jax.errors import InputError
+
 TARGETS = Path(__file__).parent / "targets"
 
 
 def absent_devices(topology: str) -> list[jax.Device]:
     """The devices of a TPU topology such as "v5e:16x16", or a GPU of `targets/` such as "h200".
 
-    The first takes libtpu, the second JAX's CUDA plugin (`pip install 'jax[cuda13]'`).
+    The first takes libtpu, the second JAX's CUDA plugin.
+
+    Raises:
+      InputError: if the topology is not known, or its compiler is not installed.
     """
-    if ":" in topology:
-        return _tpu_devices(topology)
-    target = (TARGETS / f"{topology}.txtpb").read_text(encoding="utf-8")
+    gpus = sorted(path.stem for path in TARGETS.glob("*.txtpb"))
+    extra = "tpu" if ":" in topology else "cuda13"
+    if extra == "cuda13" and topology not in gpus:
+        raise InputError(
+            f"topology {topology!r} is not known: expected a TPU's, such as v5e:16x16, or one of "
+            f"{', '.join(gpus)}"
+        )
+    try:
+        return _tpu_devices(topology) if extra == "tpu" else _gpu_devices(topology)
+    # JAX has the first of a compiler that refuses, and any of one that is not there.
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"topology {topology} cannot be compiled for ({reason}): check its name and sides, "
+            f"and that its compiler is there, pip install 'jax[{extra}]'"
+        ) from error
+
+
+def _gpu_devices(name: str) -> list[jax.Device]:
+    target = (TARGETS / f"{name}.txtpb").read_text(encoding="utf-8")
     described = topologies.get_topology_desc("", "cuda", topology="1x1x1", target_config=target)
     return list(described.devices)
 

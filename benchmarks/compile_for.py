@@ -17,6 +17,7 @@ from benchmarks import recording
 from benchmarks.absent_devices import absent_devices
 from benchmarks.compiled_sampling import compile_step, sdxl_networks
 from benchmarks.recording import command, environment
+from instantid_jax.cli.program import program
 from instantid_jax.sharding import parse_sampling_mesh
 
 RESULTS = recording.RESULTS / "compile_for.json"
@@ -44,9 +45,9 @@ def main(
       json: print one JSON object.
       record: write it to benchmarks/results/compile_for.json in place of the same program's last.
     """
+    chips = parse_sampling_mesh(mesh, absent_devices(topology))
     compiler = "libtpu" if ":" in topology else "jax-cuda13-plugin"
     about = environment("jax", "jaxlib", "flax", compiler)
-    chips = parse_sampling_mesh(mesh, absent_devices(topology))
     result = compile_step(sdxl_networks(), chips, batch, (height, width), guidance)
     program = {
         "topology": topology,
@@ -83,4 +84,5 @@ def _words(result: dict[str, Any]) -> str:
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main, prog="python -m benchmarks.compile_for")
+    with program("compile_for"):
+        tyro.cli(main, prog="python -m benchmarks.compile_for")

@@ -19,6 +19,7 @@ from benchmarks import recording
 from benchmarks.absent_devices import absent_devices
 from benchmarks.compiled_step import compile_step, sdxl_networks
 from benchmarks.recording import command, environment
+from instantid_jax.cli.program import program
 
 RESULTS = recording.RESULTS / "pods.json"
 
@@ -87,4 +88,5 @@ def main(pods: tuple[str, ...] = tuple(PODS), side: int = 1024, record: bool = F
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main, prog="python -m benchmarks.pods")
+    with program("pods"):
+        tyro.cli(main, prog="python -m benchmarks.pods")
