@@ -32,16 +32,16 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How pictures are made; as `instantid generate` has them.
+    """How pictures are made; by default as `instantid demo` makes them, in fewer steps.
 
     Attributes:
       batch: pictures made at a time.
     """
 
-    ip_adapter_scale: float = 0.8
-    controlnet_conditioning_scale: float = 0.8
+    ip_adapter_scale: float = embedded.IP_ADAPTER_SCALE
+    controlnet_conditioning_scale: float = embedded.CONTROLNET_CONDITIONING_SCALE
     num_inference_steps: int = 16
-    guidance_scale: float = 3.0
+    guidance_scale: float = embedded.GUIDANCE_SCALE
     scheduler: str | None = None
     batch: int = 20
 
