@@ -70,7 +70,7 @@ def ablate(options: Options) -> None:
         options.identities, options.seed, options.model.face_pack, photos=options.photos
     )
 
-    # The strengths that are the default stand in both plots.
+    # The sampling's own strengths may stand in both plots.
     @functools.cache
     def figures(sampling: Sampling, photos: int) -> dict[str, float]:
         return held_out.score(make_pictures(pipe, held_out, sampling, options.seed, photos))

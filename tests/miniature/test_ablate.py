@@ -7,7 +7,7 @@ from PIL import Image
 
 from instantid_jax.errors import InputError
 from miniature import ablate
-from miniature.evaluation.generation import Model
+from miniature.evaluation.generation import Model, Sampling
 
 
 @pytest.fixture
@@ -34,7 +34,12 @@ def calls(monkeypatch):
 
 def test_each_pair_of_strengths_and_each_number_of_photos_is_scored_once(calls, tmp_path):
     options = ablate.Options(
-        output=tmp_path / "out", identities=3, seed=5, scales=(0.0, 0.8), photos=2
+        output=tmp_path / "out",
+        identities=3,
+        seed=5,
+        scales=(0.0, 0.8),
+        photos=2,
+        sampling=Sampling(ip_adapter_scale=0.8, controlnet_conditioning_scale=0.8),
     )
     ablate.ablate(options)
     told = json.loads((tmp_path / "out" / "ablation.json").read_text())
