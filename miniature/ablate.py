@@ -100,13 +100,14 @@ def _plot_scales(rows: list[dict[str, float]], options: Options) -> None:
     figure, axes = plt.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 4), layout="constrained")
     for axis, (name, title) in zip(axes, SHOWN.items(), strict=True):
         grid = np.array([row[name] for row in rows]).reshape(side, side)
-        axis.imshow(grid, origin="lower", cmap="viridis")
+        # On each of its colours black is legible.
+        axis.imshow(grid, origin="lower", cmap="Wistia")
         for i, j in np.ndindex(side, side):
-            axis.text(j, i, f"{grid[i, j]:.3g}", ha="center", va="center", color="white")
+            axis.text(j, i, f"{grid[i, j]:.3g}", ha="center", va="center")
         axis.set(title=title, xlabel="IdentityNet", ylabel="Image Adapter")
         axis.set_xticks(range(side), options.scales)
         axis.set_yticks(range(side), options.scales)
-    figure.savefig(options.output / "scales.png", dpi=80)
+    figure.savefig(options.output / "scales.png", dpi=80, bbox_inches="tight")
     plt.close(figure)
 
 
