@@ -2,12 +2,13 @@
 
 InstantID on SDXL at full size with random weights made on the device. Each side is a process. The
 peer compiles while this library is measured, and stands still while this library's pictures are
-timed; then come its own. Both sides' weights must fit beside each other. A last process shows what
-the first picture takes where the programs are already compiled. `--small` takes the miniature's
-networks, for a CPU.
+timed, which its first pictures' seconds hold as well; then come its own. Both sides' weights must
+fit beside each other. A last process shows what the first picture takes where the programs are
+already compiled. `--small` takes the miniature's networks, for a CPU.
 """
 
 import contextlib
+import dataclasses
 import json
 import tempfile
 from typing import Any, Literal
@@ -91,7 +92,7 @@ def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
                 ours.go()
                 result["cells"].append(ours.told())
         ours.close()
-        warm = side("sampling_jax", Job(**vars(job) | {"cells": job.cells[:1]}))
+        warm = side("sampling_jax", dataclasses.replace(job, cells=job.cells[:1]))
         warm.told()
         warm.go()
         result["cells"][0]["first_picture_seconds_warm"] = warm.told()["first_picture_seconds"]

@@ -15,8 +15,7 @@ FACE_PACK = _FOLDER / "faces"
 # Of a person whom nothing here learned from: miniature.portraits.draw_random(900006).
 PORTRAIT = _FOLDER / "portrait.png"
 
-# With these its own face pack sees most likeness. SDXL's usual guidance of 5 makes such small
-# networks exaggerate.
+# Of the few that were tried its own face pack sees most likeness with these (miniature/README.md).
 GUIDANCE_SCALE = 2.0
 IP_ADAPTER_SCALE, CONTROLNET_CONDITIONING_SCALE = 1.4, 1.2
 
