@@ -12,6 +12,7 @@ from instantid_jax.cli.faces import FacePack, read_faces
 from instantid_jax.cli.outputs import check_picture
 from instantid_jax.diffusion.samplers import SAMPLERS
 from instantid_jax.errors import InputError
+from instantid_jax.face.analysis import NoFaceError
 from instantid_jax.face.face import Face
 from instantid_jax.pictures import read_picture, save_png
 from instantid_jax.pipeline import InstantIDPipeline, inputs
@@ -74,10 +75,14 @@ class Weights:
 
     def person(self, sources: Sequence[str], pack: FacePack) -> Face:
         """One person from photos and `.npz` files; the embedded model takes drawn ones alone."""
-        faces = read_faces(sources, pack)
-        if not self.named:
-            for face, source in zip(faces, sources, strict=True):
-                embedded.check_drawn(face, source)
+        if self.named:
+            return Face.mean(read_faces(sources, pack))
+        try:
+            faces = read_faces(sources, pack)
+        except NoFaceError as error:
+            raise InputError(f"{error}; {embedded.ADVICE}") from error
+        for face, source in zip(faces, sources, strict=True):
+            embedded.check_drawn(face, source)
         return Face.mean(faces)
 
     def load(self) -> InstantIDPipeline:

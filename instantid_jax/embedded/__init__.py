@@ -26,6 +26,10 @@ NOTICE = (
 # Its detector gave 400 drawn portraits 0.983 up; scikit-image's astronaut 0.91, insightface's
 # t1.jpg 0.85 at most. A close crop of a photographed face can pass.
 DRAWN_SCORE = 0.975
+ADVICE = (
+    "the embedded miniature knows drawn people alone; for photographs give --sdxl and "
+    f"--instantid, to try the miniature {PORTRAIT}"
+)
 
 
 def check_drawn(face: Face, source: str) -> None:
@@ -37,6 +41,5 @@ def check_drawn(face: Face, source: str) -> None:
     if face.det_score is not None and face.det_score < DRAWN_SCORE:
         raise InputError(
             f"{source}: its face is no drawn portrait's (detector's score {face.det_score:.2f}, "
-            f"expected {DRAWN_SCORE} up): the embedded miniature knows drawn people alone; "
-            f"for photographs give --sdxl and --instantid, to try the miniature {PORTRAIT}"
+            f"expected {DRAWN_SCORE} up): {ADVICE}"
         )

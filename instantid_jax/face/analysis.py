@@ -37,6 +37,10 @@ DETECTION_SIZES = (640, 576, 512, 448, 384, 320, 256, 192)
 BATCH = 32
 
 
+class NoFaceError(InputError):
+    """A photo in which no face is found."""
+
+
 class FoundFace(NamedTuple):
     """A face before it is recognised.
 
@@ -116,7 +120,8 @@ class FaceAnalyzer:
         """The largest face of a photo, by the area of its box.
 
         Raises:
-          InputError: if the photo cannot be read, or no face is found in it.
+          InputError: if the photo cannot be read.
+          NoFaceError: if no face is found in it.
         """
         found = self._largest(picture)
         return found.measured(self.embed([found.crop])[0])
@@ -125,7 +130,8 @@ class FaceAnalyzer:
         """All faces of a photo, the largest first.
 
         Raises:
-          InputError: if the photo cannot be read, or no face is found in it.
+          InputError: if the photo cannot be read.
+          NoFaceError: if no face is found in it.
         """
         found = [self.crop(*each) for each in self._find(picture)]
         embeddings = self.embed([face.crop for face in found])
@@ -193,7 +199,7 @@ class FaceAnalyzer:
         boxes, kps = self.find(pixels)
         if not len(boxes):
             tried = ", ".join(map(str, self.det_sizes))
-            raise InputError(
+            raise NoFaceError(
                 f"no face found in {picture_name(picture)} (detection sizes {tried}): use a photo "
                 "where one face is sharp, turned to the camera, uncovered, and neither tiny nor "
                 "cut off"

@@ -58,6 +58,15 @@ def test_photographs_are_refused(run, loaded):
     assert line.startswith("instantid: error: me.png: its face is no drawn portrait's")
 
 
+def test_a_photograph_without_a_face_is_told_what_the_model_is_for(run, loaded):
+    Image.new("RGB", (256, 256), "gray").save("wall.png")
+    ran = run(*ASKED, "--face", "wall.png")
+    assert ran.status == 2 and not loaded
+    (line,) = ran.err
+    assert line.startswith("instantid: error: no face found in wall.png")
+    assert line.endswith(embedded.ADVICE)
+
+
 def test_a_face_that_another_pack_measured_is_refused(run, loaded):
     small_model.person(0, image_size=(64, 128), det_score=0.9).save("me.npz")
     ran = run(*ASKED, "--face", "me.npz")
