@@ -1,8 +1,9 @@
 """`python -m miniature.ablate --output DIR`: what each part of InstantID contributes, as plots.
 
 Strength of the Image Adapter against that of IdentityNet, as in the paper's appendix: where one is
-0 the other works alone, where both are, the text does. And photos of the person: one to five. On
-people that nothing learned from; the figures are those of `python -m miniature.evaluate`.
+0 the other works alone, where both are, the text does. And photos of the person: one to five, and
+none, where ID tokens are those of nobody and only the keypoints are given. On people that nothing
+learned from; the figures are those of `python -m miniature.evaluate`.
 """
 
 import dataclasses
@@ -13,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from instantid_jax import embedded
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.cli.program import program
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
+from instantid_jax.pipeline import inputs
 from miniature.evaluation.generation import Model, Sampling, make_pictures
 from miniature.evaluation.held_out import HeldOut
 
@@ -36,14 +39,21 @@ class Options:
       output: a folder, for `ablation.json` and the plots.
       identities: people.
       seed: another seed is other people.
-      scales: strengths of the adapter, and of IdentityNet.
+      adapter: strengths of the adapter.
+      identitynet: strengths of IdentityNet.
       photos: up to so many of each person.
     """
 
     output: Path
     identities: int = 200
     seed: int = 1
-    scales: tuple[float, ...] = (0.0, 0.4, 0.8, 1.2)
+    adapter: tuple[float, ...] = (0.0, 0.5, 1.0, embedded.STRENGTHS.ip_adapter_scale)
+    identitynet: tuple[float, ...] = (
+        0.0,
+        0.4,
+        0.8,
+        *embedded.STRENGTHS.controlnet_conditioning_scale,
+    )
     photos: int = 5
     model: Model = Model()
     sampling: Sampling = Sampling()
@@ -64,29 +74,29 @@ def ablate(options: Options) -> None:
         raise InputError(
             f"--identities {options.identities} --photos {options.photos}: expected 2 and 1 up"
         )
+    inputs.check_whole("seed", options.seed, 0, 2**32 - 1)
+    options.sampling.check()
     check_folder(options.output)
     pipe = options.model.load()
     held_out = HeldOut(
         options.identities, options.seed, options.model.face_pack, photos=options.photos
     )
 
-    # The sampling's own strengths may stand in both plots.
+    # The sampling's own strengths stand in both plots.
     @functools.cache
     def figures(sampling: Sampling, photos: int) -> dict[str, float]:
         return held_out.score(make_pictures(pipe, held_out, sampling, options.seed, photos))
 
     of_scales = [
         {"ip_adapter_scale": adapter, "controlnet_conditioning_scale": identitynet}
-        for adapter, identitynet in itertools.product(options.scales, repeat=2)
+        for adapter, identitynet in itertools.product(options.adapter, options.identitynet)
     ]
     told = {
         "identities": options.identities,
         "seed": options.seed,
         "sampling": dataclasses.asdict(options.sampling),
         "scales": [s | figures(dataclasses.replace(options.sampling, **s), 1) for s in of_scales],
-        "photos": [
-            {"photos": n} | figures(options.sampling, n) for n in range(1, options.photos + 1)
-        ],
+        "photos": [{"photos": n} | figures(options.sampling, n) for n in range(options.photos + 1)],
     }
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / "ablation.json", told)
@@ -96,17 +106,17 @@ def ablate(options: Options) -> None:
 
 def _plot_scales(rows: list[dict[str, float]], options: Options) -> None:
     plt = _pyplot()
-    side = len(options.scales)
+    shape = len(options.adapter), len(options.identitynet)
     figure, axes = plt.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 4), layout="constrained")
     for axis, (name, title) in zip(axes, SHOWN.items(), strict=True):
-        grid = np.array([row[name] for row in rows]).reshape(side, side)
+        grid = np.array([row[name] for row in rows]).reshape(shape)
         # On each of its colours black is legible.
         axis.imshow(grid, origin="lower", cmap="Wistia")
-        for i, j in np.ndindex(side, side):
+        for i, j in np.ndindex(shape):
             axis.text(j, i, f"{grid[i, j]:.3g}", ha="center", va="center")
         axis.set(title=title, xlabel="IdentityNet", ylabel="Image Adapter")
-        axis.set_xticks(range(side), options.scales)
-        axis.set_yticks(range(side), options.scales)
+        axis.set_xticks(range(shape[1]), options.identitynet)
+        axis.set_yticks(range(shape[0]), options.adapter)
     figure.savefig(options.output / "scales.png", dpi=80, bbox_inches="tight")
     plt.close(figure)
 

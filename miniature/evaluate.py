@@ -12,10 +12,12 @@ from pathlib import Path
 import tyro
 from PIL import Image
 
+from instantid_jax.cli.outputs import check_folder
 from instantid_jax.cli.program import program
 from instantid_jax.errors import InputError
+from instantid_jax.pipeline import inputs
 from miniature.evaluation.generation import Model, Sampling, make_pictures
-from miniature.evaluation.held_out import HeldOut
+from miniature.evaluation.held_out import JUDGE, HeldOut
 from miniature.portraits import SIDE
 
 
@@ -27,11 +29,13 @@ class Options:
       identities: people, each with one photo and one caption.
       seed: another seed is other people.
       save: a folder for the pictures, made anew.
+      judge: the recogniser that scores; for what is still chosen, take the face pack's own.
     """
 
     identities: int = 1000
     seed: int = 0
     save: Path | None = None
+    judge: Path = JUDGE
     model: Model = Model()
     sampling: Sampling = Sampling()
 
@@ -45,14 +49,21 @@ def evaluate(options: Options) -> dict[str, float]:
     """Makes the pictures and scores them.
 
     Raises:
-      InputError: if there are fewer than two people, or `save` is there already.
+      InputError: if there are fewer than two people, `save` is there already or cannot be written,
+        or a setting is none that the pipeline takes.
     """
     if options.identities < 2:
         raise InputError(f"--identities is {options.identities}: expected 2 up")
-    if options.save is not None and options.save.exists():
-        raise InputError(f"--save {options.save} is there already: name a new folder")
+    inputs.check_whole("seed", options.seed, 0, 2**32 - 1)
+    options.sampling.check()
+    if options.save is not None:
+        if options.save.exists():
+            raise InputError(f"--save {options.save} is there already: name a new folder")
+        check_folder(options.save)
     pipe = options.model.load()
-    held_out = HeldOut(options.identities, options.seed, options.model.face_pack)
+    held_out = HeldOut(
+        options.identities, options.seed, options.model.face_pack, judge=options.judge
+    )
     text_only = dataclasses.replace(
         options.sampling, ip_adapter_scale=0.0, controlnet_conditioning_scale=0.0
     )

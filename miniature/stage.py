@@ -120,7 +120,8 @@ def train(
                 bar.update()
                 preempted = saver.reached_preemption(step)
                 # Nothing is saved that was not looked at.
-                if step % 10 == 0 or step % stage.save_every == 0 or preempted:
+                last = step == stage.steps
+                if step % 10 == 0 or step % stage.save_every == 0 or preempted or last:
                     told = {name: float(value) for name, value in metrics.items()}
                     seconds = round((time.monotonic() - began) / (step - start), 4)
                     append_line(run.metrics, {"step": step, **told, "seconds_a_step": seconds})
@@ -133,7 +134,7 @@ def train(
                             "--stage.learning-rate"
                         )
                 meta = Meta(fingerprint=fingerprint, seed=stage.seed, position=step)
-                saver.save(step, state, meta, force=preempted or step == stage.steps)
+                saver.save(step, state, meta, force=preempted or last)
                 if preempted:
                     saver.wait()
                     sys.exit(PREEMPTED_STATUS)

@@ -24,12 +24,6 @@ PROMPTS = (
     "a pencil drawing of a surprised person, wearing a gray suit, in a library, warm light",
     "a comic book drawing of a sad person, wearing a pink turtleneck, in a city, even light",
 )
-# Of the embedded model.
-SAMPLING = Sampling(
-    guidance_scale=embedded.GUIDANCE_SCALE,
-    ip_adapter_scale=embedded.IP_ADAPTER_SCALE,
-    controlnet_conditioning_scale=(embedded.CONTROLNET_CONDITIONING_SCALE,),
-)
 # Of the sheet, in pixels: a row's least height, and that of the line under it.
 ROW, LINE = 256, 28
 
@@ -39,7 +33,7 @@ def demo(
     face: tuple[str, ...] = (),
     prompts: tuple[str, ...] = PROMPTS,
     weights: Weights = Weights(),  # noqa: B008
-    sampling: Sampling = SAMPLING,
+    sampling: Sampling = Sampling(),  # noqa: B008
     face_pack: FacePack = FacePack(),  # noqa: B008
 ) -> None:
     """Makes a picture for each prompt; shows them beside the photo, similarity under each.
@@ -51,6 +45,9 @@ def demo(
       prompts: what to show; each has seeds of its own.
     """
     check_picture(output)
+    if weights.controlnets:
+        raise InputError("--controlnets need a picture each: use `instantid generate`")
+    sampling = sampling.suited(weights)
     sampling.check()
     if not prompts:
         raise InputError("no prompts are named: give at least one")

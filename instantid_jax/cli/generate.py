@@ -27,6 +27,8 @@ PER_CONTROLNET = (
     "control_guidance_end",
 )
 Dtype = Literal["float32", "bfloat16", "float16"]
+# As of the pipeline itself.
+OFFICIAL = embedded.Strengths(5.0, 0.8, (0.8,))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,10 +109,12 @@ class Sampling:
       height: in pixels, a multiple of 8; None takes the photo's aspect ratio at the model's size.
       width: in pixels, a multiple of 8.
       num_inference_steps: denoising steps.
-      guidance_scale: how strongly the prompt is followed; up to 1 there is no guidance.
-      ip_adapter_scale: strength of the Image Adapter, for likeness.
+      guidance_scale: how strongly the prompt is followed; up to 1 there is no guidance. None is
+        5, or what suits the embedded model, as of the next two.
+      ip_adapter_scale: strength of the Image Adapter, for likeness; None is 0.8.
       controlnet_conditioning_scale: strength of IdentityNet, for likeness and the places of eyes,
-        nose and mouth, then that of each further ControlNet; one number stands for all.
+        nose and mouth, then that of each further ControlNet; one number stands for all; None
+        is 0.8.
       control_guidance_start: share of the steps after which each ControlNet begins.
       control_guidance_end: share of the steps after which each ControlNet ends.
       guess_mode: let the ControlNets lead.
@@ -130,9 +134,9 @@ class Sampling:
     height: int | None = None
     width: int | None = None
     num_inference_steps: int = 30
-    guidance_scale: float = 5.0
-    ip_adapter_scale: float = 0.8
-    controlnet_conditioning_scale: tuple[float, ...] = (0.8,)
+    guidance_scale: float | None = None
+    ip_adapter_scale: float | None = None
+    controlnet_conditioning_scale: tuple[float, ...] | None = None
     control_guidance_start: tuple[float, ...] = (0.0,)
     control_guidance_end: tuple[float, ...] = (1.0,)
     guess_mode: bool = False
@@ -144,6 +148,13 @@ class Sampling:
     eta: float = 0.0
     seed: int = 0
     num_images_per_prompt: int = 1
+
+    def suited(self, weights: Weights) -> "Sampling":
+        """With the strengths that suit the model, where none are told."""
+        usual = (OFFICIAL if weights.named else embedded.STRENGTHS)._asdict()
+        return dataclasses.replace(
+            self, **{name: value for name, value in usual.items() if getattr(self, name) is None}
+        )
 
     def check(self, controlnets: int | None = None) -> None:
         """Refuses what no model takes, before one is loaded.
@@ -196,6 +207,7 @@ def generate(
       control_images: a picture for each further ControlNet.
     """
     check_picture(output)
+    sampling = sampling.suited(weights)
     if weights.model is None and len(control_images) != len(weights.controlnets):
         raise InputError(
             f"--control-images has {len(control_images)} pictures, --controlnets names "

@@ -4,6 +4,7 @@ It is used where no weights are named. `miniature/` draws the portraits and trai
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
@@ -15,9 +16,17 @@ FACE_PACK = _FOLDER / "faces"
 # Of a person whom nothing here learned from: miniature.portraits.draw_random(900006).
 PORTRAIT = _FOLDER / "portrait.png"
 
+
+class Strengths(NamedTuple):
+    """How much prompt and person count; names are the pipeline's."""
+
+    guidance_scale: float
+    ip_adapter_scale: float
+    controlnet_conditioning_scale: tuple[float, ...]
+
+
 # Of the few that were tried its own face pack sees most likeness with these (miniature/README.md).
-GUIDANCE_SCALE = 2.0
-IP_ADAPTER_SCALE, CONTROLNET_CONDITIONING_SCALE = 1.4, 1.2
+STRENGTHS = Strengths(2.0, 1.4, (1.2,))
 
 NOTICE = (
     "no weights are named: this is the embedded InstantID in miniature, which knows drawn "

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from instantid_jax.atomic import replacing_file
 from instantid_jax.params import Network, Params
 from miniature.base.pictures import drawn_pictures
+from train.data.latent_cache import vae_fingerprint
 from train.objective import picture_moments
 
 # At a time.
@@ -22,10 +23,12 @@ class Latents(NamedTuple):
     Attributes:
       moments: float16 [N, 16, 16, 16], mean and log-variance of the VAE's posterior.
       captions: [N] strings.
+      vae: a hash of the encoder that made them.
     """
 
     moments: np.ndarray
     captions: np.ndarray
+    vae: str
 
 
 def encoded_pictures(
@@ -37,7 +40,8 @@ def encoded_pictures(
       count: a multiple of 50.
     """
     pictures = drawn_pictures(folder / "pictures", count, seed, processes)
-    path = folder / "moments.npy"
+    encoder = vae_fingerprint(params)[:16]
+    path = folder / f"moments-{count}-{encoder}.npy"
     if not path.exists():
         encode = jax.jit(lambda params, pixels: picture_moments(vae, params, pixels))
         moments = [
@@ -46,4 +50,4 @@ def encoded_pictures(
         ]
         with replacing_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(moments))
-    return Latents(np.load(path), pictures.captions)
+    return Latents(np.load(path), pictures.captions, encoder)

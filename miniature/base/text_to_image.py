@@ -97,7 +97,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         functools.partial(denoising.init, networks),
         denoising.make_loss(networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER))),
         denoising.make_batches(latents, tokenizer, options.batch, options.stage.seed),
-        options.data,
+        f"{options.data}, latents of {latents.vae}",
     )
     shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)
     with new_folder(options.workdir / "sdxl") as folder:

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from instantid_jax.errors import InputError
-from instantid_jax.face.analysis import FaceAnalyzer
+from instantid_jax.face.analysis import FaceAnalyzer, NoFaceError
 from instantid_jax.face.face import Face
 from miniature.drawing.scene import random_scene
 from miniature.drawing.traits import random_traits
@@ -21,6 +22,8 @@ from miniature.portraits import Portrait, draw
 
 SEED = 701
 JUDGE = Path(__file__).parent / "judge.onnx"
+# So many people, and as many as are asked for, may have photos in which the pack finds no face.
+MISSED = 20
 
 
 class Case(NamedTuple):
@@ -53,30 +56,42 @@ class HeldOut:
       faces: of each, its photos' `Face`s by the pack: what a model is given.
     """
 
-    def __init__(self, people: int, seed: int, pack: Path, photos: int = 1):
+    def __init__(self, people: int, seed: int, pack: Path, photos: int = 1, judge: Path = JUDGE):
         """Draws cases until there are enough.
 
         Args:
-          pack: the model's face pack; its detector finds the faces that the judge looks at.
+          pack: the model's face pack; its detector.onnx finds the faces that the judge looks at.
+          judge: the recogniser that scores.
+        Raises:
+          InputError: if a file is missing, or the pack finds hardly any face.
         """
+        for file in (pack / "detector.onnx", judge):
+            if not file.is_file():
+                raise InputError(f"{file} is missing: expected a face pack as the miniature's")
         analyzer = FaceAnalyzer(pack)
         self.cases: list[Case] = []
         self.faces: list[list[Face]] = []
         number = 0
         while len(self.cases) < people:
+            if number >= MISSED + 2 * people:
+                raise InputError(
+                    f"{pack} finds a face in {len(self.cases)} of {number} drawn people's photos: "
+                    "is it a pack for photographs?"
+                )
             case = draw_case(seed, number, photos)
             number += 1
             try:
                 found = [analyzer.analyze(photo.image) for photo in case.photos]
-            except InputError:
+            except NoFaceError:
                 continue
             self.cases.append(case)
             self.faces.append(found)
         # insightface opens a detector again for each size that it first sees.
-        self._folder = tempfile.TemporaryDirectory()
-        for file in (pack / "detector.onnx", JUDGE):
-            shutil.copy(file, self._folder.name)
-        self._judge = FaceAnalyzer(self._folder.name)
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder)
+        for file in (pack / "detector.onnx", judge):
+            shutil.copy(file, folder)
+        self._judge = FaceAnalyzer(folder)
         self._classifier = load_classifier()
         self._references = self._look(case.photos[0].image for case in self.cases).embeddings
 

@@ -1,5 +1,6 @@
 """`instantid generate` without weights: the embedded model, its face pack, and what it refuses."""
 
+import inspect
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import skimage.data
 from PIL import Image
 
 from instantid_jax import InstantIDPipeline, embedded
+from instantid_jax.cli import generate
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.pipeline import Result
 from tests.pipeline import small_model
@@ -38,6 +40,11 @@ def test_a_drawn_portrait_is_measured_by_the_models_own_pack(run, loaded):
     assert (ran.status, ran.out, ran.log) == (0, ["o.png"], [embedded.NOTICE])
     assert loaded["sdxl"] == str(embedded.SDXL)
     assert loaded["instantid"] == str(embedded.INSTANTID)
+    assert loaded["guidance_scale"] == embedded.STRENGTHS.guidance_scale
+    assert loaded["ip_adapter_scale"] == embedded.STRENGTHS.ip_adapter_scale
+    assert (loaded["controlnet_conditioning_scale"],) == (
+        embedded.STRENGTHS.controlnet_conditioning_scale
+    )
     face = FaceAnalyzer(embedded.FACE_PACK).analyze(embedded.PORTRAIT)
     np.testing.assert_array_equal(loaded["face"].embedding, face.embedding)
     with Image.open("o.png") as image:
@@ -77,3 +84,13 @@ def test_named_weights_take_any_face(run, loaded):
     small_model.person(0, image_size=(64, 128), det_score=0.9).save("me.npz")
     ran = run(*ASKED, "--face", "me.npz", "--sdxl", "a", "--instantid", "b")
     assert (ran.status, ran.log) == (0, []) and loaded["sdxl"] == "a"
+
+
+def test_without_told_strengths_real_weights_take_the_pipelines_own(run, loaded):
+    small_model.person(0, image_size=(64, 128)).save("me.npz")
+    own = inspect.signature(InstantIDPipeline.__call__).parameters
+    ran = run(*ASKED, "--face", "me.npz", "--model", "m", "--guidance-scale", 3)
+    assert ran.status == 0 and loaded["guidance_scale"] == 3
+    for name in ("ip_adapter_scale", "controlnet_conditioning_scale"):
+        assert loaded[name] == own[name].default
+    assert generate.OFFICIAL.guidance_scale == own["guidance_scale"].default

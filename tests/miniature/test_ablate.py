@@ -37,19 +37,20 @@ def test_each_pair_of_strengths_and_each_number_of_photos_is_scored_once(calls, 
         output=tmp_path / "out",
         identities=3,
         seed=5,
-        scales=(0.0, 0.8),
+        adapter=(0.0, 0.8),
+        identitynet=(0.0, 0.4, 0.8),
         photos=2,
         sampling=Sampling(ip_adapter_scale=0.8, controlnet_conditioning_scale=0.8),
     )
     ablate.ablate(options)
     told = json.loads((tmp_path / "out" / "ablation.json").read_text())
-    scales = [(0.0, 0.0), (0.0, 0.8), (0.8, 0.0), (0.8, 0.8)]
-    assert calls == [*((*pair, 1) for pair in scales), (0.8, 0.8, 2)]
+    scales = [(0.0, 0.0), (0.0, 0.4), (0.0, 0.8), (0.8, 0.0), (0.8, 0.4), (0.8, 0.8)]
+    assert calls == [*((*pair, 1) for pair in scales), (0.8, 0.8, 0), (0.8, 0.8, 2)]
     pairs = [(r["ip_adapter_scale"], r["controlnet_conditioning_scale"]) for r in told["scales"]]
     assert pairs == scales
-    assert [row["rank1"] for row in told["scales"]] == pytest.approx([1, 1.8, 1.8, 2.6])
-    assert [row["photos"] for row in told["photos"]] == [1, 2]
-    assert [row["rank1"] for row in told["photos"]] == pytest.approx([2.6, 3.6])
+    assert [row["rank1"] for row in told["scales"]] == pytest.approx([1, 1.4, 1.8, 1.8, 2.2, 2.6])
+    assert [row["photos"] for row in told["photos"]] == [0, 1, 2]
+    assert [row["rank1"] for row in told["photos"]] == pytest.approx([1.6, 2.6, 3.6])
     for name in ("scales.png", "photos.png"):
         with Image.open(tmp_path / "out" / name) as plot:
             assert plot.width > 100

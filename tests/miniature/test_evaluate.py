@@ -7,7 +7,8 @@ from PIL import Image
 
 from instantid_jax.errors import InputError
 from miniature import evaluate
-from miniature.evaluation.generation import Model
+from miniature.evaluation.generation import Model, Sampling
+from miniature.evaluation.held_out import JUDGE
 from miniature.portraits import SIDE
 
 
@@ -19,7 +20,8 @@ def made_up(monkeypatch):
         return SimpleNamespace(image=Image.new("RGB", (SIDE, SIDE), (grey, grey, grey)))
 
     class HeldOut:
-        def __init__(self, people, seed, pack):
+        def __init__(self, people, seed, pack, judge):
+            assert judge == JUDGE
             case = SimpleNamespace(photos=[portrait(1)], target=portrait(100))
             self.cases = [case] * people
 
@@ -59,3 +61,10 @@ def test_what_cannot_be_evaluated_is_refused(made_up, tmp_path):
         evaluate.evaluate(evaluate.Options(identities=1))
     with pytest.raises(InputError, match="is there already"):
         evaluate.evaluate(evaluate.Options(identities=2, save=tmp_path))
+    with pytest.raises(InputError, match="seed=-1"):
+        evaluate.evaluate(evaluate.Options(identities=2, seed=-1))
+    with pytest.raises(InputError, match="batch=0"):
+        evaluate.evaluate(evaluate.Options(identities=2, sampling=Sampling(batch=0)))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file"):
+        evaluate.evaluate(evaluate.Options(identities=2, save=tmp_path / "file" / "made"))

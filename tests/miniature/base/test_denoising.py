@@ -90,7 +90,7 @@ def test_a_tenth_of_the_captions_is_empty():
         def __call__(self, texts):
             return np.array([[len(text)] for text in texts])
 
-    latents = Latents(np.arange(20.0), np.array([f"{i:02}" for i in range(20)]))
+    latents = Latents(np.arange(20.0), np.array([f"{i:02}" for i in range(20)]), "")
     batch_at = denoising.make_batches(latents, Letters(), 1000, seed=3)
     ids = batch_at(0)["input_ids"]
     assert set(ids[:, 0]) == {0, 2} and 60 < (ids == 0).sum() < 140

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from instantid_jax.components import network
+from instantid_jax.errors import InputError
 from instantid_jax.weights.layouts import find_sdxl
 from miniature.base import published
 from miniature.base.architecture import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE
@@ -48,6 +49,16 @@ def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_p
     shards = set(json.loads(index.read_text())["weight_map"].values())
     assert len(shards) > 1
     assert all((index.parent / shard).stat().st_size < 250_000 for shard in shards)
+
+    # Goes on with no other VAE's latents, however many pictures there are.
+    write_network(
+        tmp_path / "vae",
+        "diffusion_pytorch_model",
+        SMALL_VAE,
+        jax.jit(vae.init)(jax.random.key(1)),
+    )
+    with pytest.raises(InputError, match="latents of"):
+        train_text_to_image(SMALL, options)
 
     theirs = diffusers.StableDiffusionXLPipeline.from_pretrained(
         tmp_path / "sdxl", dtype=torch.float32
