@@ -6,7 +6,6 @@ on its numbers: here they are random, its batch norms folded away, on one thread
 """
 
 import json
-import platform
 import statistics
 import time
 
@@ -14,7 +13,6 @@ import numpy as np
 import onnxruntime
 
 from benchmarks import recording
-from benchmarks.input_pipeline import processor
 from benchmarks.recording import command, environment
 from instantid_jax.face.analysis import BATCH
 from miniature.faces.onnx_graph import Graph
@@ -48,8 +46,6 @@ def main(batches: int = 3, record: bool = False) -> None:
         "gigaflop_a_face": round(2 * products / 1e9, 2),
         "milliseconds_a_face_and_core": round(1e3 * each, 1),
         "gigaflop_a_second_and_core": round(2 * products / each / 1e9, 1),
-        "processor": processor(),
-        "python": platform.python_version(),
         **about,
         "command": command("benchmarks.antelopev2"),
     }

@@ -6,7 +6,9 @@ from typing import Any
 
 _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
 # `name = shape kind(`, where the shape may be a tuple; of an asynchronous pair the start alone.
-_INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?(\S+) = (.*?) ({_KINDS})(?:-start)?\(")
+_INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?(\S+) = (.*?) ({_KINDS})(-start)?\(")
+# A start's own shape, but for an all-reduce's: operands, results, and what else it needs.
+_START = re.compile(r"^\((\(.*?\)|\S+), (\(.*?\)|\S+?)(?:, .*)?\)$")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?(%\S+) ")
 _LOOP = re.compile(r"\bbody=(%[^\s,]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -34,7 +36,9 @@ def collectives(program: str) -> dict[str, dict[str, Any]]:
             loops[loop[1]] = inside, int(turns[1]) if turns else 1
         if not (instruction := _INSTRUCTION.match(line)):
             continue
-        name, shape, kind = instruction.groups()
+        name, shape, kind, start = instruction.groups()
+        if start and (parts := _START.match(shape)) and kind != "all-reduce":
+            shape = parts[2]
         if "all-reduce-scatter" in inside:
             kind = "reduce-scatter"
         chain = _CHAIN.search(line)

@@ -6,7 +6,6 @@ JSON object; `--record` appends it to `benchmarks/results/input_pipeline.json`.
 
 import io
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -83,8 +82,6 @@ def measure(
         "jpeg_kilobytes": round(float(np.mean(sizes)) / 1000),
         "batch_size": batch_size,
         "threads": threads,
-        "processor": processor(),
-        "python": platform.python_version(),
         **about,
         "command": command("benchmarks.input_pipeline"),
     }
@@ -169,14 +166,6 @@ def _photograph(rng: np.random.Generator, height: int, width: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, format="JPEG", quality=92)
     return buffer.getvalue()
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration, IndexError):
-        return platform.machine()
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import io
 import json
-import platform
 import tarfile
 import tempfile
 import time
@@ -22,7 +21,6 @@ from unittest import mock
 import cv2
 
 from benchmarks import recording
-from benchmarks.input_pipeline import processor
 from benchmarks.recording import command, environment
 from instantid_jax.face.analysis import FaceAnalyzer
 from miniature.portraits import draw_random
@@ -74,8 +72,6 @@ def main(
         "pictures_per_second_and_core": round(pictures / total, 2),
         "milliseconds": {name: round(1e3 * s / pictures, 2) for name, s in seconds.items()}
         | {"in_all": round(1e3 * total / pictures, 2)},
-        "processor": processor(),
-        "python": platform.python_version(),
         **about,
         "command": command("benchmarks.prepare"),
     }

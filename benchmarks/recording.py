@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shlex
 import sys
 from importlib.metadata import version
@@ -12,12 +13,22 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """Versions of packages, and how busy the machine is before anything is measured."""
+    """Versions of packages, the processor, and how busy it is before anything is measured."""
     return {
+        "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
+        "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(os.getloadavg()[0], 1),
     }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.machine()
 
 
 def command(module: str) -> str:

@@ -10,6 +10,7 @@ already compiled. `--small` takes the miniature's networks, for a CPU.
 import contextlib
 import dataclasses
 import json
+import os
 import tempfile
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from benchmarks import recording
 from benchmarks.cells import Cell, Job
 from benchmarks.recording import command, environment
 from benchmarks.turns import Side
+from instantid_jax.cli.program import program
 
 RESULTS = recording.RESULTS / "sampling.json"
 # Steps, and whether with guidance: the usual, and those of a distilled model.
@@ -72,9 +74,12 @@ def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
     """Adds to a result what the sides tell."""
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(tempfile.TemporaryDirectory())
+        # A cache of the user's would leave nothing to compile.
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        kept = {"XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
 
         def side(module: str, job: Job) -> Side:
-            made = Side(f"benchmarks.{module}", job.to_json(), XDG_CACHE_HOME=cache)
+            made = Side(f"benchmarks.{module}", job.to_json(), **kept)
             stack.callback(made.close)
             return made
 
@@ -119,4 +124,5 @@ def _compare(ours: dict[str, Any], theirs: list[dict[str, Any]]) -> None:
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main, prog="python -m benchmarks.sampling")
+    with program("sampling"):
+        tyro.cli(main, prog="python -m benchmarks.sampling")

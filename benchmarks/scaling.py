@@ -20,7 +20,7 @@ from instantid_jax.sharding import parse_sampling_mesh
 
 SIZE = (1024, 1024)
 RESULTS = recording.RESULTS / "scaling.json"
-MESHES = ("guidance=2", "rows=2", "rows=4", "guidance=2,rows=2", "data=4")
+MESHES = ("data=1", "guidance=2", "rows=2", "rows=4", "guidance=2,rows=2", "data=4")
 
 
 def main(

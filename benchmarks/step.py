@@ -1,9 +1,9 @@
 """`python -m benchmarks.step`: one denoising step of InstantID here and in PyTorch, on a CPU.
 
 SDXL's UNet and IdentityNet at full width, a picture of 256 pixels with guidance, float32. The sides
-take turns, each time in a new process, because memory holds the weights of one alone. Here texts
-and persons have their keys and values from before, as in any picture; diffusers computes those of
-texts in every step.
+take turns, each time in a new process, because memory holds the weights of one alone. Here keys
+and values of texts and persons, and what is embedded of keypoints and pooled text, are from before,
+as in any picture; diffusers computes all that in every step, but the UNet's of persons.
 """
 
 import functools

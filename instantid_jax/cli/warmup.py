@@ -18,6 +18,7 @@ def warmup(
     scheduler: Literal[tuple(SAMPLERS)] | None = None,
     guidance: bool = True,
     clip_skip: int | None = None,
+    eta: float = 0.0,
     weights: Weights = Weights(),  # noqa: B008
 ) -> None:
     """Fills the cache of compiled programs for pictures of these kinds.
@@ -31,6 +32,7 @@ def warmup(
       scheduler: None is the checkpoint's own.
       guidance: whether --guidance-scale will be above 1.
       clip_skip: as --clip-skip will be.
+      eta: as --eta will be; all above 0 are alike.
     """
     for height, width in sizes:
         inputs.check_size(height, width)
@@ -46,6 +48,8 @@ def warmup(
             start = time.perf_counter()
             pipe(
                 "",
+                # No layer of it is left out, which is a program of its own under --clip-skip.
+                negative_prompt="",
                 image_embeds=np.zeros(networks.image_proj.config.embedding_dim),
                 image=picture,
                 control_images=[picture] * (len(networks.controlnets) - 1),
@@ -56,6 +60,7 @@ def warmup(
                 scheduler=scheduler,
                 guidance_scale=5.0 if guidance else 1.0,
                 clip_skip=clip_skip,
+                eta=eta,
             )
             seconds = time.perf_counter() - start
             at_once = "a picture" if count == 1 else f"{count} pictures at a time"

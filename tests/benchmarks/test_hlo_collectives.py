@@ -16,7 +16,7 @@ PROGRAM = """\
 ENTRY %main (p: f32[]) -> f32[] {
   %all-gather.4 = bf16[32,320]{1,0} all-gather(%p.1), channel_id=1
   %all-reduce.5 = (f32[]{:T(128)}, s32[4,2]{1,0}) all-reduce(%p.2, %p.3), to_apply=%add
-  %collective-permute-start.6 = (u8[8]{0}, u8[8]{0}) collective-permute-start(%p.4)
+  %collective-permute-start.6 = (u8[8]{0}, u8[8]{0}, u32[]{:S(2)}) collective-permute-start(%p.4)
   %collective-permute-done.6 = u8[8]{0} collective-permute-done(%collective-permute-start.6)
   ROOT %add.7 = f32[]{:T(128)} add(%p.5, %all-reduce.5)
 }
@@ -42,8 +42,21 @@ def test_each_collective_counts_once():
         "all-gather": {"count": 2, "bytes": 2 * size, "overlapped": 1},
         "reduce-scatter": {"count": 1, "bytes": size, "overlapped": 0},
         "all-reduce": {"count": 1, "bytes": 36, "overlapped": 0},
-        "collective-permute": {"count": 1, "bytes": 16, "overlapped": 0},
+        "collective-permute": {"count": 1, "bytes": 8, "overlapped": 0},
     }
+
+
+def test_of_a_start_its_results_count():
+    program = """\
+ENTRY %main (p: f32[]) -> f32[] {
+  %all-gather-start.1 = (bf16[2,8]{1,0}, bf16[4,8]{1,0}) all-gather-start(%p.1)
+  %all-gather-start.2 = ((f32[2]{0}, f32[3]{0}), (f32[4]{0}, f32[6]{0})) all-gather-start(%p.2, %p)
+  %all-reduce-start.3 = (f32[5]{0}, f32[7]{0}) all-reduce-start(%p.3, %p.4)
+}
+"""
+    found = collectives(program)
+    assert found["all-gather"]["bytes"] == 64 + 40
+    assert found["all-reduce"]["bytes"] == 48
 
 
 def test_collectives_in_loops_count_each_turn():

@@ -28,13 +28,15 @@ def test_a_later_process_compiles_nothing(cache, weights, face_file, tmp_path):
     def kept() -> set[str]:
         return {path.name for path in (cache / "instantid_jax" / "xla").glob("*-cache")}
 
-    asked = ("--num-images-per-prompt", 2, "--scheduler", "euler_ancestral")
+    several = ("--num-images-per-prompt", 2)
+    asked = (*several, "--scheduler", "ddim", "--eta", 0.5, "--clip-skip", 1)
     (told,) = instantid("warmup", "--sizes", 64, 128, *asked)
     assert told.startswith("64 x 128, 2 pictures at a time: ")
     warm = kept()
     assert len(warm) > 5
     size = ("--height", 64, "--width", 128, "--num-inference-steps", 3)
     person = ("--face", face_file, "--prompt", "snow", "--output", tmp_path / "o.png")
+    person += ("--negative-prompt", "rain")
     assert len(instantid("generate", *person, *size, *asked)) == 2
     assert kept() == warm
 
