@@ -60,7 +60,7 @@ class Peer:
     def text_encoders(self) -> list[nn.Module]:
         with torch.device(self.device):
             return [
-                kind(_clip_config(name, self.settings[name])).to(self.dtype).eval()
+                kind(clip_config(name, self.settings[name])).to(self.dtype).eval()
                 for kind, name in (
                     (CLIPTextModel, "text_encoder"),
                     (CLIPTextModelWithProjection, "text_encoder_2"),
@@ -222,7 +222,7 @@ def _compiled(function: Callable) -> Callable:
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 
-def _clip_config(name: str, settings: dict[str, Any]) -> CLIPTextConfig:
+def clip_config(name: str, settings: dict[str, Any]) -> CLIPTextConfig:
     """transformers' own defaults are not CLIP-L's."""
     return CLIPTextConfig(**dataclasses.asdict(network(name, settings).config))
 

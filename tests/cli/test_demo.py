@@ -58,6 +58,14 @@ def test_several_pictures_of_a_prompt_have_seeds_of_their_own(run, made):
     assert [line[-1] for line in ran.out[1:]] == ["x", "x", "y", "y"]
 
 
+def test_further_controlnets_are_refused(run, made):
+    ran = run("demo", "--sdxl", "a", "--instantid", "b", "--controlnets", "c")
+    assert ran.status == 2 and not made
+    assert ran.err == [
+        "instantid: error: --controlnets need a picture each: use `instantid generate`"
+    ]
+
+
 def test_similarity_tells_a_person_from_another():
     analyzer = FaceAnalyzer(embedded.FACE_PACK)
     first, other = draw_random(1), draw_random(2)

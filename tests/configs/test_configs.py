@@ -1,4 +1,4 @@
-"""The configurations of full size build, and their states and batches lie on their meshes."""
+"""The configurations build; of full size, their states and batches lie on their meshes."""
 
 import functools
 import importlib
@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from benchmarks.compiled_step import sdxl_networks
+from miniature.base.architecture import SCHEDULER, UNET, VAE
 from train.program import batch_shapes, state_shapes
 
 # Devices of each; the paper's own two are for its 48 GPUs.
@@ -58,3 +59,12 @@ def test_every_bucket_lies_on_the_mesh(name):
         for leaf in batch_shapes(config, networks(), mesh, size).values():
             rows = leaf.sharding.shard_shape(leaf.shape)[0]
             assert rows * mesh.shape["data"] * mesh.shape["fsdp"] == config.global_batch_size
+
+
+def test_the_miniatures_suits_its_base_model():
+    config = importlib.import_module("configs.miniature").get_config()
+    assert config.model.resampler.output_dim == UNET["cross_attention_dim"]
+    assert config.objective.prediction_type == SCHEDULER["prediction_type"]
+    assert config.data.buckets == ((VAE["sample_size"], VAE["sample_size"]),)
+    assert config.optimizer.decay_steps == config.steps
+    config.check_devices(1, 1)

@@ -1,0 +1,15 @@
+"""A side that counts up to what it is told, and fails after that: run by `test_turns`."""
+
+import sys
+
+from benchmarks.turns import take_turns
+
+
+def _count(last: int):
+    print("not a result")
+    yield from range(last)
+    sys.exit(3)
+
+
+if __name__ == "__main__":
+    take_turns(_count(int(sys.argv[1])))

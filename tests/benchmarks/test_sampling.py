@@ -1,0 +1,53 @@
+"""The benchmark of sampling in its small form, and its PyTorch side's networks at full size."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from benchmarks.random_pipeline import FULL
+from benchmarks.sampling_torch import clip_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "width", "parameters"),
+    [
+        ("text_encoder", CLIPTextModel, 768, 123_060_480),
+        ("text_encoder_2", CLIPTextModelWithProjection, 1280, 694_659_840),
+    ],
+)
+def test_the_peers_text_encoders_are_sdxls(name, kind, width, parameters):
+    with torch.device("meta"):
+        encoder = kind(clip_config(name, FULL[name]))
+    assert encoder.config.hidden_size == width
+    assert sum(p.numel() for p in encoder.parameters()) == parameters
+
+
+@pytest.mark.slow
+def test_both_sides_make_pictures(tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.sampling", "--small", "--peer", "torch"],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert [(cell["steps"], cell["guidance"]) for cell in result["cells"]] == [
+        (30, True),
+        (4, False),
+    ]
+    for cell in result["cells"]:
+        assert cell["times_torch"].keys() == {"eager", "torch.compile"}
+        assert all(seconds > 0 for seconds in cell["seconds"].values())
+    assert 0 < result["cells"][0]["first_picture_seconds_warm"]
+    modes = [(cell["steps"], cell["mode"]) for cell in result["torch"]["cells"]]
+    assert modes == [(s, m) for s in (30, 4) for m in ("eager", "torch.compile")]

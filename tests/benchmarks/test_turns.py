@@ -1,0 +1,42 @@
+"""Sides that take turns, as processes."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.turns import Side
+
+
+@pytest.fixture
+def side():
+    side = Side("tests.benchmarks.counting", "2", COUNTED="yes")
+    yield side
+    side.close()
+
+
+def test_it_tells_a_thing_each_time_it_may(side):
+    assert side.told() == 0
+    side.go()
+    assert side.told() == 1
+    side.go()
+    with pytest.raises(SystemExit, match=r"tests\.benchmarks\.counting ended with status 3"):
+        side.told()
+    side.go()
+    with side.stopped():
+        pass
+
+
+def test_it_stands_still_while_another_measures(side):
+    assert side.told() == 0
+    pid = side._process.pid
+    with side.stopped():
+        assert os.waitid(os.P_PID, pid, os.WSTOPPED).si_code == os.CLD_STOPPED
+    assert os.waitid(os.P_PID, pid, os.WCONTINUED).si_code == os.CLD_CONTINUED
+    side.go()
+    assert side.told() == 1
+
+
+def test_its_environment_has_what_is_added(side):
+    environment = Path(f"/proc/{side._process.pid}/environ").read_bytes().split(b"\0")
+    assert b"COUNTED=yes" in environment
