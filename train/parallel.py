@@ -55,8 +55,11 @@ def on_mesh(
         )
         # Gathering's own transpose has summed over `fsdp` what was gathered.
         for name, spec in trainable.items():
-            axes = tuple(axis for axis in BATCH_AXES if axis not in spec)
-            gradients[name] = jax.lax.psum(gradients[name], axes) / devices
+            # XLA refuses a sum over devices of which there is one, on a mesh of `tensor` alone.
+            axes = [axis for axis in BATCH_AXES if axis not in spec and mesh.shape[axis] > 1]
+            if axes:
+                gradients[name] = jax.lax.psum(gradients[name], axes)
+            gradients[name] /= devices
         return each, gradients
 
     def call(params: Params, constants: Any, *rest: Any) -> tuple[jax.Array, Params]:
