@@ -20,7 +20,7 @@ from train.state import init_trainables
 from train.step import StepConfig, loss_and_gradients
 
 RECORDS = 64
-STEPS = 150
+STEPS = 250
 OPTIMIZER = OptimizerConfig(learning_rate=2e-3, warmup_steps=10, weight_decay=0.0)
 
 
