@@ -8,6 +8,7 @@ v5e, v5p, v6e or tpu7x. `--topology h200` takes JAX's CUDA plugin instead (`pip 
 
 import json
 import os
+from importlib.metadata import distributions
 from typing import Any
 
 # Compiling for another kind of device, JAX itself needs only a CPU.
@@ -18,9 +19,11 @@ from benchmarks.absent_devices import absent_devices
 from benchmarks.compiled_sampling import compile_step, sdxl_networks
 from benchmarks.recording import command, environment
 from instantid_jax.cli.program import program
-from instantid_jax.sharding import parse_sampling_mesh
+from instantid_jax.sharding import check_shares, parse_sampling_mesh
 
 RESULTS = recording.RESULTS / "compile_for.json"
+# The package names that JAX's plugin for CUDA has.
+CUDA_PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin")
 
 
 def main(
@@ -28,7 +31,7 @@ def main(
     mesh: str = "data=1",
     height: int = 1024,
     width: int = 1024,
-    batch: int = 1,
+    batch: int | None = None,
     guidance: bool = True,
     json: bool = False,
     record: bool = False,
@@ -40,16 +43,19 @@ def main(
       mesh: how its chips share the work, such as data=4,guidance=2; one alone unless told.
       height: of the pictures, in pixels.
       width: of the pictures, in pixels.
-      batch: pictures at a time.
+      batch: pictures at a time; None is as many as the mesh has.
       guidance: with classifier-free guidance, which doubles the rows.
       json: print one JSON object.
       record: write it to benchmarks/results/compile_for.json in place of the same program's last.
     """
     chips = parse_sampling_mesh(mesh, absent_devices(topology))
-    compiler = "libtpu" if ":" in topology else "jax-cuda13-plugin"
-    about = environment("jax", "jaxlib", "flax", compiler)
-    result = compile_step(sdxl_networks(), chips, batch, (height, width), guidance)
-    program = {
+    networks = sdxl_networks()
+    batch = chips.shape["data"] if batch is None else batch
+    levels = len(networks.unet.config.block_out_channels)
+    check_shares(chips, (height, width), batch, guidance, levels)
+    about = environment("jax", "jaxlib", "flax", _compiler(topology))
+    result = compile_step(networks, chips, batch, (height, width), guidance)
+    asked = {
         "topology": topology,
         "device_kind": chips.devices.flat[0].device_kind,
         "mesh": mesh,
@@ -57,12 +63,20 @@ def main(
         "batch": batch,
         "guidance": guidance,
     }
-    result = program | result | about | {"command": command("benchmarks.compile_for")}
+    result = asked | result | about | {"command": command("benchmarks.compile_for")}
     print(_json(result) if json else _words(result))
     if record:
         results = recording.read(RESULTS, {})
         name = f"{topology} {mesh} {height}x{width} batch {batch}{' guided' if guidance else ''}"
         recording.write(RESULTS, results | {name: result})
+
+
+def _compiler(topology: str) -> str:
+    """The package that compiled."""
+    if ":" in topology:
+        return "libtpu"
+    names = {each.metadata["Name"] for each in distributions()}
+    return next(plugin for plugin in CUDA_PLUGINS if plugin in names)
 
 
 def _json(result: dict[str, Any]) -> str:

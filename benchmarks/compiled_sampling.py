@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.cells import TOKENS
 from benchmarks.hlo_collectives import collectives
+from benchmarks.sizes import FULL
 from instantid_jax.compiler import compiler_options
 from instantid_jax.components import network
 from instantid_jax.diffusion.samplers import make_sampler
@@ -19,7 +20,7 @@ from instantid_jax.params import Network
 from instantid_jax.pipeline import programs
 from instantid_jax.placement import weight_format
 from instantid_jax.sharding import replicated, sampling_mesh
-from instantid_jax.weights.sdxl_base import SCHEDULER, SETTINGS
+from instantid_jax.weights.sdxl_base import SCHEDULER
 from train.flops import count_flops, uncounted_flops
 from train.model import identitynet_settings
 
@@ -28,9 +29,8 @@ DTYPE = jnp.bfloat16
 
 def sdxl_networks() -> programs.Networks:
     """InstantID on SDXL base, at full size."""
-    settings = SETTINGS | {"image_proj": {}}
-    networks = {name: network(name, each) for name, each in settings.items()}
-    identitynet = network("controlnet", identitynet_settings(SETTINGS["unet"]))
+    networks = {name: network(name, each) for name, each in FULL.items()}
+    identitynet = network("controlnet", identitynet_settings(FULL["unet"]))
     return programs.Networks(controlnets=(identitynet,), **networks)
 
 

@@ -7,23 +7,17 @@ from typing import Any
 import jax
 
 from benchmarks.hlo_collectives import collectives
-from instantid_jax.components import network
+from benchmarks.sizes import FULL, training_networks
 from instantid_jax.sharding import training_mesh
-from instantid_jax.weights.sdxl_base import SETTINGS
 from train.config import TrainConfig
 from train.data.buckets import Size
-from train.model import identitynet_settings
 from train.objective import Networks
 from train.program import compiled_step, step_shapes
 
 
 def sdxl_networks() -> Networks:
     """The networks of training on SDXL base, at full size."""
-    settings = SETTINGS | {
-        "image_proj": {},
-        "controlnet": identitynet_settings(SETTINGS["unet"]),
-    }
-    return Networks(**{name: network(name, each) for name, each in settings.items()})
+    return training_networks(FULL)
 
 
 def compile_step(

@@ -26,7 +26,7 @@ RESULTS = recording.RESULTS / "pods.json"
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-    """A topology of chips, the configuration for it, and a chip's HBM in GB (10^9 bytes)."""
+    """A topology of chips, and a chip's HBM in GB (10^9 bytes)."""
 
     topology: str
     hbm_gb: int

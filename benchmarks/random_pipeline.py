@@ -10,25 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from configs.miniature import get_config
 from instantid_jax import InstantIDPipeline
 from instantid_jax.cache import keep_compiled_programs
 from instantid_jax.components import Component, Model, component_shapes, network
 from instantid_jax.params import Params
-from instantid_jax.weights import sdxl_base
-from miniature.base import architecture
+from instantid_jax.weights.sdxl_base import SCHEDULER
 from miniature.base.tokenizer import write_tokenizer
 from train.model import identitynet_settings
-
-# What the networks of each size are, beside IdentityNet, which follows from the UNet.
-FULL = sdxl_base.SETTINGS | {"image_proj": {}}
-SMALL = {
-    "unet": architecture.UNET,
-    "vae": architecture.VAE,
-    "text_encoder": architecture.TEXT_ENCODER,
-    "text_encoder_2": architecture.TEXT_ENCODER_2,
-    "image_proj": vars(get_config().model.resampler),
-}
 
 
 def random_pipeline(
@@ -39,7 +27,7 @@ def random_pipeline(
     """InstantID of these sizes, whose pictures show nothing.
 
     Args:
-      settings: `FULL` or `SMALL`.
+      settings: `sizes.FULL` or `sizes.SMALL`.
       dtype, vae_dtype: as of `InstantIDPipeline.load`.
     """
     # As `InstantIDPipeline.load` does.
@@ -60,7 +48,7 @@ def random_pipeline(
         # Its tokens are among SDXL's, and mean as little.
         tokenizer = Path(folder) / "tokenizer"
         write_tokenizer(tokenizer)
-        model = Model(components, sdxl_base.SCHEDULER, (tokenizer, tokenizer))
+        model = Model(components, SCHEDULER, (tokenizer, tokenizer))
         return InstantIDPipeline(model, dtype=dtype, vae_dtype=vae_dtype)
 
 

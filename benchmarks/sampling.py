@@ -114,9 +114,9 @@ def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
 
 
 def _compare(ours: dict[str, Any], theirs: list[dict[str, Any]]) -> None:
-    """Notes in our cell how many times as long its picture takes there."""
-    ours["times_torch"] = {
-        other["mode"]: round(other["seconds"]["picture"] / ours["seconds"]["picture"], 3)
+    """Notes in our cell which share of the time there its picture takes."""
+    ours["ratio"] = {
+        other["mode"]: round(ours["seconds"]["picture"] / other["seconds"]["picture"], 3)
         for other in theirs
     }
 

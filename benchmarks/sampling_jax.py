@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks.cells import Cell, Job
 from benchmarks.compiled_sampling import step_flops
 from benchmarks.kernels import kernels
-from benchmarks.random_pipeline import FULL, SMALL, random_pipeline
+from benchmarks.random_pipeline import random_pipeline
+from benchmarks.sizes import FULL, SMALL
 from benchmarks.turns import take_turns
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.pipeline import programs, sampling

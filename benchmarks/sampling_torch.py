@@ -22,7 +22,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmarks.cells import ID_TOKENS, TOKENS, Cell, Job
-from benchmarks.random_pipeline import FULL, SMALL
+from benchmarks.sizes import FULL, SMALL
 from benchmarks.turns import take_turns
 from convert.settings import diffusers_settings
 from convert.torch_reference import IDAttention

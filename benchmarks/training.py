@@ -19,17 +19,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks import recording
-from benchmarks.random_pipeline import FULL, SMALL, draw_all
+from benchmarks.random_pipeline import draw_all
 from benchmarks.recording import command, environment
+from benchmarks.sizes import FULL, SMALL, training_networks
 from configs.instantid_sdxl import get_config
-from instantid_jax.components import network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.sharding import training_mesh
 from instantid_jax.weights.sdxl_base import SCHEDULER
 from train.config import MeshConfig, TrainConfig
 from train.data.buckets import aspect_buckets
 from train.flops import StepFlops
-from train.model import identitynet_settings
 from train.objective import Networks
 from train.program import batch_shapes, compiled_step, constant_shapes, state_shapes
 from train.state import TrainState, init_state
@@ -64,7 +63,7 @@ def main(
         "command": command("benchmarks.training")
     }
     side = size or (128 if small else 1024)
-    networks = _networks(SMALL if small else FULL)
+    networks = training_networks(SMALL if small else FULL)
     mesh = training_mesh((1, len(jax.devices()), 1))
     paper = get_config()
     config = dataclasses.replace(
@@ -99,12 +98,6 @@ def main(
     print(json.dumps(result, indent=1))
     if record:
         recording.write(RESULTS, [*recording.read(RESULTS, []), result])
-
-
-def _networks(settings: Mapping[str, Mapping[str, Any]]) -> Networks:
-    identitynet = identitynet_settings(settings["unet"])
-    networks = {name: network(name, each) for name, each in settings.items()}
-    return Networks(controlnet=network("controlnet", identitynet), **networks)
 
 
 def _measure(

@@ -94,6 +94,34 @@ def parse_sampling_mesh(text: str, devices: Sequence[jax.Device] | None = None) 
     return sampling_mesh(**sizes, devices=devices)
 
 
+def check_shares(
+    mesh: Mesh, size: tuple[int, int], batch: int, guidance: bool, levels: int
+) -> None:
+    """Refuses what cannot be shared out among a sampling mesh's devices.
+
+    Args:
+      size: (height, width) of the pictures, of which there are `batch`.
+      levels: of the UNet, each of which halves its maps, but the first.
+    """
+    data, halves, rows = (mesh.shape[axis] for axis in SAMPLING_AXES)
+    if batch % data:
+        raise InputError(
+            f"{batch} pictures on a mesh of data={data}: expected a multiple; make more at a "
+            "time, or take a smaller mesh"
+        )
+    if halves > 1 and not guidance:
+        raise InputError(
+            "guidance_scale up to 1 leaves a mesh of guidance=2 no second half: take one of "
+            "guidance=1"
+        )
+    # The smallest maps of the UNet are divided, too.
+    unit = rows * 8 * 2 ** (levels - 1)
+    if rows > 1 and size[0] % unit:
+        raise InputError(
+            f"height {size[0]} on a mesh of rows={rows}: expected a multiple of {unit}"
+        )
+
+
 def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """Where one parameter lies: over `tensor` by its place, over `fsdp` by its largest axis.
 

@@ -17,7 +17,7 @@ from instantid_jax.params import Params
 from instantid_jax.pipeline import conditioning, inputs, programs
 from instantid_jax.placement import beside, place
 from instantid_jax.prompt import PromptTokenizer, tokenize
-from instantid_jax.sharding import SAMPLING_AXES
+from instantid_jax.sharding import SAMPLING_AXES, check_shares
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 # Of both encoders, [B, L] each.
@@ -116,26 +116,9 @@ class LoadedModel:
         Args:
           size: (height, width) of the pictures, of which there are `batch`.
         """
-        if self.mesh is None:
-            return
-        data, halves, rows = (self.mesh.shape[axis] for axis in SAMPLING_AXES)
-        if batch % data:
-            raise InputError(
-                f"{batch} pictures on a mesh of data={data}: expected a multiple; make more at a "
-                "time, or take a smaller mesh"
-            )
-        if halves > 1 and not guidance:
-            raise InputError(
-                "guidance_scale up to 1 leaves a mesh of guidance=2 no second half: take one of "
-                "guidance=1"
-            )
-        # The smallest maps of the UNet are divided, too.
-        levels = len(self.networks.unet.config.block_out_channels)
-        unit = rows * 8 * 2 ** (levels - 1)
-        if rows > 1 and size[0] % unit:
-            raise InputError(
-                f"height {size[0]} on a mesh of rows={rows}: expected a multiple of {unit}"
-            )
+        if self.mesh is not None:
+            levels = len(self.networks.unet.config.block_out_channels)
+            check_shares(self.mesh, size, batch, guidance, levels)
 
     @functools.cached_property
     def empty_id(self) -> jax.Array:

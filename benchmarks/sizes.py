@@ -1,0 +1,31 @@
+"""What the networks of each size are, beside IdentityNet, which follows from the UNet."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from configs.miniature import get_config
+from instantid_jax.components import network
+from instantid_jax.weights import sdxl_base
+from miniature.base import architecture
+from train.model import identitynet_settings
+from train.objective import Networks
+
+# SDXL base.
+FULL = sdxl_base.SETTINGS | {"image_proj": {}}
+SMALL = {
+    "unet": architecture.UNET,
+    "vae": architecture.VAE,
+    "text_encoder": architecture.TEXT_ENCODER,
+    "text_encoder_2": architecture.TEXT_ENCODER_2,
+    "image_proj": vars(get_config().model.resampler),
+}
+
+
+def training_networks(settings: Mapping[str, Mapping[str, Any]]) -> Networks:
+    """The networks of training.
+
+    Args:
+      settings: `FULL` or `SMALL`.
+    """
+    settings = {**settings, "controlnet": identitynet_settings(settings["unet"])}
+    return Networks(**{name: network(name, each) for name, each in settings.items()})
