@@ -55,7 +55,7 @@ def on_mesh(
         )
         # Gathering's own transpose has summed over `fsdp` what was gathered.
         for name, spec in trainable.items():
-            # Over an axis of one device nothing is to sum, and with two on `tensor` XLA refuses to.
+            # Along an axis of one device there is nothing to sum, and XLA fails on (1, 1, 2).
             axes = [axis for axis in BATCH_AXES if axis not in spec and mesh.shape[axis] > 1]
             if axes:
                 gradients[name] = jax.lax.psum(gradients[name], axes)

@@ -65,9 +65,11 @@ class HeldOut:
         Raises:
           InputError: if a file is missing, or the pack finds hardly any face.
         """
-        for file in (pack / "detector.onnx", judge):
-            if not file.is_file():
-                raise InputError(f"{file} is missing: expected a face pack as the miniature's")
+        detector = pack / "detector.onnx"
+        if not detector.is_file():
+            raise InputError(f"{detector} is missing: expected a face pack as the miniature's")
+        if not judge.is_file():
+            raise InputError(f"{judge} is missing: expected a recogniser's .onnx file")
         analyzer = FaceAnalyzer(pack)
         self.cases: list[Case] = []
         self.faces: list[list[Face]] = []
@@ -89,7 +91,7 @@ class HeldOut:
         # insightface opens a detector again for each size that it first sees.
         folder = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, folder)
-        for file in (pack / "detector.onnx", judge):
+        for file in (detector, judge):
             shutil.copy(file, folder)
         self._judge = FaceAnalyzer(folder)
         self._classifier = load_classifier()

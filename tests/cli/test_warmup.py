@@ -28,8 +28,7 @@ def test_a_later_process_compiles_nothing(cache, weights, face_file, tmp_path):
     def kept() -> set[str]:
         return {path.name for path in (cache / "instantid_jax" / "xla").glob("*-cache")}
 
-    several = ("--num-images-per-prompt", 2)
-    asked = (*several, "--scheduler", "ddim", "--eta", 0.5, "--clip-skip", 1)
+    asked = ("--num-images-per-prompt", 2, "--scheduler", "ddim", "--eta", 0.5, "--clip-skip", 1)
     (told,) = instantid("warmup", "--sizes", 64, 128, *asked)
     assert told.startswith("64 x 128, 2 pictures at a time: ")
     warm = kept()

@@ -50,7 +50,7 @@ def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_p
     assert len(shards) > 1
     assert all((index.parent / shard).stat().st_size < 250_000 for shard in shards)
 
-    # Goes on with no other VAE's latents, however many pictures there are.
+    # The run does not go on with another VAE.
     write_network(
         tmp_path / "vae",
         "diffusion_pytorch_model",

@@ -29,10 +29,12 @@ def test_another_drawing_scores_high_and_other_people_do_not():
     assert others["keypoint_error"] > 0.03 and others["caption_accuracy"] == 0
 
 
-def test_a_pack_that_is_not_the_miniatures_is_refused(tmp_path):
+def test_missing_networks_are_refused(tmp_path):
     shutil.copy(embedded.FACE_PACK / "recogniser.onnx", tmp_path)
     with pytest.raises(InputError, match=r"detector\.onnx is missing"):
         HeldOut(2, 0, tmp_path)
+    with pytest.raises(InputError, match=r"no\.onnx is missing: expected a recogniser"):
+        HeldOut(2, 0, embedded.FACE_PACK, judge=tmp_path / "no.onnx")
 
 
 def test_a_pack_that_finds_no_drawn_face_is_refused(monkeypatch):
