@@ -22,7 +22,7 @@ from instantid_jax.json_files import read_json, write_json
 from instantid_jax.params import Params
 from instantid_jax.runs.contents import checksums
 from train.data.buckets import MULTIPLE, Size, aspect_buckets
-from train.data.reading import FaceDataset, one_line, read_arrays, reading_error
+from train.data.reading import FaceDataset, one_line, read_arrays, read_record
 from train.data.record import CorruptRecord
 
 FOLDER, INDEX, MANIFEST = "latents", "index.npz", "manifest.json"
@@ -185,10 +185,9 @@ class LatentCache:
         place = int(self._place[row])
         if place < 0:
             raise CorruptRecord("it could not be used when the latents were computed")
-        try:
-            moments = np.load(io.BytesIO(self._source[place]), allow_pickle=False)
-        except Exception as error:  # as in FaceDataset
-            raise reading_error(error, self._path) from error
+        moments = read_record(
+            lambda: np.load(io.BytesIO(self._source[place]), allow_pickle=False), self._path
+        )
         return EncodedPicture(moments, self._crc32[row])
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -12,6 +13,8 @@ from instantid_jax.errors import InputError
 from train.data.buckets import Size, nearest_buckets
 from train.data.record import CorruptRecord, Record
 from train.data.writing import INDEX
+
+T = TypeVar("T")
 
 
 class FaceDataset:
@@ -70,12 +73,7 @@ class FaceDataset:
           CorruptRecord: if its bytes, or the numbers in them, cannot be used.
           InputError: if the file cannot be read.
         """
-        try:
-            example = self._records[row]
-        # ArrayRecord, the protocol buffer's parser and TFDS have no exceptions of their own.
-        except Exception as error:
-            raise reading_error(error, self._folder) from error
-        return Record.decode(example)
+        return Record.decode(read_record(lambda: self._records[row], self._folder))
 
     def bucket(self, buckets: Sequence[Size]) -> np.ndarray:
         """[n] int8, the place of each record's bucket; from the index where it was made so."""
@@ -98,12 +96,29 @@ def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.n
         raise InputError(f"{path} is no index ({one_line(error)}): {remedy}") from error
 
 
-def reading_error(error: Exception, folder: str | Path) -> InputError | CorruptRecord:
-    """What an error of ArrayRecord's or TFDS's means: trouble with a file, or a corrupt record."""
-    # Trouble with the file system may pass, and a replaced record would then come back.
-    if isinstance(error, OSError | RuntimeError) and "Corrupted" not in str(error):
-        return InputError(f"a record of {folder} cannot be read ({one_line(error)}): try again")
-    return CorruptRecord(f"its bytes cannot be read ({one_line(error)})")
+def read_record(read: Callable[[], T], folder: str | Path) -> T:
+    """What `read` returns.
+
+    Raises:
+      CorruptRecord: if it fails.
+      InputError: if the file cannot be read.
+    """
+    try:
+        try:
+            return read()
+        # Python 3.11's parser, by which NumPy reads headers, fails now and then where several
+        # threads use it (python/cpython#106905).
+        except SystemError:
+            return read()
+    # ArrayRecord, the protocol buffer's parser and TFDS have no exceptions of their own.
+    except Exception as error:
+        # Trouble with the file system may pass, and a replaced record would then come back.
+        passing = isinstance(error, OSError | RuntimeError | SystemError)
+        if passing and "Corrupted" not in str(error):
+            raise InputError(
+                f"a record of {folder} cannot be read ({one_line(error)}): try again"
+            ) from error
+        raise CorruptRecord(f"its bytes cannot be read ({one_line(error)})") from error
 
 
 def one_line(error: Exception) -> str:
