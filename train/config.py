@@ -38,6 +38,7 @@ class ModelConfig:
       resampler: sizes of a fresh Resampler.
       conditioning_channels: a fresh IdentityNet's, from the keypoint picture's pixels to an eighth
         of its sides; diffusers' `conditioning_embedding_out_channels`.
+      recogniser: the `.onnx` file of the face pack that measured the data, for the identity loss.
       zero_id_values: fresh ID values are zero in place of copies of the text's, so that step 0 is
         the base model exactly.
     """
@@ -49,6 +50,7 @@ class ModelConfig:
     instantid: str | None = None
     resampler: ResamplerConfig = ResamplerConfig()
     conditioning_channels: tuple[int, ...] = ControlNetConfig.conditioning_embedding_out_channels
+    recogniser: str | None = None
     zero_id_values: bool = False
 
 
@@ -173,6 +175,11 @@ class TrainConfig:
         for name in ("global_batch_size", "steps", "loader_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 up")
+        if (self.objective.identity_weight > 0) != (self.model.recogniser is not None):
+            raise InputError(
+                f"objective.identity_weight={self.objective.identity_weight} with model.recogniser="
+                f"{self.model.recogniser}: the identity loss takes both, or neither is given"
+            )
 
     def check_devices(self, data: int, fsdp: int) -> None:
         """Refuses a batch that a mesh cannot share out evenly.

@@ -25,11 +25,11 @@ from instantid_jax.runs.trained import find_published_or_trained
 from instantid_jax.sharding import replicated, shard_params
 from instantid_jax.weights.layouts import find_network, find_sdxl
 from train.config import ModelConfig, TrainConfig
-from train.objective import Networks, join_parts
+from train.identity.onnx_network import read_recogniser
+from train.objective import FROZEN, Networks, join_parts
 from train.state import init_trainables, trainable_shapes
 from train.step import Constants
 
-FROZEN = ("unet", "vae", "text_encoder", "text_encoder_2")
 TRAINED = ("image_proj", "ip_adapter", "controlnet")
 
 
@@ -39,7 +39,7 @@ class BaseModel:
 
     Attributes:
       networks: of training.
-      frozen: components keyed as `FROZEN`.
+      frozen: components keyed as `Networks.frozen`.
       start: components keyed as `TRAINED`, from which the trainables start; None is fresh ones.
       settings: `config.json` of the trained networks, "image_proj" and "controlnet".
       scheduler: settings of its `scheduler_config.json`.
@@ -63,6 +63,7 @@ class BaseModel:
         networks = {
             field.name: dataclasses.asdict(getattr(self.networks, field.name).config)
             for field in dataclasses.fields(self.networks)
+            if getattr(self.networks, field.name) is not None
         }
         facts = networks | {"schedule": dataclasses.asdict(self.schedule)}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -92,6 +93,8 @@ def find_base(
     )
     if config.vae is not None:
         parts["vae"] = find_network(config.vae, "vae", variant=config.variant)
+    if config.recogniser is not None:
+        parts["recogniser"] = find_recogniser(Path(config.recogniser))
     start, settings = None, trained
     if trained is None and config.instantid is not None:
         start = find_published_or_trained(
@@ -108,8 +111,10 @@ def find_base(
     networks = Networks(
         **{name: parts[name].network for name in FROZEN},
         **{name: network(name, each) for name, each in settings.items()},
+        recogniser=None if config.recogniser is None else parts["recogniser"].network,
     )
-    check_fit({field.name: getattr(networks, field.name) for field in dataclasses.fields(networks)})
+    check_fit({name: getattr(networks, name) for name in (*FROZEN, *settings)})
+    check_recogniser(networks)
     first, second = (
         PromptTokenizer(
             folder,
@@ -121,6 +126,30 @@ def find_base(
     return BaseModel(
         networks, parts, start, settings, scheduler, (first, second), folders, force_zeros
     )
+
+
+def find_recogniser(path: Path) -> Component:
+    """A face pack's recogniser."""
+    recogniser, load = read_recogniser(path)
+    return Component(recogniser, {}, load, str(path))
+
+
+def check_recogniser(networks: Networks) -> None:
+    """Refuses a recogniser whose embeddings are not what the Resampler takes."""
+    if networks.recogniser is None:
+        return
+    side = networks.recogniser.config.side
+    found = jax.eval_shape(
+        lambda params, pixels: networks.recogniser.bind(params)(pixels),
+        networks.recogniser.shapes,
+        jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+    )
+    wanted = (1, networks.image_proj.config.embedding_dim)
+    if found.shape != wanted:
+        raise InputError(
+            f"the recogniser gives {list(found.shape)}, the Resampler takes {list(wanted)}: take "
+            "that of the face pack that measured the data"
+        )
 
 
 def identitynet_settings(
@@ -147,7 +176,7 @@ class Frozen:
     """The frozen parameters on the mesh, and by what they are recognised.
 
     Attributes:
-      params: keyed as `FROZEN`, in the step's dtype, the VAE's in float32.
+      params: keyed as `Networks.frozen`, in `frozen_dtype`.
       fingerprint: of all their bits.
     """
 
@@ -160,13 +189,20 @@ class Frozen:
         self.params: dict[str, Params] = {}
         sums: dict[str, int] = {}
         for name, sharding in frozen_sharding(base.networks, config, mesh).items():
-            # SDXL's VAE overflows in half precision, and training encodes only once.
-            dtype = jnp.dtype("float32" if name == "vae" else config.step.dtype)
-            loaded = base.frozen[name].load(dtype)
+            loaded = base.frozen[name].load(frozen_dtype(name, config))
             self.params[name] = place(loaded, sharding)
             sums |= {f"{name}.{k}": v for k, v in checksums(self.params[name]).items()}
         text = json.dumps(sums, sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def frozen_dtype(name: str, config: TrainConfig) -> jnp.dtype:
+    """The dtype of a frozen component.
+
+    SDXL's VAE overflows in half precision, and training encodes only once; the recogniser sees
+    small differences.
+    """
+    return jnp.dtype("float32" if name in ("vae", "recogniser") else config.step.dtype)
 
 
 def frozen_sharding(
@@ -174,8 +210,8 @@ def frozen_sharding(
 ) -> dict[str, dict[str, Sharding]]:
     """Where each frozen parameter lies."""
     shardings: dict[str, dict[str, Sharding]] = {}
-    for name in FROZEN:
-        shapes = component_shapes(name, getattr(networks, name))
+    for name, each in networks.frozen.items():
+        shapes = component_shapes(name, each)
         if config.mesh.frozen == "sharded":
             shardings[name] = shard_params(shapes, mesh)
         else:

@@ -15,6 +15,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
+from train.identity.onnx_network import OnnxNetwork
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ class ObjectiveConfig:
       noise_offset: strength of a noise constant over each channel.
       face_weight: what is added to the weight of latents within the face's box; each picture's
         weights are then scaled to a mean of 1.
+      identity_weight: of the identity loss (`train.identity`), times the signal's share of each
+        example's variance: of noise alone nobody can be predicted. It takes `model.recogniser`.
+      identity_window: side of the square about the face that is decoded for it, in latents; None
+        decodes the whole picture, whose way back takes much memory at SDXL's sizes.
     """
 
     prediction_type: str = "epsilon"
@@ -42,6 +47,8 @@ class ObjectiveConfig:
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
     face_weight: float = 0.0
+    identity_weight: float = 0.0
+    identity_window: int | None = None
 
     def __post_init__(self):
         drops = (self.drop_id, self.drop_text, self.drop_both)
@@ -49,9 +56,13 @@ class ObjectiveConfig:
             raise InputError(
                 f"drop_id, drop_text, drop_both {drops}: shares of examples, at most 1"
             )
-        for name in ("noise_offset", "face_weight"):
+        for name in ("noise_offset", "face_weight", "identity_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if self.identity_window is not None and self.identity_window < 1:
+            raise InputError(
+                f"identity_window={self.identity_window}: expected a side in latents, or None"
+            )
         if self.log_noise is not None:
             mean, deviation = self.log_noise
             if not (math.isfinite(mean) and 0 < deviation < float("inf")):
@@ -71,9 +82,15 @@ PAPER = ObjectiveConfig()
 CFG = ObjectiveConfig(drop_id=0.05, drop_text=0.05, drop_both=0.05)
 
 
+FROZEN = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The networks of training; of the VAE only the encoder is run."""
+    """The networks of training.
+
+    Of the VAE only the encoder is run, and with a recogniser the decoder.
+    """
 
     unet: Network
     controlnet: Network
@@ -81,6 +98,13 @@ class Networks:
     vae: Network
     text_encoder: Network
     text_encoder_2: Network
+    recogniser: OnnxNetwork | None = None
+
+    @property
+    def frozen(self) -> dict[str, Network | OnnxNetwork]:
+        """Those that are not trained, the base model's first."""
+        base = {name: getattr(self, name) for name in FROZEN}
+        return base if self.recogniser is None else base | {"recogniser": self.recogniser}
 
 
 class Conditions(NamedTuple):

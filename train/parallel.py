@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from instantid_jax.params import Params
 from instantid_jax.sharding import BATCH_AXES, batch_sharding, param_spec
+from train.step import Losses
 
 Specs = Mapping[str, PartitionSpec]
 # The number of a block in a stack of equal ones.
@@ -23,11 +24,11 @@ _BLOCK = re.compile(r"(?<=transformer_blocks)\.\d+\.|(?<=layers)\.\d+\.")
 
 
 def on_mesh(
-    gradients_of: Callable[..., tuple[jax.Array, Params]],
+    gradients_of: Callable[..., tuple[Losses, Params]],
     mesh: Mesh,
     params: Params,
     frozen: Mapping[str, Specs],
-) -> Callable[..., tuple[jax.Array, Params]]:
+) -> Callable[..., tuple[Losses, Params]]:
     """`loss_and_gradients` of a batch that lies over a mesh.
 
     Args:
@@ -45,7 +46,7 @@ def on_mesh(
     }
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
 
-    def local(params: Params, constants: Any, *rest: Any) -> tuple[jax.Array, Params]:
+    def local(params: Params, constants: Any, *rest: Any) -> tuple[Losses, Params]:
         base = {part: _gather(constants.frozen[part], specs) for part, specs in frozen.items()}
         each, gradients = gradients_of(
             params,
@@ -62,7 +63,7 @@ def on_mesh(
             gradients[name] /= devices
         return each, gradients
 
-    def call(params: Params, constants: Any, *rest: Any) -> tuple[jax.Array, Params]:
+    def call(params: Params, constants: Any, *rest: Any) -> tuple[Losses, Params]:
         rows, anywhere = batch_sharding(mesh).spec, PartitionSpec()
         where = jax.tree.map(lambda _: anywhere, constants)._replace(frozen=frozen)
         return jax.shard_map(

@@ -15,7 +15,7 @@ from instantid_jax.sharding import batch_sharding, replicated
 from train.config import TrainConfig
 from train.data.buckets import Size
 from train.data.latent_cache import DTYPE
-from train.model import frozen_sharding
+from train.model import frozen_dtype, frozen_sharding
 from train.objective import Networks
 from train.parallel import on_mesh
 from train.state import TrainState, init_state, state_sharding, trainable_shapes
@@ -61,10 +61,10 @@ def constant_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> Cons
     everywhere = replicated(mesh)
     frozen = {}
     for name, shardings in frozen_sharding(networks, config, mesh).items():
-        dtype = jnp.dtype("float32" if name == "vae" else config.step.dtype)
+        dtype = frozen_dtype(name, config)
         frozen[name] = {
             parameter: jax.ShapeDtypeStruct(shape.shape, dtype, sharding=shardings[parameter])
-            for parameter, shape in component_shapes(name, getattr(networks, name)).items()
+            for parameter, shape in component_shapes(name, networks.frozen[name]).items()
         }
     tokens = [jax.ShapeDtypeStruct((_prompt_length(networks),), jnp.int32, sharding=everywhere)] * 2
     alphas = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=everywhere)
@@ -87,6 +87,7 @@ def batch_shapes(
         "input_ids_2": ((length,), np.int32),
         "id_embeds": ((networks.image_proj.config.embedding_dim,), np.float32),
         "time_ids": ((6,), np.float32),
+        "kps": ((5, 2), np.float32),
         "face_box": ((4,), np.float32),
         "face_share": ((), np.float32),
         "example_crc32": ((), np.uint32),

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from instantid_jax.diffusion.schedule import add_noise
+from instantid_jax.diffusion.schedule import add_noise, clean_estimate
 from instantid_jax.errors import InputError
 from instantid_jax.models.blocks import Remat
 from instantid_jax.params import Params, cast
+from train.identity.loss import identity_losses
 from train.objective import (
     Networks,
     ObjectiveConfig,
@@ -27,6 +28,8 @@ from train.state import TrainState
 # Upper edges of the bins of face share (box over picture) by which the loss is reported.
 FACE_SHARE_BINS = (0.01, 0.04, 0.1, 0.25, 1.0)
 GROUPS = ("image_proj", "ip_adapter", "controlnet")
+# [B] each: "loss", which is minimised, and what it has of it is told apart.
+Losses = dict[str, jax.Array]
 RematPolicy = Literal["none", "full", "dots"]
 Dtype = Literal["bfloat16", "float32"]
 
@@ -95,8 +98,8 @@ def loss_and_gradients(
     examples: jax.Array,
     key: jax.Array,
     whole: Callable[[Params], Params] = lambda params: params,
-) -> tuple[jax.Array, Params]:
-    """Losses [B] of one micro-batch, and the gradient of their mean.
+) -> tuple[Losses, Params]:
+    """Losses of one micro-batch, and the gradient of their mean.
 
     Args:
       params: float32 masters.
@@ -113,8 +116,10 @@ def loss_and_gradients(
         networks, constants.frozen, batch, draws, constants.empty_prompt
     )
     noisy = add_noise(alphas, latents, draws.noise, draws.timesteps)
+    velocity = objective.prediction_type == "v_prediction"
+    remat = remat_wrapper(step.remat, scan=step.scan)
 
-    def objective_of(params: Params) -> tuple[jax.Array, jax.Array]:
+    def objective_of(params: Params) -> tuple[jax.Array, Losses]:
         prediction = predict(
             networks,
             constants.frozen,
@@ -122,9 +127,9 @@ def loss_and_gradients(
             noisy,
             draws.timesteps,
             conditions,
-            remat_wrapper(step.remat, scan=step.scan),
+            remat,
         )
-        each = losses(
+        loss = losses(
             objective,
             alphas,
             prediction,
@@ -133,7 +138,21 @@ def loss_and_gradients(
             draws.timesteps,
             batch["face_box"] / networks.vae.config.downscale,
         )
-        return each.mean(), each
+        each = {}
+        if objective.identity_weight:
+            identity = identity_losses(
+                networks,
+                constants.frozen,
+                clean_estimate(alphas, noisy, prediction, draws.timesteps, velocity=velocity),
+                batch["kps"],
+                conditions.id_embeds,
+                objective.identity_window,
+                remat,
+            )
+            identity *= alphas[draws.timesteps]
+            each["identity_loss"] = identity
+            loss += objective.identity_weight * identity
+        return loss.mean(), each | {"loss": loss}
 
     (_, each), gradients = jax.value_and_grad(objective_of, has_aux=True)(params)
     return each, gradients
@@ -178,18 +197,18 @@ def train_step(
             lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (batch, examples)
         )
 
-        def accumulate(total: Params, xs: tuple) -> tuple[Params, jax.Array]:
+        def accumulate(total: Params, xs: tuple) -> tuple[Params, Losses]:
             each, gradients = run(*xs, key)
             return jax.tree.map(lambda a, b: a + b / parts, total, gradients), each
 
         gradients, each = jax.lax.scan(
             accumulate, jax.tree.map(jnp.zeros_like, state.params), (micro, order)
         )
-        each = each.swapaxes(0, 1).reshape(-1)
+        each = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), each)
     transform = make_optimizer(optimizer, state.params)
     updates, opt_state = transform.update(gradients, state.opt_state, state.params)
     # Where the sum of squares is finite, AdamW's moments are.
-    finite = jnp.isfinite(each.mean()) & jnp.isfinite(optax.tree.norm(gradients))
+    finite = jnp.isfinite(each["loss"].mean()) & jnp.isfinite(optax.tree.norm(gradients))
 
     def unless_broken(new: Any, old: Any) -> Any:
         """Counts go on, so that the learning rate is always that of `step`."""
@@ -217,9 +236,10 @@ def _latent_shape(networks: Networks, batch: dict[str, jax.Array]) -> tuple[int,
     return height // downscale, width // downscale, networks.unet.config.in_channels
 
 
-def _metrics(each: jax.Array, gradients: Params, face_share: jax.Array) -> dict[str, jax.Array]:
-    """Loss, also by face size (not a number where a bin is empty), and norms of gradients."""
-    metrics = {"loss": each.mean(), "grad_norm": optax.tree.norm(gradients)}
+def _metrics(each: Losses, gradients: Params, face_share: jax.Array) -> dict[str, jax.Array]:
+    """Losses, the whole also by face size (not a number where a bin is empty), gradients' norms."""
+    metrics = {name: values.mean() for name, values in each.items()}
+    metrics["grad_norm"] = optax.tree.norm(gradients)
     for group in GROUPS:
         inside = {k: v for k, v in gradients.items() if k.startswith(f"{group}.")}
         metrics[f"grad_norm_{group}"] = optax.tree.norm(inside)
@@ -228,6 +248,7 @@ def _metrics(each: jax.Array, gradients: Params, face_share: jax.Array) -> dict[
         inside = (face_share > lower) & (face_share <= upper)
         if lower == 0:
             inside |= face_share == 0
-        metrics[f"loss_face_to_{upper:g}"] = jnp.where(inside, each, 0).sum() / inside.sum()
+        total = jnp.where(inside, each["loss"], 0).sum()
+        metrics[f"loss_face_to_{upper:g}"] = total / inside.sum()
         lower = upper
     return metrics

@@ -223,6 +223,25 @@ def velocity_target(
     return signal * noise - deviation * sample
 
 
+def clean_estimate(
+    alphas_cumprod: jax.Array,
+    noisy: jax.Array,
+    prediction: jax.Array,
+    timestep: jax.Array,
+    *,
+    velocity: bool,
+) -> jax.Array:
+    """The clean latents that a prediction of noise, or of velocity, amounts to.
+
+    Where that is right, it is the inverse of `add_noise`; arguments and errors as for that.
+    Source: Ho et al. 2020, eq. 15; Salimans & Ho 2022, appendix D.
+    """
+    signal, deviation = _signal_and_deviation(alphas_cumprod, noisy, timestep)
+    if velocity:
+        return signal * noisy - deviation * prediction
+    return (noisy - deviation * prediction) / signal
+
+
 def timesteps_of_noise(alphas_cumprod: jax.Array, log_ratio: jax.Array) -> jax.Array:
     """The first timesteps at which ln(noise / signal), of deviations, is at least so much.
 

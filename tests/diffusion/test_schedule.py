@@ -7,6 +7,7 @@ from instantid_jax.diffusion.schedule import (
     ScheduleConfig,
     add_noise,
     alphas_cumprod,
+    clean_estimate,
     timesteps_of_noise,
     velocity_target,
 )
@@ -103,6 +104,18 @@ def test_forward_process(strict_promotion):
     np.testing.assert_allclose(noisy[0], sample[0], atol=0.15)  # hardly any noise at first
     np.testing.assert_array_equal(noisy[2], noise[2])  # nothing else at the end, at zero SNR
     np.testing.assert_array_equal(velocity[2], -sample[2])
+
+
+def test_a_right_prediction_gives_the_clean_latents():
+    sample, noise, timestep = batch()
+    alpha = jnp.asarray(alphas_cumprod(ScheduleConfig()))
+    noisy = add_noise(alpha, sample, noise, timestep)
+    velocity = velocity_target(alpha, sample, noise, timestep)
+    for prediction, is_velocity in ((noise, False), (velocity, True)):
+        clean = clean_estimate(alpha, noisy, prediction, timestep, velocity=is_velocity)
+        np.testing.assert_allclose(clean, sample, atol=1e-4)
+        other = clean_estimate(alpha, noisy, prediction + 0.1, timestep, velocity=is_velocity)
+        assert np.abs(other - sample).max() > 0.05
 
 
 @pytest.mark.parametrize("function", [add_noise, velocity_target])

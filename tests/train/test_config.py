@@ -90,3 +90,16 @@ def test_batch_must_divide_among_devices_and_micro_batches():
     config.check_devices(4, 2)
     with pytest.raises(InputError, match="take a multiple of 32"):
         config.check_devices(8, 2)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"objective": ObjectiveConfig(identity_weight=0.5)},
+        {"model": ModelConfig(sdxl="a", recogniser="r.onnx")},
+    ],
+    ids=["no recogniser", "no weight"],
+)
+def test_identity_loss_takes_a_weight_and_a_recogniser(values):
+    with pytest.raises(InputError, match="the identity loss takes both"):
+        dataclasses.replace(CONFIG, **values)

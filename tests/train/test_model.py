@@ -1,10 +1,14 @@
-"""IdentityNet's configuration is the one diffusers derives from the same UNet."""
+"""IdentityNet's configuration is diffusers', and the recogniser is one that fits."""
+
+import dataclasses
 
 import pytest
 
+from instantid_jax.embedded import FACE_PACK
+from instantid_jax.errors import InputError
 from instantid_jax.untrained import SETTINGS
 from tests.train import small
-from train.model import identitynet_settings
+from train.model import check_recogniser, find_recogniser, identitynet_settings
 
 
 @pytest.mark.parametrize(
@@ -38,3 +42,14 @@ def test_identitynet_settings_are_those_of_from_unet(unet, asked):
         return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
     assert {name: plain(got[name]) for name in theirs} == {k: plain(v) for k, v in theirs.items()}
+
+
+def test_a_recogniser_of_other_embeddings_is_refused():
+    recogniser = find_recogniser(FACE_PACK / "recogniser.onnx").network
+    fits = dataclasses.replace(small.networks(), recogniser=recogniser)
+    check_recogniser(fits)
+    check_recogniser(small.networks())  # there need be none
+    config = dataclasses.replace(fits.image_proj.config, embedding_dim=256)
+    wide = dataclasses.replace(fits.image_proj, config=config)
+    with pytest.raises(InputError, match=r"gives \[1, 512\], the Resampler takes \[1, 256\]"):
+        check_recogniser(dataclasses.replace(fits, image_proj=wide))

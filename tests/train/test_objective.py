@@ -87,6 +87,8 @@ def test_draws_of_an_example_do_not_depend_on_its_neighbours():
         {"log_noise": (0.0, 0.0)},
         {"log_noise": (float("nan"), 1.0)},
         {"face_weight": -1.0},
+        {"identity_weight": -0.5},
+        {"identity_window": 0},
         {"noise_offset": -3.0},
         {"prediction_type": "sample"},
     ],

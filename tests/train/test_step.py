@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
+from instantid_jax.embedded import FACE_PACK
 from instantid_jax.params import cast
 from instantid_jax.sharding import batch_sharding, replicated, shard_params, training_mesh
 from tests.parity.reference import relative_error
 from tests.train import small
+from train.identity.onnx_network import read_recogniser
 from train.objective import ObjectiveConfig, draw, encode_batch, predict
 from train.optimizer import OptimizerConfig
 from train.parallel import on_mesh
@@ -38,13 +41,18 @@ def params():
 
 
 @functools.cache
-def compiled(step: StepConfig, mesh, frozen):
+def compiled(step: StepConfig, mesh, frozen, objective=ObjectiveConfig()):
     """The step for a configuration, compiled once for all tests, on one device or on a mesh."""
-    shapes = trainable_shapes(small.networks())
-    function = functools.partial(train_step, small.networks(), ObjectiveConfig(), OPTIMIZER, step)
+    networks = small.networks()
+    if objective.identity_weight:
+        networks = dataclasses.replace(networks, recogniser=recogniser()[0])
+    shapes = trainable_shapes(networks)
+    function = functools.partial(train_step, networks, objective, OPTIMIZER, step)
     if mesh is None:
         return jax.jit(function)
     specs = jax.tree.map(lambda place: place.spec, frozen_places(mesh, frozen))
+    if objective.identity_weight:
+        specs["recogniser"] = dict.fromkeys(recogniser()[1], PartitionSpec())
     spread = functools.partial(on_mesh, mesh=mesh, params=shapes, frozen=specs)
     function = functools.partial(function, spread=spread)
     state = jax.eval_shape(functools.partial(init_state, OPTIMIZER), shapes)
@@ -55,6 +63,17 @@ def frozen_places(mesh, frozen):
     if frozen == "sharded":
         return {name: shard_params(params, mesh) for name, params in small.frozen().items()}
     return jax.tree.map(lambda _: replicated(mesh), small.frozen())
+
+
+@functools.cache
+def recogniser():
+    """The shipped one, and its parameters."""
+    network, load = read_recogniser(FACE_PACK / "recogniser.onnx")
+    return network, load(jnp.dtype("float32"))
+
+
+def with_recogniser(constants):
+    return constants._replace(frozen=constants.frozen | {"recogniser": recogniser()[1]})
 
 
 def start(params):
@@ -223,6 +242,50 @@ def test_ema_follows_the_parameters(params, alone):
     name = "controlnet.conv_in.kernel"
     moved = relative_error(state.params[name], params[name])
     assert 0 < relative_error(state.ema[name], params[name]) < moved
+
+
+IDENTITY = ObjectiveConfig(identity_weight=0.5, identity_window=6)
+
+
+@pytest.fixture(scope="module")
+def with_identity(params):
+    """The state and metrics after a step with the identity loss."""
+    function = compiled(FLOAT32, None, "replicated", IDENTITY)
+    batch = jax.tree.map(jnp.asarray, small.batch(8))
+    return function(start(params), with_recogniser(small.constants()), batch, np.uint32(7))
+
+
+def test_identity_loss_is_told_and_learned_from(params, with_identity):
+    state, metrics = with_identity
+    batch = jax.tree.map(jnp.asarray, small.batch(8))
+    other, without = compiled(FLOAT32, None, "replicated")(
+        start(params), small.constants(), batch, np.uint32(7)
+    )
+    identity = float(metrics["identity_loss"])
+    assert 0.1 < identity < 1  # random faces are nobody's; less what noise takes
+    np.testing.assert_allclose(
+        float(metrics["loss"]), float(without["loss"]) + 0.5 * identity, rtol=1e-5
+    )
+    assert "identity_loss" not in without
+    for group in ("image_proj", "ip_adapter", "controlnet"):
+        assert metrics[f"grad_norm_{group}"] != without[f"grad_norm_{group}"]
+    assert any((state.params[name] != other.params[name]).any() for name in params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [FLOAT32, FOUR_MICRO_BATCHES], ids=["whole", "micro-batches"])
+def test_identity_loss_is_the_same_on_a_mesh(params, with_identity, step):
+    mesh = training_mesh((2, 1, 1), jax.devices()[:2])
+    constants = with_recogniser(small.constants())
+    constants = jax.device_put(constants, replicated(mesh))
+    state = start(params)
+    state = jax.device_put(state, state_sharding(state, mesh))
+    batch = jax.device_put(small.batch(8), batch_sharding(mesh))
+    _, metrics = compiled(step, mesh, "replicated", IDENTITY)(state, constants, batch, np.uint32(7))
+    for name in ("loss", "identity_loss", "grad_norm"):
+        np.testing.assert_allclose(
+            float(metrics[name]), float(with_identity[1][name]), rtol=1e-4, err_msg=name
+        )
 
 
 def test_face_size_bins_cover_the_loss(params):

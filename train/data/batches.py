@@ -124,6 +124,7 @@ class Batches:
           id_embeds: [b, E] float32, raw.
           time_ids: [b, 6] float32: original height and width, the crop's top and left in the
             resized picture, target height and width (Podell et al. 2023, section 2.2).
+          kps: [b, 5, 2] float32, x and y in pixels of the crop.
           face_box: [b, 4] float32, left, top, right, bottom in pixels of the crop, clipped to it.
           face_share: [b] float32, the box's share of the crop.
           example_index: [b] uint32, global.

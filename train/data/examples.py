@@ -63,6 +63,7 @@ def make_example(
         "caption": choose_caption(record.captions, config, choices.caption),
         "id_embeds": choose_embedding(record, config, choices),
         "time_ids": np.array([*record.original_size, crop.top, crop.left, *target], np.float32),
+        "kps": kps,
         "face_box": box,
         "face_share": np.float32(face_share(box, target)),
         "key": record.key,

@@ -60,6 +60,7 @@ def test_a_batch_has_what_training_takes(folder):
         "input_ids_2": ((8, 77), "int32"),
         "id_embeds": ((8, 512), "float32"),
         "time_ids": ((8, 6), "float32"),
+        "kps": ((8, 5, 2), "float32"),
         "face_box": ((8, 4), "float32"),
         "face_share": ((8,), "float32"),
         "example_index": ((8,), "uint32"),

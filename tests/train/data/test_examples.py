@@ -58,6 +58,7 @@ def test_picture_keypoints_and_box_move_together(source, target, policy):
             np.clip(record.bbox.reshape(2, 2) * scale - [left, top], 0, target[::-1]),
             atol=0.6,
         )
+        np.testing.assert_allclose(example["kps"], expected, atol=0.6)
         # The golden drawing, of the dots as they lie in the crop, to the rounding of the scale.
         drawing = draw_keypoints(*target, expected)
         differing = (example["keypoint_pictures"] != drawing).any(-1).sum()

@@ -1,0 +1,130 @@
+"""Recognisers run by JAX give onnxruntime's numbers, and what insightface makes of a face."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from instantid_jax.embedded import FACE_PACK
+from instantid_jax.errors import InputError
+from miniature.evaluation.held_out import JUDGE
+from tests.parity.reference import relative_error
+from train.identity.onnx_network import read_recogniser
+
+SIDE = 16
+
+
+def arcface(names=("first", "second"), side=SIDE, outputs=1, odd=None):
+    """A small network of ArcFace's operations, as its exporters write them."""
+    random = np.random.default_rng(0)
+    weights, nodes = {}, []
+
+    def weight(*shape, low=-1.0, high=1.0):
+        name = str(len(weights))
+        weights[name] = random.uniform(low, high, shape).astype(np.float32)
+        return name
+
+    def node(op, *inputs, name="", **attributes):
+        nodes.append(helper.make_node(op, inputs, [f"y{len(nodes)}"], name=name, **attributes))
+        return f"y{len(nodes) - 1}"
+
+    def norm(x, width):
+        mean, variance = weight(width), weight(width, low=0.5, high=2)
+        scale = weight(width), weight(width)
+        return node("BatchNormalization", x, *scale, mean, variance, epsilon=2e-5, momentum=0.9)
+
+    x = node("Sub", "picture", weight(1, low=127, high=128), name=names[0])
+    x = node("Mul", x, weight(1, low=0.007, high=0.008), name=names[1])
+    x = node("Conv", x, weight(8, 3, 3, 3), strides=[2, 1], pads=[1, 0, 1, 2], kernel_shape=[3, 3])
+    x = node("PRelu", norm(x, 8), weight(8, 1, 1))
+    h = node("Conv", x, weight(8, 2, 3, 3), weight(8), strides=[1, 1], pads=[2] * 4, group=4,
+             dilations=[2, 2])  # fmt: skip
+    x = node("Relu", node("Add", norm(h, 8), x))
+    x = node("Flatten", node("Dropout", x))
+    x = node("Gemm", x, weight(12, 8 * (side // 2) * side), weight(12), transB=1, alpha=0.5)
+    if odd is not None:
+        x = node(odd, x)
+    declared = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in (("picture", (3, side, side)), (x, (12,)), (h, None))
+        if shape is not None
+    ]
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "arcface", declared[:1], declared[1:] * outputs, constants)
+    opset = [helper.make_opsetid("", 11)]
+    return helper.make_model(graph, ir_version=8, opset_imports=opset)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(**settings):
+        path = tmp_path / "recogniser.onnx"
+        onnx.save(arcface(**settings), path)
+        return path
+
+    return save
+
+
+def ours(path, pixels):
+    network, load = read_recogniser(path)
+    run = jax.jit(lambda params, pixels: network.bind(params)(pixels))
+    return np.asarray(run(load(jnp.dtype("float32")), jnp.asarray(pixels)))
+
+
+def theirs(path, pixels):
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: pixels.transpose(0, 3, 1, 2)})[0]
+
+
+def drawn(side, rows=3):
+    return np.random.default_rng(1).uniform(-1, 1, (rows, side, side, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("path", [FACE_PACK / "recogniser.onnx", JUDGE], ids=["shipped", "judge"])
+def test_the_miniatures_recognisers_give_onnxruntimes_numbers(path):
+    pixels = drawn(112)
+    assert relative_error(ours(path, pixels), theirs(path, pixels)) < 1e-5
+
+
+def test_arcfaces_operations_give_onnxruntimes_numbers(saved):
+    path, pixels = saved(), drawn(SIDE)
+    assert relative_error(ours(path, pixels), theirs(path, pixels)) < 1e-5
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("Sub_0", "Mul_1"), ("Sub_0", "second")])
+def test_pixels_come_in_the_range_that_insightface_gives(saved, names):
+    """It guesses from the names of nodes whether a network wants bytes."""
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+
+    path = saved(names=names, side=112)
+    pictures = np.random.default_rng(2).integers(0, 256, (2, 112, 112, 3)).astype(np.uint8)
+    session = onnxruntime.InferenceSession(path)
+    wanted = ArcFaceONNX(str(path), session=session).get_feat([p[..., ::-1] for p in pictures])
+    got = ours(path, pictures.astype(np.float32) / 127.5 - 1)
+    assert relative_error(got, wanted) < 1e-5
+
+
+def test_what_is_no_recogniser_is_refused(saved, tmp_path):
+    missing, text = tmp_path / "missing.onnx", tmp_path / "text.onnx"
+    text.write_text("not a network")
+    for path, words in (
+        (missing, "no such file"),
+        (text, "no ONNX file"),
+        (FACE_PACK / "detector.onnx", "is no recogniser: expected one input"),
+        (saved(outputs=2), "is no recogniser: expected one input"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_recogniser(path)
+    with pytest.raises(InputError, match=r"has Softmax, known here: Add, Batch"):
+        read_recogniser(saved(odd="Softmax"))
+
+
+def test_other_parameters_are_refused():
+    network, load = read_recogniser(FACE_PACK / "recogniser.onnx")
+    params = load(jnp.dtype("float32"))
+    del params[next(iter(params))]
+    with pytest.raises(ValueError, match="1 missing"):
+        network.bind(params)

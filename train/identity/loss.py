@@ -1,0 +1,123 @@
+"""The identity loss: how unlike the person the recogniser finds the face that is predicted.
+
+The mean error of the noise hardly sees what tells people apart. This sees nothing else.
+Source: Guo et al. 2024 (PuLID), section 3.3; as in Peng et al. 2024 (PortraitBooth) the estimate of
+one step stands for the picture.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.ndimage import map_coordinates
+
+from instantid_jax.models.blocks import Remat
+from instantid_jax.params import Params
+from train.objective import Networks
+
+# Where the recogniser wants eyes, nose and corners of the mouth, in pixels of 112 x 112.
+# Source: insightface/utils/face_align.py:arcface_dst.
+TEMPLATE_SIDE = 112
+TEMPLATE = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ],
+    np.float32,
+)
+
+
+def identity_losses(
+    networks: Networks,
+    frozen: dict[str, Params],
+    latents: jax.Array,
+    kps: jax.Array,
+    wanted: jax.Array,
+    window: int | None,
+    remat: Remat,
+) -> jax.Array:
+    """1 less the cosine between the face in latents and the wanted one: [B] float32.
+
+    Args:
+      networks: with a recogniser.
+      latents: [B, H, W, C], scaled, clean.
+      kps: [B, 5, 2], of the face, in pixels of the picture.
+      wanted: [B, E]; where a row is zeros, the loss is 0.
+      window: side of the square about the face that is decoded, in latents; None is all.
+      remat: what is kept of the decoder and the recogniser for the way back.
+    """
+    vae = networks.vae.bind(frozen["vae"])
+    recogniser = networks.recogniser.bind(frozen["recogniser"])
+    side = networks.recogniser.config.side
+    if window is not None:
+        latents, kps = _face_windows(latents, kps, window, networks.vae.config.downscale)
+
+    def embeddings(latents: jax.Array) -> jax.Array:
+        pictures = jnp.clip(vae.decode(latents), -1, 1)
+        return recogniser(aligned_faces(pictures, kps, side))
+
+    found = remat(embeddings)(latents)
+    norms = jnp.linalg.norm(found, axis=-1) * jnp.linalg.norm(wanted, axis=-1)
+    cosine = (found * wanted).sum(-1) / jnp.where(norms > 0, norms, 1)
+    return jnp.where(norms > 0, 1 - cosine, 0)
+
+
+def aligned_faces(pictures: jax.Array, kps: jax.Array, side: int) -> jax.Array:
+    """What a recogniser sees of pictures: [B, side, side, 3], black outside of them.
+
+    Args:
+      pictures: [B, H, W, 3] in [-1, 1].
+      kps: [B, 5, 2] pixels.
+      side: in pixels, a multiple of 112.
+    Source: insightface/utils/face_align.py:norm_crop.
+    """
+    at = jnp.arange(side, dtype=jnp.float32) * (TEMPLATE_SIDE / side)
+    grid = jnp.stack(jnp.meshgrid(at, at))  # [2, side, side], x and y
+
+    def one(picture: jax.Array, kps: jax.Array) -> jax.Array:
+        x, y = _from_template(kps, grid)
+        return jax.vmap(
+            lambda channel: map_coordinates(channel, [y, x], order=1, mode="constant"),
+            in_axes=-1,
+            out_axes=-1,
+        )(picture)
+
+    # Outside lies 0, which is to be black.
+    return jax.vmap(one)(pictures + 1, kps) - 1
+
+
+def _face_windows(
+    latents: jax.Array, kps: jax.Array, window: int, downscale: int
+) -> tuple[jax.Array, jax.Array]:
+    """Squares of latents about the faces, moved into the picture; and the keypoints in them."""
+    size = latents.shape[1:3]
+    window_size = tuple(min(window, side) for side in size)
+
+    def one(latents: jax.Array, kps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        middle = jnp.full((2, 1, 1), (TEMPLATE_SIDE - 1) / 2)
+        centre = _from_template(kps, middle)[::-1, 0, 0] / downscale
+        corner = jnp.round(centre - jnp.array(window_size) / 2).astype(jnp.int32)
+        corner = jnp.clip(corner, 0, jnp.array(size) - jnp.array(window_size))
+        part = jax.lax.dynamic_slice(latents, (*corner, 0), (*window_size, latents.shape[-1]))
+        return part, kps - corner[None, ::-1] * downscale
+
+    return jax.vmap(one)(latents, kps)
+
+
+def _from_template(kps: jax.Array, points: jax.Array) -> jax.Array:
+    """Where points of the template lie in the picture: [2, ...], x and y.
+
+    Template and keypoints are matched by the similarity of least squares. In the plane it is a
+    quotient of complex numbers, here cos and sin times the scale (Umeyama 1991).
+    """
+    centre, wanted = kps.mean(0, keepdims=True), TEMPLATE.mean(0, keepdims=True)
+    (px, py), (qx, qy) = (kps - centre).T, (TEMPLATE - wanted).T
+    # From the picture to the template, as insightface does it, and then turned around.
+    cos, sin = (px * qx + py * qy).sum(), (px * qy - py * qx).sum()
+    scale = (px**2 + py**2).sum() / (cos**2 + sin**2)
+    u, v = points[0] - wanted[0, 0], points[1] - wanted[0, 1]
+    return jnp.stack(
+        [centre[0, 0] + scale * (cos * u + sin * v), centre[0, 1] + scale * (cos * v - sin * u)]
+    )
