@@ -214,6 +214,8 @@ class TrainConfig:
         }
         # It changes the numbers of no run that it does not end.
         del identity["optimizer.skip_nonfinite"]
+        if not self.objective.identity_weight:
+            del identity["objective.identity_weight"], identity["objective.identity_window"]
         for name in IDENTIFYING_DATA:
             identity[f"data.{name}"] = settings["data"][name]
         identity["data.weights"] = [share["weight"] for share in settings["data"]["datasets"]]

@@ -86,11 +86,10 @@ def _manual(spec: PartitionSpec) -> PartitionSpec:
 def _gather(params: Params, specs: Specs) -> Params:
     """Whole parameters of a device's parts: blocks of one stack together, in one message."""
     stacks = collections.defaultdict(list)
-    for name in params:
-        stacks[_BLOCK.sub(".*.", name)].append(name)
+    for name, value in params.items():
+        stacks[_BLOCK.sub(".*.", name), value.shape, specs[name]].append(name)
     whole = dict(params)
-    for names in stacks.values():
-        spec = specs[names[0]]
+    for (_, _, spec), names in stacks.items():
         if "fsdp" not in spec:
             continue
         parts = jnp.stack([params[name] for name in names])

@@ -67,7 +67,8 @@ class Constants(NamedTuple):
     """Arrays of a run that no step changes.
 
     Attributes:
-      frozen: parameters of the base networks, in the step's dtype; the VAE's in float32.
+      frozen: parameters of `Networks.frozen`, in the step's dtype; those of the VAE and the
+        recogniser in float32.
       alphas_cumprod: [T] float32.
       empty_prompt: token ids [L] of "" for both text encoders.
     """
@@ -117,7 +118,6 @@ def loss_and_gradients(
     )
     noisy = add_noise(alphas, latents, draws.noise, draws.timesteps)
     velocity = objective.prediction_type == "v_prediction"
-    remat = remat_wrapper(step.remat, scan=step.scan)
 
     def objective_of(params: Params) -> tuple[jax.Array, Losses]:
         prediction = predict(
@@ -127,7 +127,7 @@ def loss_and_gradients(
             noisy,
             draws.timesteps,
             conditions,
-            remat,
+            remat_wrapper(step.remat, scan=step.scan),
         )
         loss = losses(
             objective,
@@ -147,7 +147,6 @@ def loss_and_gradients(
                 batch["kps"],
                 conditions.id_embeds,
                 objective.identity_window,
-                remat,
             )
             identity *= alphas[draws.timesteps]
             each["identity_loss"] = identity
@@ -178,9 +177,10 @@ def train_step(
       spread: makes of `loss_and_gradients` one for a batch on a mesh; by default the compiler
         does what it finds best.
     Returns:
-      The next state, and metrics: float32 scalars; `finite`, without which the step changes
-      nothing but its number; and `example_crc32` [B] of the batch, which every process gets to know
-      whole in this way.
+      The next state, and metrics: float32 scalars; `finite`, without which the step changes nothing
+        but its number; and `example_crc32` [B] of the batch, which every process gets to know whole
+        in this way. `identity_loss`, where there is one, is the part of `loss` before its weight;
+        examples without it count as 0.
     """
     if bool(state.ema) != (optimizer.ema_decay is not None):
         raise ValueError(f"ema_decay={optimizer.ema_decay}, but the state was made for another")

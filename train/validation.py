@@ -22,8 +22,8 @@ from train.data.config import DataConfig, DatasetShare
 from train.data.examples import Choices, make_example
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
-from train.model import FROZEN, TRAINED, BaseModel
-from train.objective import split_parts
+from train.model import TRAINED, BaseModel
+from train.objective import FROZEN, split_parts
 from train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Validation:
           Whether this process wrote it.
         """
         trainables = cast(state.ema or state.params, jnp.dtype(self._dtype))
-        parts = dict(frozen) | split_parts(trainables)
+        parts = {name: frozen[name] for name in FROZEN} | split_parts(trainables)
         if jax.process_count() > 1:
             parts = multihost_utils.process_allgather(parts, tiled=True)
             if jax.process_index() != 0:

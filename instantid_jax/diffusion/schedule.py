@@ -233,13 +233,14 @@ def clean_estimate(
 ) -> jax.Array:
     """The clean latents that a prediction of noise, or of velocity, amounts to.
 
-    Where that is right, it is the inverse of `add_noise`; arguments and errors as for that.
+    Where that is right, it is the inverse of `add_noise`; arguments and errors as for that. At zero
+    terminal SNR a prediction of noise says nothing of the picture, and the estimate is but finite.
     Source: Ho et al. 2020, eq. 15; Salimans & Ho 2022, appendix D.
     """
     signal, deviation = _signal_and_deviation(alphas_cumprod, noisy, timestep)
     if velocity:
         return signal * noisy - deviation * prediction
-    return (noisy - deviation * prediction) / signal
+    return (noisy - deviation * prediction) / jnp.maximum(signal, 2**-12)
 
 
 def timesteps_of_noise(alphas_cumprod: jax.Array, log_ratio: jax.Array) -> jax.Array:

@@ -118,6 +118,15 @@ def test_a_right_prediction_gives_the_clean_latents():
         assert np.abs(other - sample).max() > 0.05
 
 
+@pytest.mark.parametrize("velocity", [False, True])
+def test_without_any_signal_the_estimate_is_finite(velocity):
+    sample, noise, timestep = batch()
+    alpha = jnp.asarray(alphas_cumprod(ScheduleConfig(rescale_betas_zero_snr=True)))
+    noisy = add_noise(alpha, sample, noise, timestep)
+    clean = clean_estimate(alpha, noisy, 0.9 * noise, timestep, velocity=velocity)
+    assert alpha[timestep[2]] == 0 and np.isfinite(clean).all()
+
+
 @pytest.mark.parametrize("function", [add_noise, velocity_target])
 def test_timesteps_are_one_integer_a_sample(function):
     sample, noise, timestep = batch()

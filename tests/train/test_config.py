@@ -103,3 +103,10 @@ def test_batch_must_divide_among_devices_and_micro_batches():
 def test_identity_loss_takes_a_weight_and_a_recogniser(values):
     with pytest.raises(InputError, match="the identity loss takes both"):
         dataclasses.replace(CONFIG, **values)
+
+
+def test_an_identity_loss_that_is_off_is_no_part_of_the_identity():
+    assert not any("identity" in name for name in CONFIG.identity())
+    objective = ObjectiveConfig(identity_weight=0.5)
+    model = ModelConfig(sdxl="a", recogniser="r.onnx")
+    assert changed(objective=objective, model=model)["objective.identity_weight"] == "0.5"

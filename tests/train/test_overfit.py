@@ -59,7 +59,7 @@ def evaluate(params, constants, batch):
         jnp.arange(RECORDS, dtype=jnp.uint32),
         jax.random.key(5),
     )
-    return each.mean(), gradients
+    return each["loss"].mean(), gradients
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from train.data.record import CorruptRecord, Record
 from train.data.writing import INDEX
 
 T = TypeVar("T")
+_PARSERS_OWN = "AST constructor recursion depth mismatch"
 
 
 class FaceDataset:
@@ -108,13 +109,15 @@ def read_record(read: Callable[[], T], folder: str | Path) -> T:
             return read()
         # Python 3.11's parser, by which NumPy reads headers, fails now and then where several
         # threads use it (python/cpython#106905).
-        except SystemError:
+        except SystemError as error:
+            if _PARSERS_OWN not in str(error):
+                raise
             return read()
     # ArrayRecord, the protocol buffer's parser and TFDS have no exceptions of their own.
     except Exception as error:
         # Trouble with the file system may pass, and a replaced record would then come back.
-        passing = isinstance(error, OSError | RuntimeError | SystemError)
-        if passing and "Corrupted" not in str(error):
+        passing = isinstance(error, OSError | RuntimeError) and "Corrupted" not in str(error)
+        if passing or _PARSERS_OWN in str(error):
             raise InputError(
                 f"a record of {folder} cannot be read ({one_line(error)}): try again"
             ) from error

@@ -1,8 +1,7 @@
 """The identity loss: how unlike the person the recogniser finds the face that is predicted.
 
 The mean error of the noise hardly sees what tells people apart. This sees nothing else.
-Source: Guo et al. 2024 (PuLID), section 3.3; as in Peng et al. 2024 (PortraitBooth) the estimate of
-one step stands for the picture.
+Source: Peng et al. 2024 (PortraitBooth): the estimate of one step stands for the picture.
 """
 
 import jax
@@ -10,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
-from instantid_jax.models.blocks import Remat
 from instantid_jax.params import Params
 from train.objective import Networks
 
 # Where the recogniser wants eyes, nose and corners of the mouth, in pixels of 112 x 112.
 # Source: insightface/utils/face_align.py:arcface_dst.
 TEMPLATE_SIDE = 112
+# A face that is cut off has another embedding, and no prediction could mend that.
+LEAST_INSIDE = 0.9
 TEMPLATE = np.array(
     [
         [38.2946, 51.6963],
@@ -36,32 +36,35 @@ def identity_losses(
     kps: jax.Array,
     wanted: jax.Array,
     window: int | None,
-    remat: Remat,
 ) -> jax.Array:
     """1 less the cosine between the face in latents and the wanted one: [B] float32.
+
+    0 where nobody is wanted, and where much of what the recogniser looks at is not there.
 
     Args:
       networks: with a recogniser.
       latents: [B, H, W, C], scaled, clean.
       kps: [B, 5, 2], of the face, in pixels of the picture.
-      wanted: [B, E]; where a row is zeros, the loss is 0.
+      wanted: [B, E]; zeros are nobody.
       window: side of the square about the face that is decoded, in latents; None is all.
-      remat: what is kept of the decoder and the recogniser for the way back.
     """
     vae = networks.vae.bind(frozen["vae"])
     recogniser = networks.recogniser.bind(frozen["recogniser"])
     side = networks.recogniser.config.side
     if window is not None:
         latents, kps = _face_windows(latents, kps, window, networks.vae.config.downscale)
-
-    def embeddings(latents: jax.Array) -> jax.Array:
-        pictures = jnp.clip(vae.decode(latents), -1, 1)
-        return recogniser(aligned_faces(pictures, kps, side))
-
-    found = remat(embeddings)(latents)
+    pictures = jnp.clip(vae.decode(latents), -1, 1)
+    found = recogniser(aligned_faces(pictures, kps, side))
     norms = jnp.linalg.norm(found, axis=-1) * jnp.linalg.norm(wanted, axis=-1)
     cosine = (found * wanted).sum(-1) / jnp.where(norms > 0, norms, 1)
-    return jnp.where(norms > 0, 1 - cosine, 0)
+    whole = share_inside(kps, pictures.shape[1:3]) >= LEAST_INSIDE
+    return jnp.where((norms > 0) & whole, 1 - cosine, 0)
+
+
+def share_inside(kps: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """How much of what a recogniser sees of faces lies in a picture of (height, width): [B]."""
+    x, y = jax.vmap(_from_template, in_axes=(0, None))(kps, _grid(TEMPLATE_SIDE)).swapaxes(0, 1)
+    return ((x >= 0) & (x <= size[1] - 1) & (y >= 0) & (y <= size[0] - 1)).mean((1, 2))
 
 
 def aligned_faces(pictures: jax.Array, kps: jax.Array, side: int) -> jax.Array:
@@ -73,8 +76,7 @@ def aligned_faces(pictures: jax.Array, kps: jax.Array, side: int) -> jax.Array:
       side: in pixels, a multiple of 112.
     Source: insightface/utils/face_align.py:norm_crop.
     """
-    at = jnp.arange(side, dtype=jnp.float32) * (TEMPLATE_SIDE / side)
-    grid = jnp.stack(jnp.meshgrid(at, at))  # [2, side, side], x and y
+    grid = _grid(side)
 
     def one(picture: jax.Array, kps: jax.Array) -> jax.Array:
         x, y = _from_template(kps, grid)
@@ -86,6 +88,12 @@ def aligned_faces(pictures: jax.Array, kps: jax.Array, side: int) -> jax.Array:
 
     # Outside lies 0, which is to be black.
     return jax.vmap(one)(pictures + 1, kps) - 1
+
+
+def _grid(side: int) -> jax.Array:
+    """Points of the template, as many a side: [2, side, side], x and y."""
+    at = jnp.arange(side, dtype=jnp.float32) * (TEMPLATE_SIDE / side)
+    return jnp.stack(jnp.meshgrid(at, at))
 
 
 def _face_windows(

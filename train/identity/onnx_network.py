@@ -6,6 +6,7 @@ operations are those of the networks in face packs: ArcFace's residual ones, and
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,21 +80,12 @@ def read_recogniser(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None
     """Reads a face pack's recogniser.
 
     Returns:
-      The network, and what loads its parameters in a dtype.
+      The network, and what reads its parameters, in a dtype or, with None, each in the file's own.
     Raises:
       InputError: if it is no recogniser of a face pack, or has an operation not known here.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-    from onnx import numpy_helper
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the recogniser of a face pack, an .onnx file")
-    try:
-        graph = onnx.load(path).graph
-    except DecodeError as error:
-        raise InputError(f"{path} is no ONNX file, or damaged: {error}") from error
-    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    graph = _read_graph(path)
+    constants = _constants(graph)
     # Models of old exporters list their weights as inputs, too.
     inputs = [each for each in graph.input if each.name not in constants]
     sides = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
@@ -101,31 +93,18 @@ def read_recogniser(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None
         raise InputError(
             f"{path} is no recogniser: expected one input [batch, 3, side, side] and one output"
         )
-    unknown = sorted({node.op_type for node in graph.node} - _OPERATIONS.keys())
-    if unknown:
+    if not sides[-1] or sides[-1] % 112:
         raise InputError(
-            f"{path} has {', '.join(unknown)}, known here: {', '.join(sorted(_OPERATIONS))}"
+            f"{path} takes faces of {sides[-1] or 'any'} pixels a side: expected 112 or a multiple"
         )
     nodes = tuple(
-        Node(
-            op=node.op_type,
-            inputs=tuple(node.input),
-            output=node.output[0],
-            attributes=tuple(
-                (each.name, _static(onnx.helper.get_attribute_value(each)))
-                for each in node.attribute
-            ),
-        )
+        Node(node.op_type, tuple(node.input), node.output[0], _attributes(node))
         for node in graph.node
+        if node.op_type != "Constant"
     )
-    floats = {
-        name: value for name, value in constants.items() if np.issubdtype(value.dtype, np.floating)
-    }
-    integers = tuple(
-        (name, tuple(value.ravel().tolist()), value.shape)
-        for name, value in constants.items()
-        if name not in floats
-    )
+    for node in nodes:
+        _check(node, path)
+    floats = {k: v for k, v in constants.items() if np.issubdtype(v.dtype, np.floating)}
     names = [node.name for node in graph.node[:8]]
     network = OnnxNetwork(
         OnnxGraph(
@@ -133,16 +112,72 @@ def read_recogniser(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None
             input=inputs[0].name,
             output=graph.output[0].name,
             side=sides[-1],
-            integers=integers,
+            integers=tuple(
+                (name, tuple(value.ravel().tolist()), value.shape)
+                for name, value in constants.items()
+                if name not in floats
+            ),
             # Source: insightface/model_zoo/arcface_onnx.py:ArcFaceONNX.
             takes_bytes=any(n.startswith(("Sub", "_minus")) for n in names)
             and any(n.startswith(("Mul", "_mul")) for n in names),
         ),
         {name: jax.ShapeDtypeStruct(v.shape, jnp.float32) for name, v in floats.items()},
     )
-    return network, lambda dtype: {
-        name: jnp.asarray(value, dtype or value.dtype) for name, value in floats.items()
+
+    def load(dtype: jnp.dtype | None) -> Params:
+        constants = _constants(_read_graph(path))
+        return {name: jnp.asarray(constants[name], dtype) for name in network.shapes}
+
+    return network, load
+
+
+def _read_graph(path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the recogniser of a face pack, an .onnx file")
+    try:
+        return onnx.load(path).graph
+    except DecodeError as error:
+        raise InputError(f"{path} is no ONNX file, or damaged ({error}): copy it again") from error
+
+
+def _constants(graph: Any) -> dict[str, np.ndarray]:
+    from onnx import numpy_helper
+
+    written = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    return written | {
+        node.output[0]: numpy_helper.to_array(each.t)
+        for node in graph.node
+        if node.op_type == "Constant"
+        for each in node.attribute
+        if each.name == "value"
     }
+
+
+def _attributes(node: Any) -> tuple[tuple[str, Any], ...]:
+    """Attributes as values that compare, hash and are written as JSON."""
+    from onnx import helper
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value.decode()
+        return value if isinstance(value, int | float | str) else tuple(value)
+
+    return tuple((each.name, plain(helper.get_attribute_value(each))) for each in node.attribute)
+
+
+def _check(node: Node, path: Path) -> None:
+    """Refuses an operation, or a use of one, that `_run` would compute otherwise than ONNX."""
+    if node.op not in _OPERATIONS:
+        known = ", ".join(sorted(_OPERATIONS))
+        raise InputError(f"{path} has the operation {node.op}; known here are {known}")
+    known = inspect.signature(_OPERATIONS[node.op]).parameters
+    for name, value in node.attributes:
+        fixed = _FIXED.get(name)
+        if (name not in known and fixed is None) or (fixed is not None and value != fixed):
+            raise InputError(f"{path} has {node.op} with {name}={value}, which is not known here")
 
 
 def _run(graph: OnnxGraph, params: Mapping[str, jax.Array], pixels: jax.Array) -> jax.Array:
@@ -154,18 +189,16 @@ def _run(graph: OnnxGraph, params: Mapping[str, jax.Array], pixels: jax.Array) -
     with jax.numpy_rank_promotion("allow"):
         for node in graph.nodes:
             inputs = [values[name] if name else None for name in node.inputs]
-            values[node.output] = _OPERATIONS[node.op](*inputs, **dict(node.attributes))
+            attributes = {k: v for k, v in node.attributes if k not in _FIXED}
+            values[node.output] = _OPERATIONS[node.op](*inputs, **attributes)
     return values[graph.output]
 
 
-def _static(value: Any) -> Any:
-    """An attribute as a value that compares, hashes and is written as JSON."""
-    if isinstance(value, bytes):
-        return value.decode()
-    return tuple(value) if not isinstance(value, (int, float, str)) else value
-
-
-def _conv(x, kernel, bias=None, *, strides, pads, group=1, dilations=(1, 1), kernel_shape=None):
+def _conv(
+    x, kernel, bias=None, *, strides=(1, 1), pads=(0,) * 4, group=1, dilations=(1, 1),
+    kernel_shape=None,
+):  # fmt: skip
+    """kernel_shape: the kernel's own, said again."""
     y = jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -181,24 +214,26 @@ def _channels(value, x):
     return value.reshape(-1, *[1] * (x.ndim - 2))
 
 
-def _batch_norm(x, scale, bias, mean, variance, *, epsilon=1e-5, **_):
+def _batch_norm(x, scale, bias, mean, variance, *, epsilon=1e-5, momentum=0.9):
+    """momentum: of training alone."""
     factor = scale * jax.lax.rsqrt(variance + epsilon)
     return x * _channels(factor, x) + _channels(bias - mean * factor, x)
 
 
-def _instance_norm(x, scale, bias, *, epsilon=1e-5):
-    axes = tuple(range(2, x.ndim))
+def _normed(x, axes, epsilon):
     mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
-    normed = (x - mean) * jax.lax.rsqrt(variance + epsilon)
-    return normed * _channels(scale, x) + _channels(bias, x)
+    return (x - mean) * jax.lax.rsqrt(variance + epsilon)
 
 
-def _layer_norm(x, scale, bias, *, axis=-1, epsilon=1e-5):
-    normed = (x - x.mean(axis, keepdims=True)) * jax.lax.rsqrt(x.var(axis, keepdims=True) + epsilon)
-    return normed * scale + bias
+def _instance_norm(x, scale, bias, *, epsilon=1e-5):
+    return _normed(x, tuple(range(2, x.ndim)), epsilon) * _channels(scale, x) + _channels(bias, x)
 
 
-def _gemm(a, b, c, *, alpha=1.0, beta=1.0, transA=0, transB=0):
+def _layer_norm(x, scale, bias=0.0, *, axis=-1, epsilon=1e-5):
+    return _normed(x, tuple(range(axis % x.ndim, x.ndim)), epsilon) * scale + bias
+
+
+def _gemm(a, b, c=0.0, *, alpha=1.0, beta=1.0, transA=0, transB=0):
     return alpha * ((a.T if transA else a) @ (b.T if transB else b)) + beta * c
 
 
@@ -206,25 +241,32 @@ def _reshape(x, shape):
     return x.reshape([x.shape[i] if side == 0 else side for i, side in enumerate(shape.tolist())])
 
 
+def _flatten(x, *, axis=1):
+    return x.reshape(int(np.prod(x.shape[:axis])), -1)
+
+
 # Source: onnx.ai/onnx/operators, versions 7 to 22.
 _OPERATIONS: dict[str, Callable[..., Any]] = {
-    "Add": jnp.add,
+    "Add": lambda x, y: x + y,
     "BatchNormalization": _batch_norm,
     # Parameters come in the dtype of the computation.
     "Cast": lambda x, *, to: x,
     "Conv": _conv,
-    "Dropout": lambda x, *_, **__: x,
-    "Flatten": lambda x, *, axis=1: x.reshape(int(np.prod(x.shape[:axis])), -1),
+    # Of training alone.
+    "Dropout": lambda x, share=0.5, training=False, *, ratio=0.5, seed=0: x,
+    "Flatten": _flatten,
     "Gemm": _gemm,
     "Identity": lambda x: x,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
     "MatMul": lambda x, y: x @ y,
-    "Mul": jnp.multiply,
+    "Mul": lambda x, y: x * y,
     "PRelu": lambda x, slope: jnp.where(x >= 0, x, slope * x),
     "Relu": jax.nn.relu,
     "Reshape": _reshape,
     "Shape": lambda x: np.array(x.shape),
-    "Sub": jnp.subtract,
-    "Transpose": lambda x, *, perm: x.transpose(perm),
+    "Sub": lambda x, y: x - y,
+    "Transpose": lambda x, *, perm=None: x.transpose(perm),
 }
+# Attributes that exporters write out with what they are by default.
+_FIXED = {"auto_pad": "NOTSET", "spatial": 1, "training_mode": 0, "stash_type": 1, "allowzero": 0}

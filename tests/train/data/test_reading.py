@@ -33,7 +33,9 @@ def test_trouble_with_a_file_is_no_corrupt_record(error):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no header"), RuntimeError("Corrupted\nat 3")], ids=str
+    "error",
+    [SystemError("bad call"), ValueError("no header"), RuntimeError("Corrupted\nat 3")],
+    ids=str,
 )
 def test_what_cannot_be_parsed_is_corrupt(error):
     with pytest.raises(CorruptRecord, match="its bytes cannot be read"):

@@ -10,11 +10,10 @@ import pytest
 
 from instantid_jax.embedded import FACE_PACK, SDXL
 from instantid_jax.face.analysis import aligned_crop
-from instantid_jax.models.blocks import keep
 from instantid_jax.weights.layouts import find_network
 from miniature.portraits import draw_random
 from tests.train import small
-from train.identity.loss import aligned_faces, identity_losses
+from train.identity.loss import LEAST_INSIDE, aligned_faces, identity_losses, share_inside
 from train.identity.onnx_network import read_recogniser
 
 PEOPLE = 3
@@ -59,7 +58,7 @@ def losses(networks):
 
     @functools.partial(jax.jit, static_argnames="window")
     def run(latents, kps, wanted, window=None):
-        return identity_losses(both, frozen, latents, kps, wanted, window, keep)
+        return identity_losses(both, frozen, latents, kps, wanted, window)
 
     return run
 
@@ -102,6 +101,24 @@ def test_a_window_about_the_face_sees_the_same(encoded, losses):
     np.testing.assert_allclose(losses(latents, kps, embeddings, window=99), whole, rtol=1e-5)
     near = losses(latents, kps, embeddings, window=12)
     assert np.abs(near - whole).max() < 0.05 and (near != whole).all()
+
+
+def test_a_face_that_is_cut_off_teaches_nothing(encoded, losses):
+    latents, kps, embeddings = encoded
+    assert not losses(latents, kps, embeddings, window=5).any()
+    moved = kps + jnp.array([[[60, 0]], [[0, 0]], [[0, -60]]], jnp.float32)
+    seen = losses(latents, moved, embeddings)
+    assert seen[0] == seen[2] == 0 and seen[1] > 0
+
+
+def test_share_inside_is_that_of_insightfaces_crop(portraits):
+    _, kps = portraits
+    kps = np.concatenate([kps, 2 * kps, kps - 40]).astype(np.float32)
+    white = np.full((128, 128, 3), 255, np.uint8)
+    wanted = [(aligned_crop(white, each, 112) > 127).mean() for each in kps]
+    got = share_inside(jnp.asarray(kps), (128, 128))
+    np.testing.assert_allclose(got, wanted, atol=0.02)
+    assert min(wanted) < LEAST_INSIDE < max(wanted)
 
 
 def test_gradients_lead_to_another_person(encoded, losses):

@@ -14,7 +14,7 @@ from miniature.evaluation.held_out import JUDGE
 from tests.parity.reference import relative_error
 from train.identity.onnx_network import read_recogniser
 
-SIDE = 16
+SIDE = 112
 
 
 def arcface(names=("first", "second"), side=SIDE, outputs=1, odd=None):
@@ -99,7 +99,7 @@ def test_pixels_come_in_the_range_that_insightface_gives(saved, names):
     """It guesses from the names of nodes whether a network wants bytes."""
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
-    path = saved(names=names, side=112)
+    path = saved(names=names)
     pictures = np.random.default_rng(2).integers(0, 256, (2, 112, 112, 3)).astype(np.uint8)
     session = onnxruntime.InferenceSession(path)
     wanted = ArcFaceONNX(str(path), session=session).get_feat([p[..., ::-1] for p in pictures])
@@ -118,8 +118,77 @@ def test_what_is_no_recogniser_is_refused(saved, tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             read_recogniser(path)
-    with pytest.raises(InputError, match=r"has Softmax, known here: Add, Batch"):
+    with pytest.raises(InputError, match=r"has the operation Softmax; known here are Add, Batch"):
         read_recogniser(saved(odd="Softmax"))
+
+
+@pytest.mark.parametrize("side", [0, 96, 128])
+def test_another_side_than_the_templates_is_refused(saved, side):
+    with pytest.raises(InputError, match=f"takes faces of {side or 'any'} pixels a side"):
+        read_recogniser(saved(side=side))
+
+
+def single(op, shape, *inputs, **attributes):
+    """A recogniser of one operation, and a sum over places with a constant given as a node."""
+    side = 112
+    kinds = {"picture": ["batch", 3, side, side], "out": ["batch", *shape]}
+    declared = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in kinds.items()]
+    names = [f"w{i}" for i in range(len(inputs))]
+    half = numpy_helper.from_array(np.float32(0.5))
+    nodes = [
+        helper.make_node("Constant", [], ["half"], value=half),
+        helper.make_node("Mul", ["picture", "half"], ["x"]),
+        helper.make_node(op, ["x", *names], ["out"], **attributes),
+    ]
+    constants = [numpy_helper.from_array(v, n) for n, v in zip(names, inputs, strict=True)]
+    graph = helper.make_graph(nodes, "single", declared[:1], declared[1:], constants)
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, ir_version=8, opset_imports=opset)
+
+
+def weights(*shape):
+    return np.random.default_rng(3).uniform(0.5, 1.5, shape).astype(np.float32)
+
+
+PER_CHANNEL = [weights(3)] * 4
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "inputs", "attributes"),
+    [
+        ("Conv", (4, 110, 110), [weights(4, 3, 3, 3)], {}),
+        ("Conv", (4, 110, 110), [weights(4, 3, 3, 3)], {"auto_pad": "NOTSET"}),
+        ("LayerNormalization", (3, 112, 112), [weights(112, 112)], {"axis": -2, "stash_type": 1}),
+        ("BatchNormalization", (3, 112, 112), PER_CHANNEL, {"training_mode": 0}),
+        ("Reshape", (3, 112 * 112), [np.array([0, 3, -1])], {"allowzero": 0}),
+        ("Transpose", (112, 3, 112), [], {"perm": [0, 3, 1, 2]}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_exporters_leave_out_or_write_out_is_as_in_onnxruntime(
+    tmp_path, op, shape, inputs, attributes
+):
+    path = tmp_path / "single.onnx"
+    onnx.save(single(op, shape, *inputs, **attributes), path)
+    pixels = drawn(112)
+    assert relative_error(ours(path, pixels), theirs(path, pixels)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes"),
+    [
+        ("Conv", [weights(4, 3, 3, 3)], {"auto_pad": "SAME_UPPER"}),
+        ("BatchNormalization", PER_CHANNEL, {"training_mode": 1}),
+        ("Relu", [], {"slope": 0.1}),
+    ],
+    ids=["padding", "training", "unknown"],
+)
+def test_a_use_of_an_operation_that_is_not_known_is_refused(tmp_path, op, inputs, attributes):
+    path = tmp_path / "single.onnx"
+    onnx.save(single(op, (3, 112, 112), *inputs, **attributes), path)
+    name, value = next(iter(attributes.items()))
+    with pytest.raises(InputError, match=f"has {op} with {name}={value}"):
+        read_recogniser(path)
 
 
 def test_other_parameters_are_refused():

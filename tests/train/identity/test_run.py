@@ -1,0 +1,27 @@
+"""A whole training run with the identity loss: alone, on two processes' mesh, and gone on with."""
+
+import numpy as np
+import pytest
+
+from instantid_jax.embedded import FACE_PACK
+from tests.train import program
+
+OPTIONS = (
+    *("--model.recogniser", FACE_PACK / "recogniser.onnx"),
+    *("--objective.identity-weight", 0.5),
+)
+SPLIT = ("--mesh.fsdp", 2, "--mesh.frozen", "sharded", "--step.micro-batches", 2)
+
+
+@pytest.mark.slow
+def test_a_mesh_changes_no_identity_loss_and_a_run_goes_on(tmp_path):
+    alone, split = tmp_path / "alone", tmp_path / "split"
+    assert program.end(program.start(alone, *OPTIONS, "--steps", 3)) == 0
+    processes = program.start_two(split, *OPTIONS, *SPLIT, "--steps", 3)
+    assert [program.end(process) for process in processes] == [0, 0]
+    for name in ("loss", "identity_loss", "grad_norm"):
+        told = [[line[name] for line in program.metrics(run)] for run in (alone, split)]
+        assert min(told[0]) > 0
+        np.testing.assert_allclose(*told, rtol=1e-4, err_msg=name)
+    assert program.end(program.start(alone, *OPTIONS, "--steps", 4)) == 0
+    assert [line["step"] for line in program.metrics(alone)] == [1, 2, 3, 4]
