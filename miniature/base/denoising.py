@@ -8,12 +8,13 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from instantid_jax.components import component_shapes
-from instantid_jax.diffusion.schedule import add_noise, timesteps_of_noise, velocity_target
+from instantid_jax.diffusion.schedule import add_noise, timesteps_of_noise
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
 from instantid_jax.prompt import PromptTokenizer
 from miniature.base.latents import Latents
 from miniature.stage import Batch, Loss
+from train.objective import ObjectiveConfig, losses
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 # The empty caption, for guidance.
@@ -46,7 +47,7 @@ def split(params: Params) -> dict[str, Params]:
 def make_batches(
     latents: Latents, tokenizer: PromptTokenizer, size: int, seed: int
 ) -> Callable[[int], Batch]:
-    """Encoded portraits and their captions' tokens, by the step."""
+    """Encoded portraits, their faces' boxes and their captions' tokens, by the step."""
     tokens = tokenizer(latents.captions.tolist())
     (empty,) = tokenizer([""])
 
@@ -55,7 +56,11 @@ def make_batches(
         chosen = random.integers(0, len(tokens), size)
         dropped = random.random(size) < DROP_CAPTION
         ids = np.where(dropped[:, None], empty, tokens[chosen])
-        return {"moments": latents.moments[chosen], "input_ids": ids}
+        return {
+            "moments": latents.moments[chosen],
+            "face_box": latents.bboxes[chosen],
+            "input_ids": ids,
+        }
 
     return batch_at
 
@@ -78,13 +83,17 @@ def draw_timesteps(key: jax.Array, alphas_cumprod: np.ndarray, count: int) -> ja
     return jnp.where(jnp.arange(count) % 8 == 0, alike, leveled)
 
 
-def make_loss(networks: Mapping[str, Network], alphas_cumprod: np.ndarray) -> Loss:
+def make_loss(
+    networks: Mapping[str, Network], alphas_cumprod: np.ndarray, face_weight: float = 0.0
+) -> Loss:
     """Squared error of the velocity.
 
     Args:
       networks: of `PARTS`, and the VAE's, which tells how latents are scaled.
       alphas_cumprod: [T] float32.
+      face_weight: as InstantID's training has it.
     """
+    objective = ObjectiveConfig(prediction_type="v_prediction", face_weight=face_weight)
     unet, first, second = (networks[part] for part in PARTS)
     id_branch = component_shapes("ip_adapter", unet)
 
@@ -97,7 +106,6 @@ def make_loss(networks: Mapping[str, Network], alphas_cumprod: np.ndarray) -> Lo
             networks["vae"].config, batch["moments"], jax.random.normal(at_encoding, shape)
         )
         timesteps = draw_timesteps(at_time, alphas_cumprod, shape[0])
-        target = velocity_target(alphas_cumprod, latents, noise, timesteps)
 
         ids = batch["input_ids"]
         encoded = first.bind(parts["text_encoder"])(ids)
@@ -112,6 +120,10 @@ def make_loss(networks: Mapping[str, Network], alphas_cumprod: np.ndarray) -> Lo
             bound.keys_values(text, jnp.zeros_like(text[:, :1]), jnp.zeros(())),
             bound.embed_added(encoded_2.pooled, jnp.tile(jnp.array([TIME_IDS]), (shape[0], 1))),
         )
-        return jnp.mean(jnp.square(prediction - target)), {}
+        face_box = batch["face_box"] / networks["vae"].config.downscale
+        each = losses(
+            objective, jnp.asarray(alphas_cumprod), prediction, latents, noise, timesteps, face_box
+        )
+        return each.mean(), {}
 
     return loss

@@ -23,11 +23,13 @@ class Latents(NamedTuple):
     Attributes:
       moments: float16 [N, 16, 16, 16], mean and log-variance of the VAE's posterior.
       captions: [N] strings.
+      bboxes: float32 [N, 4], of the faces, in pixels.
       vae: a hash of the encoder that made them.
     """
 
     moments: np.ndarray
     captions: np.ndarray
+    bboxes: np.ndarray
     vae: str
 
 
@@ -50,4 +52,4 @@ def encoded_pictures(
         ]
         with replacing_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(moments))
-    return Latents(np.load(path), pictures.captions, encoder)
+    return Latents(np.load(path), pictures.captions, pictures.bboxes, encoder)

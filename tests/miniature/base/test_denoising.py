@@ -36,7 +36,9 @@ def batch(size):
     moments = random.normal(size=(size, 8, 8, 16)).astype(np.float16)
     ids = random.integers(0, 49, (size, 12))
     ids[:, -2:] = 49  # the end of the text
-    return {"moments": moments, "input_ids": ids}
+    # The faces are the upper left quarters.
+    boxes = np.tile(np.array([0, 0, 32, 32], np.float32), (size, 1))
+    return {"moments": moments, "face_box": boxes, "input_ids": ids}
 
 
 def alphas():
@@ -53,6 +55,22 @@ def test_at_first_the_loss_is_the_targets_own_square(networks, params):
         params, batch(64) | {"moments": moments}, jax.random.key(1)
     )
     np.testing.assert_allclose(loss, 1, atol=0.05)
+
+
+def test_the_face_counts_more_where_it_is_asked_for(networks, params):
+    faces, around = batch(8), batch(8)
+    faces["moments"][:, :4, :4, :8] += 20
+    around["moments"][:, 4:, :, :8] += 20
+    plain, weighted = (
+        [
+            float(jax.jit(denoising.make_loss(networks, alphas(), weight))(
+                params, each, jax.random.key(1)
+            )[0])
+            for each in (faces, around)
+        ]
+        for weight in (0.0, 3.0)
+    )  # fmt: skip
+    assert weighted[0] > 1.5 * plain[0] and weighted[1] < 0.7 * plain[1]
 
 
 def test_most_timesteps_have_about_as_much_noise_as_picture():
@@ -90,9 +108,13 @@ def test_a_tenth_of_the_captions_is_empty():
         def __call__(self, texts):
             return np.array([[len(text)] for text in texts])
 
-    latents = Latents(np.arange(20.0), np.array([f"{i:02}" for i in range(20)]), "")
+    boxes = np.arange(80.0).reshape(20, 4)
+    latents = Latents(np.arange(20.0), np.array([f"{i:02}" for i in range(20)]), boxes, "")
     batch_at = denoising.make_batches(latents, Letters(), 1000, seed=3)
     ids = batch_at(0)["input_ids"]
+    np.testing.assert_array_equal(
+        batch_at(0)["face_box"], boxes[batch_at(0)["moments"].astype(int)]
+    )
     assert set(ids[:, 0]) == {0, 2} and 60 < (ids == 0).sum() < 140
     np.testing.assert_array_equal(ids, batch_at(0)["input_ids"])
     assert (ids != batch_at(1)["input_ids"]).any()

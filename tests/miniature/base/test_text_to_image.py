@@ -1,5 +1,6 @@
 """Training text encoders and UNet, from the drawing to the folder that diffusers reads."""
 
+import dataclasses
 import json
 
 import diffusers
@@ -49,6 +50,26 @@ def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_p
     shards = set(json.loads(index.read_text())["weight_map"].values())
     assert len(shards) > 1
     assert all((index.parent / shard).stat().st_size < 250_000 for shard in shards)
+
+    # Another run begins with what this one made.
+    begun = dataclasses.replace(
+        options,
+        workdir=tmp_path / "begun",
+        start=tmp_path / "sdxl",
+        stage=dataclasses.replace(stage, steps=1, learning_rate=0.0, warmup_steps=0),
+    )
+    train_text_to_image(SMALL, begun)
+    for name in ("unet", "text_encoder", "text_encoder_2"):
+        first, second = (
+            find_sdxl(str(folder / "sdxl"))[0][name].load(None)
+            for folder in (tmp_path, tmp_path / "begun")
+        )
+        assert first.keys() == second.keys()
+        assert all((first[key] == second[key]).all() for key in first)
+    narrow = SMALL | {"text_encoder": TEXT_ENCODER | {"intermediate_size": 64}}
+    begun = dataclasses.replace(begun, workdir=tmp_path / "narrow")
+    with pytest.raises(InputError, match=r"its text_encoder is of another size: .*mlp"):
+        train_text_to_image(narrow, begun)
 
     # The run does not go on with another VAE.
     write_network(
