@@ -47,12 +47,12 @@ class Options:
     output: Path
     identities: int = 200
     seed: int = 1
-    adapter: tuple[float, ...] = (0.0, 0.5, 1.0, embedded.STRENGTHS.ip_adapter_scale)
+    adapter: tuple[float, ...] = (0.0, 0.5, embedded.STRENGTHS.ip_adapter_scale, 1.5)
     identitynet: tuple[float, ...] = (
         0.0,
-        0.4,
-        0.8,
+        0.5,
         *embedded.STRENGTHS.controlnet_conditioning_scale,
+        1.5,
     )
     photos: int = 5
     model: Model = Model()

@@ -26,7 +26,7 @@ class Strengths(NamedTuple):
 
 
 # Of the few that were tried its own face pack sees most likeness with these (miniature/README.md).
-STRENGTHS = Strengths(2.0, 1.4, (1.2,))
+STRENGTHS = Strengths(2.0, 1.0, (1.0,))
 
 NOTICE = (
     "no weights are named: this is the embedded InstantID in miniature, which knows drawn "
