@@ -82,7 +82,7 @@ class ObjectiveConfig:
 PAPER = ObjectiveConfig()
 CFG = ObjectiveConfig(drop_id=0.05, drop_text=0.05, drop_both=0.05)
 
-
+# The base model's networks.
 FROZEN = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 

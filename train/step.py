@@ -28,7 +28,7 @@ from train.state import TrainState
 # Upper edges of the bins of face share (box over picture) by which the loss is reported.
 FACE_SHARE_BINS = (0.01, 0.04, 0.1, 0.25, 1.0)
 GROUPS = ("image_proj", "ip_adapter", "controlnet")
-# [B] each: "loss", which is minimised, and what it has of it is told apart.
+# [B] each: "loss", which is minimised, and those of its parts that are told apart.
 Losses = dict[str, jax.Array]
 RematPolicy = Literal["none", "full", "dots"]
 Dtype = Literal["bfloat16", "float32"]

@@ -15,8 +15,6 @@ from train.objective import Networks
 # Where the recogniser wants eyes, nose and corners of the mouth, in pixels of 112 x 112.
 # Source: insightface/utils/face_align.py:arcface_dst.
 TEMPLATE_SIDE = 112
-# A face that is cut off has another embedding, and no prediction could mend that.
-LEAST_INSIDE = 0.9
 TEMPLATE = np.array(
     [
         [38.2946, 51.6963],
@@ -27,6 +25,9 @@ TEMPLATE = np.array(
     ],
     np.float32,
 )
+# The share of what a recogniser sees that has to lie in the picture: a face that is cut off has
+# another embedding, and no prediction could mend that.
+LEAST_INSIDE = 0.9
 
 
 def identity_losses(
