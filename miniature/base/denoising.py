@@ -1,6 +1,7 @@
 """What text encoders and UNet learn together: the velocity of noisy latents, from captions."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,11 @@ from jax.scipy.special import ndtri
 
 from instantid_jax.components import component_shapes
 from instantid_jax.diffusion.schedule import add_noise, timesteps_of_noise
+from instantid_jax.errors import InputError
 from instantid_jax.models.vae import sample_latents
-from instantid_jax.params import Network, Params
+from instantid_jax.params import Network, Params, mismatches
 from instantid_jax.prompt import PromptTokenizer
+from instantid_jax.weights.layouts import find_sdxl
 from miniature.base.latents import Latents
 from miniature.stage import Batch, Loss
 from train.objective import ObjectiveConfig, losses
@@ -32,6 +35,24 @@ def init(networks: Mapping[str, Network], key: jax.Array) -> Params:
         params |= {f"{part}.{name}": fresh[name] for name in shapes}
     for name in ("unet.conv_out.kernel", "unet.conv_out.bias"):
         params[name] = jnp.zeros_like(params[name])
+    return params
+
+
+def load(networks: Mapping[str, Network], folder: Path) -> Params:
+    """Parameters of all parts from a folder in diffusers' layout, float32.
+
+    Raises:
+      InputError: if something is missing there, or of another size.
+    """
+    found, *_ = find_sdxl(str(folder))
+    params: Params = {}
+    for part in PARTS:
+        loaded = found[part].load(jnp.dtype("float32"))
+        wanted = {k: v.shape for k, v in component_shapes(part, networks[part]).items()}
+        faults = mismatches(wanted, {k: v.shape for k, v in loaded.items()})
+        if faults:
+            raise InputError(f"{folder}: its {part} is another network: {'; '.join(faults)}")
+        params |= {f"{part}.{name}": value for name, value in loaded.items()}
     return params
 
 

@@ -7,23 +7,20 @@ elsewhere. With the VAE they are the base model that InstantID is then trained o
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import tyro
 
 from instantid_jax.atomic import new_folder
 from instantid_jax.cli.program import program
-from instantid_jax.components import component_shapes, network
+from instantid_jax.components import network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
-from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
-from instantid_jax.params import Network, Params, mismatches
 from instantid_jax.prompt import PromptTokenizer
-from instantid_jax.weights.layouts import find_network, find_sdxl
+from instantid_jax.weights.layouts import find_network
 from miniature.base import denoising
 from miniature.base.architecture import (
     PIPELINE,
@@ -90,7 +87,10 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     }
     networks = {name: network(name, each) for name, each in settings.items()}
     networks |= {"vae": vae.network}
-    beginning = _beginning(networks, options.start)
+    init = functools.partial(denoising.init, networks)
+    if options.start is not None:
+        params = denoising.load(networks, options.start)
+        init = lambda _: params  # noqa: E731
     latents = encoded_pictures(
         options.workdir,
         options.pictures,
@@ -103,7 +103,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     params = train(
         options.stage,
         options.workdir,
-        beginning,
+        init,
         denoising.make_loss(
             networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER)), options.face_weight
         ),
@@ -121,24 +121,6 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         (folder / "scheduler").mkdir()
         write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
         write_json(folder / "model_index.json", PIPELINE)
-
-
-def _beginning(
-    networks: Mapping[str, Network], start: Path | None
-) -> Callable[[jax.Array], Params]:
-    """What makes the first parameters from a key."""
-    if start is None:
-        return functools.partial(denoising.init, networks)
-    found, *_ = find_sdxl(str(start))
-    params: Params = {}
-    for name in denoising.PARTS:
-        part = found[name].load(jnp.dtype("float32"))
-        wanted = {k: v.shape for k, v in component_shapes(name, networks[name]).items()}
-        faults = mismatches(wanted, {k: v.shape for k, v in part.items()})
-        if faults:
-            raise InputError(f"{start}: its {name} is of another size: {'; '.join(faults)}")
-        params |= {f"{name}.{key}": value for key, value in part.items()}
-    return lambda _: params
 
 
 if __name__ == "__main__":

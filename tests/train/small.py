@@ -94,7 +94,7 @@ def batch(rows: int, seed: int = 0, side: int = 64) -> dict[str, np.ndarray]:
         "id_embeds": random.standard_normal((rows, 512)).astype(np.float32),
         "time_ids": np.full((rows, 6), side, np.float32),
         "kps": np.tile(
-            np.array([[22, 26], [42, 26], [32, 34], [25, 42], [39, 42]], np.float32), (rows, 1, 1)
+            np.array([[26, 28], [38, 28], [32, 33], [28, 38], [36, 38]], np.float32), (rows, 1, 1)
         ),
         "face_box": np.tile(np.array([16, 16, 48, 48], np.float32), (rows, 1)),
         "example_crc32": random.integers(0, 2**32, rows, np.uint32),
