@@ -79,8 +79,8 @@ def train(
     SIGTERM saves and exits with `PREEMPTED_STATUS`.
 
     Args:
-      folder: the run's: checkpoints, and metrics.jsonl with a line every tenth step
-        and for the last.
+      folder: the run's: checkpoints, and metrics.jsonl with a line every tenth step and for the
+        last.
       init: makes parameters from a key.
       loss: a scalar, and further scalars to record, of parameters, a batch and the step's key.
       batch_at: the batch of a step.

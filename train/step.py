@@ -237,7 +237,7 @@ def _latent_shape(networks: Networks, batch: dict[str, jax.Array]) -> tuple[int,
 
 
 def _metrics(each: Losses, gradients: Params, face_share: jax.Array) -> dict[str, jax.Array]:
-    """Losses, the whole also by face size (not a number where a bin is empty), gradients' norms."""
+    """Losses, `loss` also by face size (not a number where a bin is empty); gradients' norms."""
     metrics = {name: values.mean() for name, values in each.items()}
     metrics["grad_norm"] = optax.tree.norm(gradients)
     for group in GROUPS:

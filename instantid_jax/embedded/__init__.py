@@ -25,7 +25,8 @@ class Strengths(NamedTuple):
     controlnet_conditioning_scale: tuple[float, ...]
 
 
-# Of the few that were tried its own face pack sees most likeness with these (miniature/README.md).
+# Of the few that were tried its own face pack identifies most people with these, and at less
+# guidance, which costs more of the caption (miniature/README.md).
 STRENGTHS = Strengths(2.0, 1.0, (1.0,))
 
 NOTICE = (

@@ -12,7 +12,7 @@ from instantid_jax.components import component_shapes
 from instantid_jax.diffusion.schedule import add_noise, timesteps_of_noise
 from instantid_jax.errors import InputError
 from instantid_jax.models.vae import sample_latents
-from instantid_jax.params import Network, Params, mismatches
+from instantid_jax.params import Network, Params
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.weights.layouts import find_sdxl
 from miniature.base.latents import Latents
@@ -42,16 +42,17 @@ def load(networks: Mapping[str, Network], folder: Path) -> Params:
     """Parameters of all parts from a folder in diffusers' layout, float32.
 
     Raises:
-      InputError: if something is missing there, or of another size.
+      InputError: if something is missing there, or another network.
     """
     found, *_ = find_sdxl(str(folder))
     params: Params = {}
     for part in PARTS:
+        if found[part].network != networks[part]:
+            raise InputError(
+                f"{folder}: the config.json of its {part} is another than this training's: begin "
+                "with what this program wrote"
+            )
         loaded = found[part].load(jnp.dtype("float32"))
-        wanted = {k: v.shape for k, v in component_shapes(part, networks[part]).items()}
-        faults = mismatches(wanted, {k: v.shape for k, v in loaded.items()})
-        if faults:
-            raise InputError(f"{folder}: its {part} is another network: {'; '.join(faults)}")
         params |= {f"{part}.{name}": value for name, value in loaded.items()}
     return params
 

@@ -5,7 +5,6 @@ elsewhere. With the VAE they are the base model that InstantID is then trained o
 """
 
 import dataclasses
-import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,10 +86,8 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     }
     networks = {name: network(name, each) for name, each in settings.items()}
     networks |= {"vae": vae.network}
-    init = functools.partial(denoising.init, networks)
-    if options.start is not None:
-        params = denoising.load(networks, options.start)
-        init = lambda _: params  # noqa: E731
+    # Before anything is drawn, so that what does not fit is told at once.
+    begun = None if options.start is None else denoising.load(networks, options.start)
     latents = encoded_pictures(
         options.workdir,
         options.pictures,
@@ -103,7 +100,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     params = train(
         options.stage,
         options.workdir,
-        init,
+        lambda key: denoising.init(networks, key) if begun is None else begun,
         denoising.make_loss(
             networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER)), options.face_weight
         ),

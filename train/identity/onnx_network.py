@@ -173,10 +173,9 @@ def _check(node: Node, path: Path) -> None:
     if node.op not in _OPERATIONS:
         known = ", ".join(sorted(_OPERATIONS))
         raise InputError(f"{path} has the operation {node.op}; known here are {known}")
-    known = inspect.signature(_OPERATIONS[node.op]).parameters
+    taken = inspect.signature(_OPERATIONS[node.op]).parameters
     for name, value in node.attributes:
-        fixed = _FIXED.get(name)
-        if (name not in known and fixed is None) or (fixed is not None and value != fixed):
+        if name not in taken and value != _FIXED.get(name):
             raise InputError(f"{path} has {node.op} with {name}={value}, which is not known here")
 
 

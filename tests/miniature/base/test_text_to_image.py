@@ -62,7 +62,7 @@ def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_p
         again = tmp_path / "sdxl" / file.relative_to(begun.start)
         assert file.read_bytes() == again.read_bytes()
     narrow = SMALL | {"text_encoder": TEXT_ENCODER | {"intermediate_size": 64}}
-    with pytest.raises(InputError, match=r"its text_encoder is another network: .*mlp"):
+    with pytest.raises(InputError, match=r"config\.json of its text_encoder is another"):
         train_text_to_image(narrow, begun)
 
     # The run does not go on with another VAE.

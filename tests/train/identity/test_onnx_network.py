@@ -49,8 +49,7 @@ def arcface(names=("first", "second"), side=SIDE, outputs=1, odd=None):
         x = node(odd, x)
     declared = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
-        for name, shape in (("picture", (3, side, side)), (x, (12,)), (h, None))
-        if shape is not None
+        for name, shape in (("picture", (3, side, side)), (x, (12,)))
     ]
     constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "arcface", declared[:1], declared[1:] * outputs, constants)
@@ -129,7 +128,7 @@ def test_another_side_than_the_templates_is_refused(saved, side):
 
 
 def single(op, shape, *inputs, **attributes):
-    """A recogniser of one operation, and a sum over places with a constant given as a node."""
+    """One operation, behind a product with a constant that is a node, as some exporters write."""
     side = 112
     kinds = {"picture": ["batch", 3, side, side], "out": ["batch", *shape]}
     declared = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in kinds.items()]
