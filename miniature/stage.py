@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -42,12 +43,14 @@ class Stage:
     Attributes:
       steps: optimiser steps of the whole schedule, a warm-up and a cosine to zero.
       learning_rate: its peak.
+      algorithm: the optimiser's, as `OptimizerConfig` has it.
       ema_decay: of the averaged copy, which is what the stage results in.
       save_every: steps between checkpoints.
     """
 
     steps: int
     learning_rate: float
+    algorithm: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 1e-2
     ema_decay: float = 0.998
     warmup_steps: int = 100
@@ -57,6 +60,7 @@ class Stage:
     @property
     def optimizer(self) -> OptimizerConfig:
         return OptimizerConfig(
+            algorithm=self.algorithm,
             learning_rate=self.learning_rate,
             schedule="cosine",
             warmup_steps=self.warmup_steps,

@@ -214,6 +214,9 @@ class TrainConfig:
         }
         # It changes the numbers of no run that it does not end.
         del identity["optimizer.skip_nonfinite"]
+        # Options that are off were none when older runs began.
+        if self.optimizer.algorithm == "adamw":
+            del identity["optimizer.algorithm"]
         if not self.objective.identity_weight:
             del identity["objective.identity_weight"], identity["objective.identity_window"]
         for name in IDENTIFYING_DATA:

@@ -59,6 +59,13 @@ def test_what_changes_the_numbers_is_named(values, name):
     assert [key for key in before if before[key] != after[key]] == [name]
 
 
+def test_options_that_are_off_are_not_in_the_identity():
+    later = {"optimizer.algorithm", "objective.identity_weight", "objective.identity_window"}
+    assert not later & CONFIG.identity().keys()
+    muon = changed(optimizer=OptimizerConfig(algorithm="muon"))
+    assert muon["optimizer.algorithm"] == '"muon"'
+
+
 @pytest.mark.parametrize("values", [{"b1": 1.0}, {"b2": -1}, {"eps": 0}, {"weight_decay": -1}])
 def test_optimizer_refuses_what_divides_by_zero(values):
     with pytest.raises(InputError, match=next(iter(values))):

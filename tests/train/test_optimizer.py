@@ -2,13 +2,16 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
 import transformers
+from jax.sharding import NamedSharding, PartitionSpec
 
+from instantid_jax.sharding import training_mesh
 from tests.parity.reference import relative_error
 from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
 
@@ -51,6 +54,65 @@ def test_ten_steps_are_torchs(decay_all, clip_norm):
         params = optax.apply_updates(params, updates)
     for name, value in params.items():
         assert relative_error(value, theirs[name].detach().numpy()) < 1e-6, name
+
+
+def test_muons_step_is_torchs():
+    config = OptimizerConfig(
+        algorithm="muon", learning_rate=1e-2, warmup_steps=0, weight_decay=0.1, clip_norm=None
+    )
+    params, gradients = drawn(0), drawn(1)
+    # Theirs knows matrices alone, of outputs by inputs.
+    matrix = torch.tensor(params["conv.kernel"].reshape(36, 5).T.copy(), requires_grad=True)
+    matrix.grad = torch.tensor(gradients["conv.kernel"].reshape(36, 5).T.copy())
+    before = matrix.detach().clone()
+    torch.optim.Muon([matrix], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw").step()
+    transform = make_optimizer(config, params)
+    updates, _ = transform.update(gradients, transform.init(params), params)
+    theirs = (matrix - before).detach().numpy()
+    # They compute in bfloat16.
+    assert relative_error(np.asarray(updates["conv.kernel"]).reshape(36, 5).T, theirs) < 3e-2
+
+
+def test_muons_step_is_the_same_on_a_mesh():
+    config = OptimizerConfig(algorithm="muon", learning_rate=1e-2, warmup_steps=0)
+    params, gradients = drawn(0), drawn(1)
+
+    @jax.jit
+    def update(params, gradients):
+        transform = make_optimizer(config, params)
+        return transform.update(gradients, transform.init(params), params)[0]
+
+    alone = update(params, gradients)
+    mesh = training_mesh((1, 2, 1), jax.devices()[:2])
+    rows = NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))
+    split = {"conv.kernel": jax.device_put(params["conv.kernel"], rows)}
+    split_gradients = {"conv.kernel": jax.device_put(gradients["conv.kernel"], rows)}
+    spread = update(params | split, gradients | split_gradients)
+    for name, value in alone.items():
+        assert relative_error(spread[name], value) < 1e-5, name
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_muon_leaves_all_but_kernels_to_adamw(decay_all):
+    config = OptimizerConfig(
+        algorithm="muon",
+        learning_rate=1e-2,
+        warmup_steps=0,
+        weight_decay=0.1,
+        decay_all=decay_all,
+        clip_norm=None,
+        b1=0.8,
+        b2=0.9,
+    )
+    params = {name: jnp.asarray(value) for name, value in drawn(0).items()}
+    adamw = optax.nadamw(1e-2, b1=0.8, b2=0.9, weight_decay=0.1 if decay_all else 0.0)
+    transform = make_optimizer(config, params)
+    state, theirs = transform.init(params), adamw.init(params)
+    for step in range(1, 4):
+        updates, state = transform.update(drawn(step), state, params)
+        expected, theirs = adamw.update(drawn(step), theirs, params)
+        for name in params.keys() - {"conv.kernel"}:
+            assert relative_error(updates[name], expected[name]) < 1e-6, name
 
 
 @pytest.mark.parametrize(
