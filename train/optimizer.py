@@ -138,6 +138,7 @@ def _muon(
     }
     return muon(
         learning_rate(config),
+        eps=config.eps,
         weight_decay=config.weight_decay,
         # A function, because optax takes a mapping's `None` for a missing branch.
         muon_weight_dimension_numbers=lambda _: axes,
