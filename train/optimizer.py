@@ -25,8 +25,7 @@ class OptimizerConfig:
     Attributes:
       algorithm: "muon" moves kernels along their momentum's nearest orthogonal matrix (Jordan
         2024), scaled to move as far as AdamW would at the same learning rate (Liu et al. 2025,
-        section 2.2); all else by AdamW with Nesterov's momentum. It learns more in a step, and a
-        step takes longer.
+        section 2.2); all else by AdamW with Nesterov's momentum. A step takes longer.
       learning_rate: at the end of the warm-up.
       schedule: what follows the warm-up, until `decay_steps`: constant, or a fall to zero.
       warmup_steps: the learning rate rises from zero over these.
@@ -140,8 +139,7 @@ def _muon(
         learning_rate(config),
         eps=config.eps,
         weight_decay=config.weight_decay,
-        # A function, because optax takes a mapping's `None` for a missing branch.
-        muon_weight_dimension_numbers=lambda _: axes,
+        muon_weight_dimension_numbers=axes,
         consistent_rms=ADAMS_RMS,
         adam_b1=config.b1,
         adam_b2=config.b2,

@@ -207,7 +207,7 @@ def train_step(
         each = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), each)
     transform = make_optimizer(optimizer, state.params)
     updates, opt_state = transform.update(gradients, state.opt_state, state.params)
-    # Where the sum of squares is finite, AdamW's moments are.
+    # Where the sum of squares is finite, the optimiser's moments are.
     finite = jnp.isfinite(each["loss"].mean()) & jnp.isfinite(optax.tree.norm(gradients))
 
     def unless_broken(new: Any, old: Any) -> Any:

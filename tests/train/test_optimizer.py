@@ -56,7 +56,7 @@ def test_ten_steps_are_torchs(decay_all, clip_norm):
         assert relative_error(value, theirs[name].detach().numpy()) < 1e-6, name
 
 
-def test_muons_step_is_torchs():
+def test_muons_first_step_is_torchs():
     config = OptimizerConfig(
         algorithm="muon", learning_rate=1e-2, warmup_steps=0, weight_decay=0.1, clip_norm=None
     )
