@@ -46,8 +46,8 @@ class Options(PictureOptions):
 
     Attributes:
       vae: the folder that `python -m miniature.base.autoencoder` wrote.
-      start: an `sdxl` folder whose text encoders and UNet a new run begins with; None is fresh
-        ones.
+      start: an `sdxl` folder whose tokenizer, text encoders and UNet a new run begins with; None
+        is fresh ones.
       face_weight: what is added to the weight of latents within the face's box.
     """
 
@@ -87,7 +87,11 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     networks = {name: network(name, each) for name, each in settings.items()}
     networks |= {"vae": vae.network}
     # Before anything is drawn, so that what does not fit is told at once.
-    begun = None if options.start is None else denoising.load(networks, options.start)
+    begun = None
+    if options.start is not None:
+        begun = denoising.load(networks, options.start)
+        # Made anew, it may number pieces of words differently: equal pairs come in any order.
+        shutil.copytree(options.start / "tokenizer", words_folder, dirs_exist_ok=True)
     latents = encoded_pictures(
         options.workdir,
         options.pictures,
