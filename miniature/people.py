@@ -16,7 +16,7 @@ from tqdm import tqdm
 from instantid_jax.atomic import new_folder
 from instantid_jax.cli.program import program
 from instantid_jax.errors import InputError
-from miniature.drawing.scene import random_scene
+from miniature.drawing.scene import random_scene, scene_generator
 from miniature.drawing.traits import random_traits
 from miniature.portraits import draw
 
@@ -68,11 +68,11 @@ def _folder(options: Options, person: int) -> Path:
 
 
 def _draw_person(options: Options, person: int) -> None:
-    traits = random_traits(np.random.default_rng([SEED, person]))
+    key = [SEED, person]
+    traits = random_traits(np.random.default_rng(key))
     with new_folder(_folder(options, person)) as folder:
         for i in range(options.pictures):
-            scene = random_scene(np.random.default_rng([SEED, person, i]))
-            portrait = draw(traits, scene)
+            portrait = draw(traits, random_scene(scene_generator(key, i)))
             portrait.image.save(folder / f"{i}.jpg", quality=95, subsampling=0)
             (folder / f"{i}.txt").write_text(portrait.caption + "\n", encoding="utf-8")
 

@@ -1,6 +1,7 @@
 """What differs between two pictures of one person, and the caption that says it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -92,6 +93,14 @@ class Scene:
 
 def _with_article(color: ColorName) -> str:
     return f"{'an' if color == 'orange' else 'a'} {color}"
+
+
+def scene_generator(person: Sequence[int], number: int) -> np.random.Generator:
+    """What draws scene 0, 1, ... of a person, whom a generator of the key `person` draws.
+
+    NumPy fills keys up with zeros: [*person, 0] would repeat the numbers that make the person.
+    """
+    return np.random.default_rng([*person, number + 1])
 
 
 def random_scene(random: np.random.Generator) -> Scene:

@@ -113,12 +113,16 @@ def load_classifier(path: Path = SHIPPED) -> Params:
 
 def classify(params: Params, pixels: np.ndarray) -> np.ndarray:
     """Style and background, [N, 2] int32, of pictures uint8 [N, H, W, 3]."""
-    answer = jax.jit(lambda params, x: [a.argmax(-1) for a in NETWORK.bind(params)(x)])
     found = [
-        np.stack(answer(params, part.astype(np.float32) / 127.5 - 1), axis=1)
+        np.stack(_answers(params, part.astype(np.float32) / 127.5 - 1), axis=1)
         for part in np.split(pixels, range(100, len(pixels), 100))
     ]
     return np.concatenate(found)
+
+
+@jax.jit
+def _answers(params: Params, pixels: jax.Array) -> list[jax.Array]:
+    return [logits.argmax(-1) for logits in NETWORK.bind(params)(pixels)]
 
 
 def _softened(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -13,9 +13,10 @@ from PIL import Image
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer, NoFaceError
 from instantid_jax.face.face import Face
-from miniature.drawing.scene import random_scene
+from miniature.drawing.scene import random_scene, scene_generator
 from miniature.drawing.traits import random_traits
 from miniature.evaluation.classifier import classify, load_classifier
+from miniature.evaluation.learned import learned_captions
 from miniature.evaluation.scores import Faces, caption_accuracy, keypoint_error
 from miniature.faces.identification import identification
 from miniature.portraits import Portrait, draw
@@ -31,7 +32,8 @@ class Case(NamedTuple):
 
     Attributes:
       photos: of the person, each in a scene of its own.
-      target: the same person in the scene that the prompt names: what a perfect model might make.
+      target: the same person in the scene that the prompt names, whose caption nothing learned
+        from: what a perfect model might make.
     """
 
     photos: tuple[Portrait, ...]
@@ -42,10 +44,12 @@ def draw_case(seed: int, number: int, photos: int = 1) -> Case:
     """Case `number` of an evaluation's seed; its target does not depend on how many photos."""
     key = [SEED, seed, number]
     traits = random_traits(np.random.default_rng(key))
-    target, *others = (
-        draw(traits, random_scene(np.random.default_rng([*key, i]))) for i in range(photos + 1)
-    )
-    return Case(tuple(others), target)
+    random = scene_generator(key, 0)
+    asked = random_scene(random)
+    while asked.caption in learned_captions():
+        asked = random_scene(random)
+    others = (random_scene(scene_generator(key, 1 + i)) for i in range(photos))
+    return Case(tuple(draw(traits, scene) for scene in others), draw(traits, asked))
 
 
 class HeldOut:

@@ -10,7 +10,7 @@ from PIL import ImageFilter
 
 from instantid_jax.face.analysis import aligned_crop
 from miniature.chunks import drawn_in_chunks
-from miniature.drawing.scene import random_scene
+from miniature.drawing.scene import random_scene, scene_generator
 from miniature.drawing.traits import Traits, random_traits
 from miniature.portraits import draw
 
@@ -57,11 +57,11 @@ def _draw_chunk(chunk: int, *, pictures: int, seed: int) -> dict[str, np.ndarray
     pixels = np.empty((CHUNK, pictures, SIDE, SIDE, 3), np.uint8)
     people = []
     for i in range(CHUNK):
-        person = CHUNK * chunk + i
-        traits = random_traits(np.random.default_rng([seed, person]))
+        key = [seed, CHUNK * chunk + i]
+        traits = random_traits(np.random.default_rng(key))
         people.append(traits)
         for j in range(pictures):
-            pixels[i, j] = draw_crop(traits, np.random.default_rng([seed, person, j]))
+            pixels[i, j] = draw_crop(traits, scene_generator(key, j))
     numbers = [[getattr(t, name) for name in NUMBERS] + list(t.mark_place) for t in people]
     kinds = [[KINDS[name].index(getattr(t, name)) for name in KINDS] for t in people]
     return {

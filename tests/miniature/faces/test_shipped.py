@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 
 import instantid_jax
+from miniature.drawing.scene import scene_generator
 from miniature.drawing.traits import random_traits
 from miniature.faces.crops import draw_crop
 from miniature.faces.identification import identification
@@ -17,11 +18,8 @@ def test_it_tells_people_apart_whatever_the_scene():
     embeddings = []
     for shot in (0, 1):
         crops = [
-            draw_crop(
-                random_traits(np.random.default_rng([SEED, person])),
-                np.random.default_rng([SEED, person, shot]),
-            )
-            for person in range(PEOPLE)
+            draw_crop(random_traits(np.random.default_rng(key)), scene_generator(key, shot))
+            for key in ([SEED, person] for person in range(PEOPLE))
         ]
         pixels = np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
         embeddings.append(session.run(None, {"crop": pixels})[0])

@@ -1,0 +1,21 @@
+"""What the miniature learned from, told from how it is drawn."""
+
+from miniature import people
+from miniature.base.pictures import drawn_pictures
+from miniature.base.text_to_image import SEED
+from miniature.evaluation.held_out import draw_case
+from miniature.evaluation.learned import learned_captions
+from miniature.people import draw_people
+
+
+def test_it_is_what_is_drawn_to_learn_from(tmp_path):
+    learned = learned_captions()
+    assert set(drawn_pictures(tmp_path / "pictures", 50, SEED, 1).captions) <= learned
+    draw_people(people.Options(output=tmp_path / "people", people=3, processes=1))
+    told = [file.read_text().strip() for file in tmp_path.glob("people/*/*.txt")]
+    assert len(told) == 9 and set(told) <= learned
+
+
+def test_no_case_asks_for_it():
+    captions = {draw_case(0, number).target.caption for number in range(40)}
+    assert len(captions) > 35 and not captions & learned_captions()
