@@ -1,7 +1,6 @@
 """AdamW and Muon, with warm-up, a schedule, clipping over all trainables, and a decay mask."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -14,8 +13,8 @@ from instantid_jax.params import Params
 
 # The root mean square of AdamW's updates in learning rates, as Liu et al. measured it.
 ADAMS_RMS = 0.2
-# A decay of one would divide by zero.
-BELOW_ONE = math.nextafter(1.0, 0.0)
+# A decay of one would divide by zero; this is the float32 below it.
+BELOW_ONE = 1 - 2.0**-24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,8 @@ class OptimizerConfig:
         }
         for name, (value, low, high) in bounds.items():
             if not low <= value <= high:
-                raise InputError(f"{name}={value}: expected {low:g} to {high:g}")
+                end = "below 1" if high == BELOW_ONE else f"{high:g}"
+                raise InputError(f"{name}={value}: expected {low:g} to {end}")
         if self.algorithm not in ("adamw", "muon"):
             raise InputError(f"algorithm={self.algorithm!r}: expected adamw or muon")
         if self.schedule not in ("constant", "cosine", "linear"):
@@ -96,14 +96,14 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def is_decayed(name: str, rank: int) -> bool:
-    """Whether weight decay acts on a parameter by default: on matrices and convolutions alone."""
+def is_kernel(name: str, rank: int) -> bool:
+    """Whether a parameter is a matrix or convolution: what decays by default, and Muon moves."""
     return rank >= 2 and name.endswith(".kernel")
 
 
 def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTransformation:
     """The transformation from gradients to updates; `params` give the names for the decay mask."""
-    kernels = {name: is_decayed(name, len(value.shape)) for name, value in params.items()}
+    kernels = {name: is_kernel(name, len(value.shape)) for name, value in params.items()}
     # Cut or not, the state's names are the same.
     clip = (
         optax.identity()
