@@ -85,9 +85,9 @@ def read_recogniser(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None
       InputError: if it is no recogniser of a face pack, or has an operation not known here.
     """
     graph = _read_graph(path)
-    constants = _constants(graph)
     # Models of old exporters list their weights as inputs, too.
-    inputs = [each for each in graph.input if each.name not in constants]
+    weights = {each.name for each in graph.initializer}
+    inputs = [each for each in graph.input if each.name not in weights]
     sides = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
     if len(inputs) != 1 or len(graph.output) != 1 or sides[1:] != [3, sides[-1], sides[-1]]:
         raise InputError(
@@ -97,13 +97,15 @@ def read_recogniser(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None
         raise InputError(
             f"{path} takes faces of {sides[-1] or 'any'} pixels a side: expected 112 or a multiple"
         )
+    _check_operations(graph, path)
     nodes = tuple(
         Node(node.op_type, tuple(node.input), node.output[0], _attributes(node))
         for node in graph.node
         if node.op_type != "Constant"
     )
     for node in nodes:
-        _check(node, path)
+        _check_attributes(node, path)
+    constants = _constants(graph)
     floats = {k: v for k, v in constants.items() if np.issubdtype(v.dtype, np.floating)}
     names = [node.name for node in graph.node[:8]]
     network = OnnxNetwork(
@@ -152,7 +154,6 @@ def _constants(graph: Any) -> dict[str, np.ndarray]:
         for node in graph.node
         if node.op_type == "Constant"
         for each in node.attribute
-        if each.name == "value"
     }
 
 
@@ -168,11 +169,19 @@ def _attributes(node: Any) -> tuple[tuple[str, Any], ...]:
     return tuple((each.name, plain(helper.get_attribute_value(each))) for each in node.attribute)
 
 
-def _check(node: Node, path: Path) -> None:
-    """Refuses an operation, or a use of one, that `_run` would compute otherwise than ONNX."""
-    if node.op not in _OPERATIONS:
-        known = ", ".join(sorted(_OPERATIONS))
-        raise InputError(f"{path} has the operation {node.op}; known here are {known}")
+def _check_operations(graph: Any, path: Path) -> None:
+    """Refuses operations that are not known here, and constants that are no arrays."""
+    for node in graph.node:
+        if node.op_type == "Constant":
+            if [each.name for each in node.attribute] != ["value"]:
+                raise InputError(f"{path} has a Constant without `value`, which is not known here")
+        elif node.op_type not in _OPERATIONS:
+            known = ", ".join(sorted(_OPERATIONS))
+            raise InputError(f"{path} has the operation {node.op_type}; known here are {known}")
+
+
+def _check_attributes(node: Node, path: Path) -> None:
+    """Refuses a use of an operation that `_run` would compute otherwise than ONNX."""
     taken = inspect.signature(_OPERATIONS[node.op]).parameters
     for name, value in node.attributes:
         if name not in taken and value != _FIXED.get(name):

@@ -17,7 +17,7 @@ from train.identity.onnx_network import read_recogniser
 SIDE = 112
 
 
-def arcface(names=("first", "second"), side=SIDE, outputs=1, odd=None):
+def arcface(names=("first", "second"), side=SIDE, outputs=1, odd=None, **of_odd):
     """A small network of ArcFace's operations, as its exporters write them."""
     random = np.random.default_rng(0)
     weights, nodes = {}, []
@@ -46,7 +46,7 @@ def arcface(names=("first", "second"), side=SIDE, outputs=1, odd=None):
     x = node("Flatten", node("Dropout", x))
     x = node("Gemm", x, weight(12, 8 * (side // 2) * side), weight(12), transB=1, alpha=0.5)
     if odd is not None:
-        x = node(odd, x)
+        x = node(odd, *() if odd == "Constant" else (x,), **of_odd)
     declared = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
         for name, shape in (("picture", (3, side, side)), (x, (12,)))
@@ -119,6 +119,11 @@ def test_what_is_no_recogniser_is_refused(saved, tmp_path):
             read_recogniser(path)
     with pytest.raises(InputError, match=r"has the operation Softmax; known here are Add, Batch"):
         read_recogniser(saved(odd="Softmax"))
+    value = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    with pytest.raises(InputError, match=r"has the operation ConstantOfShape; known here"):
+        read_recogniser(saved(odd="ConstantOfShape", value=value))
+    with pytest.raises(InputError, match="has a Constant without `value`, which is not known"):
+        read_recogniser(saved(odd="Constant", value_float=1.0))
 
 
 @pytest.mark.parametrize("side", [0, 96, 128])
