@@ -75,7 +75,12 @@ def ablate(options: Options) -> None:
             f"--identities {options.identities} --photos {options.photos}: expected 2 and 1 up"
         )
     inputs.check_whole("seed", options.seed, 0, 2**32 - 1)
-    options.sampling.check()
+    of_scales = [
+        {"ip_adapter_scale": adapter, "controlnet_conditioning_scale": identitynet}
+        for adapter, identitynet in itertools.product(options.adapter, options.identitynet)
+    ]
+    for scales in ({}, *of_scales):
+        dataclasses.replace(options.sampling, **scales).check()
     check_folder(options.output)
     pipe = options.model.load()
     held_out = HeldOut(
@@ -87,10 +92,6 @@ def ablate(options: Options) -> None:
     def figures(sampling: Sampling, photos: int) -> dict[str, float]:
         return held_out.score(make_pictures(pipe, held_out, sampling, options.seed, photos))
 
-    of_scales = [
-        {"ip_adapter_scale": adapter, "controlnet_conditioning_scale": identitynet}
-        for adapter, identitynet in itertools.product(options.adapter, options.identitynet)
-    ]
     told = {
         "identities": options.identities,
         "seed": options.seed,

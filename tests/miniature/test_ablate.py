@@ -61,3 +61,9 @@ def test_too_few_are_refused(tmp_path, wrong):
     with pytest.raises(InputError, match="expected 2 and 1 up"):
         ablate.ablate(ablate.Options(output=tmp_path / "out", **wrong))
     assert not (tmp_path / "out").exists()
+
+
+def test_strengths_are_refused_before_anything_is_made(tmp_path, calls):
+    with pytest.raises(InputError, match="ip_adapter_scale=-1"):
+        ablate.ablate(ablate.Options(output=tmp_path / "out", adapter=(0.5, -1.0)))
+    assert not calls and not (tmp_path / "out").exists()

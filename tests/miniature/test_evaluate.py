@@ -1,5 +1,6 @@
 """The evaluation's one line, of a model and figures that are made up."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,6 @@ from PIL import Image
 from instantid_jax.errors import InputError
 from miniature import evaluate
 from miniature.evaluation.generation import Model, Sampling
-from miniature.evaluation.held_out import JUDGE
 from miniature.portraits import SIDE
 
 
@@ -21,7 +21,7 @@ def made_up(monkeypatch):
 
     class HeldOut:
         def __init__(self, people, seed, pack, judge):
-            assert judge == JUDGE
+            assert judge == Path("judge")
             case = SimpleNamespace(photos=[portrait(1)], target=portrait(100))
             self.cases = [case] * people
 
@@ -38,7 +38,9 @@ def made_up(monkeypatch):
 
 
 def test_beside_each_figure_stand_its_ceiling_and_its_floor(made_up, tmp_path):
-    told = evaluate.evaluate(evaluate.Options(identities=4, seed=9, save=tmp_path / "made"))
+    told = evaluate.evaluate(
+        evaluate.Options(identities=4, seed=9, save=tmp_path / "made", judge=Path("judge"))
+    )
     assert told == {
         "identities": 4,
         "seed": 9,
