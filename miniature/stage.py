@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -56,6 +56,13 @@ class Stage:
     warmup_steps: int = 100
     save_every: int = 200
     seed: int = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with its beginning."""
+        settings = dataclasses.asdict(self)
+        del settings["save_every"]
+        return settings
 
     @property
     def optimizer(self) -> OptimizerConfig:
@@ -113,7 +120,7 @@ def train(
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     with locked(run), logging_redirect_tqdm():
-        fingerprint = {"stage": repr(stage), "data": data}
+        fingerprint = {"stage": stage.identity, "data": data}
         start, state = _start(stage, run, init, fingerprint)
         began = time.monotonic()
         with (
@@ -150,7 +157,7 @@ def _start(
     stage: Stage,
     run: RunFolder,
     init: Callable[[jax.Array], Params],
-    fingerprint: Mapping[str, str],
+    fingerprint: Mapping[str, Any],
 ) -> tuple[int, TrainState]:
     """The step and the state of the folder's newest checkpoint, or fresh ones."""
     begin = jax.jit(lambda key: init_state(stage.optimizer, init(key)))

@@ -6,6 +6,7 @@ elsewhere. With the VAE they are the base model that InstantID is then trained o
 
 import dataclasses
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from instantid_jax.atomic import new_folder
 from instantid_jax.cli.program import program
 from instantid_jax.components import network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
-from instantid_jax.json_files import write_json
+from instantid_jax.json_files import read_json, write_json
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.weights.layouts import find_network
 from miniature.base import denoising
@@ -72,8 +73,11 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     """
     vae = find_network(str(options.vae), "vae")
     words_folder = options.workdir / "tokenizer"
-    shutil.rmtree(words_folder, ignore_errors=True)
-    vocabulary = write_tokenizer(words_folder)
+    # Made anew, it may number pieces of words differently: equal pairs come in any order.
+    if not words_folder.exists():
+        with new_folder(words_folder) as folder:
+            write_tokenizer(folder)
+    vocabulary = len(read_json(words_folder / "vocab.json"))
     words = {
         "vocab_size": vocabulary,
         "max_position_embeddings": POSITIONS,
@@ -90,7 +94,6 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     begun = None
     if options.start is not None:
         begun = denoising.load(networks, options.start)
-        # Made anew, it may number pieces of words differently: equal pairs come in any order.
         shutil.copytree(options.start / "tokenizer", words_folder, dirs_exist_ok=True)
     latents = encoded_pictures(
         options.workdir,
@@ -101,6 +104,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         vae.load(jnp.dtype("float32")),
     )
     tokenizer = PromptTokenizer(words_folder, positions=POSITIONS, vocabulary=vocabulary)
+    numbers = zlib.crc32((words_folder / "vocab.json").read_bytes())
     params = train(
         options.stage,
         options.workdir,
@@ -109,7 +113,8 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
             networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER)), options.face_weight
         ),
         denoising.make_batches(latents, tokenizer, options.batch, options.stage.seed),
-        f"{options.data}, latents of {latents.vae}, face weight {options.face_weight}",
+        f"{options.data}, words {numbers:08x}, latents of {latents.vae}, "
+        f"face weight {options.face_weight}",
     )
     shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)
     with new_folder(options.workdir / "sdxl") as folder:

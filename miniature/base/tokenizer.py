@@ -57,7 +57,7 @@ def write_tokenizer(folder: Path) -> int:
     """Writes the tokenizer as CLIP's are published; returns how many tokens it has."""
     pairs = merges(captions())
     tokens = vocabulary(pairs)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(tokens), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

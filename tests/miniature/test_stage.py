@@ -60,8 +60,16 @@ def test_ended_early_it_goes_on_to_the_same_bits(tmp_path):
 
 def test_another_stage_is_refused(tmp_path):
     train(STAGE, tmp_path, init, loss, batch_at, "numbers")
+    # How often it saves changes no number.
+    train(dataclasses.replace(STAGE, save_every=20), tmp_path, init, loss, batch_at, "numbers")
     with pytest.raises(InputError, match="stage"):
         train(dataclasses.replace(STAGE, steps=61), tmp_path, init, loss, batch_at, "numbers")
+
+
+def test_its_settings_are_the_optimisers():
+    optimizer = dataclasses.replace(STAGE, algorithm="muon", weight_decay=0.3).optimizer
+    assert (optimizer.algorithm, optimizer.weight_decay) == ("muon", 0.3)
+    assert (optimizer.learning_rate, optimizer.warmup_steps, optimizer.decay_steps) == (0.2, 2, 60)
 
 
 def test_other_data_are_refused(tmp_path):
