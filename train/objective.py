@@ -129,7 +129,7 @@ class Draws(NamedTuple):
 
     Attributes:
       timesteps: [B] int32 in [0, 1000).
-      noise: [B, H, W, 4] float32; vae_noise the same, for the sampled latents.
+      noise: [B, H, W, C] float32; vae_noise the same, for the sampled latents.
       drop_id, drop_text: [B] bool.
     """
 
@@ -198,9 +198,9 @@ def predict(
     Args:
       frozen: parameters of the base networks; the UNet's without its ID branch.
       trainable: flat, prefixed "image_proj.", "ip_adapter." and "controlnet.".
-      noisy: [B, H, W, 4] float32; timesteps: [B].
+      noisy: [B, H, W, C] float32; timesteps: [B].
     Returns:
-      [B, H, W, 4] float32.
+      [B, H, W, C] float32.
     """
     parts = split_parts(trainable)
     unet = networks.unet.bind(frozen["unet"] | parts["ip_adapter"])
@@ -286,7 +286,7 @@ def join_parts(parts: dict[str, Params]) -> Params:
 
 
 def picture_moments(vae: Network, params: Params, images: jax.Array) -> jax.Array:
-    """The VAE's posterior moments, [B, H, W, 8] float32, of pictures, [B, 8H, 8W, 3] uint8."""
+    """The VAE's posterior moments, [B, H, W, 2C] float32, of pictures, [B, 8H, 8W, 3] uint8."""
     return vae.bind(params).moments(images.astype(jnp.float32) / 127.5 - 1)
 
 
@@ -304,7 +304,7 @@ def encode_batch(
         place, for which the VAE's parameters are not needed.
       empty_prompt: token ids [L] of "" for each text encoder.
     Returns:
-      Scaled latents [B, H, W, 4] float32 and the conditions.
+      Scaled latents [B, H, W, C] float32 and the conditions.
     """
     if "latent_moments" in batch:
         moments = batch["latent_moments"]

@@ -20,7 +20,7 @@ JUDGE = Kind(Judge, JudgeConfig(), export.judge, seed=201, held_out_seed=202)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgeOptions(Options):
-    """As the face pack's recogniser, but for where it starts."""
+    """As the face pack's recogniser, but for its seed and more steps."""
 
     stage: Stage = STAGE_OF_JUDGE
 
