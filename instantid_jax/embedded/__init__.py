@@ -25,9 +25,9 @@ class Strengths(NamedTuple):
     controlnet_conditioning_scale: tuple[float, ...]
 
 
-# Of the few that were tried its own face pack identifies most people with these, and at less
-# guidance, which costs more of the caption (miniature/README.md).
-STRENGTHS = Strengths(2.0, 1.0, (1.0,))
+# Of the few that were tried its own face pack identifies most people with these, and the caption loses
+# little (miniature/README.md).
+STRENGTHS = Strengths(2.0, 0.8, (1.0,))
 
 NOTICE = (
     "no weights are named: this is the embedded InstantID in miniature, which knows drawn "
