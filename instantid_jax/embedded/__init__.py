@@ -25,8 +25,8 @@ class Strengths(NamedTuple):
     controlnet_conditioning_scale: tuple[float, ...]
 
 
-# Of the few that were tried its own face pack identifies most people with these, and the caption loses
-# little (miniature/README.md).
+# Of the few that were tried its own face pack identifies most people with these, and little of the
+# caption is lost (miniature/README.md).
 STRENGTHS = Strengths(2.0, 0.8, (1.0,))
 
 NOTICE = (
