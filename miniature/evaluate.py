@@ -1,8 +1,8 @@
 """`python -m miniature.evaluate`: one JSON line of how well a model shows whom and what is asked.
 
-Of people and captions that nothing learned from, judged by a recogniser that is used for nothing
-else. Beside each figure stand its ceiling, another drawing of the same person in the scene asked
-for, and its floor, the same prompt without the person.
+Of people whom nothing learned from and captions that the model did not, judged by a recogniser that
+is used for nothing else. Beside each figure stand its ceiling, another drawing of the same person
+in the scene asked for, and its floor, the same prompt without the person.
 """
 
 import dataclasses

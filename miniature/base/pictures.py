@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from miniature.chunks import drawn_in_chunks
-from miniature.drawing.scene import random_scene
-from miniature.drawing.traits import random_traits
+from miniature.drawing.scene import Scene, random_scene
+from miniature.drawing.traits import Traits, random_traits
 from miniature.portraits import draw
 
 CHUNK = 50
@@ -38,11 +38,15 @@ def drawn_pictures(folder: Path, count: int, seed: int, processes: int) -> Pictu
     return Pictures(**drawn_in_chunks(folder, draw_chunk, count, CHUNK, processes))
 
 
+def shown(seed: int, number: int) -> tuple[Traits, Scene]:
+    """Who is in picture `number` of a seed, and in what scene."""
+    random = np.random.default_rng([seed, number])
+    return random_traits(random), random_scene(random)
+
+
 def _draw_chunk(chunk: int, *, seed: int) -> dict[str, np.ndarray]:
-    portraits = []
-    for number in range(CHUNK * chunk, CHUNK * (chunk + 1)):
-        random = np.random.default_rng([seed, number])
-        portraits.append(draw(random_traits(random), random_scene(random)))
+    numbers = range(CHUNK * chunk, CHUNK * (chunk + 1))
+    portraits = [draw(*shown(seed, number)) for number in numbers]
     return {
         "pixels": np.stack([np.asarray(p.image) for p in portraits]),
         "captions": np.array([p.caption for p in portraits], "U160"),

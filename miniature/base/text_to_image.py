@@ -104,7 +104,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         vae.load(jnp.dtype("float32")),
     )
     tokenizer = PromptTokenizer(words_folder, positions=POSITIONS, vocabulary=vocabulary)
-    numbers = zlib.crc32((words_folder / "vocab.json").read_bytes())
+    vocabulary_crc = zlib.crc32((words_folder / "vocab.json").read_bytes())
     params = train(
         options.stage,
         options.workdir,
@@ -113,7 +113,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
             networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER)), options.face_weight
         ),
         denoising.make_batches(latents, tokenizer, options.batch, options.stage.seed),
-        f"{options.data}, words {numbers:08x}, latents of {latents.vae}, "
+        f"{options.data}, words {vocabulary_crc:08x}, latents of {latents.vae}, "
         f"face weight {options.face_weight}",
     )
     shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)

@@ -53,8 +53,8 @@ def vocabulary(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
     return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
 
 
-def write_tokenizer(folder: Path) -> int:
-    """Writes the tokenizer as CLIP's are published; returns how many tokens it has."""
+def write_tokenizer(folder: Path) -> None:
+    """Writes the tokenizer as CLIP's are published."""
     pairs = merges(captions())
     tokens = vocabulary(pairs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,4 +72,3 @@ def write_tokenizer(folder: Path) -> int:
             "unk_token": END,
         },
     )
-    return len(tokens)

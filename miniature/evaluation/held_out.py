@@ -32,8 +32,8 @@ class Case(NamedTuple):
 
     Attributes:
       photos: of the person, each in a scene of its own.
-      target: the same person in the scene that the prompt names, whose caption nothing learned
-        from: what a perfect model might make.
+      target: the same person in the scene that the prompt names, of a caption not learned from:
+        what a perfect model might make.
     """
 
     photos: tuple[Portrait, ...]

@@ -1,4 +1,4 @@
-"""The captions that the miniature learned from."""
+"""The captions that the base model and InstantID learned from."""
 
 import functools
 
@@ -6,25 +6,22 @@ import numpy as np
 
 from miniature import people
 from miniature.base import text_to_image
+from miniature.base.pictures import shown
 from miniature.drawing.scene import random_scene, scene_generator
-from miniature.drawing.traits import random_traits
 
 
 @functools.cache
 def learned_captions() -> frozenset[str]:
     """Those of the base model's pictures and of InstantID's people, as many as are usual.
 
-    With those of the scenes that the shipped weights saw of each person before `scene_generator`
-    drew them: of the person's own key and a number from 0 up.
+    What is shipped saw, in place of each person's last scene, one of the key [*person, 0]; its
+    caption is among them, too.
     """
-    captions = set()
-    for number in range(text_to_image.Options.pictures):
-        random = np.random.default_rng([text_to_image.SEED, number])
-        random_traits(random)
-        captions.add(random_scene(random).caption)
+    scenes = [
+        shown(text_to_image.SEED, number)[1] for number in range(text_to_image.Options.pictures)
+    ]
     for person in range(people.Options.people):
         key = [people.SEED, person]
-        captions.add(random_scene(np.random.default_rng([*key, 0])).caption)
-        for i in range(people.Options.pictures):
-            captions.add(random_scene(scene_generator(key, i)).caption)
-    return frozenset(captions)
+        scenes.append(random_scene(np.random.default_rng([*key, 0])))
+        scenes += [random_scene(scene_generator(key, i)) for i in range(people.Options.pictures)]
+    return frozenset(scene.caption for scene in scenes)

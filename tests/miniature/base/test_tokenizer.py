@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from instantid_jax.json_files import read_json
 from instantid_jax.prompt import PromptTokenizer
 from miniature.base.tokenizer import POSITIONS, captions, write_tokenizer
 from miniature.drawing.scene import random_scene
@@ -11,7 +12,8 @@ from miniature.drawing.scene import random_scene
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "tokenizer"
-    size = write_tokenizer(folder)
+    write_tokenizer(folder)
+    size = len(read_json(folder / "vocab.json"))
     return PromptTokenizer(folder, positions=POSITIONS, vocabulary=size), size
 
 

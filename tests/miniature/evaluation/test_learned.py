@@ -1,4 +1,4 @@
-"""What the miniature learned from, told from how it is drawn."""
+"""Captions that were learned from are those that are drawn, and no case asks for one."""
 
 from miniature import people
 from miniature.base.pictures import drawn_pictures
