@@ -123,6 +123,20 @@ def scan_modules(
     return jax.lax.scan(body, x, stacked)[0]
 
 
+def join_parts(parts: Mapping[str, Mapping[str, jax.Array]]) -> Params:
+    """Parameters of several networks as those of one, each named after its part: `part.name`."""
+    return {f"{part}.{name}": v for part, params in parts.items() for name, v in params.items()}
+
+
+def split_parts(params: Mapping[str, jax.Array]) -> dict[str, Params]:
+    """The inverse of `join_parts`."""
+    parts: dict[str, Params] = {}
+    for name, value in params.items():
+        part, _, own = name.partition(".")
+        parts.setdefault(part, {})[own] = value
+    return parts
+
+
 def cast(params: Mapping[str, jax.Array], dtype: jnp.dtype) -> Params:
     """The parameters in the dtype a program computes in; modules follow their weights' dtype."""
     return {name: value.astype(dtype) for name, value in params.items()}

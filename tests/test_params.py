@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from instantid_jax.params import Network, cast, mismatches, scan_modules
+from instantid_jax.params import (
+    Network,
+    cast,
+    join_parts,
+    mismatches,
+    scan_modules,
+    split_parts,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +86,14 @@ def test_init_draws_every_layer_anew(params):
     assert all(np.array_equal(params[name], again[name]) for name in params)
     other = NETWORK.init(jax.random.key(1))
     assert not np.array_equal(params["gate"], other["gate"])
+
+
+def test_parts_are_joined_under_their_names_and_split_again(params):
+    parts = {"unet": params, "unet_2": {"unet.gate": params["gate"]}}
+    joined = join_parts(parts)
+    assert len(joined) == len(params) + 1
+    assert joined["unet.gate"] is joined["unet_2.unet.gate"] is params["gate"]
+    assert split_parts(joined) == parts
 
 
 def test_bound_layers_stand_in_the_order_of_their_numbers(params, x):

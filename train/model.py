@@ -18,7 +18,7 @@ from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.errors import InputError
 from instantid_jax.models.controlnet import ControlNetConfig
 from instantid_jax.models.unet import ENCODER_ONLY
-from instantid_jax.params import Params
+from instantid_jax.params import Params, join_parts
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.runs.contents import checksums
 from instantid_jax.runs.trained import find_published_or_trained
@@ -26,7 +26,7 @@ from instantid_jax.sharding import replicated, shard_params
 from instantid_jax.weights.layouts import find_network, find_sdxl
 from train.config import ModelConfig, TrainConfig
 from train.identity.onnx_network import read_recogniser
-from train.objective import FROZEN, Networks, join_parts
+from train.objective import FROZEN, Networks
 from train.state import init_trainables, trainable_shapes
 from train.step import Constants
 

@@ -14,7 +14,7 @@ from instantid_jax.diffusion.schedule import timesteps_of_noise, velocity_target
 from instantid_jax.errors import InputError
 from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.vae import sample_latents
-from instantid_jax.params import Network, Params
+from instantid_jax.params import Network, Params, split_parts
 from train.identity.onnx_network import OnnxNetwork
 
 
@@ -269,20 +269,6 @@ def _inside(box: jax.Array, size: tuple[int, int]) -> jax.Array:
     x = jnp.arange(size[1], dtype=jnp.float32)[None, None, :] + 0.5
     left, top, right, bottom = (box[:, i, None, None] for i in range(4))
     return ((x >= left) & (x <= right) & (y >= top) & (y <= bottom)).astype(jnp.float32)
-
-
-def split_parts(trainable: Params) -> dict[str, Params]:
-    """Flat trainables to each part's own names."""
-    parts: dict[str, Params] = {"image_proj": {}, "ip_adapter": {}, "controlnet": {}}
-    for name, value in trainable.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = value
-    return parts
-
-
-def join_parts(parts: dict[str, Params]) -> Params:
-    """The inverse of `split_parts`."""
-    return {f"{part}.{name}": v for part, params in parts.items() for name, v in params.items()}
 
 
 def picture_moments(vae: Network, params: Params, images: jax.Array) -> jax.Array:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from instantid_jax.components import component_shapes
-from instantid_jax.params import Params
+from instantid_jax.params import Params, join_parts
 from instantid_jax.sharding import replicated, shard_params
-from train.objective import Networks, join_parts
+from train.objective import Networks
 from train.optimizer import OptimizerConfig, make_optimizer
 
 

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from instantid_jax.components import Component, Model
 from instantid_jax.errors import InputError
-from instantid_jax.params import Params, cast
+from instantid_jax.params import Params, cast, split_parts
 from instantid_jax.pictures import save_png
 from instantid_jax.pipeline import InstantIDPipeline
 from train.config import TrainConfig, ValidationConfig
@@ -23,7 +23,7 @@ from train.data.examples import Choices, make_example
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
 from train.model import TRAINED, BaseModel
-from train.objective import FROZEN, split_parts
+from train.objective import FROZEN
 from train.state import TrainState
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from instantid_jax.components import component_shapes
 from instantid_jax.diffusion.schedule import add_noise, timesteps_of_noise
 from instantid_jax.errors import InputError
 from instantid_jax.models.vae import sample_latents
-from instantid_jax.params import Network, Params
+from instantid_jax.params import Network, Params, join_parts, split_parts
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.weights.layouts import find_sdxl
 from miniature.base.latents import Latents
@@ -28,11 +28,11 @@ TIME_IDS = (128.0, 128.0, 0.0, 0.0, 128.0, 128.0)
 
 def init(networks: Mapping[str, Network], key: jax.Array) -> Params:
     """Fresh parameters of all parts, each named after its own; the UNet predicts zero."""
-    params: Params = {}
+    parts = {}
     for i, part in enumerate(PARTS):
         fresh = networks[part].init(jax.random.fold_in(key, i))
-        shapes = component_shapes(part, networks[part])
-        params |= {f"{part}.{name}": fresh[name] for name in shapes}
+        parts[part] = {name: fresh[name] for name in component_shapes(part, networks[part])}
+    params = join_parts(parts)
     for name in ("unet.conv_out.kernel", "unet.conv_out.bias"):
         params[name] = jnp.zeros_like(params[name])
     return params
@@ -45,25 +45,13 @@ def load(networks: Mapping[str, Network], folder: Path) -> Params:
       InputError: if something is missing there, or another network.
     """
     found, *_ = find_sdxl(str(folder))
-    params: Params = {}
     for part in PARTS:
         if found[part].network != networks[part]:
             raise InputError(
                 f"{folder}: the config.json of its {part} is another than this training's: begin "
                 "with what this program wrote"
             )
-        loaded = found[part].load(jnp.dtype("float32"))
-        params |= {f"{part}.{name}": value for name, value in loaded.items()}
-    return params
-
-
-def split(params: Params) -> dict[str, Params]:
-    """Each part's parameters under their own names."""
-    parts: dict[str, Params] = {part: {} for part in PARTS}
-    for name, value in params.items():
-        part, _, own = name.partition(".")
-        parts[part][own] = value
-    return parts
+    return join_parts({part: found[part].load(jnp.dtype("float32")) for part in PARTS})
 
 
 def make_batches(
@@ -120,7 +108,7 @@ def make_loss(
     id_branch = component_shapes("ip_adapter", unet)
 
     def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
-        parts = split(params)
+        parts = split_parts(params)
         at_encoding, at_noise, at_time = jax.random.split(key, 3)
         shape = (*batch["moments"].shape[:-1], unet.config.in_channels)
         noise = jax.random.normal(at_noise, shape)

@@ -19,6 +19,7 @@ from instantid_jax.cli.program import program
 from instantid_jax.components import network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.json_files import read_json, write_json
+from instantid_jax.params import split_parts
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.weights.layouts import find_network
 from miniature.base import denoising
@@ -118,7 +119,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     )
     shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)
     with new_folder(options.workdir / "sdxl") as folder:
-        for name, part in denoising.split(params).items():
+        for name, part in split_parts(params).items():
             stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
             write_network(folder / name, stem, settings[name], part)
         shutil.copytree(options.vae, folder / "vae")

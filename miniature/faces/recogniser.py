@@ -15,7 +15,7 @@ from flax import nnx
 
 from instantid_jax.atomic import replacing_file
 from instantid_jax.cli.program import program
-from instantid_jax.params import Network
+from instantid_jax.params import Network, split_parts
 from miniature.faces import export, recognition
 from miniature.faces.crops import drawn_crops
 from miniature.faces.identification import identification
@@ -80,7 +80,7 @@ def train_recogniser(kind: Kind, options: Options) -> None:
         recognition.make_batches(crops, options.batch, options.stage.seed),
         f"{options.people} people, {options.pictures} pictures of each, {options.batch} a batch",
     )
-    params = recognition.part(trained, recognition.NETWORK)
+    params = split_parts(trained)[recognition.NETWORK]
     held_out = drawn_crops(
         options.workdir / "held-out", options.held_out, 2, kind.held_out_seed, options.processes
     )

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from instantid_jax.params import Network, Params
+from instantid_jax.params import Network, Params, join_parts, split_parts
 from miniature.faces.crops import KINDS, Crops
 from miniature.faces.networks import TraitHeads, normalised
 from miniature.stage import Batch, Loss
 
 TEMPERATURE = 0.12
 TRAITS_WEIGHT = 0.5
-NETWORK, HEADS = "network.", "heads."
+NETWORK, HEADS = "network", "heads"
 
 
 def heads(embedding: int, crops: Crops) -> Network:
@@ -26,17 +26,9 @@ def heads(embedding: int, crops: Crops) -> Network:
 def make_init(network: Network, traits: Network) -> Callable[[jax.Array], Params]:
     def init(key: jax.Array) -> Params:
         first, second = jax.random.split(key)
-        return {
-            **{NETWORK + name: value for name, value in network.init(first).items()},
-            **{HEADS + name: value for name, value in traits.init(second).items()},
-        }
+        return join_parts({NETWORK: network.init(first), HEADS: traits.init(second)})
 
     return init
-
-
-def part(params: Params, prefix: str) -> Params:
-    """Parameters of the network alone, or of the heads."""
-    return {name[len(prefix) :]: v for name, v in params.items() if name.startswith(prefix)}
 
 
 def make_batches(crops: Crops, people: int, seed: int) -> Callable[[int], Batch]:
@@ -60,9 +52,10 @@ def make_loss(network: Network, traits: Network) -> Loss:
         people, pictures = batch["pixels"].shape[:2]
         pixels = jnp.reshape(batch["pixels"], (people * pictures, *batch["pixels"].shape[2:]))
         pixels = _varied(pixels.astype(jnp.float32) / 127.5 - 1, key)
-        embedding = network.bind(part(params, NETWORK))(pixels)
+        parts = split_parts(params)
+        embedding = network.bind(parts[NETWORK])(pixels)
         apart, margin = contrast(embedding, people, pictures)
-        numbers, choices = traits.bind(part(params, HEADS))(embedding)
+        numbers, choices = traits.bind(parts[HEADS])(embedding)
         repeated = [jnp.repeat(batch[name], pictures, axis=0) for name in ("numbers", "kinds")]
         numbers_error = jnp.mean(jnp.square(numbers - repeated[0]))
         kinds_error = _cross_entropy(choices, repeated[1])

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from instantid_jax.params import join_parts, split_parts
 from instantid_jax.weights.names import adapter_to_torch, to_torch
 from tests.parity.reference import nchw, relative_error, unit_noise
 from train.objective import (
     Conditions,
     Networks,
     ObjectiveConfig,
-    join_parts,
     losses,
     predict,
-    split_parts,
 )
 from train.step import remat_wrapper
 

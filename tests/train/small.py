@@ -8,9 +8,9 @@ import numpy as np
 
 from instantid_jax.components import component_shapes, network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
-from instantid_jax.params import Params, cast
+from instantid_jax.params import Params, cast, join_parts
 from instantid_jax.untrained import RESAMPLER, SETTINGS, _draw
-from train.objective import Networks, join_parts
+from train.objective import Networks
 from train.step import Constants
 
 UNET = SETTINGS["unet"] | {

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from instantid_jax.components import component_shapes
+from instantid_jax.params import split_parts
 from tests.parity.reference import relative_error
 from tests.train import small
-from train.objective import ObjectiveConfig, draw, encode_batch, predict, split_parts
+from train.objective import ObjectiveConfig, draw, encode_batch, predict
 from train.state import init_trainables, trainable_shapes
 
 
