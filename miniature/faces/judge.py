@@ -14,13 +14,13 @@ from miniature.faces.networks import Judge, JudgeConfig
 from miniature.faces.recogniser import STAGE, Kind, Options, train_recogniser
 from miniature.stage import Stage
 
-STAGE_OF_JUDGE = dataclasses.replace(STAGE, seed=1, steps=2500)
-JUDGE = Kind(Judge, JudgeConfig(), export.judge, seed=201, held_out_seed=202)
+STAGE_OF_JUDGE = dataclasses.replace(STAGE, seed=1, steps=3000, algorithm="muon")
+JUDGE = Kind(Judge, JudgeConfig(), export.judge, seed=211, held_out_seed=212)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgeOptions(Options):
-    """As the face pack's recogniser, but for its seed and more steps."""
+    """As the face pack's recogniser, but for its seed, more steps and Muon."""
 
     stage: Stage = STAGE_OF_JUDGE
 
