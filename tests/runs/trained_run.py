@@ -11,6 +11,7 @@ import numpy as np
 from instantid_jax.components import component_shapes, network
 from instantid_jax.json_files import write_json
 from instantid_jax.models.resampler import ResamplerConfig
+from instantid_jax.params import join_parts
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.saving import Saver
@@ -58,7 +59,7 @@ def write_run(
     write_json(run.networks, settings)
     parts = {name: network(name, each).shapes for name, each in settings.items()}
     parts["ip_adapter"] = component_shapes("ip_adapter", network("unet", unet))
-    shapes = {f"{part}.{n}": leaf for part, each in parts.items() for n, leaf in each.items()}
+    shapes = join_parts(parts)
     saved = {}
     with Saver(run, start=0, every=1, keep=len(steps)) as saver:
         for step in steps:
