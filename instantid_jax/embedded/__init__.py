@@ -25,9 +25,9 @@ class Strengths(NamedTuple):
     controlnet_conditioning_scale: tuple[float, ...]
 
 
-# Of the few that were tried its own face pack identifies most people with these, and little of the
-# caption is lost (miniature/README.md).
-STRENGTHS = Strengths(2.0, 0.8, (1.0,))
+# Of those that were tried people are most like themselves with these, where little of the caption is
+# lost (miniature/README.md).
+STRENGTHS = Strengths(2.0, 0.8, (0.8,))
 
 NOTICE = (
     "no weights are named: this is the embedded InstantID in miniature, which knows drawn "
