@@ -19,14 +19,15 @@ def place(params: Params, mesh: Mesh | None) -> Params:
 
     Args:
       params: on one device.
-      mesh: None leaves them there.
+      mesh: None leaves them there, and what was given as it was, which may be a training's own;
+        on a mesh's devices it moves.
     """
     formats = {}
     for name, value in params.items():
         sharding = value.sharding if mesh is None else replicated(mesh)
         (device, *_) = sharding.device_set
         formats[name] = weight_format(value.ndim, device.platform, sharding)
-    return jax.device_put(params, formats, donate=True)
+    return jax.device_put(params, formats, donate=mesh is not None)
 
 
 def beside(params: Params) -> Sharding:

@@ -73,8 +73,8 @@ class Validation:
             parts = multihost_utils.process_allgather(parts, tiled=True)
             if jax.process_index() != 0:
                 return False
-        pipe = InstantIDPipeline(self._model(parts), dtype=self._dtype, vae_dtype="float32")
         try:
+            pipe = InstantIDPipeline(self._model(parts), dtype=self._dtype, vae_dtype="float32")
             made = [self._generate(pipe, example) for example in self._examples]
         except (InputError, jax.errors.JaxRuntimeError) as error:
             # They may well take more memory than a device has beside the training.

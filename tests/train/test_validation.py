@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jax.experimental.layout import Format
 from PIL import Image
 
+from instantid_jax import placement
 from instantid_jax.errors import InputError
 from instantid_jax.sharding import training_mesh
 from tests.train import tiny_config
@@ -60,6 +62,19 @@ def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     changed = np.split(np.asarray(Image.open(paths[2])), 3, axis=1)
     np.testing.assert_array_equal(changed[0], columns[0])
     assert (changed[2] != columns[2]).mean() > 0.1
+
+
+def test_weights_that_are_laid_out_anew_stay_the_trainings_own(config, base, tmp_path, monkeypatch):
+    # As on a GPU, with whose layout the CPU computes as well.
+    def turned(axes, platform, sharding):
+        return Format(placement.GPU_CONVOLUTION, sharding) if axes == 4 else sharding
+
+    monkeypatch.setattr(placement, "weight_format", turned)
+    frozen = Frozen(base, config, training_mesh((1, 1, 1), jax.devices()[:1])).params
+    init = jax.jit(lambda unet: init_trainables(base.networks, unet, jax.random.key(0)))
+    state = init_state(config.optimizer, init(frozen["unet"]))
+    assert Validation(config, base).save_pictures(tmp_path / "a.png", 5, state, frozen)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, state)))
 
 
 def test_pictures_that_are_not_finite_are_told_and_left_out(config, base, tmp_path, caplog):
