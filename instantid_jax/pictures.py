@@ -100,7 +100,8 @@ def picture_name(picture: object) -> str:
 def find_pictures(path: str | os.PathLike) -> list[Path]:
     """The picture files in a folder and its sub-folders, sorted; of a file, that file.
 
-    Hidden files are left out, which includes the `._*` files that macOS puts beside pictures.
+    Hidden files and folders are left out, which includes the `._*` files that macOS puts beside
+    pictures, and what a program that was stopped has half-written.
 
     Raises:
       InputError: if `path` does not exist, or is a folder without pictures.
@@ -113,12 +114,17 @@ def find_pictures(path: str | os.PathLike) -> list[Path]:
     found = sorted(
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in _SUFFIXES and not is_hidden(file, path) and file.is_file()
     )
     if not found:
         kinds = ", ".join(sorted(_SUFFIXES))
         raise InputError(f"{path} holds no pictures: expected files ending in {kinds}")
     return found
+
+
+def is_hidden(file: Path, folder: Path) -> bool:
+    """Whether a file's name, or that of a folder between it and `folder`, begins with a dot."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def save_png(

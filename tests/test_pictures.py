@@ -178,7 +178,7 @@ def test_what_pillow_remarks_is_logged(tmp_path, caplog):
 
 
 def test_find_pictures_lists_a_folder_in_order(tmp_path):
-    for name in ("b.JPG", "a/c.png", "notes.txt", "._b.JPG", "a/.hidden.png"):
+    for name in ("b.JPG", "a/c.png", "notes.txt", "._b.JPG", "a/.hidden.png", ".a/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_pictures(tmp_path) == [tmp_path / "a/c.png", tmp_path / "b.JPG"]

@@ -6,8 +6,6 @@ Beside picture `a.jpg` lie `a.npz`, its face as `instantid embed` writes it, and
 """
 
 import dataclasses
-import logging
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from instantid_jax.cli.program import program
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
+from instantid_jax.pictures import is_hidden
 from train.data.buckets import Size, aspect_buckets
 from train.data.candidates import Candidate, find_candidates
 from train.data.faces import face_share
@@ -129,6 +129,8 @@ def _references(source: Path, faces: Path | None) -> dict[str, dict[str, np.ndar
     folder = faces or source
     found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for path in sorted(folder.glob("*/**/*.npz")):
+        if is_hidden(path, folder):
+            continue
         key = path.relative_to(folder).with_suffix("")
         try:
             found[key.parent.as_posix()][key.as_posix()] = Face.load(path).embedding
@@ -159,14 +161,10 @@ def _measured(face: Face | Rejected, size: Size) -> Face:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the program. Bad input ends with one line and status 2."""
-    logging.basicConfig(format="train.data.build: %(message)s", level=logging.WARNING)
-    import tyro
+    with program("train.data.build"):
+        import tyro
 
-    try:
         manifest = tyro.cli(build, args=args, prog="python -m train.data.build")
-    except InputError as error:
-        print(f"train.data.build: error: {error}", file=sys.stderr)
-        sys.exit(2)
     buckets = ", ".join(f"{n} of {size}" for size, n in manifest["buckets"].items() if n)
     print(f"{manifest['kept']} of {manifest['seen']} pictures kept ({buckets})")
     for reason, count in manifest["rejected"].items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
-from instantid_jax.pictures import find_pictures
+from instantid_jax.pictures import find_pictures, is_hidden
 from train.data.making import Rejected
 from train.data.tars import TarExample, object_of, tar_examples, text_of
 
@@ -43,7 +43,10 @@ def find_candidates(source: Path, faces: Path | None = None) -> Iterator[Candida
     """
     if faces is not None and not faces.is_dir():
         raise InputError(f"--faces {faces} is no folder: expected what `instantid embed` wrote")
-    tars = [source] if source.suffix == ".tar" else sorted(source.glob("*.tar"))
+    if source.suffix == ".tar":
+        tars = [source]
+    else:
+        tars = sorted(path for path in source.glob("*.tar") if not is_hidden(path, source))
     if not tars:
         return _in_folder(source, faces)
     return (candidate for tar in tars for candidate in _in_tar(tar, faces))

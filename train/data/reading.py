@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from instantid_jax.errors import InputError
+from instantid_jax.pictures import is_hidden
 from train.data.buckets import Size, nearest_buckets
 from train.data.record import CorruptRecord, Record
 from train.data.writing import INDEX
@@ -33,7 +34,7 @@ class FaceDataset:
             path.parent
             for path in Path(folder).glob("**/dataset_info.json")
             # A build that was killed leaves a hidden folder.
-            if not any(name.startswith(".") for name in path.relative_to(folder).parts)
+            if not is_hidden(path, Path(folder))
         )
         if not parts:
             raise InputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from instantid_jax.errors import InputError
-from instantid_jax.pictures import find_pictures
+from instantid_jax.pictures import find_pictures, is_hidden
 from train.data.tars import DamagedTarError, object_of, tar_examples, text_of
 
 PICTURES_A_SHARD = 1000
@@ -84,7 +84,7 @@ def find_shards(source: Path) -> list[InputShard]:
         return [InputShard(source.parent, (source.name,))]
     if not source.is_dir():
         raise InputError(f"--input {source}: expected a folder, a .tar or a .parquet")
-    files = [path for path in source.rglob("*") if _is_shard(path)]
+    files = [path for path in source.rglob("*") if _is_shard(path, source)]
     for endings in (TARS, (".parquet",)):
         if found := sorted(path for path in files if path.name.endswith(endings)):
             return [InputShard(source, (path.relative_to(source).as_posix(),)) for path in found]
@@ -98,9 +98,9 @@ def find_shards(source: Path) -> list[InputShard]:
     ]
 
 
-def _is_shard(path: Path) -> bool:
+def _is_shard(path: Path, source: Path) -> bool:
     """Whether a file is a tar or parquet; hidden ones are other systems' notes."""
-    named = path.name.endswith((*TARS, ".parquet")) and not path.name.startswith(".")
+    named = path.name.endswith((*TARS, ".parquet")) and not is_hidden(path, source)
     return named and path.is_file()
 
 

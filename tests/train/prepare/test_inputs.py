@@ -23,7 +23,7 @@ def entries(source: Path) -> tuple[list[inputs.Entry], Counter[str]]:
 
 def test_a_folder_is_cut_by_the_number_of_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "PICTURES_A_SHARD", 2)
-    for name in ("b/2.png", "a.jpg", "b/1.jpg", "notes.txt"):
+    for name in ("b/2.png", "a.jpg", "b/1.jpg", "notes.txt", ".trash/00000.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "a.txt").write_text(" größe\n", encoding="utf-8")
