@@ -21,6 +21,7 @@ from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.json_files import read_json, write_json
 from instantid_jax.params import split_parts
 from instantid_jax.prompt import PromptTokenizer
+from instantid_jax.runs.folder import RunFolder
 from instantid_jax.weights.layouts import find_network
 from miniature.base import denoising
 from miniature.base.architecture import (
@@ -95,7 +96,10 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     begun = None
     if options.start is not None:
         begun = denoising.load(networks, options.start)
-        shutil.copytree(options.start / "tokenizer", words_folder, dirs_exist_ok=True)
+        # A run that goes on keeps its words, and is refused below if these are others.
+        if not RunFolder(options.workdir).steps():
+            shutil.copytree(options.start / "tokenizer", words_folder, dirs_exist_ok=True)
+        words_folder = options.start / "tokenizer"
     latents = encoded_pictures(
         options.workdir,
         options.pictures,
