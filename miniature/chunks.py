@@ -23,8 +23,10 @@ def drawn_in_chunks(
       draw: makes the arrays of chunk `i`, the same of equal shapes for each; must be picklable.
       count: examples in all, a multiple of `chunk`, which is how many a chunk has.
     Raises:
-      InputError: if it is none.
+      InputError: if it is none, or no process is to draw.
     """
+    if processes < 1:
+        raise InputError(f"--processes is {processes}: expected 1 up")
     if count < chunk or count % chunk:
         raise InputError(f"{count} were asked for: expected a multiple of {chunk}")
     folder.mkdir(parents=True, exist_ok=True)

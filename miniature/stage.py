@@ -57,6 +57,17 @@ class Stage:
     save_every: int = 200
     seed: int = 0
 
+    def __post_init__(self):
+        """Refuses what `train` cannot do before anything is drawn for it."""
+        if self.steps <= self.warmup_steps:
+            raise InputError(
+                f"--stage.steps {self.steps}: expected more than the {self.warmup_steps} of "
+                "--stage.warmup-steps"
+            )
+        if self.save_every < 1:
+            raise InputError(f"--stage.save-every {self.save_every}: expected 1 up")
+        _ = self.optimizer  # which checks the rest
+
     @property
     def identity(self) -> dict[str, Any]:
         """What a run that goes on must have in common with its beginning."""

@@ -24,6 +24,11 @@ def test_chunks_follow_each_other_and_are_drawn_once(tmp_path):
     np.testing.assert_array_equal(again["square"], [0, 1, 4, 9, -1, -1, -1, -1])
 
 
+def test_without_a_process_nothing_is_drawn(tmp_path):
+    with pytest.raises(InputError, match="--processes is 0: expected 1 up"):
+        drawn_in_chunks(tmp_path, squares, 8, 4, processes=0)
+
+
 @pytest.mark.parametrize("count", [0, 3, 10])
 def test_a_part_of_a_chunk_is_refused(tmp_path, count):
     with pytest.raises(InputError, match=f"{count} were asked for: expected a multiple of 4"):

@@ -72,6 +72,19 @@ def test_its_settings_are_the_optimisers():
     assert (optimizer.learning_rate, optimizer.warmup_steps, optimizer.decay_steps) == (0.2, 2, 60)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"steps": 2}, "--stage.steps 2: expected more than the 2 of --stage.warmup-steps"),
+        ({"save_every": 0}, "--stage.save-every 0: expected 1 up"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0: expected 0 to"),
+    ],
+)
+def test_wrong_settings_are_refused_when_they_are_named(wrong, told):
+    with pytest.raises(InputError, match=told):
+        dataclasses.replace(STAGE, **wrong)
+
+
 def test_other_data_are_refused(tmp_path):
     train(STAGE, tmp_path, init, loss, batch_at, "numbers")
     with pytest.raises(InputError, match="data"):
