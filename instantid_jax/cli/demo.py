@@ -53,8 +53,10 @@ def demo(
         raise InputError("no prompts are named: give at least one")
     pack = weights.pack(face_pack)
     photos = face or (str(embedded.PORTRAIT),)
-    shown = weights.person(photos, pack)
+    if photos[0].endswith(".npz"):
+        raise InputError(f"{photos[0]} cannot be shown: name a photo first in --face, then others")
     photo = Image.fromarray(read_picture(photos[0]))
+    shown = weights.person(photos, pack)
     each = sampling.num_images_per_prompt
     seeds = [sampling.seed + i * each for i in range(len(prompts))]
     arguments = sampling.arguments() | {"seed": seeds}

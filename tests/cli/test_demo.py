@@ -90,7 +90,7 @@ def test_pictures_of_all_sizes_stand_in_a_row():
 BAD = {
     "output": (("--output", "demo.jpg"), "--output demo.jpg: expected a name ending in .png"),
     "no prompt": (("--prompts",), "no prompts are named"),
-    "a face file": (("--face", "me.npz"), "me.npz is not a picture"),
+    "a face file": (("--face", "me.npz"), "me.npz cannot be shown"),
     "a photograph": (("--face", "astronaut.png"), "astronaut.png: its face is no drawn portrait's"),
 }
 
