@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from instantid_jax import embedded
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.cli.program import program
 from instantid_jax.errors import InputError
@@ -47,13 +46,8 @@ class Options:
     output: Path
     identities: int = 200
     seed: int = 1
-    adapter: tuple[float, ...] = (0.0, 0.5, embedded.STRENGTHS.ip_adapter_scale, 1.5)
-    identitynet: tuple[float, ...] = (
-        0.0,
-        0.5,
-        *embedded.STRENGTHS.controlnet_conditioning_scale,
-        1.5,
-    )
+    adapter: tuple[float, ...] = (0.0, 0.5, 0.8, 1.5)
+    identitynet: tuple[float, ...] = (0.0, 0.5, 0.8, 1.5)
     photos: int = 5
     model: Model = Model()
     sampling: Sampling = Sampling()
@@ -68,12 +62,15 @@ def ablate(options: Options) -> None:
     """Makes and scores all pictures, then writes figures and plots.
 
     Raises:
-      InputError: if there are fewer than two people, or no photo, or nothing can be written.
+      InputError: if there are fewer than two people, no photo or no strength, or nothing can be
+        written.
     """
     if options.identities < 2 or options.photos < 1:
         raise InputError(
             f"--identities {options.identities} --photos {options.photos}: expected 2 and 1 up"
         )
+    if not options.adapter or not options.identitynet:
+        raise InputError("--adapter and --identitynet: expected one strength or more of each")
     inputs.check_whole("seed", options.seed, 0, 2**32 - 1)
     of_scales = [
         {"ip_adapter_scale": adapter, "controlnet_conditioning_scale": identitynet}

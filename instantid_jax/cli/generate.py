@@ -28,7 +28,7 @@ PER_CONTROLNET = (
 )
 Dtype = Literal["float32", "bfloat16", "float16"]
 # As of the pipeline itself.
-OFFICIAL = embedded.Strengths(5.0, 0.8, (0.8,))
+GUIDANCE_SCALE = 5.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,11 +110,10 @@ class Sampling:
       width: in pixels, a multiple of 8.
       num_inference_steps: denoising steps.
       guidance_scale: how strongly the prompt is followed; up to 1 there is no guidance. None is
-        5, or what suits the embedded model, as of the next two.
-      ip_adapter_scale: strength of the Image Adapter, for likeness; None is 0.8.
+        5, or 2 with the embedded model.
+      ip_adapter_scale: strength of the Image Adapter, for likeness.
       controlnet_conditioning_scale: strength of IdentityNet, for likeness and the places of eyes,
-        nose and mouth, then that of each further ControlNet; one number stands for all; None
-        is 0.8.
+        nose and mouth, then that of each further ControlNet; one number stands for all.
       control_guidance_start: share of the steps after which each ControlNet begins.
       control_guidance_end: share of the steps after which each ControlNet ends.
       guess_mode: let the ControlNets lead.
@@ -135,8 +134,8 @@ class Sampling:
     width: int | None = None
     num_inference_steps: int = 30
     guidance_scale: float | None = None
-    ip_adapter_scale: float | None = None
-    controlnet_conditioning_scale: tuple[float, ...] | None = None
+    ip_adapter_scale: float = 0.8
+    controlnet_conditioning_scale: tuple[float, ...] = (0.8,)
     control_guidance_start: tuple[float, ...] = (0.0,)
     control_guidance_end: tuple[float, ...] = (1.0,)
     guess_mode: bool = False
@@ -150,11 +149,11 @@ class Sampling:
     num_images_per_prompt: int = 1
 
     def suited(self, weights: Weights) -> "Sampling":
-        """With the strengths that suit the model, where none are told."""
-        usual = (OFFICIAL if weights.named else embedded.STRENGTHS)._asdict()
-        return dataclasses.replace(
-            self, **{name: value for name, value in usual.items() if getattr(self, name) is None}
-        )
+        """With the guidance that suits the model, where none is told."""
+        if self.guidance_scale is not None:
+            return self
+        usual = GUIDANCE_SCALE if weights.named else embedded.GUIDANCE_SCALE
+        return dataclasses.replace(self, guidance_scale=usual)
 
     def check(self, controlnets: int | None = None) -> None:
         """Refuses what no model takes, before one is loaded.

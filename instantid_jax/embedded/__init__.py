@@ -4,7 +4,6 @@ It is used where no weights are named. `miniature/` draws the portraits and trai
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
@@ -17,17 +16,9 @@ FACE_PACK = _FOLDER / "faces"
 PORTRAIT = _FOLDER / "portrait.png"
 
 
-class Strengths(NamedTuple):
-    """How much prompt and person count; names are the pipeline's."""
-
-    guidance_scale: float
-    ip_adapter_scale: float
-    controlnet_conditioning_scale: tuple[float, ...]
-
-
-# Of those that were tried people are most like themselves with these, where little of the caption is
-# lost (miniature/README.md).
-STRENGTHS = Strengths(2.0, 0.8, (0.8,))
+# Of those that were tried people are most like themselves with this, where little of the caption is
+# lost; the other strengths are the usual ones (miniature/README.md).
+GUIDANCE_SCALE = 2.0
 
 NOTICE = (
     "no weights are named: this is the embedded InstantID in miniature, which knows drawn "

@@ -43,10 +43,10 @@ class Sampling:
       batch: pictures made at a time.
     """
 
-    ip_adapter_scale: float = embedded.STRENGTHS.ip_adapter_scale
-    controlnet_conditioning_scale: float = embedded.STRENGTHS.controlnet_conditioning_scale[0]
+    ip_adapter_scale: float = 0.8
+    controlnet_conditioning_scale: float = 0.8
     num_inference_steps: int = 16
-    guidance_scale: float = embedded.STRENGTHS.guidance_scale
+    guidance_scale: float = embedded.GUIDANCE_SCALE
     scheduler: Literal[tuple(SAMPLERS)] | None = None
     batch: int = 20
 

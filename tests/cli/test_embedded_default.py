@@ -9,7 +9,6 @@ import skimage.data
 from PIL import Image
 
 from instantid_jax import InstantIDPipeline, embedded
-from instantid_jax.cli import generate
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.pipeline import Result
 from tests.pipeline import small_model
@@ -40,11 +39,7 @@ def test_a_drawn_portrait_is_measured_by_the_models_own_pack(run, loaded):
     assert (ran.status, ran.out, ran.log) == (0, ["o.png"], [embedded.NOTICE])
     assert loaded["sdxl"] == str(embedded.SDXL)
     assert loaded["instantid"] == str(embedded.INSTANTID)
-    assert loaded["guidance_scale"] == embedded.STRENGTHS.guidance_scale
-    assert loaded["ip_adapter_scale"] == embedded.STRENGTHS.ip_adapter_scale
-    assert (loaded["controlnet_conditioning_scale"],) == (
-        embedded.STRENGTHS.controlnet_conditioning_scale
-    )
+    assert loaded["guidance_scale"] == embedded.GUIDANCE_SCALE
     face = FaceAnalyzer(embedded.FACE_PACK).analyze(embedded.PORTRAIT)
     np.testing.assert_array_equal(loaded["face"].embedding, face.embedding)
     with Image.open("o.png") as image:
@@ -93,4 +88,5 @@ def test_without_told_strengths_real_weights_take_the_pipelines_own(run, loaded)
     assert ran.status == 0 and loaded["guidance_scale"] == 3
     for name in ("ip_adapter_scale", "controlnet_conditioning_scale"):
         assert loaded[name] == own[name].default
-    assert generate.OFFICIAL.guidance_scale == own["guidance_scale"].default
+    run(*ASKED, "--face", "me.npz", "--model", "m")
+    assert loaded["guidance_scale"] == own["guidance_scale"].default

@@ -56,9 +56,9 @@ def test_each_pair_of_strengths_and_each_number_of_photos_is_scored_once(calls, 
             assert plot.width > 100
 
 
-@pytest.mark.parametrize("wrong", [{"identities": 1}, {"photos": 0}])
+@pytest.mark.parametrize("wrong", [{"identities": 1}, {"photos": 0}, {"adapter": ()}])
 def test_too_few_are_refused(tmp_path, wrong):
-    with pytest.raises(InputError, match="expected 2 and 1 up"):
+    with pytest.raises(InputError, match=r"expected (2 and 1 up|one strength)"):
         ablate.ablate(ablate.Options(output=tmp_path / "out", **wrong))
     assert not (tmp_path / "out").exists()
 
