@@ -133,8 +133,6 @@ def keypoint_pictures(
     """
     count = len(faces)
     if image is not None:
-        if isinstance(image, np.ndarray) and image.ndim == 4:
-            image = list(image)
         return np.stack([control_picture(i, size) for i in batched(image, count, "image")])
     if kps is not None:
         points = np.asarray(kps, np.float32)

@@ -189,7 +189,8 @@ class InstantIDPipeline:
             window (shares of the steps) of IdentityNet, or a list with the further nets' behind.
           guess_mode: the ControlNets lead, with or without a prompt.
           clip_skip: layers of the text encoders left out beside the last, for the prompt.
-          pose: another face, or photo, whose keypoints are used.
+          pose: another face, or photo, whose keypoints are used; a photo's are found with
+            antelopev2, of another face pack pass what `analyze` gives.
           control_images: for each further ControlNet its picture, or a list with one a prompt.
           original_size, crops_coords_top_left, target_size: SDXL's micro-conditioning, (height,
             width); the negative ones count when both sizes are given.
