@@ -104,7 +104,7 @@ def _parts(dataset: FaceDataset, batches: Batches) -> dict[str, float]:
             lambda i: cv2.imdecode(np.frombuffer(records[i].image, np.uint8), flags), len(rows)
         ),
         "whole_example": _mean_ms(
-            lambda i: batches.example(i // batches.global_batch_size, i % 8), len(rows)
+            lambda i: batches.example(*divmod(i, batches.global_batch_size)), len(rows)
         ),
     }
     cv2.setNumThreads(before)
