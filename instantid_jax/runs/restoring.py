@@ -44,19 +44,6 @@ class Restored(NamedTuple):
     meta: Meta
 
 
-class Weights(NamedTuple):
-    """The trainables of a run.
-
-    Attributes:
-      averaged: whether these are the moving average.
-    """
-
-    step: int
-    params: Params
-    averaged: bool
-    meta: Meta
-
-
 class StoredWeights(NamedTuple):
     """Which trainables a checkpoint holds.
 
@@ -116,35 +103,26 @@ def restore_weights(
     *,
     raw: bool = False,
     prefix: str = "",
-    wanted: Mapping[str, jax.ShapeDtypeStruct] | None = None,
     step: int | None = None,
-    allow_older: bool = False,
-) -> Weights:
-    """Reads the trainables of a run, and nothing else of its state.
+) -> Params:
+    """Reads the trainables of a run onto the default device, and nothing else of its state.
 
     Args:
       raw: the parameters themselves, even where there is their moving average.
       prefix: read those alone whose names begin so.
-      wanted: names and shapes they must have, and shardings; None takes what is there, onto the
-        default device.
-      step, allow_older: as for `restore`.
+      step: as for `restore`.
     Raises:
       InputError: as `restore`.
     """
 
-    def read(step: int) -> Weights:
+    def read(step: int) -> Params:
         description = _description(run, step)
         group, stored = _trainables(run, step, description, raw)
-        stored = {n: array for n, array in stored.items() if n.startswith(group + prefix)}
-        want = stored
-        if wanted is not None:
-            want = {group + name: value for name, value in wanted.items()}
-            _check_fit(run, step, want, stored)
-        arrays = _read_arrays(run, step, description, want)
-        params = {name.removeprefix(group): value for name, value in arrays.items()}
-        return Weights(step, params, group == AVERAGE, stored_meta(description))
+        wanted = {n: array for n, array in stored.items() if n.startswith(group + prefix)}
+        arrays = _read_arrays(run, step, description, wanted)
+        return {name.removeprefix(group): value for name, value in arrays.items()}
 
-    return _newest_sound(run, step, allow_older, read)
+    return _newest_sound(run, step, False, read)
 
 
 def stored_weights(run: RunFolder, *, raw: bool = False, step: int | None = None) -> StoredWeights:

@@ -56,12 +56,12 @@ class Trained:
         from instantid_jax.runs.restoring import restore_weights  # Orbax is slow to import
 
         prefix = f"{part}."
-        weights = restore_weights(self.run, raw=self.raw, prefix=prefix, step=self.step)
-        params = {name.removeprefix(prefix): value for name, value in weights.params.items()}
+        stored = restore_weights(self.run, raw=self.raw, prefix=prefix, step=self.step)
+        params = {name.removeprefix(prefix): value for name, value in stored.items()}
         if dtype is None:
             return params
         # `params` alone holds the arrays then, and each goes as it is cast.
-        del weights
+        del stored
         tensors = {
             name: LazyTensor(
                 value.shape, value.dtype, lambda name=name: np.asarray(params.pop(name))

@@ -22,21 +22,17 @@ class Loader:
         start_step: int = 0,
         rows: slice | Sequence[int] = slice(None),
         threads: int = 8,
-        prefetch: int = 2,
     ):
         """Args:
         rows: those of this process.
         threads: examples made at a time.
-        prefetch: batches made ahead.
         """
         self.step = start_step
         self._batches = batches
         self._rows = batches.rows(rows)
         source = grain.MapDataset.source(_Examples(batches, self._rows, start_step))
-        # Threads, not worker processes: decoding releases Python's lock.
-        options = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=prefetch * len(self._rows)
-        )
+        # Threads, not processes: decoding releases Python's lock. Two batches are made ahead.
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(self._rows))
         self._examples = iter(source.to_iter_dataset(options))
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
