@@ -28,3 +28,13 @@ def strict_promotion():
     """For our own float32 functions: mixing dtypes without a cast is an error."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+def pytest_runtest_teardown(item):
+    """Drops what a slow test compiled.
+
+    Of the memory maps that programs take Linux gives a process 65,530; a slow test takes thousands,
+    and near the last of them XLA ended in a segmentation fault.
+    """
+    if item.get_closest_marker("slow"):
+        jax.clear_caches()
