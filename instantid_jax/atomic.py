@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Outputs that appear whole or not at all; until then they are hidden."""
 
 import contextlib
 import os
@@ -46,3 +46,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def is_hidden(file: Path, folder: Path) -> bool:
+    """Whether a file's name, or that of a folder between it and `folder`, begins with a dot."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from instantid_jax.atomic import replacing_file
+from instantid_jax.atomic import is_hidden, replacing_file
 from instantid_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -120,11 +120,6 @@ def find_pictures(path: str | os.PathLike) -> list[Path]:
         kinds = ", ".join(sorted(_SUFFIXES))
         raise InputError(f"{path} holds no pictures: expected files ending in {kinds}")
     return found
-
-
-def is_hidden(file: Path, folder: Path) -> bool:
-    """Whether a file's name, or that of a folder between it and `folder`, begins with a dot."""
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def save_png(

@@ -19,8 +19,8 @@ def place(params: Params, mesh: Mesh | None) -> Params:
 
     Args:
       params: on one device.
-      mesh: None leaves them there, and what was given as it was, which may be a training's own;
-        on a mesh's devices it moves.
+      mesh: where they are donated to; None keeps their device, and leaves the arrays given to
+        whoever has them, such as a training.
     """
     formats = {}
     for name, value in params.items():

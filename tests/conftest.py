@@ -33,8 +33,8 @@ def strict_promotion():
 def pytest_runtest_teardown(item):
     """Drops what a slow test compiled.
 
-    Of the memory maps that programs take Linux gives a process 65,530; a slow test takes thousands,
-    and near the last of them XLA ended in a segmentation fault.
+    Linux gives a process 65,530 memory maps, of which a slow test's programs take some thousands;
+    XLA ended in a segmentation fault after 34 such tests, for want of them as it seems.
     """
     if item.get_closest_marker("slow"):
         jax.clear_caches()

@@ -53,7 +53,7 @@ def demo(
         raise InputError("no prompts are named: give at least one")
     pack = weights.pack(face_pack)
     photos = face or (str(embedded.PORTRAIT),)
-    if photos[0].endswith(".npz"):
+    if Path(photos[0]).suffix.lower() == ".npz":
         raise InputError(f"{photos[0]} cannot be shown: name a photo first in --face, then others")
     photo = Image.fromarray(read_picture(photos[0]))
     shown = weights.person(photos, pack)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
 
 # insightface looks nowhere else; no environment variable moves it.
@@ -52,7 +53,7 @@ def pack_folder(pack: str | os.PathLike, root: str | os.PathLike = INSIGHTFACE_R
 
 def onnx_files(folder: Path) -> list[Path]:
     """The models in a folder, sorted; hidden files, such as macOS adds to archives, are none."""
-    return sorted(path for path in folder.glob("*.onnx") if not path.name.startswith("."))
+    return sorted(path for path in folder.glob("*.onnx") if not is_hidden(path, folder))
 
 
 def _folder_of_onnx(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from instantid_jax import InstantIDPipeline, embedded
+from instantid_jax.cli import generate
 from instantid_jax.diffusion.samplers import SAMPLERS
 from instantid_jax.face.face import Face
 from instantid_jax.pipeline import inputs
@@ -43,8 +44,8 @@ class Sampling:
       batch: pictures made at a time.
     """
 
-    ip_adapter_scale: float = 0.8
-    controlnet_conditioning_scale: float = 0.8
+    ip_adapter_scale: float = generate.Sampling.ip_adapter_scale
+    controlnet_conditioning_scale: float = generate.Sampling.controlnet_conditioning_scale[0]
     num_inference_steps: int = 16
     guidance_scale: float = embedded.GUIDANCE_SCALE
     scheduler: Literal[tuple(SAMPLERS)] | None = None

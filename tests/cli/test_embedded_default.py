@@ -40,6 +40,7 @@ def test_a_drawn_portrait_is_measured_by_the_models_own_pack(run, loaded):
     assert loaded["sdxl"] == str(embedded.SDXL)
     assert loaded["instantid"] == str(embedded.INSTANTID)
     assert loaded["guidance_scale"] == embedded.GUIDANCE_SCALE
+    assert (loaded["ip_adapter_scale"], loaded["controlnet_conditioning_scale"]) == (0.8, 0.8)
     face = FaceAnalyzer(embedded.FACE_PACK).analyze(embedded.PORTRAIT)
     np.testing.assert_array_equal(loaded["face"].embedding, face.embedding)
     with Image.open("o.png") as image:

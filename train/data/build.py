@@ -16,7 +16,6 @@ import numpy as np
 from instantid_jax.cli.program import program
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
-from instantid_jax.pictures import is_hidden
 from train.data.buckets import Size, aspect_buckets
 from train.data.candidates import Candidate, find_candidates
 from train.data.faces import face_share
@@ -129,8 +128,6 @@ def _references(source: Path, faces: Path | None) -> dict[str, dict[str, np.ndar
     folder = faces or source
     found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for path in sorted(folder.glob("*/**/*.npz")):
-        if is_hidden(path, folder):
-            continue
         key = path.relative_to(folder).with_suffix("")
         try:
             found[key.parent.as_posix()][key.as_posix()] = Face.load(path).embedding

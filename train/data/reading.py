@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
-from instantid_jax.pictures import is_hidden
 from train.data.buckets import Size, nearest_buckets
 from train.data.record import CorruptRecord, Record
 from train.data.writing import INDEX

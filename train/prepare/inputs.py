@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
-from instantid_jax.pictures import find_pictures, is_hidden
+from instantid_jax.pictures import find_pictures
 from train.data.tars import DamagedTarError, object_of, tar_examples, text_of
 
 PICTURES_A_SHARD = 1000
