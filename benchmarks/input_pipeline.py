@@ -19,7 +19,6 @@ from PIL import Image
 from benchmarks import recording
 from benchmarks.recording import command, environment
 from instantid_jax.prompt import PromptTokenizer
-from instantid_jax.untrained import VOCABULARY, untrained_model
 from train.data.batches import Batches
 from train.data.buckets import aspect_buckets
 from train.data.config import DataConfig, DatasetShare
@@ -27,6 +26,7 @@ from train.data.loader import Loader
 from train.data.reading import FaceDataset
 from train.data.record import Record, picture_hash
 from train.data.writing import write_dataset
+from train.random_model import VOCABULARY, random_model
 
 RESULTS = recording.RESULTS / "input_pipeline.json"
 CAPTION = "a photograph of a woman with red hair, smiling in front of a white house"
@@ -54,7 +54,7 @@ def measure(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         sizes = _write(folder / "data", resolution, records)
-        model = untrained_model(folder)
+        model = random_model(folder)
         tokenizers = [
             PromptTokenizer(model / name, positions=77, vocabulary=VOCABULARY)
             for name in ("tokenizer", "tokenizer_2")

@@ -6,18 +6,18 @@ The same command again goes on where the run ended; `--steps` moves the end.
 """
 
 from instantid_jax.cache import cache_folder
-from instantid_jax.untrained import RESAMPLER, untrained_model
 from train.config import CheckpointConfig, ModelConfig, TrainConfig, ValidationConfig
 from train.data.config import DataConfig, DatasetShare
 from train.data.drawn import drawn_dataset
 from train.optimizer import OptimizerConfig
+from train.random_model import RESAMPLER, random_model
 from train.step import StepConfig
 
 
 def get_config() -> TrainConfig:
     faces = str(drawn_dataset(cache_folder()))
     return TrainConfig(
-        model=ModelConfig(sdxl=str(untrained_model(cache_folder())), resampler=RESAMPLER),
+        model=ModelConfig(sdxl=str(random_model(cache_folder())), resampler=RESAMPLER),
         data=DataConfig(datasets=(DatasetShare(folder=faces),), buckets=((64, 64),)),
         global_batch_size=8,
         steps=12,

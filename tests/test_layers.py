@@ -20,7 +20,7 @@ LAYERS = [
     {"models.controlnet"},
     {"components", "diffusion", "face", "prompt"},
     {"embedded", "weights"},
-    {"checkpoint", "runs", "untrained"},
+    {"checkpoint", "runs"},
     {"pipeline"},
     {"cli"},
 ]

@@ -6,15 +6,15 @@ import pytest
 
 from instantid_jax.errors import InputError
 from instantid_jax.prompt import PromptTokenizer, tokenize
-from instantid_jax.untrained import VOCABULARY, untrained_model
+from train.random_model import VOCABULARY, random_model
 
-# The untrained model has a token for every byte, the last of a word having one of its own.
+# The random model has a token for every byte, the last of a word having one of its own.
 START, END = VOCABULARY - 2, VOCABULARY - 1
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return untrained_model(tmp_path_factory.mktemp("cache")) / "tokenizer"
+    return random_model(tmp_path_factory.mktemp("cache")) / "tokenizer"
 
 
 @pytest.fixture(scope="module")

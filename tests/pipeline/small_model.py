@@ -1,4 +1,4 @@
-"""The untrained model with fewer layers, which compiles in a third of the time."""
+"""The random model with fewer layers, which compiles in a third of the time."""
 
 import contextlib
 import copy
@@ -8,7 +8,8 @@ from unittest import mock
 
 import numpy as np
 
-from instantid_jax import Face, untrained
+from instantid_jax import Face
+from train import random_model
 
 # The size of a picture whose size is not told, for a photo twice as wide as high.
 SIZE = (64, 128)
@@ -16,8 +17,8 @@ KPS = np.array([[20, 30], [44, 28], [33, 40], [24, 50], [43, 49]], np.float32)
 
 
 def settings() -> dict:
-    """`untrained.SETTINGS` with a layer a block, trained for 128 pixels."""
-    small = copy.deepcopy(untrained.SETTINGS)
+    """`random_model.SETTINGS` with a layer a block, trained for 128 pixels."""
+    small = copy.deepcopy(random_model.SETTINGS)
     small["unet"] |= {
         "sample_size": 16,
         "block_out_channels": [16, 32, 32],
@@ -30,16 +31,16 @@ def settings() -> dict:
 
 
 @contextlib.contextmanager
-def in_place_of_the_untrained() -> Iterator[None]:
-    """Inside, `untrained_model` makes this one."""
-    with mock.patch.object(untrained, "SETTINGS", settings()):
+def in_place_of_the_random_model() -> Iterator[None]:
+    """Inside, `random_model` makes this one."""
+    with mock.patch.object(random_model, "SETTINGS", settings()):
         yield
 
 
 def write(cache: Path) -> str:
     """Writes the model; returns its folder, which is both `sdxl` and `instantid`."""
-    with in_place_of_the_untrained():
-        return str(untrained.untrained_model(cache))
+    with in_place_of_the_random_model():
+        return str(random_model.random_model(cache))
 
 
 def person(number: int, **values) -> Face:

@@ -1,4 +1,4 @@
-"""A training problem small enough for tests: the untrained model's networks and a made-up batch."""
+"""A training problem small enough for tests: the random model's networks and a made-up batch."""
 
 import functools
 
@@ -9,8 +9,8 @@ import numpy as np
 from instantid_jax.components import component_shapes, network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.params import Params, cast, join_parts
-from instantid_jax.untrained import RESAMPLER, SETTINGS, _draw
 from train.objective import Networks
+from train.random_model import RESAMPLER, SETTINGS, draw_params
 from train.step import Constants
 
 UNET = SETTINGS["unet"] | {
@@ -67,7 +67,7 @@ def trainables() -> Params:
 
 def drawn(name: str, seed: int) -> Params:
     """Drawn by NumPy, because compiling a network's own initialisation takes long."""
-    return jax.tree.map(jnp.asarray, _draw(getattr(networks(), name), seed))
+    return jax.tree.map(jnp.asarray, draw_params(getattr(networks(), name), seed))
 
 
 def constants(dtype: str = "float32") -> Constants:

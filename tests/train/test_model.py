@@ -6,9 +6,9 @@ import pytest
 
 from instantid_jax.embedded import FACE_PACK
 from instantid_jax.errors import InputError
-from instantid_jax.untrained import SETTINGS
 from tests.train import small
 from train.model import check_recogniser, find_recogniser, identitynet_settings
+from train.random_model import SETTINGS
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import optax
 import pytest
 
 from instantid_jax.prompt import PromptTokenizer
-from instantid_jax.untrained import untrained_model
 from tests.train import small
 from train.data.batches import Batches
 from train.data.config import DataConfig, DatasetShare
 from train.data.drawn import drawn_dataset
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig, make_optimizer
+from train.random_model import random_model
 from train.state import init_trainables
 from train.step import StepConfig, loss_and_gradients
 
@@ -28,7 +28,7 @@ OPTIMIZER = OptimizerConfig(learning_rate=2e-3, warmup_steps=10, weight_decay=0.
 def batch(tmp_path_factory):
     """All 64 drawn faces; their noise and timesteps are those of one key."""
     cache = tmp_path_factory.mktemp("cache")
-    folder = untrained_model(cache)
+    folder = random_model(cache)
     tokenizers = [
         PromptTokenizer(folder / name, positions=77, vocabulary=514)
         for name in ("tokenizer", "tokenizer_2")

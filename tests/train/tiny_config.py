@@ -2,33 +2,33 @@
 
 from unittest import mock
 
-from instantid_jax import untrained
 from instantid_jax.cache import cache_folder
 from tests.train import small
+from train import random_model
 from train.config import CheckpointConfig, ModelConfig, TrainConfig
 from train.data.config import DataConfig, DatasetShare
 from train.data.drawn import drawn_dataset
 from train.optimizer import OptimizerConfig
 from train.step import StepConfig
 
-SETTINGS = untrained.SETTINGS | {
+SETTINGS = random_model.SETTINGS | {
     "unet": small.UNET,
     "vae": small.VAE,
-    "text_encoder": untrained.SETTINGS["text_encoder"] | small.ONE_LAYER,
-    "text_encoder_2": untrained.SETTINGS["text_encoder_2"] | small.ONE_LAYER,
+    "text_encoder": random_model.SETTINGS["text_encoder"] | small.ONE_LAYER,
+    "text_encoder_2": random_model.SETTINGS["text_encoder_2"] | small.ONE_LAYER,
 }
 
 
 def tiny_model() -> str:
     """The folder of the model, which is both `sdxl` and `instantid`."""
-    with mock.patch.object(untrained, "SETTINGS", SETTINGS):
-        return str(untrained.untrained_model(cache_folder() / "tiny"))
+    with mock.patch.object(random_model, "SETTINGS", SETTINGS):
+        return str(random_model.random_model(cache_folder() / "tiny"))
 
 
 def get_config() -> TrainConfig:
     faces = str(drawn_dataset(cache_folder()))
     return TrainConfig(
-        model=ModelConfig(sdxl=tiny_model(), resampler=untrained.RESAMPLER),
+        model=ModelConfig(sdxl=tiny_model(), resampler=random_model.RESAMPLER),
         data=DataConfig(datasets=(DatasetShare(folder=faces),), buckets=((64, 64),)),
         global_batch_size=4,
         steps=10,

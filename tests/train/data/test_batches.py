@@ -279,9 +279,9 @@ def test_the_fingerprint_is_of_the_records(folder, tmp_path):
 
 def test_clip_tokenizers_do(folder, tmp_path):
     from instantid_jax.prompt import PromptTokenizer
-    from instantid_jax.untrained import _write_tokenizer
+    from train.random_model import write_tokenizer
 
-    _write_tokenizer(tmp_path / "tokenizer")
+    write_tokenizer(tmp_path / "tokenizer")
     clip = PromptTokenizer(tmp_path / "tokenizer", positions=77, vocabulary=514)
     setting = batches(folder).config
     made = Batches(setting, [clip, drawn.tokenizer], 8, 1)

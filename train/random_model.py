@@ -77,7 +77,7 @@ RESAMPLER = ResamplerConfig(
 )
 
 
-def untrained_model(cache: Path) -> Path:
+def random_model(cache: Path) -> Path:
     """Returns the folder of the model under `cache`, made now if it is not there.
 
     The folder holds both SDXL in diffusers' layout and InstantID's `ip-adapter.safetensors` and
@@ -104,7 +104,7 @@ def untrained_model(cache: Path) -> Path:
 def _write(folder: Path) -> None:
     for i, (name, settings) in enumerate(SETTINGS.items()):
         net = network(name, settings)
-        params = _draw(net, i)
+        params = draw_params(net, i)
         if name == "unet":
             id_branch = component_shapes("ip_adapter", net)
             adapter = {k: v for k, v in params.items() if k in id_branch}
@@ -115,7 +115,7 @@ def _write(folder: Path) -> None:
 
     shared = {k: v for k, v in SETTINGS["unet"].items() if k != "sample_size"}
     settings = shared | {"_class_name": "ControlNetModel"}
-    controlnet = _draw(network("controlnet", settings), 10)
+    controlnet = draw_params(network("controlnet", settings), 10)
     _save(
         folder / "ControlNetModel",
         "diffusion_pytorch_model.safetensors",
@@ -123,7 +123,7 @@ def _write(folder: Path) -> None:
     )
     write_json(folder / "ControlNetModel" / "config.json", settings)
 
-    image_proj = _draw(network("image_proj", vars(RESAMPLER)), 11)
+    image_proj = draw_params(network("image_proj", vars(RESAMPLER)), 11)
     tensors = {f"image_proj.{k}": v for k, v in names.to_torch(image_proj).items()}
     tensors |= {f"ip_adapter.{k}": v for k, v in names.adapter_to_torch(adapter).items()}
     _save(folder, "ip-adapter.safetensors", tensors)
@@ -131,14 +131,14 @@ def _write(folder: Path) -> None:
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", sdxl_base.SCHEDULER)
     for name in ("tokenizer", "tokenizer_2"):
-        _write_tokenizer(folder / name)
+        write_tokenizer(folder / name)
     write_json(
         folder / "model_index.json",
         {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
     )
 
 
-def _draw(net: Network, seed: int) -> dict[str, np.ndarray]:
+def draw_params(net: Network, seed: int) -> dict[str, np.ndarray]:
     """Parameters of unit gain: no layer is zero, and none makes its input larger or smaller.
 
     Drawn by NumPy, because compiling the networks' own initialisation takes minutes.
@@ -160,7 +160,7 @@ def _save(folder: Path, name: str, tensors: dict[str, np.ndarray]) -> None:
     save_file(tensors, folder / name, metadata={"format": "pt"})
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
     """A CLIP tokenizer of single bytes: CLIP's alphabet without its merges."""
     alphabet = _byte_alphabet()
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]

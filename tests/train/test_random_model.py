@@ -1,4 +1,4 @@
-"""The untrained model: in the layout of published ones."""
+"""The random model: in the layout of published ones."""
 
 import json
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from instantid_jax import untrained
 from instantid_jax.errors import InputError
 from instantid_jax.weights.layouts import find_model
+from train import random_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return untrained.untrained_model(tmp_path_factory.mktemp("cache"))
+    return random_model.random_model(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +57,14 @@ def test_no_two_layers_are_alike(tensors):
 
 
 def test_it_is_the_same_every_time(folder, tensors, tmp_path):
-    again = untrained.untrained_model(tmp_path)
+    again = random_model.random_model(tmp_path)
     for file in sorted(folder.rglob("*.*")):
         assert (again / file.relative_to(folder)).read_bytes() == file.read_bytes()
 
 
 def test_it_is_made_once(folder, monkeypatch):
-    monkeypatch.setattr(untrained, "_write", lambda _: pytest.fail("made again"))
-    assert untrained.untrained_model(folder.parent) == folder
+    monkeypatch.setattr(random_model, "_write", lambda _: pytest.fail("made again"))
+    assert random_model.random_model(folder.parent) == folder
 
 
 def test_nothing_is_left_when_making_it_is_interrupted(tmp_path, monkeypatch):
@@ -72,32 +72,32 @@ def test_nothing_is_left_when_making_it_is_interrupted(tmp_path, monkeypatch):
         (folder / "half").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(untrained, "_write", interrupted)
+    monkeypatch.setattr(random_model, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        untrained.untrained_model(tmp_path)
+        random_model.random_model(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_process_may_make_it_first(tmp_path, monkeypatch):
-    made = tmp_path / f"untrained-{untrained.VERSION}"
+    made = tmp_path / f"untrained-{random_model.VERSION}"
 
     def overtaken(folder):
         (made / "unet").mkdir(parents=True)
 
-    monkeypatch.setattr(untrained, "_write", overtaken)
-    assert untrained.untrained_model(tmp_path) == made
+    monkeypatch.setattr(random_model, "_write", overtaken)
+    assert random_model.random_model(tmp_path) == made
     assert [path.name for path in tmp_path.iterdir()] == [made.name]
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/cache cannot be written .*XDG_CACHE_HOME"):
-        untrained.untrained_model(tmp_path / "file" / "cache")
+        random_model.random_model(tmp_path / "file" / "cache")
 
 
 def test_its_vocabulary_takes_any_text(folder):
     """CLIP's byte alphabet, and <|endoftext|> as the highest id, where the text is pooled."""
     vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
-    assert len(vocabulary) == untrained.VOCABULARY == 2 * 256 + 2
-    assert sorted(vocabulary.values()) == list(range(untrained.VOCABULARY))
+    assert len(vocabulary) == random_model.VOCABULARY == 2 * 256 + 2
+    assert sorted(vocabulary.values()) == list(range(random_model.VOCABULARY))
     assert vocabulary["<|endoftext|>"] == max(vocabulary.values())
