@@ -23,11 +23,12 @@ from instantid_jax.cache import keep_compiled_programs
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
 from instantid_jax.runs.contents import Meta
-from instantid_jax.runs.folder import RunFolder, append_line, cut_metrics
-from instantid_jax.runs.lock import locked
+from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore
-from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
 from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
+from train.runs.json_lines import append_line, cut_metrics
+from train.runs.lock import locked
+from train.runs.saving import PREEMPTED_STATUS, Saver
 from train.state import TrainState, init_state
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ BOUNDARIES = {
     "orbax": {
         "instantid_jax/checkpoint.py",
         "instantid_jax/runs/restoring.py",
-        "instantid_jax/runs/saving.py",
+        "train/runs/saving.py",
     },
     "huggingface_hub": {"instantid_jax/weights/hub.py", "miniature/base/published.py"},
     "torch": {
@@ -120,3 +120,11 @@ def test_train_and_convert_do_not_know_each_other():
     for own, other in (("train", "convert"), ("convert", "train")):
         for path in sorted((ROOT / own).rglob("*.py")):
             assert not any(name.split(".")[0] == other for name in imports(path)), path
+
+
+def test_writing_runs_takes_nothing_of_the_training():
+    """The miniature's trainings write runs by it too."""
+    for path in sorted((ROOT / "train" / "runs").rglob("*.py")):
+        programs = {name for name in imports(path) if name.split(".")[0] in PROGRAMS}
+        above = {name for name in programs if not f"{name}.".startswith("train.runs.")}
+        assert not above, f"{path} imports {sorted(above)}"

@@ -14,9 +14,7 @@ from instantid_jax.atomic import replacing_file
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json, write_json
 from instantid_jax.runs.contents import Meta
-from instantid_jax.runs.folder import RunFolder, append_event
-from instantid_jax.runs.lock import locked
-from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
+from instantid_jax.runs.folder import RunFolder
 from instantid_jax.sharding import training_mesh
 from train.batch import gather_ids, place_batch, process_rows
 from train.config import TrainConfig
@@ -28,6 +26,9 @@ from train.model import BaseModel, check_prediction_type, find_base
 from train.profile import Profile
 from train.program import compiled_step
 from train.report import DivergedError, Report
+from train.runs.json_lines import append_event
+from train.runs.lock import locked
+from train.runs.saving import PREEMPTED_STATUS, Saver
 from train.start import Start, StartConfig, begin
 from train.validation import Validation
 

@@ -13,7 +13,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from instantid_jax.runs.folder import RunFolder, append_line, cut_metrics
+from instantid_jax.runs.folder import RunFolder
+from train.runs.json_lines import append_line, cut_metrics
 
 UNPLOTTED = ("step", "examples_crc32")
 

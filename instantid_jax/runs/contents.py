@@ -17,6 +17,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json
 
 FORMAT = 1
+META_FILE = "meta.json"
 PACKAGES = ("instantid-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params, mismatches
 from instantid_jax.runs.contents import (
+    META_FILE,
     Meta,
     checksums,
     named_arrays,
@@ -24,7 +25,6 @@ from instantid_jax.runs.contents import (
 )
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.quiet import let_tasks_end, quiet_orbax
-from instantid_jax.runs.saving import META_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.params import join_parts
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.saving import Saver
 from tests.convert.published import TINY_RESAMPLER, UNET
+from train.runs.saving import Saver
 
 META = Meta(fingerprint={"config": "small"}, seed=0, position=0)
 

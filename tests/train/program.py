@@ -13,10 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from instantid_jax.runs.contents import read_description, stored_arrays
+from instantid_jax.runs.contents import META_FILE, read_description, stored_arrays
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore
-from instantid_jax.runs.saving import META_FILE
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = "tests/train/tiny_config.py"

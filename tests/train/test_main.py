@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.lock import locked
 from tests.train import program, tiny_config
 from train.__main__ import main
+from train.runs.lock import locked
 
 
 @pytest.fixture(scope="module", autouse=True)

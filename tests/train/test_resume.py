@@ -8,8 +8,8 @@ import pytest
 
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore
-from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
 from tests.train import program
+from train.runs.saving import PREEMPTED_STATUS, Saver
 
 STEPS = 21
 

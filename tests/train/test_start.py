@@ -11,11 +11,11 @@ from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.saving import Saver
 from instantid_jax.sharding import training_mesh
 from tests.train import tiny_config
 from train.data.batches import Batches
 from train.model import find_base
+from train.runs.saving import Saver
 from train.start import StartConfig, begin
 
 CONFIG = dataclasses.replace(tiny_config.get_config(), global_batch_size=8)

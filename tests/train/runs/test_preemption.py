@@ -14,10 +14,10 @@ import pytest
 
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore, restore_weights
-from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
-from tests.runs.worker import META
+from tests.train.runs.worker import META
+from train.runs.saving import PREEMPTED_STATUS, Saver
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 LIMIT = 120
 
 
@@ -33,7 +33,7 @@ def start():
 
     def start_one(run, *options, devices=2):
         worker = subprocess.Popen(
-            [sys.executable, "-m", "tests.runs.worker", str(run.path), *map(str, options)],
+            [sys.executable, "-m", "tests.train.runs.worker", str(run.path), *map(str, options)],
             cwd=ROOT,
             env={
                 **os.environ,

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from instantid_jax.errors import InputError
-from instantid_jax.runs.contents import Meta, checksums, describe, named_arrays
+from instantid_jax.runs.contents import META_FILE, Meta, checksums, describe, named_arrays
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.quiet import let_tasks_end, quiet_orbax
 
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Exit status of a run that SIGTERM ended after it saved: start it again (EX_TEMPFAIL).
 PREEMPTED_STATUS = 75
-META_FILE = "meta.json"
 
 
 class Saver:

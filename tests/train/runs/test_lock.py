@@ -2,12 +2,15 @@ import fcntl
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from instantid_jax.errors import InputError
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.lock import locked
+from train.runs.lock import locked
+
+ROOT = Path(__file__).parent.parent.parent.parent
 
 
 def test_a_second_run_is_refused_while_the_first_goes_on(tmp_path):
@@ -32,11 +35,11 @@ def test_a_folder_that_stays_empty_is_removed(tmp_path):
 def test_a_killed_process_holds_nothing(tmp_path):
     script = (
         "import sys, time; from pathlib import Path; from instantid_jax.runs.folder import "
-        "RunFolder; from instantid_jax.runs.lock import locked\n"
+        "RunFolder; from train.runs.lock import locked\n"
         "with locked(RunFolder(Path(sys.argv[1]))): print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "held\n"
     with pytest.raises(InputError), locked(RunFolder(tmp_path)):

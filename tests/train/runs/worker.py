@@ -14,8 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore
-from instantid_jax.runs.saving import PREEMPTED_STATUS, Saver
 from instantid_jax.sharding import training_mesh
+from train.runs.saving import PREEMPTED_STATUS, Saver
 
 META = Meta(fingerprint={"config": "counting"}, seed=0, position=0)
 

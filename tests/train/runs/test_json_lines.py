@@ -2,7 +2,8 @@
 
 import json
 
-from instantid_jax.runs.folder import RunFolder, append_event, append_line, cut_after, cut_metrics
+from instantid_jax.runs.folder import RunFolder
+from train.runs.json_lines import append_event, append_line, cut_after, cut_metrics
 
 LINES = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.4}\n{"step": 3, "loss": 0.3}\n'
 

@@ -13,8 +13,8 @@ from instantid_jax.errors import InputError
 from instantid_jax.runs.contents import Meta, checksums, named_arrays
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore, restore_weights
-from instantid_jax.runs.saving import Saver
 from instantid_jax.sharding import training_mesh
+from train.runs.saving import Saver
 
 META = Meta(fingerprint={"config": "c1", "dataset": "d1"}, seed=7, position=3)
 KERNEL = "controlnet.conv_in.kernel"
