@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks.cells import TOKENS
 from benchmarks.hlo_collectives import collectives
 from benchmarks.sizes import FULL
-from instantid_jax.compiler import compiler_options
+from instantid_jax.compilation import compiler_options
 from instantid_jax.components import network
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from instantid_jax.compiler import compiler_options
+from instantid_jax.compilation import compiler_options
 from instantid_jax.components import component_shapes
 from instantid_jax.sharding import batch_sharding, replicated
 from train.config import TrainConfig

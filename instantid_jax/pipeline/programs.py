@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from instantid_jax.compiler import program
+from instantid_jax.compilation import compiled
 from instantid_jax.diffusion.guidance import classifier_free_guidance
 from instantid_jax.diffusion.rules import Row, State, StepRule
 from instantid_jax.params import Network, Params
@@ -59,7 +59,7 @@ class Prompts(NamedTuple):
     pooled: jax.Array
 
 
-@program(static_argnames=("networks", "clip_skip"))
+@compiled(static_argnames=("networks", "clip_skip"))
 def encode_text(
     networks: Networks,
     params: tuple[Params, Params],
@@ -77,13 +77,13 @@ def encode_text(
     return Prompts(text, second.pooled)
 
 
-@program(static_argnames=("network",))
+@compiled(static_argnames=("network",))
 def encode_id(network: Network, params: Params, embeddings: jax.Array) -> jax.Array:
     """Face embeddings [B, E] to ID tokens [B, N, D]."""
     return network.bind(params)(embeddings)
 
 
-@program(static_argnames=("networks", "repeats"))
+@compiled(static_argnames=("networks", "repeats"))
 def prepare(
     networks: Networks,
     repeats: int,
@@ -141,13 +141,13 @@ def prepare(
     )
 
 
-@program(static_argnames=("rule",))
+@compiled(static_argnames=("rule",))
 def begin(rule: StepRule, noise: jax.Array, init_noise_sigma: jax.Array) -> State:
     """The state before the first step, from unit noise [B, H, W, 4]."""
     return _split_state(rule.init(noise * init_noise_sigma))
 
 
-@program(static_argnames=("networks", "rule", "guidance"), donate_argnames=("state",))
+@compiled(static_argnames=("networks", "rule", "guidance"), donate_argnames=("state",))
 def denoise(
     networks: Networks,
     rule: StepRule,
@@ -200,7 +200,7 @@ def denoise(
     return state, jnp.isfinite(state["sample"]).all(axis=(1, 2, 3))
 
 
-@program(static_argnames=("network", "at_once", "dtype"))
+@compiled(static_argnames=("network", "at_once", "dtype"))
 def decode(
     network: Network,
     at_once: int,
@@ -230,7 +230,7 @@ def decode(
     return pictures.astype(dtype), finite
 
 
-@program(static_argnames=("shape",))
+@compiled(static_argnames=("shape",))
 def draw_noise(seeds: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Unit noise [B, *shape] from fold_in(seed, step): the same alone and in a batch.
 

@@ -33,7 +33,7 @@ def compiler_options(platform: str) -> dict[str, Any]:
     return options
 
 
-class Program:
+class Compiled:
     """A jitted function that is compiled with the options of the process's own devices.
 
     Which these are, JAX may be asked only when it is first called: asking sets them for good.
@@ -56,6 +56,6 @@ class Program:
         return self._jitted.lower(*args, **kwargs)
 
 
-def program(**arguments: Any) -> Callable[[Callable], Program]:
-    """`Program` as a decorator."""
-    return lambda function: Program(function, **arguments)
+def compiled(**arguments: Any) -> Callable[[Callable], Compiled]:
+    """`Compiled` as a decorator."""
+    return lambda function: Compiled(function, **arguments)

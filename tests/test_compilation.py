@@ -5,8 +5,8 @@ import logging
 import jax.numpy as jnp
 import pytest
 
-from instantid_jax import compiler
-from instantid_jax.compiler import Program, compiler_options, program
+from instantid_jax import compilation
+from instantid_jax.compilation import Compiled, compiled, compiler_options
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +18,13 @@ def ask_anew():
 
 def test_options_that_the_compiler_takes_are_given(monkeypatch):
     options = {"xla_cpu_enable_fast_math": False}
-    monkeypatch.setitem(compiler.OPTIONS, "cpu", options)
+    monkeypatch.setitem(compilation.OPTIONS, "cpu", options)
     assert compiler_options("cpu") == options
 
 
 def test_refused_options_are_left_out_and_told_once(monkeypatch, caplog):
-    monkeypatch.setitem(compiler.OPTIONS, "cpu", {"xla_no_such_option": 1})
-    double = Program(lambda x: 2 * x)
+    monkeypatch.setitem(compilation.OPTIONS, "cpu", {"xla_no_such_option": 1})
+    double = Compiled(lambda x: 2 * x)
     with caplog.at_level(logging.WARNING):
         assert double(jnp.ones(())) == 2
         assert compiler_options("cpu") == {}
@@ -33,13 +33,13 @@ def test_refused_options_are_left_out_and_told_once(monkeypatch, caplog):
 
 
 def test_options_of_devices_that_are_not_there_are_not_tried():
-    assert compiler_options("tpu") == compiler.OPTIONS["tpu"]
+    assert compiler_options("tpu") == compilation.OPTIONS["tpu"]
 
 
 def test_a_program_is_traced_once_for_equal_arguments():
     traced = []
 
-    @program(static_argnames=("factor",))
+    @compiled(static_argnames=("factor",))
     def scale(x, factor):
         """Says what it does."""
         traced.append(factor)
