@@ -18,7 +18,7 @@ from benchmarks import recording
 from benchmarks.absent_devices import absent_devices
 from benchmarks.compiled_sampling import compile_step, sdxl_networks
 from benchmarks.recording import command, environment
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.sharding import check_shares, parse_sampling_mesh
 
 RESULTS = recording.RESULTS / "compile_for.json"
@@ -98,5 +98,5 @@ def _words(result: dict[str, Any]) -> str:
 if __name__ == "__main__":
     import tyro
 
-    with program("compile_for"):
+    with entry("compile_for"):
         tyro.cli(main, prog="python -m benchmarks.compile_for")

@@ -19,7 +19,7 @@ from benchmarks import recording
 from benchmarks.absent_devices import absent_devices
 from benchmarks.compiled_step import compile_step, sdxl_networks
 from benchmarks.recording import command, environment
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 
 RESULTS = recording.RESULTS / "pods.json"
 
@@ -88,5 +88,5 @@ def main(pods: tuple[str, ...] = tuple(PODS), side: int = 1024, record: bool = F
 if __name__ == "__main__":
     import tyro
 
-    with program("pods"):
+    with entry("pods"):
         tyro.cli(main, prog="python -m benchmarks.pods")

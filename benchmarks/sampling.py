@@ -18,7 +18,7 @@ from benchmarks import recording
 from benchmarks.cells import Cell, Job
 from benchmarks.recording import command, environment
 from benchmarks.turns import Side
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 
 RESULTS = recording.RESULTS / "sampling.json"
 # Steps, and whether with guidance: the usual, and those of a distilled model.
@@ -124,5 +124,5 @@ def _compare(ours: dict[str, Any], theirs: list[dict[str, Any]]) -> None:
 if __name__ == "__main__":
     import tyro
 
-    with program("sampling"):
+    with entry("sampling"):
         tyro.cli(main, prog="python -m benchmarks.sampling")

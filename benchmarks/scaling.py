@@ -15,7 +15,7 @@ from benchmarks import recording
 from benchmarks.absent_devices import absent_devices
 from benchmarks.compiled_blocks import FIRST_WINDOWS
 from benchmarks.compiled_sampling import compile_step, sdxl_networks
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.sharding import parse_sampling_mesh
 
 SIZE = (1024, 1024)
@@ -61,5 +61,5 @@ def _words(result: dict[str, Any]) -> str:
 if __name__ == "__main__":
     import tyro
 
-    with program("scaling"):
+    with entry("scaling"):
         tyro.cli(main, prog="python -m benchmarks.scaling")

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from instantid_jax.cli.program import program, run_command
+from instantid_jax.cli.entry import entry, run_command
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a subcommand. Bad input ends with one line and status 2."""
-    with program("convert"):
+    with entry("convert"):
         import jax
 
         # Weights of networks larger than an accelerator's memory pass through the host's.

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from instantid_jax.cli.entry import entry
 from instantid_jax.cli.outputs import check_folder
-from instantid_jax.cli.program import program
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
 from instantid_jax.pipeline import inputs
@@ -54,7 +54,7 @@ class Options:
 
 
 def main() -> None:
-    with program("ablate"):
+    with entry("ablate"):
         ablate(tyro.cli(Options, description=__doc__))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import tyro
 from PIL import Image
 
+from instantid_jax.cli.entry import entry
 from instantid_jax.cli.outputs import check_folder
-from instantid_jax.cli.program import program
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline import inputs
 from miniature.evaluation.generation import Model, Sampling, make_pictures
@@ -41,7 +41,7 @@ class Options:
 
 
 def main() -> None:
-    with program("evaluate"):
+    with entry("evaluate"):
         print(json.dumps(evaluate(tyro.cli(Options, description=__doc__))))
 
 

@@ -14,7 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from instantid_jax.atomic import new_folder
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
 from miniature.drawing.scene import random_scene, scene_generator
 from miniature.drawing.traits import random_traits
@@ -42,7 +42,7 @@ class Options:
 
 
 def main() -> None:
-    with program("people"):
+    with entry("people"):
         draw_people(tyro.cli(Options, description=__doc__))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
 
 USAGE = """usage: python -m train CONFIG --workdir DIR [--steps N] [options]
@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not args or args[0].startswith("-"):
         print(USAGE)
         sys.exit(0 if args[:1] in (["--help"], ["-h"]) else 2)
-    with program("train"):
+    with entry("train"):
         import logging
 
         import tyro

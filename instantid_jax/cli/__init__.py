@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from instantid_jax.cli.program import program, run_command
+from instantid_jax.cli.entry import entry, run_command
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a subcommand. Bad input ends with one line and status 2."""
-    with program("instantid"):
+    with entry("instantid"):
         _run(args)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.components import network
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
@@ -53,7 +53,7 @@ class Options(PictureOptions):
 
 
 def main() -> None:
-    with program("autoencoder"):
+    with entry("autoencoder"):
         train_autoencoder(VAE, tyro.cli(Options, description=__doc__))
 
 

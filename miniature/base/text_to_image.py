@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import tyro
 
 from instantid_jax.atomic import new_folder
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.components import network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.json_files import read_json, write_json
@@ -63,7 +63,7 @@ class Options(PictureOptions):
 
 
 def main() -> None:
-    with program("text_to_image"):
+    with entry("text_to_image"):
         train_text_to_image(SETTINGS, tyro.cli(Options, description=__doc__))
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 from safetensors.numpy import load_file, save_file
 
 from instantid_jax.atomic import replacing_file
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.params import Network, Params
 from miniature.base.pictures import Pictures, drawn_pictures
 from miniature.evaluation.named import named
@@ -48,7 +48,7 @@ class Options(PictureOptions):
 
 
 def main() -> None:
-    with program("classifier"):
+    with entry("classifier"):
         train_classifier(tyro.cli(Options, description=__doc__))
 
 

@@ -6,7 +6,7 @@ import onnx
 import tyro
 
 from instantid_jax.atomic import replacing_file
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.params import Network
 from miniature.faces import detection, export
 from miniature.faces.networks import Detector, DetectorConfig
@@ -28,7 +28,7 @@ class Options(PictureOptions):
 
 
 def main() -> None:
-    with program("detector"):
+    with entry("detector"):
         train_detector(tyro.cli(Options, description=__doc__))
 
 

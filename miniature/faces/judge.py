@@ -8,7 +8,7 @@ import dataclasses
 
 import tyro
 
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from miniature.faces import export
 from miniature.faces.networks import Judge, JudgeConfig
 from miniature.faces.recogniser import STAGE, Kind, Options, train_recogniser
@@ -26,7 +26,7 @@ class JudgeOptions(Options):
 
 
 def main() -> None:
-    with program("judge"):
+    with entry("judge"):
         train_recogniser(JUDGE, tyro.cli(JudgeOptions, description=__doc__))
 
 

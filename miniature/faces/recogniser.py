@@ -14,7 +14,7 @@ import tyro
 from flax import nnx
 
 from instantid_jax.atomic import replacing_file
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.params import Network, split_parts
 from miniature.faces import export, recognition
 from miniature.faces.crops import drawn_crops
@@ -61,7 +61,7 @@ PACK = Kind(Recogniser, RecogniserConfig(), export.recogniser, seed=101, held_ou
 
 
 def main() -> None:
-    with program("recogniser"):
+    with entry("recogniser"):
         train_recogniser(PACK, tyro.cli(Options, description=__doc__))
 
 

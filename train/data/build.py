@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from train.data.buckets import Size, aspect_buckets
@@ -158,7 +158,7 @@ def _measured(face: Face | Rejected, size: Size) -> Face:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the program. Bad input ends with one line and status 2."""
-    with program("train.data.build"):
+    with entry("train.data.build"):
         import tyro
 
         manifest = tyro.cli(build, args=args, prog="python -m train.data.build")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
 from instantid_jax.params import Network, Params
 from instantid_jax.sharding import batch_sharding, replicated, training_mesh
@@ -164,7 +164,7 @@ class _Crops:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the program. Bad input ends with one line and status 2."""
-    with program("train.data.latents"):
+    with entry("train.data.latents"):
         tyro.cli(latents, args=args, prog="python -m train.data.latents")
 
 

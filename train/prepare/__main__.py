@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
 from train.prepare import workers
 from train.prepare.inputs import find_shards
@@ -46,7 +46,7 @@ class Options:
 
 
 def main() -> None:
-    with program("prepare"):
+    with entry("prepare"):
         prepare(tyro.cli(Options, prog="python -m train.prepare", description=__doc__))
 
 

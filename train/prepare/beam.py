@@ -13,7 +13,7 @@ import apache_beam as beam
 import tyro
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from instantid_jax.cli.program import program
+from instantid_jax.cli.entry import entry
 from instantid_jax.face.analysis import FaceAnalyzer
 from train.prepare.inputs import InputShard, find_shards
 from train.prepare.output import Output
@@ -68,7 +68,7 @@ def prepare(options: Options, beam_options: Sequence[str]) -> None:
 
 
 def main() -> None:
-    with program("prepare.beam"):
+    with entry("prepare.beam"):
         options, beam_options = tyro.cli(
             Options,
             prog="python -m train.prepare.beam",

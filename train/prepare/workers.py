@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from instantid_jax.cli.program import DISK
+from instantid_jax.cli.entry import DISK
 from instantid_jax.errors import InputError
 from train.prepare.inputs import InputShard
 from train.prepare.output import Output

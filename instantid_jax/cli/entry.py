@@ -25,7 +25,7 @@ DISK = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
-def program(name: str) -> Iterator[None]:
+def entry(name: str) -> Iterator[None]:
     """Runs a program, its imports included: bad input ends it with one line and status 2.
 
     An interrupt and SIGTERM end it with what is half-written cleaned up.
