@@ -9,10 +9,10 @@ import jax
 from benchmarks.hlo_collectives import collectives
 from benchmarks.sizes import FULL, training_networks
 from instantid_jax.sharding import training_mesh
+from train.compiled_step import compiled_step, step_shapes
 from train.config import TrainConfig
 from train.data.buckets import Size
 from train.objective import Networks
-from train.program import compiled_step, step_shapes
 
 
 def sdxl_networks() -> Networks:

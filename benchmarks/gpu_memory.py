@@ -23,10 +23,10 @@ from benchmarks.live_bytes import peak_bytes
 from benchmarks.recording import command, environment
 from configs.gpu_80gb import get_config
 from instantid_jax.sharding import training_mesh
+from train.compiled_step import batch_shapes, constant_shapes, state_shapes
 from train.config import TrainConfig
 from train.data.buckets import Size, aspect_buckets
 from train.objective import Networks
-from train.program import batch_shapes, constant_shapes, state_shapes
 from train.step import RematPolicy, loss_and_gradients
 
 RESULTS = recording.RESULTS / "gpu_memory.json"

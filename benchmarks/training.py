@@ -26,11 +26,11 @@ from configs.instantid_sdxl import get_config
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.sharding import training_mesh
 from instantid_jax.weights.sdxl_base import SCHEDULER
+from train.compiled_step import batch_shapes, compiled_step, constant_shapes, state_shapes
 from train.config import MeshConfig, TrainConfig
 from train.data.buckets import aspect_buckets
 from train.flops import StepFlops
 from train.objective import Networks
-from train.program import batch_shapes, compiled_step, constant_shapes, state_shapes
 from train.state import TrainState, init_state
 from train.step import Constants, RematPolicy
 

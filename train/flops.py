@@ -8,10 +8,10 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
+from train.compiled_step import step_shapes
 from train.config import TrainConfig
 from train.data.buckets import Size
 from train.objective import Networks
-from train.program import step_shapes
 from train.step import StepConfig, train_step
 
 # Dense bfloat16 operations a second and device, by `Device.device_kind`, from the makers' sheets.

@@ -17,6 +17,7 @@ from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.sharding import training_mesh
 from train.batch import gather_ids, place_batch, process_rows
+from train.compiled_step import compiled_step
 from train.config import TrainConfig
 from train.data.batches import Batches
 from train.data.loader import Loader
@@ -24,7 +25,6 @@ from train.flops import StepFlops
 from train.metrics import MetricsWriter
 from train.model import BaseModel, check_prediction_type, find_base
 from train.profile import Profile
-from train.program import compiled_step
 from train.report import DivergedError, Report
 from train.runs.json_lines import append_event
 from train.runs.lock import locked

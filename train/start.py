@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore
+from train.compiled_step import state_shapes
 from train.config import TrainConfig
 from train.data.batches import Batches
 from train.distributed import check_same
 from train.model import BaseModel, Frozen, constants, start_trainables
-from train.program import state_shapes
 from train.state import TrainState, init_state
 from train.step import Constants
 

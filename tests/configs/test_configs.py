@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh
 
 from benchmarks.compiled_step import sdxl_networks
 from miniature.base.architecture import SCHEDULER, UNET, VAE
-from train.program import batch_shapes, state_shapes
+from train.compiled_step import batch_shapes, state_shapes
 
 # Devices of each; the paper's own two are for its 48 GPUs.
 DEVICES = {

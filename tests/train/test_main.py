@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from instantid_jax.runs.folder import RunFolder
-from tests.train import program, tiny_config
+from tests.train import tiny_config, training_process
 from train.__main__ import main
 from train.runs.lock import locked
 
@@ -16,7 +16,7 @@ def made():
     return tiny_config.get_config()
 
 
-def refused(capsys, workdir, *options, config=program.CONFIG):
+def refused(capsys, workdir, *options, config=training_process.CONFIG):
     """What is told: one line, or for a setting that is wrong by itself tyro's box."""
     with pytest.raises(SystemExit) as ended:
         main([str(config), "--workdir", str(workdir), *map(str, options)])
@@ -84,7 +84,7 @@ def test_workdir_that_is_a_file_gets_one_line(capsys, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(SystemExit) as ended:
-        main([program.CONFIG, "--workdir", str(file), "--global-batch-size", "8"])
+        main([training_process.CONFIG, "--workdir", str(file), "--global-batch-size", "8"])
     assert ended.value.code == 2
     assert f"{file} is a file" in capsys.readouterr().err
 
@@ -92,7 +92,7 @@ def test_workdir_that_is_a_file_gets_one_line(capsys, tmp_path):
 def test_a_folder_in_use_gets_one_line(capsys, tmp_path):
     with locked(RunFolder(tmp_path)):
         with pytest.raises(SystemExit) as ended:
-            main([program.CONFIG, "--workdir", str(tmp_path), "--global-batch-size", "8"])
+            main([training_process.CONFIG, "--workdir", str(tmp_path), "--global-batch-size", "8"])
         assert not list(tmp_path.iterdir())
     assert ended.value.code == 2
     told = capsys.readouterr().err.splitlines()[-1]
@@ -108,7 +108,7 @@ def test_without_a_config_it_says_what_to_give(capsys):
 
 def test_every_setting_is_an_option(capsys):
     with pytest.raises(SystemExit) as ended:
-        main([program.CONFIG, "--help"])
+        main([training_process.CONFIG, "--help"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "--workdir" in told

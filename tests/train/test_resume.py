@@ -8,7 +8,7 @@ import pytest
 
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore
-from tests.train import program
+from tests.train import training_process
 from train.runs.saving import PREEMPTED_STATUS, Saver
 
 STEPS = 21
@@ -18,12 +18,12 @@ STEPS = 21
 def straight(tmp_path_factory):
     """A run without an interruption."""
     workdir = tmp_path_factory.mktemp("straight")
-    assert program.end(program.start(workdir, "--steps", STEPS)) == 0
+    assert training_process.end(training_process.start(workdir, "--steps", STEPS)) == 0
     return workdir
 
 
 def assert_same_state(one, other, step=STEPS):
-    ours, theirs = program.state(one, step), program.state(other, step)
+    ours, theirs = training_process.state(one, step), training_process.state(other, step)
     assert ours.keys() == theirs.keys()
     assert any(name.startswith("ema/") for name in ours)
     for name in ours:
@@ -31,24 +31,24 @@ def assert_same_state(one, other, step=STEPS):
 
 
 def test_sigkill_loses_at_most_the_interval_and_no_bit(straight, tmp_path):
-    killed = program.start(tmp_path, "--steps", 1000)
-    program.signal_at(killed, tmp_path, 5, signal.SIGKILL)
+    killed = training_process.start(tmp_path, "--steps", 1000)
+    training_process.signal_at(killed, tmp_path, 5, signal.SIGKILL)
     killed.communicate()
-    last = program.metrics(tmp_path)[-1]["step"]
+    last = training_process.metrics(tmp_path)[-1]["step"]
     # A torn last line, as a killed process leaves it.
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')
-    assert program.end(program.start(tmp_path, "--steps", STEPS)) == 0
-    resumed = [event for event in program.events(tmp_path) if event["event"] == "resumed"]
+    assert training_process.end(training_process.start(tmp_path, "--steps", STEPS)) == 0
+    resumed = [event for event in training_process.events(tmp_path) if event["event"] == "resumed"]
     assert len(resumed) == 1
     assert 0 < resumed[0]["step"] <= last + 1
     assert resumed[0]["step"] >= last - 3
-    assert program.trace(tmp_path) == program.trace(straight)
+    assert training_process.trace(tmp_path) == training_process.trace(straight)
     assert_same_state(straight, tmp_path)
 
 
 def test_one_flipped_bit_parts_the_traces(straight, tmp_path):
-    state = program.state(straight, 3)
+    state = training_process.state(straight, 3)
     name = "params/controlnet.conv_in.kernel"
     changed = state[name].copy()
     changed.reshape(-1).view(np.uint32)[0] ^= 1 << 20
@@ -58,33 +58,33 @@ def test_one_flipped_bit_parts_the_traces(straight, tmp_path):
     with Saver(run, start=0, every=3) as saver:
         saver.save(3, {**state, name: changed}, meta)
     shutil.copy(straight / "networks.json", tmp_path)
-    assert program.end(program.start(tmp_path, "--steps", 5)) == 0
-    ours, theirs = program.metrics(tmp_path), program.metrics(straight)[3:5]
+    assert training_process.end(training_process.start(tmp_path, "--steps", 5)) == 0
+    ours, theirs = training_process.metrics(tmp_path), training_process.metrics(straight)[3:5]
     assert [line["step"] for line in ours] == [4, 5]
     assert [a["example_ids"] for a in ours] == [b["example_ids"] for b in theirs]
     assert all(a["loss"] != b["loss"] for a, b in zip(ours, theirs, strict=True))
 
 
 def test_sigterm_saves_and_says_so(straight, tmp_path):
-    ended = program.start(tmp_path, "--steps", 1000, "--no-log-example-ids")
-    program.signal_at(ended, tmp_path, 4, signal.SIGTERM)
-    assert program.end(ended) == PREEMPTED_STATUS
-    step = program.metrics(tmp_path)[-1]["step"]
+    ended = training_process.start(tmp_path, "--steps", 1000, "--no-log-example-ids")
+    training_process.signal_at(ended, tmp_path, 4, signal.SIGTERM)
+    assert training_process.end(ended) == PREEMPTED_STATUS
+    step = training_process.metrics(tmp_path)[-1]["step"]
     assert RunFolder(tmp_path).steps()[-1] == step
-    assert program.events(tmp_path)[-1] == {"event": "preempted", "step": step}
+    assert training_process.events(tmp_path)[-1] == {"event": "preempted", "step": step}
 
 
 @pytest.mark.slow
 def test_two_processes_save_the_same_step_and_one_goes_on_alone(straight, tmp_path):
-    first, second = program.start_two(tmp_path, "--steps", 1000)
+    first, second = training_process.start_two(tmp_path, "--steps", 1000)
     # The signal comes to the one that writes nothing.
-    program.signal_at(first, tmp_path, 20, signal.SIGCONT)
+    training_process.signal_at(first, tmp_path, 20, signal.SIGCONT)
     second.send_signal(signal.SIGTERM)
-    assert [program.end(first), program.end(second)] == [PREEMPTED_STATUS] * 2
+    assert [training_process.end(first), training_process.end(second)] == [PREEMPTED_STATUS] * 2
     step = RunFolder(tmp_path).steps()[-1]
-    assert program.metrics(tmp_path)[-1]["step"] == step
-    assert program.end(program.start(tmp_path, "--steps", step + 2)) == 0
-    ours, theirs = program.metrics(tmp_path), program.metrics(straight)
+    assert training_process.metrics(tmp_path)[-1]["step"] == step
+    assert training_process.end(training_process.start(tmp_path, "--steps", step + 2)) == 0
+    ours, theirs = training_process.metrics(tmp_path), training_process.metrics(straight)
     assert [line["step"] for line in ours] == list(range(1, step + 3))
     for name in ("examples_crc32", "example_ids"):
         assert [line[name] for line in ours[:STEPS]] == [line[name] for line in theirs]
@@ -92,15 +92,19 @@ def test_two_processes_save_the_same_step_and_one_goes_on_alone(straight, tmp_pa
     np.testing.assert_allclose(*losses, rtol=1e-5)
     # What one process went on to is the stream that two would have had.
     expected = tmp_path / "alone"
-    assert program.end(program.start(expected, "--steps", step + 2)) == 0
-    tail = [[x["example_ids"] for x in program.metrics(d)[-2:]] for d in (tmp_path, expected)]
+    assert training_process.end(training_process.start(expected, "--steps", step + 2)) == 0
+    tail = [
+        [x["example_ids"] for x in training_process.metrics(d)[-2:]] for d in (tmp_path, expected)
+    ]
     assert tail[0] == tail[1]
 
 
 def test_another_configuration_is_refused_by_name(straight):
     before = sorted(straight.rglob("*"))
-    process = program.start(straight, "--steps", STEPS + 1, "--optimizer.learning-rate", 2e-3)
-    _, told = process.communicate(timeout=program.LIMIT)
+    process = training_process.start(
+        straight, "--steps", STEPS + 1, "--optimizer.learning-rate", 2e-3
+    )
+    _, told = process.communicate(timeout=training_process.LIMIT)
     assert process.returncode == 2
     line = told.strip().splitlines()[-1]
     assert "optimizer.learning_rate was 0.001, is 0.002" in line
@@ -111,15 +115,15 @@ def test_another_configuration_is_refused_by_name(straight):
 def test_what_is_not_finite_is_never_saved(tmp_path):
     """Such steps change nothing while they are skipped, and then end the run."""
     options = ("--optimizer.learning-rate", 1e15, "--optimizer.skip-nonfinite", 2)
-    process = program.start(tmp_path, "--steps", 20, "--checkpoints.every", 1, *options)
-    _, told = process.communicate(timeout=program.LIMIT)
+    process = training_process.start(tmp_path, "--steps", 20, "--checkpoints.every", 1, *options)
+    _, told = process.communicate(timeout=training_process.LIMIT)
     assert process.returncode == 2
     assert "no such state is saved" in told.splitlines()[-1]
-    failed = [line["step"] for line in program.metrics(tmp_path) if not line["finite"]]
+    failed = [line["step"] for line in training_process.metrics(tmp_path) if not line["finite"]]
     assert len(failed) == 3
     steps = RunFolder(tmp_path).steps()
     assert steps[-1] == failed[1]
-    last, skipped = (program.state(tmp_path, step) for step in (failed[0] - 1, failed[1]))
+    last, skipped = (training_process.state(tmp_path, step) for step in (failed[0] - 1, failed[1]))
     name = "params/controlnet.conv_in.kernel"
     np.testing.assert_array_equal(last[name], skipped[name])
-    assert program.events(tmp_path)[-1] == {"event": "diverged", "step": failed[2]}
+    assert training_process.events(tmp_path)[-1] == {"event": "diverged", "step": failed[2]}

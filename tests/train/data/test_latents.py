@@ -15,6 +15,7 @@ from instantid_jax.sharding import training_mesh
 from instantid_jax.weights import names
 from tests.train import small
 from tests.train.data import drawn
+from train.compiled_step import batch_shapes
 from train.config import ModelConfig, TrainConfig
 from train.data import latent_cache
 from train.data.batches import Batches
@@ -31,7 +32,6 @@ from train.data.loader import Loader
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
 from train.objective import ObjectiveConfig, draw, encode_batch, losses, picture_moments, predict
-from train.program import batch_shapes
 
 # As `aspect_buckets(96)`.
 BUCKETS = ((96, 96), (128, 64), (64, 128))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from instantid_jax.embedded import FACE_PACK
-from tests.train import program
+from tests.train import training_process
 
 OPTIONS = (
     *("--model.recogniser", FACE_PACK / "recogniser.onnx"),
@@ -16,12 +16,12 @@ SPLIT = ("--mesh.fsdp", 2, "--mesh.frozen", "sharded", "--step.micro-batches", 2
 @pytest.mark.slow
 def test_a_mesh_changes_no_identity_loss_and_a_run_goes_on(tmp_path):
     alone, split = tmp_path / "alone", tmp_path / "split"
-    assert program.end(program.start(alone, *OPTIONS, "--steps", 3)) == 0
-    processes = program.start_two(split, *OPTIONS, *SPLIT, "--steps", 3)
-    assert [program.end(process) for process in processes] == [0, 0]
+    assert training_process.end(training_process.start(alone, *OPTIONS, "--steps", 3)) == 0
+    processes = training_process.start_two(split, *OPTIONS, *SPLIT, "--steps", 3)
+    assert [training_process.end(process) for process in processes] == [0, 0]
     for name in ("loss", "identity_loss", "grad_norm"):
-        told = [[line[name] for line in program.metrics(run)] for run in (alone, split)]
+        told = [[line[name] for line in training_process.metrics(run)] for run in (alone, split)]
         assert min(told[0]) > 0
         np.testing.assert_allclose(*told, rtol=1e-4, err_msg=name)
-    assert program.end(program.start(alone, *OPTIONS, "--steps", 4)) == 0
-    assert [line["step"] for line in program.metrics(alone)] == [1, 2, 3, 4]
+    assert training_process.end(training_process.start(alone, *OPTIONS, "--steps", 4)) == 0
+    assert [line["step"] for line in training_process.metrics(alone)] == [1, 2, 3, 4]

@@ -11,7 +11,7 @@ import pytest
 
 from miniature.drawing.scene import random_scene
 from miniature.portraits import draw_deserted, draw_random
-from tests.train import program
+from tests.train import training_process
 from tests.train.prepare import web
 
 ROOT = Path(__file__).parents[3]
@@ -74,7 +74,7 @@ def test_every_picture_of_thousands_is_accounted_for_and_what_is_kept_trains(tmp
     assert abs(several - expected["several faces"]) < 0.1 * expected["several faces"]
 
     run = tmp_path / "run"
-    trained = program.start(run, "--steps", 6, "--data.datasets.0.folder", output)
-    assert program.end(trained) == 0
-    losses = [line["loss"] for line in program.metrics(run)]
+    trained = training_process.start(run, "--steps", 6, "--data.datasets.0.folder", output)
+    assert training_process.end(trained) == 0
+    losses = [line["loss"] for line in training_process.metrics(run)]
     assert len(losses) == 6 and np.isfinite(losses).all()

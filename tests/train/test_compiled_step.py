@@ -8,9 +8,9 @@ import pytest
 from instantid_jax.components import network
 from instantid_jax.sharding import training_mesh
 from tests.train import small
+from train.compiled_step import compiled_step, step_shapes
 from train.config import ModelConfig, TrainConfig
 from train.data.config import DataConfig, DatasetShare
-from train.program import compiled_step, step_shapes
 from train.step import RematPolicy, StepConfig
 
 SIZE = (64, 64)
