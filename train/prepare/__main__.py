@@ -15,7 +15,7 @@ from train.prepare import workers
 from train.prepare.inputs import find_shards
 from train.prepare.output import Output
 from train.prepare.settings import Settings, plan
-from train.prepare.told import tell
+from train.prepare.summary import summarize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def prepare(options: Options) -> None:
     output = Output.open(options.output, plan(options.settings, shards))
     mine = [number for number in output.missing() if number % options.of == options.shard]
     workers.run(options.settings, shards, output, mine, options.workers)
-    tell(output)
+    summarize(output)
 
 
 if __name__ == "__main__":

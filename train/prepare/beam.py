@@ -19,7 +19,7 @@ from train.prepare.inputs import InputShard, find_shards
 from train.prepare.output import Output
 from train.prepare.settings import Settings, plan
 from train.prepare.shard import prepare_shard
-from train.prepare.told import tell
+from train.prepare.summary import summarize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def prepare(options: Options, beam_options: Sequence[str]) -> None:
             | beam.Reshuffle()
             | beam.ParDo(PrepareShard(options.settings, shards, output))
         )
-    tell(output)
+    summarize(output)
 
 
 def main() -> None:

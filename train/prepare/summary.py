@@ -3,7 +3,7 @@
 from train.prepare.output import Output
 
 
-def tell(output: Output) -> None:
+def summarize(output: Output) -> None:
     """Writes what tells of the whole, if every shard is done, and prints the counts."""
     manifest = output.finish()
     if manifest is None:
