@@ -19,8 +19,8 @@ from instantid_jax.face.face import Face
 from train.data.buckets import Size, aspect_buckets
 from train.data.candidates import Candidate, find_candidates
 from train.data.faces import face_share
-from train.data.making import Rejected, captions_of, record_of, upright_jpeg
 from train.data.record import Record
+from train.data.record_builder import Rejected, captions_of, record_of, upright_jpeg
 from train.data.writing import write_dataset
 
 _MAX_REFERENCES = 8

@@ -10,7 +10,7 @@ from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.pictures import find_pictures
-from train.data.making import Rejected
+from train.data.record_builder import Rejected
 from train.data.tars import TarExample, object_of, tar_examples, text_of
 
 

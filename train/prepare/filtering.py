@@ -7,7 +7,7 @@ import numpy as np
 from instantid_jax.errors import InputError
 from train.data.buckets import Size
 from train.data.faces import face_share, sharpness
-from train.data.making import Picture, Rejected
+from train.data.record_builder import Picture, Rejected
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

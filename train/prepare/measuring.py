@@ -8,8 +8,8 @@ import numpy as np
 
 from instantid_jax.face.analysis import BATCH, FaceAnalyzer, FoundFace
 from train.data.buckets import Size
-from train.data.making import Picture, Rejected, captions_of, record_of, upright_jpeg
 from train.data.record import Record
+from train.data.record_builder import Picture, Rejected, captions_of, record_of, upright_jpeg
 from train.prepare.filtering import Filter
 from train.prepare.inputs import Entry
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
-from train.data.making import Picture, Rejected
+from train.data.record_builder import Picture, Rejected
 from train.prepare.filtering import Filter
 
 FILTER = Filter(min_side=50, min_face_share=0.04, min_det_score=0.6, min_sharpness=10)

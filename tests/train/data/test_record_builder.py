@@ -10,9 +10,9 @@ from PIL import Image
 
 from instantid_jax import Face
 from tests.train.prepare import web
-from train.data import making
-from train.data.making import Rejected, captions_of, record_of, upright_jpeg
+from train.data import record_builder
 from train.data.record import features
+from train.data.record_builder import Rejected, captions_of, record_of, upright_jpeg
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -34,13 +34,17 @@ def test_a_decompression_bomb_is_a_picture_that_cannot_be_read():
 
 @pytest.mark.parametrize("error", [struct.error, KeyError, RuntimeError, RecursionError])
 def test_whatever_a_plugin_raises_rejects_the_picture(monkeypatch, error):
-    monkeypatch.setattr(making, "read_picture", lambda _: (_ for _ in ()).throw(error("odd")))
+    monkeypatch.setattr(
+        record_builder, "read_picture", lambda _: (_ for _ in ()).throw(error("odd"))
+    )
     with pytest.raises(Rejected, match=r"^unreadable picture$"):
         upright_jpeg(web.encoded(web.photo()))
 
 
 def test_memory_that_ran_out_is_no_fault_of_the_picture(monkeypatch):
-    monkeypatch.setattr(making, "read_picture", lambda _: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(
+        record_builder, "read_picture", lambda _: (_ for _ in ()).throw(MemoryError)
+    )
     with pytest.raises(MemoryError):
         upright_jpeg(web.encoded(web.photo()))
 
