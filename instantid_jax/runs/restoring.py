@@ -24,7 +24,7 @@ from instantid_jax.runs.contents import (
     stored_meta,
 )
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.quiet import let_tasks_end, quiet_orbax
+from instantid_jax.runs.orbax_logging import let_tasks_end, quiet_orbax
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers
 from instantid_jax.errors import InputError
 from instantid_jax.runs.contents import META_FILE, Meta, checksums, describe, named_arrays
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.quiet import let_tasks_end, quiet_orbax
+from instantid_jax.runs.orbax_logging import let_tasks_end, quiet_orbax
 
 logger = logging.getLogger(__name__)
 
