@@ -15,9 +15,9 @@ import tempfile
 from typing import Any, Literal
 
 from benchmarks import recording
+from benchmarks.alternation import Side
 from benchmarks.cells import Cell, Job
 from benchmarks.recording import command, environment
-from benchmarks.turns import Side
 from instantid_jax.cli.entry import entry
 
 RESULTS = recording.RESULTS / "sampling.json"

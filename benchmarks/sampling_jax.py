@@ -12,12 +12,12 @@ from unittest import mock
 import jax
 import numpy as np
 
+from benchmarks.alternation import take_turns
 from benchmarks.cells import Cell, Job
 from benchmarks.compiled_sampling import step_flops
 from benchmarks.kernels import kernels
 from benchmarks.random_pipeline import random_pipeline
 from benchmarks.sizes import FULL, SMALL
-from benchmarks.turns import take_turns
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.pipeline import programs, sampling
 from train.flops import PEAK

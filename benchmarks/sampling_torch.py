@@ -21,9 +21,9 @@ from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UN
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from benchmarks.alternation import take_turns
 from benchmarks.cells import ID_TOKENS, TOKENS, Cell, Job
 from benchmarks.sizes import FULL, SMALL
-from benchmarks.turns import take_turns
 from convert.settings import diffusers_settings
 from convert.torch_reference import IDAttention
 from instantid_jax.components import network

@@ -1,8 +1,8 @@
-"""A side that counts up to what it is told, and fails after that: run by `test_turns`."""
+"""A side that counts up to what it is told, and fails after that: run by `test_alternation`."""
 
 import sys
 
-from benchmarks.turns import take_turns
+from benchmarks.alternation import take_turns
 
 
 def _count(last: int):

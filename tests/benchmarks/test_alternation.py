@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.turns import Side
+from benchmarks.alternation import Side
 
 
 @pytest.fixture
