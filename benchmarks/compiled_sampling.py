@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.cells import TOKENS
+from benchmarks.cases import TOKENS
 from benchmarks.hlo_collectives import collectives
 from benchmarks.sizes import FULL
 from instantid_jax.compilation import compiler_options

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from benchmarks import recording
 from benchmarks.alternation import Side
-from benchmarks.cells import Cell, Job
+from benchmarks.cases import Case, Job
 from benchmarks.recording import command, environment
 from instantid_jax.cli.entry import entry
 
@@ -48,11 +48,11 @@ def main(
       record: append the results to benchmarks/results/sampling.json.
     """
     dtype = dtype or ("float32" if small else "bfloat16")
-    cells = tuple(
-        Cell(size=size or (128 if small else 1024), batch=batch, steps=steps, guidance=guidance)
+    cases = tuple(
+        Case(size=size or (128 if small else 1024), batch=batch, steps=steps, guidance=guidance)
         for steps, guidance in DEFAULT
     )
-    job = Job(cells=cells, small=small, dtype=dtype, vae_dtype=vae_dtype or dtype, repeats=repeats)
+    job = Job(cases=cases, small=small, dtype=dtype, vae_dtype=vae_dtype or dtype, repeats=repeats)
     result: dict[str, Any] = {
         "networks": "small" if small else "full",
         "dtype": dtype,
@@ -88,7 +88,7 @@ def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
         for each in others:
             each.go()
         result |= ours.told()
-        for _ in job.cells:
+        for _ in job.cases:
             ours.go()
             ours.told()
             with contextlib.ExitStack() as standing:
@@ -97,7 +97,7 @@ def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
                 ours.go()
                 result["cells"].append(ours.told())
         ours.close()
-        warm = side("sampling_jax", dataclasses.replace(job, cells=job.cells[:1]))
+        warm = side("sampling_jax", dataclasses.replace(job, cases=job.cases[:1]))
         warm.told()
         warm.go()
         result["cells"][0]["first_picture_seconds_warm"] = warm.told()["first_picture_seconds"]

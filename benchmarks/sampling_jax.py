@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from benchmarks.alternation import take_turns
-from benchmarks.cells import Cell, Job
+from benchmarks.cases import Case, Job
 from benchmarks.compiled_sampling import step_flops
 from benchmarks.kernels import kernels
 from benchmarks.random_pipeline import random_pipeline
@@ -28,7 +28,7 @@ KEYPOINTS = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.62], [0.58, 0
 
 
 def measure(job: Job) -> Iterator[Any]:
-    """Tells the device; then of each cell the first picture's seconds, and a result."""
+    """Tells the device; then of each case the first picture's seconds, and a result."""
     start = time.perf_counter()
     pipe = random_pipeline(SMALL if job.small else FULL, job.dtype, job.vae_dtype)
     jax.block_until_ready(pipe.model.params)
@@ -37,31 +37,31 @@ def measure(job: Job) -> Iterator[Any]:
         "device": jax.devices()[0].device_kind,
         "weights_seconds": round(weights_seconds, 2),
     }
-    for cell in job.cells:
-        yield from _measure_cell(pipe, cell, job.repeats)
+    for case in job.cases:
+        yield from _measure_case(pipe, case, job.repeats)
 
 
-def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> Iterator[Any]:
-    face = Face(embedding=np.ones(512), kps=cell.size * KEYPOINTS)
+def _measure_case(pipe: InstantIDPipeline, case: Case, repeats: int) -> Iterator[Any]:
+    face = Face(embedding=np.ones(512), kps=case.size * KEYPOINTS)
 
-    def call(seed: int, steps: int = cell.steps) -> float:
+    def call(seed: int, steps: int = case.steps) -> float:
         start = time.perf_counter()
         pipe(
-            [PROMPT] * cell.batch,
+            [PROMPT] * case.batch,
             face=face,
             negative_prompt=NEGATIVE_PROMPT,
-            height=cell.size,
-            width=cell.size,
+            height=case.size,
+            width=case.size,
             num_inference_steps=steps,
-            guidance_scale=5.0 if cell.guidance else 1.0,
-            seed=[seed + i for i in range(cell.batch)],
+            guidance_scale=5.0 if case.guidance else 1.0,
+            seed=[seed + i for i in range(case.batch)],
             progress=False,
         )
         return time.perf_counter() - start
 
     first = {"first_picture_seconds": round(call(0), 3)}
     yield first
-    seeds = [cell.batch * (i + 1) for i in range(repeats)]
+    seeds = [case.batch * (i + 1) for i in range(repeats)]
     pictures = [call(seed) for seed in seeds]
     # By themselves: to wait for each part keeps the device waiting for the next.
     parts = []
@@ -71,22 +71,22 @@ def _measure_cell(pipe: InstantIDPipeline, cell: Cell, repeats: int) -> Iterator
         parts.append(seconds)
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
     seconds["picture"] = statistics.median(pictures)
-    size = (cell.size, cell.size)
-    operations = cell.steps * step_flops(pipe.model.networks, cell.batch, size, cell.guidance)
+    size = (case.size, case.size)
+    operations = case.steps * step_flops(pipe.model.networks, case.batch, size, case.guidance)
     device = jax.devices()[0]
     peak, memory = PEAK.get(device.device_kind), device.memory_stats() or {}
     rate = operations / seconds["steps"]
-    few = min(cell.steps, 4)
+    few = min(case.steps, 4)
     result = {
         "seconds": {name: round(value, 5) for name, value in seconds.items()},
         "fastest_picture_seconds": round(min(pictures), 5),
-        "step_tflop": round(operations / cell.steps / 1e12, 4),
+        "step_tflop": round(operations / case.steps / 1e12, 4),
         "tflop_per_second": round(rate / 1e12, 2),
         "share_of_peak": None if peak is None else round(rate / peak, 4),
         "peak_memory_gb": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2) or None,
         "kernels_of_a_step": kernels(lambda: call(0, few), "denoise", few),
     }
-    yield dataclasses.asdict(cell) | first | result
+    yield dataclasses.asdict(case) | first | result
 
 
 @contextlib.contextmanager

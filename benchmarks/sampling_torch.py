@@ -22,7 +22,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmarks.alternation import take_turns
-from benchmarks.cells import ID_TOKENS, TOKENS, Cell, Job
+from benchmarks.cases import ID_TOKENS, TOKENS, Case, Job
 from benchmarks.sizes import FULL, SMALL
 from convert.settings import diffusers_settings
 from convert.torch_reference import IDAttention
@@ -116,20 +116,20 @@ class Peer:
         return torch.cat(hidden, dim=-1), second.text_embeds
 
     @torch.no_grad()
-    def denoise(self, cell: Cell, hidden: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        rows, side = len(hidden), cell.size // 8
+    def denoise(self, case: Case, hidden: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        rows, side = len(hidden), case.size // 8
         channels = self.unet.config.in_channels
-        self.scheduler.set_timesteps(cell.steps, device=self.device)
-        latents = self.random(cell.batch, channels, side, side) * self.scheduler.init_noise_sigma
-        picture = self.random(rows, 3, cell.size, cell.size)
-        sizes = torch.tensor([cell.size, cell.size, 0, 0, cell.size, cell.size])
+        self.scheduler.set_timesteps(case.steps, device=self.device)
+        latents = self.random(case.batch, channels, side, side) * self.scheduler.init_noise_sigma
+        picture = self.random(rows, 3, case.size, case.size)
+        sizes = torch.tensor([case.size, case.size, 0, 0, case.size, case.size])
         added = {
             "text_embeds": pooled,
             "time_ids": sizes.to(self.device, self.dtype).expand(rows, 6),
         }
         tokens = self.tokens.repeat(rows, 1, 1)
         for timestep in self.scheduler.timesteps:
-            sample = latents.repeat(2, 1, 1, 1) if cell.guidance else latents
+            sample = latents.repeat(2, 1, 1, 1) if case.guidance else latents
             sample = self.scheduler.scale_model_input(sample, timestep)
             sample = sample.contiguous(memory_format=torch.channels_last)
             down, mid = self.controlnet(
@@ -150,7 +150,7 @@ class Peer:
                 mid_block_additional_residual=mid,
                 return_dict=False,
             )
-            if cell.guidance:
+            if case.guidance:
                 negative, positive = output.chunk(2)
                 output = negative + GUIDANCE_SCALE * (positive - negative)
             latents = self.scheduler.step(output, timestep, latents, return_dict=False)[0]
@@ -164,7 +164,7 @@ class Peer:
         pixels = (torch.cat(pictures) / 2 + 0.5).clamp(0, 1) * 255
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
-    def call(self, cell: Cell, parts: dict[str, float] | None = None) -> float:
+    def call(self, case: Case, parts: dict[str, float] | None = None) -> float:
         """Seconds of a picture; noting those of its `parts` means waiting for each."""
 
         def noted(name: str, result: Any) -> Any:
@@ -175,39 +175,39 @@ class Peer:
             return result
 
         start = time.perf_counter()
-        rows = 2 * cell.batch if cell.guidance else cell.batch
+        rows = 2 * case.batch if case.guidance else case.batch
         text = noted("text", self.text(rows))
-        latents = noted("steps", self.denoise(cell, *text))
+        latents = noted("steps", self.denoise(case, *text))
         noted("decode", self.decode(latents))
         return time.perf_counter() - start
 
 
 def measure(job: Job) -> Iterator[Any]:
-    """Tells the versions; then of each cell the first pictures' seconds, and results by mode."""
+    """Tells the versions; then of each case the first pictures' seconds, and results by mode."""
     peer = Peer(job)
     yield {"versions": {name: version(name) for name in ("torch", "diffusers", "transformers")}}
-    for cell in job.cells:
+    for case in job.cases:
         first = {}
-        peer.install_id_attention(2 * cell.batch if cell.guidance else cell.batch)
+        peer.install_id_attention(2 * case.batch if case.guidance else case.batch)
         for mode in MODES:
             peer.use(mode)
-            first[mode] = {"first_picture_seconds": round(peer.call(cell), 3)}
+            first[mode] = {"first_picture_seconds": round(peer.call(case), 3)}
         yield first
         results = []
         for mode in MODES:
             peer.use(mode)
-            about = dataclasses.asdict(cell) | {"mode": mode} | first[mode]
-            results.append(about | _measure_cell(peer, cell, job.repeats))
+            about = dataclasses.asdict(case) | {"mode": mode} | first[mode]
+            results.append(about | _measure_case(peer, case, job.repeats))
         yield results
 
 
-def _measure_cell(peer: Peer, cell: Cell, repeats: int) -> dict[str, Any]:
+def _measure_case(peer: Peer, case: Case, repeats: int) -> dict[str, Any]:
     if peer.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    pictures = [peer.call(cell) for _ in range(repeats)]
+    pictures = [peer.call(case) for _ in range(repeats)]
     parts: list[dict[str, float]] = [{} for _ in range(repeats)]
     for each in parts:
-        peer.call(cell, each)
+        peer.call(case, each)
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
     seconds["picture"] = statistics.median(pictures)
     memory = torch.cuda.max_memory_allocated() if peer.device == "cuda" else 0

@@ -101,16 +101,16 @@ def _jax_step() -> Callable[[], object]:
 
 
 def _torch_step() -> Callable[[], object]:
-    from benchmarks.cells import TOKENS, Cell, Job
+    from benchmarks.cases import TOKENS, Case, Job
     from benchmarks.sampling_torch import Peer
 
-    cell = Cell(size=SIZE, batch=1, steps=1, guidance=True)
-    job = Job(cells=(), small=False, dtype="float32", vae_dtype="float32", repeats=0)
+    case = Case(size=SIZE, batch=1, steps=1, guidance=True)
+    job = Job(cases=(), small=False, dtype="float32", vae_dtype="float32", repeats=0)
     peer = Peer(job)
     peer.install_id_attention(2)
     text = peer.random(2, TOKENS, peer.unet.config.cross_attention_dim)
     pooled = peer.random(2, peer.settings["text_encoder_2"]["projection_dim"])
-    return functools.partial(peer.denoise, cell, text, pooled)
+    return functools.partial(peer.denoise, case, text, pooled)
 
 
 if __name__ == "__main__":

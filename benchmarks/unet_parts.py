@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks.cells import ID_TOKENS, TOKENS
+from benchmarks.cases import ID_TOKENS, TOKENS
 from instantid_jax.components import network
 from instantid_jax.models.unet import UNet2DConditionModel, UNetConfig
 from instantid_jax.params import Network, Params

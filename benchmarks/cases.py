@@ -9,7 +9,7 @@ TOKENS, ID_TOKENS = 77, 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
+class Case:
     """One kind of call.
 
     Attributes:
@@ -33,10 +33,10 @@ class Job:
       small: the miniature's networks in place of SDXL's.
       dtype: what to compute in.
       vae_dtype: the same for the VAE.
-      repeats: timed calls of each cell.
+      repeats: timed calls of each case.
     """
 
-    cells: tuple[Cell, ...]
+    cases: tuple[Case, ...]
     small: bool
     dtype: str
     vae_dtype: str
@@ -48,4 +48,4 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Self:
         told = json.loads(text)
-        return cls(**told | {"cells": tuple(Cell(**cell) for cell in told["cells"])})
+        return cls(**told | {"cases": tuple(Case(**case) for case in told["cases"])})
