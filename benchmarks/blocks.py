@@ -24,7 +24,7 @@ from torch.nn import functional
 from benchmarks import recording
 from benchmarks.recording import command, environment
 from benchmarks.unet_parts import PARTS, UNET, UNetPart
-from convert.settings import diffusers_settings
+from convert.diffusers_settings import diffusers_settings
 from instantid_jax.components import is_id_branch
 from instantid_jax.models.attention import DecoupledKeysValues
 from instantid_jax.params import Network, Params

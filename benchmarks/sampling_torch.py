@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from benchmarks.alternation import take_turns
 from benchmarks.cases import ID_TOKENS, TOKENS, Case, Job
 from benchmarks.sizes import FULL, SMALL
-from convert.settings import diffusers_settings
+from convert.diffusers_settings import diffusers_settings
 from convert.torch_reference import IDAttention
 from instantid_jax.components import network
 from instantid_jax.weights.sdxl_base import SCHEDULER

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 from safetensors.numpy import save_file
 
-from convert.settings import diffusers_settings
+from convert.diffusers_settings import diffusers_settings
 from convert.to_jax import Dtype, check_new
 from instantid_jax.atomic import new_folder
 from instantid_jax.checkpoint import open_model

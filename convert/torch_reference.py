@@ -19,8 +19,8 @@ import torch
 from diffusers import ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from torch.nn import functional
 
-from convert.settings import diffusers_settings
-from convert.step import GUIDANCE_SCALE, STEPS, Inputs, Outputs
+from convert.diffusers_settings import diffusers_settings
+from convert.verification_step import GUIDANCE_SCALE, STEPS, Inputs, Outputs
 from instantid_jax.components import Component, Model
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.json_files import write_json

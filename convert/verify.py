@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from convert.step import Inputs, Outputs, draw_inputs, jax_step
+from convert.verification_step import Inputs, Outputs, draw_inputs, jax_step
 from instantid_jax.checkpoint import open_model
 from instantid_jax.components import Model
 from instantid_jax.errors import InputError

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from convert import torch_reference
-from convert.step import Outputs
+from convert.verification_step import Outputs
 from convert.verify import compare, relative
 from instantid_jax.components import Component, network
 
