@@ -28,7 +28,7 @@ from train.data.writing import ShardWriter
 from train.prepare import measuring
 from train.prepare.filtering import Filter
 from train.prepare.inputs import find_shards
-from train.prepare.settings import Settings
+from train.prepare.record_settings import RecordSettings
 from train.prepare.shard import write_shard
 
 RESULTS = recording.RESULTS / "prepare.json"
@@ -53,7 +53,7 @@ def main(
     """
     about = environment("insightface", "onnxruntime", "opencv-python", "pillow", "array_record")
     cv2.setNumThreads(1)
-    settings = Settings(
+    settings = RecordSettings(
         face_pack=face_pack,
         filter=Filter(min_side=0, min_face_share=0, min_det_score=0, min_sharpness=0),
     )

@@ -14,7 +14,7 @@ from instantid_jax.errors import InputError
 from train.prepare import workers
 from train.prepare.inputs import find_shards
 from train.prepare.output import Output
-from train.prepare.settings import Settings, plan
+from train.prepare.record_settings import RecordSettings, plan
 from train.prepare.summary import summarize
 
 
@@ -36,7 +36,7 @@ class Options:
     workers: int = 1
     shard: int = 0
     of: int = 1
-    settings: tyro.conf.OmitArgPrefixes[Settings] = Settings()
+    settings: tyro.conf.OmitArgPrefixes[RecordSettings] = RecordSettings()
 
     def __post_init__(self):
         if self.workers < 1:

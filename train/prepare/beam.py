@@ -17,7 +17,7 @@ from instantid_jax.cli.entry import entry
 from instantid_jax.face.analysis import FaceAnalyzer
 from train.prepare.inputs import InputShard, find_shards
 from train.prepare.output import Output
-from train.prepare.settings import Settings, plan
+from train.prepare.record_settings import RecordSettings, plan
 from train.prepare.shard import prepare_shard
 from train.prepare.summary import summarize
 
@@ -34,13 +34,13 @@ class Options:
 
     input: Path
     output: Path
-    settings: tyro.conf.OmitArgPrefixes[Settings] = Settings()
+    settings: tyro.conf.OmitArgPrefixes[RecordSettings] = RecordSettings()
 
 
 class PrepareShard(beam.DoFn):
     """Takes numbers of shards; what it makes lies in the output folder."""
 
-    def __init__(self, settings: Settings, shards: Sequence[InputShard], output: Output):
+    def __init__(self, settings: RecordSettings, shards: Sequence[InputShard], output: Output):
         self._settings, self._shards, self._output = settings, shards, output
         self._analyzer: FaceAnalyzer | None = None
 

@@ -1,6 +1,6 @@
 """`instantid_faces` as a builder of TFDS: one process, and what `train.prepare` makes of one input.
 
-    builder = InstantidFaces(data_dir="data", settings=Settings())
+    builder = InstantidFaces(data_dir="data", settings=RecordSettings())
     builder.download_and_prepare(download_config=DownloadConfig(manual_dir="web"))
     builder.as_data_source("train")
 
@@ -18,7 +18,7 @@ from train.data.record import features
 from train.data.writing import VERSION as CURRENT
 from train.data.writing import ShardContents, shard_path, split_info, write_index
 from train.prepare.inputs import find_shards
-from train.prepare.settings import Settings
+from train.prepare.record_settings import RecordSettings
 from train.prepare.shard import write_shard
 
 
@@ -33,7 +33,7 @@ class InstantidFaces(FileReaderBuilder, skip_registration=True):
         "into manual_dir."
     )
 
-    def __init__(self, *, settings: Settings = Settings(), **options: Any):
+    def __init__(self, *, settings: RecordSettings = RecordSettings(), **options: Any):
         """options: those of every builder, such as `data_dir`."""
         self._settings = settings
         self._analyzer = settings.analyzer()

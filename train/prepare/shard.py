@@ -9,13 +9,13 @@ from train.data.writing import ShardContents, ShardWriter
 from train.prepare.inputs import InputShard
 from train.prepare.measuring import measured_records
 from train.prepare.output import Output
-from train.prepare.settings import Settings
+from train.prepare.record_settings import RecordSettings
 
 
 def prepare_shard(
     number: int,
     shard: InputShard,
-    settings: Settings,
+    settings: RecordSettings,
     output: Output,
     analyzer: FaceAnalyzer,
     report: Callable[[int, int], None] = lambda seen, kept: None,
@@ -45,7 +45,7 @@ def prepare_shard(
 def write_shard(
     path: Path,
     shard: InputShard,
-    settings: Settings,
+    settings: RecordSettings,
     analyzer: FaceAnalyzer,
     report: Callable[[int, int], None] = lambda seen, kept: None,
 ) -> tuple[ShardContents, Counter[str]]:

@@ -16,7 +16,7 @@ from instantid_jax.cli.entry import DISK
 from instantid_jax.errors import InputError
 from train.prepare.inputs import InputShard
 from train.prepare.output import Output
-from train.prepare.settings import Settings
+from train.prepare.record_settings import RecordSettings
 from train.prepare.shard import prepare_shard
 
 # Fresh processes: a forked one would share onnxruntime's threads, which are not there.
@@ -24,7 +24,7 @@ _CONTEXT = multiprocessing.get_context("spawn")
 
 
 def run(
-    settings: Settings,
+    settings: RecordSettings,
     shards: Sequence[InputShard],
     output: Output,
     numbers: Sequence[int],
@@ -103,7 +103,7 @@ def _show(bar: tqdm, counts: np.ndarray) -> None:
 
 
 def _work(
-    settings: Settings,
+    settings: RecordSettings,
     shards: Sequence[InputShard],
     output: Output,
     numbers: Sequence[int],

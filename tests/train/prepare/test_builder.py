@@ -12,13 +12,13 @@ from train.data.reading import FaceDataset
 from train.prepare.__main__ import Options, prepare
 from train.prepare.builder import InstantidFaces
 from train.prepare.filtering import Filter
-from train.prepare.settings import Settings
+from train.prepare.record_settings import RecordSettings
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> Settings:
+def settings(tmp_path_factory) -> RecordSettings:
     pack = synthetic_pack.write_pack(tmp_path_factory.mktemp("pack"))
-    return Settings(face_pack=str(pack), filter=Filter(min_side=64, min_sharpness=0))
+    return RecordSettings(face_pack=str(pack), filter=Filter(min_side=64, min_sharpness=0))
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from tests.memory import peak_of
 from train.prepare.filtering import Filter
 from train.prepare.inputs import find_shards
 from train.prepare.output import Output
-from train.prepare.settings import Settings, plan
+from train.prepare.record_settings import RecordSettings, plan
 from train.prepare.shard import prepare_shard
 
 source, output, pack = map(Path, sys.argv[1:])
-settings = Settings(face_pack=str(pack), filter=Filter(min_side=0, min_face_share=0))
+settings = RecordSettings(face_pack=str(pack), filter=Filter(min_side=0, min_face_share=0))
 shards = find_shards(source)
 output = Output.open(output, plan(settings, shards))
 analyzer = settings.analyzer()

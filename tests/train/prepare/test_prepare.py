@@ -22,7 +22,7 @@ from train.prepare.__main__ import Options, prepare
 from train.prepare.filtering import Filter
 from train.prepare.inputs import find_shards
 from train.prepare.output import Output
-from train.prepare.settings import Settings, plan
+from train.prepare.record_settings import RecordSettings, plan
 
 ROOT = Path(__file__).parents[3]
 FILTER = {"min_side": 64, "min_face_share": 0.02, "min_det_score": 0.5, "min_sharpness": 0.0}
@@ -41,8 +41,8 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def settings(pack) -> Settings:
-    return Settings(face_pack=str(pack), filter=Filter(**FILTER))
+def settings(pack) -> RecordSettings:
+    return RecordSettings(face_pack=str(pack), filter=Filter(**FILTER))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_a_folder_that_a_run_killed_at_once_left_is_gone_on_with(source, setting
 
 def test_other_options_on_the_same_folder_are_refused(undisturbed, source, settings):
     before = bytes_of(undisturbed)
-    other = Settings(face_pack=settings.face_pack, filter=Filter(**FILTER | {"min_side": 65}))
+    other = RecordSettings(face_pack=settings.face_pack, filter=Filter(**FILTER | {"min_side": 65}))
     with pytest.raises(InputError, match=r"was begun with filter .*go on as before"):
         prepare(Options(input=source[0], output=undisturbed, settings=other))
     assert bytes_of(undisturbed) == before

@@ -20,7 +20,7 @@ PACKAGES = ("insightface", "onnxruntime", "opencv-python", "pillow", "numpy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class RecordSettings:
     """How pictures become records.
 
     Attributes:
@@ -40,7 +40,7 @@ class Settings:
         return FaceAnalyzer(self.face_pack, providers=(self.provider,), threads=1)
 
 
-def plan(settings: Settings, shards: Sequence[InputShard]) -> dict[str, Any]:
+def plan(settings: RecordSettings, shards: Sequence[InputShard]) -> dict[str, Any]:
     """All that decides the bytes: `settings`, the input, the pack and the packages.
 
     The input is known by its files' names and sizes; to read it all would take as long as a run.
