@@ -81,11 +81,11 @@ def step_arguments(
         params,
         state,
         conditions,
-        {name: shape(()) for name in sampler.row(0)},
+        {name: shape((1,)) for name in sampler.row(0)},
         shape(()),
         shape(()),
         shape((len(networks.controlnets), residuals, rows)),
-        latents if sampler.stochastic else None,
+        latents if sampler.rule.stochastic else None,
     )
 
 

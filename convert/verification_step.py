@@ -148,7 +148,7 @@ def jax_step(model: Model, inputs: Inputs) -> Outputs:
     unet = parts["unet"].network
     output = _prediction(unet, load("unet", "ip_adapter"), *at, tokens, residuals, arrays)
     guided = classifier_free_guidance(output, jnp.float32(GUIDANCE_SCALE))
-    following = sampler.rule.step(state, guided, row)["sample"]
+    following = sampler.rule.step(state, guided, row, None)["sample"]
     return Outputs(
         id_tokens=np.asarray(tokens),
         residuals=[np.asarray(residual) for residual in residuals],

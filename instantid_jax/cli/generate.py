@@ -10,7 +10,7 @@ from typing import Literal
 from instantid_jax import embedded
 from instantid_jax.cli.faces import FacePack, read_faces
 from instantid_jax.cli.outputs import check_picture
-from instantid_jax.diffusion.samplers import SAMPLERS
+from instantid_jax.diffusion.names import SamplerName
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import NoFaceError
 from instantid_jax.face.face import Face
@@ -143,7 +143,7 @@ class Sampling:
     original_size: tuple[int, int] | None = None
     crops_coords_top_left: tuple[int, int] = (0, 0)
     target_size: tuple[int, int] | None = None
-    scheduler: Literal[tuple(SAMPLERS)] | None = None
+    scheduler: SamplerName | None = None
     eta: float = 0.0
     seed: int = 0
     num_images_per_prompt: int = 1

@@ -2,12 +2,11 @@
 
 import sys
 import time
-from typing import Literal
 
 import numpy as np
 
 from instantid_jax.cli.generate import Weights
-from instantid_jax.diffusion.samplers import SAMPLERS
+from instantid_jax.diffusion.names import SamplerName
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline import inputs
 
@@ -15,7 +14,7 @@ from instantid_jax.pipeline import inputs
 def warmup(
     sizes: tuple[tuple[int, int], ...],
     num_images_per_prompt: tuple[int, ...] = (1,),
-    scheduler: Literal[tuple(SAMPLERS)] | None = None,
+    scheduler: SamplerName | None = None,
     guidance: bool = True,
     clip_skip: int | None = None,
     eta: float = 0.0,

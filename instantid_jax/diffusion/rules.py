@@ -1,31 +1,85 @@
-"""Step rules: the compiled part of a sampler.
+"""The step rule: the compiled part of every sampler.
 
-A rule is a few multiply-adds. All a scheduler decides from the step's place (first step, last step,
-which order, which noise level) is in the row of coefficients that it is given, so one compiled step
-serves every step of every step count. Rules are frozen dataclasses that compare by value: equal
-rules share a compiled program, whichever sampler they came from.
-
-A state is a dict of float32 arrays, each of the sample's shape: `sample`, and what the rule has to
-remember. Arithmetic is in the state's dtype.
+All samplers here are linear in the current sample, the network's output, what they remember and
+noise. So there is one rule, a sum of arrays times coefficients. Whatever depends on a step's place
+(first or last step, order, noise level) is in the coefficients, one row for each image: images at
+different steps, of different samplers and step counts, share one compiled step.
 """
 
-import abc
 import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 State = dict[str, jax.Array]
-Row = dict[str, jax.Array]  # float32 scalars, one of a kind for each step
+# By coefficient, [B] float32: one number for each image, or [1], one for all.
+Row = Mapping[str, jax.Array | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class StepRule(abc.ABC):
-    """What rules have in common; a rule adds `step` and what it remembers."""
+class StepRule:
+    """One denoising step as a linear combination.
 
-    def memory(self) -> tuple[str, ...]:
-        """Names of the arrays kept beside `sample`."""
-        return ()
+    With x the sample, f the network's output, D = p x + q f the converted output of this step
+    (the denoised sample, as the multistep solvers want it), D_k that of k steps before, δ_k =
+    D_k - D and z noise, a step is
+
+        y = a x + b y_1 + c D + Σ_k c_k δ_k         only if `corrects`; else y = x
+        x' = a' y + c' D + Σ_k c'_k δ_k + d z
+
+    where y_1 is the y of the step before. A rule that remembers nothing takes D = f.
+
+    A rule is compared by value: samplers with equal rules share a compiled step. A rule of higher
+    order serves the samplers of lower ones too (`covering`, `columns`).
+
+    Attributes:
+      order: of the extrapolation, which takes `order` - 1 earlier converted outputs.
+      corrects: whether the output at the predicted sample first corrects that sample (UniPC). It
+        takes one more earlier output.
+      stochastic: whether a step adds noise.
+    """
+
+    order: int = 1
+    corrects: bool = False
+    stochastic: bool = False
+
+    @classmethod
+    def covering(cls, rules: Iterable[Self]) -> Self:
+        """The smallest rule that serves all of these."""
+        rules = list(rules)
+        return cls(
+            order=max(rule.order for rule in rules),
+            corrects=any(rule.corrects for rule in rules),
+            stochastic=any(rule.stochastic for rule in rules),
+        )
+
+    @property
+    def history(self) -> int:
+        """How many earlier converted outputs are remembered."""
+        return self.order - 1 + self.corrects
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """Names of the arrays of a state other than `sample`."""
+        past = tuple(f"converted_{k}" for k in range(1, self.history + 1))
+        return (*past, "corrected") if self.corrects else past
+
+    @property
+    def neutral(self) -> dict[str, float]:
+        """By coefficient, the value that leaves the sample as it is."""
+        values = {"input_scale": 1.0, "sample": 1.0, "converted": 0.0}
+        values |= {f"difference_{k}": 0.0 for k in range(1, self.order)}
+        if self.history:
+            values |= {"convert_sample": 0.0, "convert_output": 1.0}
+        if self.corrects:
+            values |= {"correct_sample": 1.0, "correct_corrected": 0.0, "correct_converted": 0.0}
+            values |= {f"correct_difference_{k}": 0.0 for k in range(1, self.history + 1)}
+        if self.stochastic:
+            values |= {"noise": 0.0}
+        return values
 
     def init(self, sample: jax.Array) -> State:
         """The state before the first step.
@@ -34,107 +88,48 @@ class StepRule(abc.ABC):
           sample: [B, H, W, C], unit noise times the sampler's `init_noise_sigma`.
         """
         sample = sample.astype(jnp.float32)
-        return {"sample": sample} | {name: jnp.zeros_like(sample) for name in self.memory()}
+        return {"sample": sample} | {name: jnp.zeros_like(sample) for name in self.remembered}
 
     def scale_input(self, state: State, row: Row) -> jax.Array:
-        """What the networks are shown: the sample at unit variance."""
-        return state["sample"] * row["input_scale"]
+        """The networks' input: the sample at unit variance."""
+        return state["sample"] * per_image(row["input_scale"], state["sample"])
 
-    @abc.abstractmethod
-    def step(
-        self, state: State, model_output: jax.Array, row: Row, noise: jax.Array | None = None
-    ) -> State:
-        """One denoising step.
+    def step(self, state: State, output: jax.Array, row: Row, noise: jax.Array | None) -> State:
+        """One denoising step, in the state's dtype.
 
         Args:
-          model_output: guided prediction, of the sample's shape, any float dtype.
-          row: this step's coefficients.
-          noise: of the sample's shape, unit variance; for stochastic samplers, and only for them.
-        Raises:
-          ValueError: if noise is missing or not wanted.
+          output: guided prediction, of the sample's shape, any float dtype.
+          row: this step's coefficients, by the names of `neutral`.
+          noise: of the sample's shape, unit variance; None unless `stochastic`.
         """
-
-
-def _add_noise(sample: jax.Array, row: Row, noise: jax.Array | None) -> jax.Array:
-    if ("noise" in row) != (noise is not None):
-        raise ValueError(
-            "this sampler draws noise at every step: pass it"
-            if noise is None
-            else "this sampler draws no noise: pass none"
-        )
-    return sample if noise is None else sample + row["noise"] * noise.astype(sample.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class OneStep(StepRule):
-    """Looks at nothing but the present: x' = a x + b f + c z, with f the network's output."""
-
-    def step(
-        self, state: State, model_output: jax.Array, row: Row, noise: jax.Array | None = None
-    ) -> State:
         x = state["sample"]
-        x = row["sample"] * x + row["model_output"] * model_output.astype(x.dtype)
-        return {"sample": _add_noise(x, row, noise)}
+
+        def times(name: str, array: jax.Array) -> jax.Array:
+            return per_image(row[name], array) * array
+
+        converted = output.astype(x.dtype)
+        if self.history:
+            converted = times("convert_sample", x) + times("convert_output", converted)
+        past = [state[f"converted_{k}"] for k in range(1, self.history + 1)]
+        differences = [each - converted for each in past]
+        following = {
+            f"converted_{k}": value
+            for k, value in enumerate([converted, *past][: self.history], start=1)
+        }
+        if self.corrects:
+            x = times("correct_sample", x) + times("correct_corrected", state["corrected"])
+            x = x + times("correct_converted", converted)
+            for k, difference in enumerate(differences, start=1):
+                x = x + times(f"correct_difference_{k}", difference)
+            following["corrected"] = x
+        x = times("sample", x) + times("converted", converted)
+        for k, difference in enumerate(differences[: self.order - 1], start=1):
+            x = x + times(f"difference_{k}", difference)
+        if self.stochastic:
+            x = x + times("noise", noise.astype(x.dtype))
+        return {"sample": x} | following
 
 
-@dataclasses.dataclass(frozen=True)
-class Multistep(StepRule):
-    """Extrapolates the denoised sample from its last `order` values (Adams-Bashforth).
-
-    D_0 = p x + q f is the denoised sample of this step, D_k of k steps before:
-    x' = a x + b D_0 + c_1 (D_0 - D_1) + c_2 (D_1 - D_2) + d z.
-    """
-
-    order: int = 2
-
-    def memory(self) -> tuple[str, ...]:
-        return tuple(f"denoised_{k}" for k in range(1, self.order))
-
-    def step(
-        self, state: State, model_output: jax.Array, row: Row, noise: jax.Array | None = None
-    ) -> State:
-        x = state["sample"]
-        denoised = (_denoised(x, model_output, row), *(state[name] for name in self.memory()))
-        x = row["sample"] * x + row["denoised"] * denoised[0]
-        for k in range(1, self.order):
-            x = x + row[f"difference_{k}"] * (denoised[k - 1] - denoised[k])
-        memory = dict(zip(self.memory(), denoised[:-1], strict=True))
-        return {"sample": _add_noise(x, row, noise)} | memory
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictorCorrector(StepRule):
-    """UniPC: the network's output at the predicted sample first corrects that sample.
-
-    With D_0 = p x + q f, D_k of k steps before and y the corrected sample of the step before:
-    x_c = a x + b y + c D_1 + e (D_0 - D_1) + sum over k > 1 of c_k (D_k - D_1), then
-    x' = a' x_c + b' D_0 + sum over k of c'_k (D_k - D_0).
-    """
-
-    order: int = 2
-
-    def memory(self) -> tuple[str, ...]:
-        return ("corrected", *(f"denoised_{k}" for k in range(1, self.order + 1)))
-
-    def step(
-        self, state: State, model_output: jax.Array, row: Row, noise: jax.Array | None = None
-    ) -> State:
-        x = state["sample"]
-        history = tuple(state[f"denoised_{k}"] for k in range(1, self.order + 1))
-        denoised = (_denoised(x, model_output, row), *history)
-
-        corrected = row["correct_sample"] * x + row["correct_corrected"] * state["corrected"]
-        corrected = corrected + row["correct_denoised"] * denoised[1]
-        corrected = corrected + row["correct_difference_0"] * (denoised[0] - denoised[1])
-        for k in range(2, self.order + 1):
-            corrected = corrected + row[f"correct_difference_{k}"] * (denoised[k] - denoised[1])
-
-        x = row["sample"] * corrected + row["denoised"] * denoised[0]
-        for k in range(1, self.order):
-            x = x + row[f"difference_{k}"] * (denoised[k] - denoised[0])
-        memory = dict(zip(self.memory(), (corrected, *denoised[:-1]), strict=True))
-        return {"sample": _add_noise(x, row, noise)} | memory
-
-
-def _denoised(x: jax.Array, model_output: jax.Array, row: Row) -> jax.Array:
-    return row["denoised_sample"] * x + row["denoised_output"] * model_output.astype(x.dtype)
+def per_image(values: jax.Array | np.ndarray, images: jax.Array) -> jax.Array:
+    """[B] or [1] numbers, shaped to multiply [B, ...] images, in their dtype."""
+    return values.reshape(values.shape + (1,) * (images.ndim - 1)).astype(images.dtype)

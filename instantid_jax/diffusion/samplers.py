@@ -7,16 +7,22 @@ whose own file asks for Karras sigmas has Karras sigmas.
 
 import dataclasses
 import operator
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
 from instantid_jax.diffusion import tables
-from instantid_jax.diffusion.rules import (
-    Multistep,
-    OneStep,
-    PredictorCorrector,
-    StepRule,
+from instantid_jax.diffusion.names import (
+    DDIM,
+    DPM,
+    EULER,
+    EULER_ANCESTRAL,
+    LCM,
+    SAMPLERS,
+    UNIPC,
 )
+from instantid_jax.diffusion.rules import StepRule
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.diffusion.spacing import (
     respaced_sigmas,
@@ -25,26 +31,6 @@ from instantid_jax.diffusion.spacing import (
     train_sigmas,
 )
 from instantid_jax.errors import InputError
-
-EULER = "EulerDiscreteScheduler"
-EULER_ANCESTRAL = "EulerAncestralDiscreteScheduler"
-DDIM = "DDIMScheduler"
-DPM = "DPMSolverMultistepScheduler"
-UNIPC = "UniPCMultistepScheduler"
-LCM = "LCMScheduler"
-
-# Each name's diffusers class, and the settings given to `from_config` beside the checkpoint's.
-SAMPLERS = {
-    "euler": (EULER, {}),
-    "euler_trailing": (EULER, {"timestep_spacing": "trailing"}),
-    "euler_ancestral": (EULER_ANCESTRAL, {}),
-    "ddim": (DDIM, {}),
-    "dpmpp_2m": (DPM, {}),
-    "dpmpp_2m_karras": (DPM, {"use_karras_sigmas": True}),
-    "dpmpp_2m_sde": (DPM, {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": (UNIPC, {}),
-    "lcm": (LCM, {}),
-}
 
 _ALL = (EULER, EULER_ANCESTRAL, DDIM, DPM, UNIPC, LCM)
 _SOLVERS = (DPM, UNIPC)
@@ -82,28 +68,69 @@ _TAKEN = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-    """A sampler made ready for a number of steps.
+    """A sampler for a number of steps.
 
     Attributes:
-      timesteps: [T] float32, what the networks are told at each model evaluation.
-      init_noise_sigma: unit noise is multiplied by this before the first step.
-      rows: each [T] float64, the coefficients of each step; `row` gives one step's.
-      stochastic: whether every step takes noise.
+      timesteps: [T] float32, the networks' at each step.
+      init_noise_sigma: what unit noise is multiplied by before the first step.
+      rows: each [T] float64, the coefficients of `rule` at each step.
       rule: the compiled part; equal for equal scheduler settings, whatever the number of steps.
     """
 
     timesteps: np.ndarray
     init_noise_sigma: float
     rows: dict[str, np.ndarray]
-    stochastic: bool
     rule: StepRule
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def row(self, i: int) -> dict[str, np.float32]:
-        """The coefficients of step `i`, float32 scalars."""
-        return {name: np.float32(column[i]) for name, column in self.rows.items()}
+    def row(self, i: int) -> dict[str, np.ndarray]:
+        """The coefficients of step `i` for all images of a batch: each [1] float32."""
+        return {name: np.float32(column[i : i + 1]) for name, column in self.rows.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SamplerBatch:
+    """The samplers of a batch's images, side by side.
+
+    An image whose steps have ended stays as it is while others go on.
+
+    Attributes:
+      timesteps: [T, B] float32, T the largest number of steps.
+      init_noise_sigma: [B] float32.
+      rows: each [T, B] float32, the coefficients of `rule`.
+      rule: which serves all of them.
+    """
+
+    timesteps: np.ndarray
+    init_noise_sigma: np.ndarray
+    rows: dict[str, np.ndarray]
+    rule: StepRule
+
+    @classmethod
+    def of(cls, samplers: Sequence[Sampler]) -> Self:
+        """One sampler for each image."""
+        rule = StepRule.covering(sampler.rule for sampler in samplers)
+        steps = max(len(sampler) for sampler in samplers)
+        rows = {
+            name: np.full((steps, len(samplers)), value, np.float32)
+            for name, value in rule.neutral.items()
+        }
+        timesteps = np.zeros((steps, len(samplers)), np.float32)
+        for i, sampler in enumerate(samplers):
+            timesteps[: len(sampler), i] = sampler.timesteps
+            for name, column in sampler.rows.items():
+                rows[name][: len(sampler), i] = column
+        sigmas = np.array([sampler.init_noise_sigma for sampler in samplers], np.float32)
+        return cls(timesteps, sigmas, rows, rule)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def row(self, i: int) -> dict[str, np.ndarray]:
+        """The coefficients of step `i`, each [B] float32."""
+        return {name: column[i] for name, column in self.rows.items()}
 
 
 def make_sampler(
@@ -208,8 +235,7 @@ def _make_euler(config: ScheduleConfig, class_name: str, steps: int, alpha: np.n
             np.sqrt(highest**2 + 1) if config.timestep_spacing == "leading" else highest
         ),
         rows=make(sigmas, config.prediction_type),
-        stochastic=class_name == EULER_ANCESTRAL,
-        rule=OneStep(),
+        rule=StepRule(stochastic=class_name == EULER_ANCESTRAL),
     )
 
 
@@ -230,8 +256,7 @@ def _make_ddim(config: ScheduleConfig, steps: int, alpha: np.ndarray, eta: float
         timesteps=timesteps.astype(np.float32),
         init_noise_sigma=1.0,
         rows=tables.ddim(alpha[timesteps], alpha_next, config.prediction_type, eta),
-        stochastic=eta > 0,
-        rule=OneStep(),
+        rule=StepRule(stochastic=eta > 0),
     )
 
 
@@ -255,8 +280,7 @@ def _make_lcm(config: ScheduleConfig, steps: int, alpha: np.ndarray) -> Sampler:
         timesteps=timesteps.astype(np.float32),
         init_noise_sigma=1.0,
         rows=tables.lcm(timesteps, alpha, config.prediction_type, config.timestep_scaling),
-        stochastic=True,
-        rule=OneStep(),
+        rule=StepRule(stochastic=True),
     )
 
 
@@ -289,7 +313,6 @@ def _make_solver(config: ScheduleConfig, class_name: str, steps: int, alpha: np.
         timesteps=timesteps.astype(np.float32),
         init_noise_sigma=1.0,
         rows=rows,
-        stochastic="noise" in rows,
         rule=rule,
     )
 
@@ -317,7 +340,7 @@ def _dpm_solver(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows
         heun=config.solver_type == "heun",
         stochastic=stochastic,
     )
-    return rows, Multistep(order=highest)
+    return rows, StepRule(order=highest, stochastic=stochastic)
 
 
 def _unipc(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows, StepRule]:
@@ -334,7 +357,7 @@ def _unipc(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows, Ste
         bh1=config.solver_type == "bh1",
         uncorrected=config.disable_corrector,
     )
-    return rows, PredictorCorrector(order=highest)
+    return rows, StepRule(order=highest, corrects=True)
 
 
 def _with_final(sigmas: np.ndarray, final: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The coefficients of each step, on the host in float64: the scheduler's half of a step rule.
 
-Every function returns `{name: [T]}` for the rule it names. Sigmas are [T + 1] and descend; where
+Every function returns `{name: [T]}`, by the names of `rules.StepRule`. Those of the one-step
+samplers multiply the network's output itself. Sigmas are [T + 1] and descend; where
 diffusers takes differences of logarithms in float32 the closed forms here lose nothing: with
 λ = -log σ and h = λ' - λ, exp(-h) is σ'/σ. Letters: α = 1/sqrt(σ²+1), s = σα, unprimed before the
 step and primed after it; f is the network's output. A step to sigma 0 divides by zero on the way to
@@ -15,7 +16,7 @@ Rows = dict[str, np.ndarray]
 
 
 def euler(sigmas: np.ndarray, prediction_type: str) -> Rows:
-    """Euler's method on the probability-flow ODE: `OneStep` rows.
+    """Euler's method on the probability-flow ODE: rows of order 1.
 
     Source: Karras et al. 2022, algorithm 1 without churn; diffusers' EulerDiscreteScheduler.step.
     """
@@ -23,7 +24,7 @@ def euler(sigmas: np.ndarray, prediction_type: str) -> Rows:
 
 
 def euler_ancestral(sigmas: np.ndarray, prediction_type: str) -> Rows:
-    """Euler's method to below the next sigma, then noise up to it: `OneStep` rows.
+    """Euler's method to below the next sigma, then noise up to it: rows of order 1.
 
     Source: k-diffusion's sample_euler_ancestral; diffusers' EulerAncestralDiscreteScheduler.step.
     """
@@ -39,11 +40,11 @@ def _euler_to(sigma: np.ndarray, target: np.ndarray, prediction_type: str) -> Ro
         sample, model_output = np.ones_like(sigma), target - sigma
     else:
         sample, model_output = (1 + sigma * target) * alpha**2, (target - sigma) * alpha
-    return {"input_scale": alpha, "sample": sample, "model_output": model_output}
+    return {"input_scale": alpha, "sample": sample, "converted": model_output}
 
 
 def ddim(alpha: np.ndarray, alpha_next: np.ndarray, prediction_type: str, eta: float) -> Rows:
-    """Denoising diffusion implicit models: `OneStep` rows, with noise where `eta` is above 0.
+    """Denoising diffusion implicit models: rows of order 1, with noise where `eta` is above 0.
 
     Args:
       alpha, alpha_next: ᾱ before and after each step, [T].
@@ -54,7 +55,7 @@ def ddim(alpha: np.ndarray, alpha_next: np.ndarray, prediction_type: str, eta: f
     direction = np.sqrt(1 - alpha_next - deviation**2)
     rows = {"input_scale": np.ones_like(alpha)}
     for name, of_denoised, of_epsilon in zip(
-        ("sample", "model_output"), denoised, epsilon, strict=True
+        ("sample", "converted"), denoised, epsilon, strict=True
     ):
         rows[name] = np.sqrt(alpha_next) * of_denoised + direction * of_epsilon
     return rows | ({"noise": deviation} if eta > 0 else {})
@@ -63,7 +64,7 @@ def ddim(alpha: np.ndarray, alpha_next: np.ndarray, prediction_type: str, eta: f
 def lcm(
     timesteps: np.ndarray, alpha: np.ndarray, prediction_type: str, timestep_scaling: float
 ) -> Rows:
-    """Latent consistency sampling, denoise fully and add noise back: `OneStep` rows.
+    """Latent consistency sampling, denoise fully and add noise back: rows of order 1.
 
     Args:
       timesteps, alpha: of each step, and ᾱ there, [T].
@@ -78,7 +79,7 @@ def lcm(
     return {
         "input_scale": np.ones_like(alpha),
         "sample": np.sqrt(alpha_next) * (c_out * of_sample + c_skip),
-        "model_output": np.sqrt(alpha_next) * c_out * of_output,
+        "converted": np.sqrt(alpha_next) * c_out * of_output,
         "noise": np.sqrt(1 - alpha_next),
     }
 
@@ -106,7 +107,7 @@ def dpm_solver(
     heun: bool,
     stochastic: bool,
 ) -> Rows:
-    """DPM-Solver++ of order 1, 2 or 3, or its SDE form of order 1 or 2: `Multistep` rows.
+    """DPM-Solver++ of order 1, 2 or 3, or its SDE form of order 1 or 2: rows of `max_order`.
 
     Args:
       orders: [T] the order of each step, at most `max_order`.
@@ -126,18 +127,20 @@ def dpm_solver(
     value = alpha[1:] * (1 - decay)
     slope = alpha[1:] * ((decay - 1) / span + 1)
     curvature = -alpha[1:] * ((decay - 1 + span) / span**2 - 0.5)
-    rows |= {"sample": sample, "denoised": value}
+    rows |= {"sample": sample, "converted": value}
     rows |= {f"difference_{k}": np.zeros_like(value) for k in range(1, max_order)}
     for i, order in enumerate(orders):
         if order == 2:
             second = slope[i] if heun else 0.5 * value[i]
-            rows["difference_1"][i] = second * h[i] / h[i - 1]
+            rows["difference_1"][i] = -second * h[i] / h[i - 1]
         elif order == 3:
             r0, r1 = h[i - 1] / h[i], h[i - 2] / h[i]
             share, bend = r0 / (r0 + r1), curvature[i] / (r0 + r1)
-            rows["difference_1"][i] = (slope[i] * (1 + share) + bend) / r0
-            rows["difference_2"][i] = -(slope[i] * share + bend) / r1
-    return rows
+            newer = (slope[i] * (1 + share) + bend) / r0  # of D - D_1
+            older = -(slope[i] * share + bend) / r1  # of D_1 - D_2
+            rows["difference_1"][i] = older - newer
+            rows["difference_2"][i] = -older
+    return rows if max_order > 1 else _one_step(rows)
 
 
 def unipc(
@@ -149,7 +152,7 @@ def unipc(
     bh1: bool,
     uncorrected: tuple[int, ...],
 ) -> Rows:
-    """UniPC, B(h) form, predicting the denoised sample: `PredictorCorrector` rows.
+    """UniPC, B(h) form, predicting the denoised sample: rows that correct.
 
     Args:
       orders: [T] the order of each step, at most `max_order`.
@@ -162,11 +165,11 @@ def unipc(
     lambdas = -np.log(sigmas)
     steps = len(orders)
     names = [f"difference_{k}" for k in range(1, max_order)]
-    names += ["correct_corrected", "correct_denoised", "correct_difference_0"]
-    names += [f"correct_difference_{k}" for k in range(2, max_order + 1)]
+    names += ["correct_corrected", "correct_converted"]
+    names += [f"correct_difference_{k}" for k in range(1, max_order + 1)]
     rows |= {name: np.zeros(steps) for name in names}
     rows |= {"sample": deviation[1:] / deviation[:-1], "correct_sample": np.ones(steps)}
-    rows["denoised"] = alpha[1:] * (1 - sigmas[1:] / sigmas[:-1])
+    rows["converted"] = alpha[1:] * (1 - sigmas[1:] / sigmas[:-1])
     for i, order in enumerate(orders):
         h = lambdas[i + 1] - lambdas[i]
         ratios = [(lambdas[i - k] - lambdas[i]) / h for k in range(1, order)]
@@ -178,14 +181,17 @@ def unipc(
 
         if i + 1 == steps or i in uncorrected:
             continue
-        # The same step once more, from the same sample, knowing the output at its end.
+        # The same step once more, from the same sample, knowing the output at its end: D, with D_1
+        # at its start, where the equations have their differences from D_1.
         weights = [0.5] if order == 1 else _unipc_weights(-h, [*ratios, 1.0], bh1)
+        older = [scale * w / r for r, w in zip(ratios, weights, strict=False)]
+        start = rows["converted"][i]
         rows["correct_sample"][i + 1] = 0.0
         rows["correct_corrected"][i + 1] = rows["sample"][i]
-        rows["correct_denoised"][i + 1] = rows["denoised"][i]
-        rows["correct_difference_0"][i + 1] = scale * weights[-1]
-        for k, (ratio, weight) in enumerate(zip(ratios, weights, strict=False), start=2):
-            rows[f"correct_difference_{k}"][i + 1] = scale * weight / ratio
+        rows["correct_converted"][i + 1] = start
+        rows["correct_difference_1"][i + 1] = start - scale * weights[-1] - sum(older)
+        for k, each in enumerate(older, start=2):
+            rows[f"correct_difference_{k}"][i + 1] = each
     return rows
 
 
@@ -209,11 +215,20 @@ def _unipc_weights(h: float, ratios: list[float], bh1: bool) -> np.ndarray:
 
 
 def _of_denoised(sigmas: np.ndarray, prediction_type: str) -> tuple[Rows, np.ndarray, np.ndarray]:
-    """What both multistep solvers start from: the rows of D_0 = p x + q f; α and s, [T + 1]."""
+    """What both multistep solvers start from: the rows of D = p x + q f; α and s, [T + 1]."""
     alpha = 1 / np.sqrt(sigmas**2 + 1)
     rows = {"input_scale": np.ones(len(sigmas) - 1)}
     if prediction_type == "epsilon":
-        rows |= {"denoised_sample": 1 / alpha[:-1], "denoised_output": -sigmas[:-1]}
+        rows |= {"convert_sample": 1 / alpha[:-1], "convert_output": -sigmas[:-1]}
     else:
-        rows |= {"denoised_sample": alpha[:-1], "denoised_output": -(sigmas * alpha)[:-1]}
+        rows |= {"convert_sample": alpha[:-1], "convert_output": -(sigmas * alpha)[:-1]}
     return rows, alpha, sigmas * alpha
+
+
+def _one_step(rows: Rows) -> Rows:
+    """Rows of D = p x + q f alone, as rows of f."""
+    rows = dict(rows)
+    of_sample, of_output = rows.pop("convert_sample"), rows.pop("convert_output")
+    rows["sample"] = rows["sample"] + rows["converted"] * of_sample
+    rows["converted"] = rows["converted"] * of_output
+    return rows

@@ -298,7 +298,7 @@ class InstantIDPipeline:
             model.on_devices(model.dtype),
             tqdm(total=len(sampler), unit="step", disable=None if progress else True) as bar,
         ):
-            seen = (sampler.rule, sampler.stochastic, guidance, skip, count, n, size)
+            seen = (sampler.rule, guidance, skip, count, n, size)
             bar.set_description("preparing" if seen in self._compiled else "compiling")
             text = model.encode_text(positive, skip)
             conditions = programs.prepare(

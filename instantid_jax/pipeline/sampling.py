@@ -57,7 +57,7 @@ def denoise(
     ready = 0
     for i in range(len(sampler)):
         noise = None
-        if sampler.stochastic:
+        if sampler.rule.stochastic:
             noise = programs.draw_noise(key, np.uint32(i), latents.shape[1:])
         row, timestep = sampler.row(i), sampler.timesteps[i]
         state, finite = step(state, conditions, row, timestep, guidance, scales[i], noise)

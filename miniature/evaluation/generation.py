@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from instantid_jax import InstantIDPipeline, embedded
 from instantid_jax.cli import generate
-from instantid_jax.diffusion.samplers import SAMPLERS
+from instantid_jax.diffusion.names import SamplerName
 from instantid_jax.face.face import Face
 from instantid_jax.pipeline import inputs
 from miniature.evaluation.held_out import HeldOut
@@ -48,7 +47,7 @@ class Sampling:
     controlnet_conditioning_scale: float = generate.Sampling.controlnet_conditioning_scale[0]
     num_inference_steps: int = 16
     guidance_scale: float = embedded.GUIDANCE_SCALE
-    scheduler: Literal[tuple(SAMPLERS)] | None = None
+    scheduler: SamplerName | None = None
     batch: int = 20
 
     def check(self) -> None:

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instantid_jax.diffusion.rules import Multistep, OneStep, PredictorCorrector
-from instantid_jax.diffusion.samplers import SAMPLERS, make_sampler
+from instantid_jax.diffusion.names import SAMPLERS
+from instantid_jax.diffusion.rules import StepRule
+from instantid_jax.diffusion.samplers import SamplerBatch, make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 
 SHAPE = (2, 4, 4, 3)
@@ -21,29 +22,79 @@ def test_state_stays_float32_of_one_shape(name, dtype, strict_promotion):
     sample, output, noise = (jnp.asarray(x) for x in unit_noise(3))
     state = sampler.rule.init(sample.astype(dtype))
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    assert set(state) == {"sample", *sampler.rule.memory()}
+    assert set(state) == {"sample", *sampler.rule.remembered}
     assert all(entry == (SHAPE, jnp.float32) for entry in shapes.values())
     for i in range(3):
         scaled = sampler.rule.scale_input(state, sampler.row(i))
         assert scaled.dtype == jnp.float32 and scaled.shape == SHAPE
-        draw = noise if sampler.stochastic else None
+        draw = noise if sampler.rule.stochastic else None
         state = jax.jit(sampler.rule.step)(state, output.astype(dtype), sampler.row(i), draw)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shapes
 
 
 def test_rules_compare_by_value():
-    assert OneStep() == OneStep() and hash(Multistep(2)) == hash(Multistep(2))
-    assert len({OneStep(), Multistep(2), Multistep(3), PredictorCorrector(2)}) == 4
+    assert StepRule() == StepRule() and hash(StepRule(2)) == hash(StepRule(2))
+    assert len({StepRule(), StepRule(2), StepRule(3), StepRule(2, corrects=True)}) == 4
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_noise_is_given_where_it_is_drawn(name):
+def test_rows_have_the_coefficients_of_their_rule(name):
     sampler = make_sampler(ScheduleConfig(), name, 4)
-    sample, output, noise = unit_noise(3)
-    state = sampler.rule.init(jnp.asarray(sample))
-    wrong = None if sampler.stochastic else noise
-    with pytest.raises(ValueError, match="noise"):
-        sampler.rule.step(state, output, sampler.row(0), wrong)
+    assert sampler.rows.keys() == sampler.rule.neutral.keys()
+
+
+def test_a_neutral_row_keeps_the_sample():
+    rule = StepRule(3, corrects=True, stochastic=True)
+    sample, output, noise = (jnp.asarray(x) for x in unit_noise(3))
+    row = {name: np.full(2, value, np.float32) for name, value in rule.neutral.items()}
+    state = rule.step(rule.init(sample), output, row, noise)
+    np.testing.assert_array_equal(state["sample"], sample)
+
+
+MIXED = {"euler": 5, "dpmpp_2m_karras": 7, "unipc": 4, "euler_ancestral": 6}
+
+
+def run(sampler, starts, seeds):
+    """Samples with a network of one known output; images begin at the steps `starts`."""
+    rule = sampler.rule
+    step = jax.jit(rule.step)
+    initial = np.stack([np.random.default_rng(s).standard_normal((4, 4, 3)) for s in seeds])
+    initial = jnp.asarray(initial, jnp.float32) * sampler.init_noise_sigma.reshape(-1, 1, 1, 1)
+    state = rule.init(initial)
+    steps = len(sampler) + max(starts)
+    neutral = rule.neutral
+    for i in range(steps):
+        at = [i - start for start in starts]
+        row = {
+            name: np.array(
+                [column[k, j] if 0 <= k < len(column) else neutral[name] for j, k in enumerate(at)],
+                np.float32,
+            )
+            for name, column in sampler.rows.items()
+        }
+        shown = rule.scale_input(state, row)
+        output = jnp.tanh(shown) * 0.9
+        noise = np.stack(
+            [
+                np.random.default_rng((s, max(k, 0))).standard_normal((4, 4, 3))
+                for s, k in zip(seeds, at, strict=True)
+            ]
+        ).astype(np.float32)
+        state = step(state, output, row, noise if rule.stochastic else None)
+    return np.asarray(state["sample"])
+
+
+def test_samplers_begun_at_different_steps_share_one_program():
+    """Each image is the one it is alone, with its own sampler's rule."""
+    made = [make_sampler(ScheduleConfig(), name, steps) for name, steps in MIXED.items()]
+    together = SamplerBatch.of(made)
+    assert together.rule == StepRule(2, corrects=True, stochastic=True)
+    starts = [0, 3, 1, 2]
+    mixed = run(together, starts, seeds=range(len(made)))
+    for i, sampler in enumerate(made):
+        alone = run(SamplerBatch.of([sampler]), [0], seeds=[i])[0]
+        error = np.linalg.norm(mixed[i] - alone) / np.linalg.norm(alone)
+        assert error < 1e-6, (list(MIXED)[i], error)
 
 
 @pytest.mark.parametrize("name", [n for n in SAMPLERS if n not in ("ddim", "lcm")])
@@ -71,6 +122,6 @@ def test_number_of_steps_compiles_nothing_new(name):
         sampler = make_sampler(ScheduleConfig(), name, steps)
         state = sampler.rule.init(initial)
         for i, timestep in enumerate(sampler.timesteps):
-            draw = noise if sampler.stochastic else None
+            draw = noise if sampler.rule.stochastic else None
             state = compiled(sampler.rule, state, timestep, sampler.row(i), draw)
     assert len(traces) == 1

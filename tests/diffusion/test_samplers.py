@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instantid_jax.diffusion.samplers import SAMPLERS, make_sampler
+from instantid_jax.diffusion.names import SAMPLERS
+from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.errors import InputError
 
@@ -16,8 +17,8 @@ def share_of_signal(config, sampler, i):
     row = sampler.row(i)
     if row["input_scale"] != 1:
         return row["input_scale"]
-    if "denoised_sample" in row:
-        p = row["denoised_sample"]
+    if "convert_sample" in row:
+        p = row["convert_sample"]
         return p if config.prediction_type == "v_prediction" else 1 / p
     return np.sqrt(alphas_cumprod(config)[int(sampler.timesteps[i])])
 
@@ -40,7 +41,7 @@ def test_a_known_picture_is_recovered(name, steps, prediction_type):
         epsilon = (shown - a * picture) / np.sqrt(1 - a**2)
         velocity = a * epsilon - np.sqrt(1 - a**2) * picture
         output = epsilon if prediction_type == "epsilon" else velocity
-        state = step(state, output, row, noise[i] if sampler.stochastic else None)
+        state = step(state, output, row, noise[i] if sampler.rule.stochastic else None)
     # The last sample is x_0 itself, and a float32 sum of numbers up to `init_noise_sigma` times it.
     np.testing.assert_allclose(state["sample"], picture, atol=3e-5)
 
@@ -53,7 +54,7 @@ def test_ddim_without_alpha_one_ends_at_timestep_zero():
     sampler = make_sampler(config, "ddim", 1)
     (t,) = sampler.timesteps.astype(int)
     start = np.sqrt(alpha[t]) * picture + np.sqrt(1 - alpha[t]) * epsilon
-    end = sampler.rule.step(sampler.rule.init(jnp.asarray(start)), epsilon, sampler.row(0))
+    end = sampler.rule.step(sampler.rule.init(jnp.asarray(start)), epsilon, sampler.row(0), None)
     expected = np.sqrt(alpha[0]) * picture + np.sqrt(1 - alpha[0]) * epsilon
     np.testing.assert_allclose(end["sample"], expected, atol=1e-5)
     assert np.abs(expected - picture).max() > 1e-2
@@ -63,18 +64,18 @@ def test_ddim_without_alpha_one_ends_at_timestep_zero():
 def test_rows(name):
     sampler = make_sampler(ScheduleConfig(), name, 7)
     assert len(sampler) == 7 and sampler.timesteps.dtype == np.float32
-    assert sampler.stochastic == (name not in DETERMINISTIC)
+    assert sampler.rule.stochastic == (name not in DETERMINISTIC)
     assert all(column.shape == (7,) for column in sampler.rows.values())
     row = sampler.row(3)
-    assert all(type(value) is np.float32 for value in row.values())
+    assert all(v.shape == (1,) and v.dtype == np.float32 for v in row.values())
     assert sampler.row(0).keys() == row.keys()
-    if sampler.stochastic:
+    if sampler.rule.stochastic:
         assert np.all(sampler.rows["noise"][:-1] > 0) and sampler.rows["noise"][-1] == 0
 
 
 def test_ddim_with_eta_takes_noise():
-    assert make_sampler(ScheduleConfig(), "ddim", 5, eta=0.5).stochastic
-    assert not make_sampler(ScheduleConfig(), "ddim", 5, eta=0.0).stochastic
+    assert make_sampler(ScheduleConfig(), "ddim", 5, eta=0.5).rule.stochastic
+    assert not make_sampler(ScheduleConfig(), "ddim", 5, eta=0.0).rule.stochastic
 
 
 def test_none_is_the_checkpoints_own():

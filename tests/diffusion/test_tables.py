@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from instantid_jax.diffusion import tables
-from instantid_jax.diffusion.rules import Multistep, OneStep, PredictorCorrector
+from instantid_jax.diffusion.rules import StepRule
 
 SPREAD = 0.7  # of the data, a normal distribution
 
@@ -21,16 +21,16 @@ def integrate(rule, rows, sigmas, vp):
     """
     alpha = 1 / np.sqrt(sigmas**2 + 1) if vp else np.ones_like(sigmas)
     exact = alpha * np.sqrt((SPREAD**2 + sigmas**2) / (SPREAD**2 + sigmas[0] ** 2))
-    state = {"sample": exact[0]} | {name: 0.0 for name in rule.memory()}
+    state = {"sample": exact[:1]} | {name: np.zeros(1) for name in rule.remembered}
     for i, sigma in enumerate(sigmas[:-1]):
-        row = {name: column[i] for name, column in rows.items()}
-        output = np.float64(epsilon(state["sample"] / alpha[i], sigma))
-        state = rule.step(state, output, row)
+        row = {name: column[i : i + 1] for name, column in rows.items()}
+        output = epsilon(state["sample"] / alpha[i], sigma)
+        state = rule.step(state, output, row, None)
         if i < 3:
-            state["sample"] = exact[i + 1]
+            state["sample"] = exact[i + 1 : i + 2]
             if "corrected" in state:
-                state["corrected"] = exact[i]
-    return abs(state["sample"] - exact[-1]) / exact[-1]
+                state["corrected"] = exact[i : i + 1]
+    return abs(state["sample"][0] - exact[-1]) / exact[-1]
 
 
 def orders(steps, highest):
@@ -38,7 +38,7 @@ def orders(steps, highest):
 
 
 def solvers():
-    yield "euler", 1, lambda s: (OneStep(), tables.euler(s, "epsilon")), False
+    yield "euler", 1, lambda s: (StepRule(), tables.euler(s, "epsilon")), False
     for order in (1, 2, 3):
         for heun in {1: (False,), 2: (False, True), 3: (False,)}[order]:
             yield (
@@ -47,7 +47,7 @@ def solvers():
                 # curvature: a smaller error, of order 2 all the same.
                 min(order, 2),
                 lambda s, order=order, heun=heun: (
-                    Multistep(order),
+                    StepRule(order),
                     tables.dpm_solver(
                         s,
                         "epsilon",
@@ -64,7 +64,7 @@ def solvers():
                 f"unipc_{order}{'_bh1' if bh1 else ''}",
                 order + 1,  # the corrector adds one (Zhao et al. 2023, theorem 3.1)
                 lambda s, order=order, bh1=bh1: (
-                    PredictorCorrector(order),
+                    StepRule(order, corrects=True),
                     tables.unipc(
                         s,
                         "epsilon",
@@ -107,7 +107,7 @@ def test_unipc_ends_at_the_denoised_sample(bh1):
     with np.errstate(divide="ignore", invalid="ignore"):
         rows = tables.unipc(sigmas, "epsilon", orders=[1, 1], max_order=2, bh1=bh1, uncorrected=())
     assert all(np.isfinite(column).all() for column in rows.values())
-    assert rows["sample"][-1] == 0 and rows["denoised"][-1] == 1
+    assert rows["sample"][-1] == 0 and rows["converted"][-1] == 1
     assert rows["difference_1"][-1] == 0
 
 
@@ -118,7 +118,7 @@ def test_ddim_keeps_the_variance(prediction_type, eta):
     alpha, alpha_next = np.array([0.1, 0.5]), np.array([0.5, 0.9])
     rows = tables.ddim(alpha, alpha_next, prediction_type, eta)
     output = 1.0 if prediction_type == "epsilon" else np.sqrt(alpha)
-    kept = rows["sample"] * np.sqrt(1 - alpha) + rows["model_output"] * output
+    kept = rows["sample"] * np.sqrt(1 - alpha) + rows["converted"] * output
     added = rows.get("noise", 0.0)
     np.testing.assert_allclose(kept**2 + added**2, 1 - alpha_next)
     assert np.all(added > 0) if eta else "noise" not in rows
@@ -131,7 +131,7 @@ def test_stochastic_sigmas_keep_the_variance(prediction_type):
     output = 1.0 if prediction_type == "epsilon" else alpha[:-1]
 
     rows = tables.euler_ancestral(sigmas, prediction_type)
-    kept = rows["sample"] * sigmas[:-1] + rows["model_output"] * output
+    kept = rows["sample"] * sigmas[:-1] + rows["converted"] * output
     np.testing.assert_allclose(kept**2 + rows["noise"] ** 2, sigmas[1:] ** 2, atol=1e-12)
 
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -139,9 +139,7 @@ def test_stochastic_sigmas_keep_the_variance(prediction_type):
             sigmas, prediction_type, orders=[1, 1, 1], max_order=1, heun=False, stochastic=True
         )
     noisy = (sigmas * alpha)[:-1]
-    denoised = rows["denoised_sample"] * noisy + rows["denoised_output"] * output
-    np.testing.assert_allclose(denoised, 0, atol=1e-12)
-    kept = rows["sample"] * noisy + rows["denoised"] * denoised
+    kept = rows["sample"] * noisy + rows["converted"] * output
     np.testing.assert_allclose(kept**2 + rows["noise"] ** 2, (sigmas * alpha)[1:] ** 2, atol=1e-12)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from instantid_jax import Face, InstantIDPipeline
-from instantid_jax.diffusion.samplers import SAMPLERS
+from instantid_jax.diffusion.names import SAMPLERS
 from instantid_jax.face.keypoints import draw_keypoints
 from tests.parity.reference import InstantIDReference, make_scheduler, relative_error, unit_noise
 

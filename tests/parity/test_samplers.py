@@ -18,7 +18,8 @@ from diffusers.schedulers import (
     scheduling_lcm,
 )
 
-from instantid_jax.diffusion.samplers import SAMPLERS, make_sampler
+from instantid_jax.diffusion.names import SAMPLERS
+from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import (
     ScheduleConfig,
     add_noise,
@@ -122,7 +123,7 @@ def run_ours(sampler):
     for i, t in enumerate(sampler.timesteps):
         row = sampler.row(i)
         scaled = np.asarray(sampler.rule.scale_input(state, row))
-        draw = noise[1 + i] if sampler.stochastic else None
+        draw = noise[1 + i] if sampler.rule.stochastic else None
         state = step(sampler.rule, state, network(scaled, float(t)), row, draw)
     return np.asarray(state["sample"])
 

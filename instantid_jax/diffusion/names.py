@@ -1,0 +1,37 @@
+"""The samplers by name. Strings alone, so that a command line can list them without JAX."""
+
+from typing import Any, Literal, get_args
+
+SamplerName = Literal[
+    "euler",
+    "euler_trailing",
+    "euler_ancestral",
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_2m_sde",
+    "unipc",
+    "lcm",
+]
+SAMPLER_NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
+
+EULER = "EulerDiscreteScheduler"
+EULER_ANCESTRAL = "EulerAncestralDiscreteScheduler"
+DDIM = "DDIMScheduler"
+DPM = "DPMSolverMultistepScheduler"
+UNIPC = "UniPCMultistepScheduler"
+LCM = "LCMScheduler"
+
+# diffusers' class for each name, and the settings passed to `from_config` on top of the
+# checkpoint's.
+SAMPLERS: dict[SamplerName, tuple[str, dict[str, Any]]] = {
+    "euler": (EULER, {}),
+    "euler_trailing": (EULER, {"timestep_spacing": "trailing"}),
+    "euler_ancestral": (EULER_ANCESTRAL, {}),
+    "ddim": (DDIM, {}),
+    "dpmpp_2m": (DPM, {}),
+    "dpmpp_2m_karras": (DPM, {"use_karras_sigmas": True}),
+    "dpmpp_2m_sde": (DPM, {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": (UNIPC, {}),
+    "lcm": (LCM, {}),
+}
