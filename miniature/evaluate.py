@@ -16,8 +16,10 @@ from instantid_jax.cli.entry import entry
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline import inputs
+from miniature.evaluation.fidelity import psnr
 from miniature.evaluation.generation import Model, Sampling, make_pictures
 from miniature.evaluation.held_out import JUDGE, HeldOut
+from miniature.evaluation.restoration import restore
 from miniature.portraits import SIDE
 
 
@@ -79,6 +81,9 @@ def evaluate(options: Options) -> dict[str, float]:
     for kind, made in pictures.items():
         scores = held_out.score(made)
         told |= {f"{name}_{kind}" if kind else name: value for name, value in scores.items()}
+    restored = restore(options.model.sdxl / "vae", held_out.targets)
+    told["face_sharpness_restored"] = held_out.relative_sharpness(restored)
+    told["psnr_restored"] = float(psnr(restored, held_out.targets).mean())
     told["caption_accuracy_id_on"] = told.pop("caption_accuracy")
     told["caption_accuracy_id_off"] = told.pop("caption_accuracy_floor")
     return told

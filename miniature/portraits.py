@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,7 +15,7 @@ from miniature.drawing.head import Head
 from miniature.drawing.light import light
 from miniature.drawing.painting import paint
 from miniature.drawing.scene import Scene, random_scene
-from miniature.drawing.svg import Element, element, outline
+from miniature.drawing.svg import Element, element, outline, rename
 from miniature.drawing.traits import Traits, random_traits
 
 SIDE = 128
@@ -24,10 +25,10 @@ INKS = {"comic": "#17111a", "pencil": "#4b4750"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Portrait:
-    """A drawn picture of one person.
+    """A drawn picture of a person.
 
     Attributes:
-      image: RGB.
+      image: RGB; others may be in it, too.
       kps: [5, 2] pixels of `image`: eyes, nose and corners of the mouth, left before right. They
         are the drawing's; watercolor and oil then move edges by up to 1.3 % of the longer side.
       bbox: [4] pixels: left, top, right, bottom of the face.
@@ -56,18 +57,43 @@ def draw_random(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Portrait:
 def draw(traits: Traits, scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> Portrait:
     """Draws a person in a scene; size is (width, height) in pixels."""
     head = Head(traits, scene, *size)
-    return Portrait(
-        image=_painted(_person(head), scene, size),
-        kps=head.keypoints.astype(np.float32),
-        bbox=head.box().astype(np.float32),
-        traits=traits,
-        scene=scene,
-    )
+    return _portrait(head, _painted(_person(head), scene, size))
+
+
+def draw_group(
+    people: Sequence[tuple[Traits, Scene]], size: tuple[int, int] = (SIDE, SIDE)
+) -> tuple[Portrait, ...]:
+    """Draws several people in one picture, the nearest before the others.
+
+    Args:
+      people: their scenes have the surroundings in common, as `random_group` makes them.
+      size: (width, height) in pixels.
+    Returns:
+      a portrait of each, in the order given, all of the same image.
+    """
+    heads = [Head(traits, scene, *size) for traits, scene in people]
+    drawn: list[Element] = []
+    for number, head in sorted(enumerate(heads), key=lambda each: each[1].scale):
+        person = _person(head)
+        rename(person, f"-{number}")
+        drawn += person
+    image = _painted(drawn, heads[0].scene, size)
+    return tuple(_portrait(head, image) for head in heads)
 
 
 def draw_deserted(scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
     """The scene without anyone in it."""
     return _painted([], scene, size)
+
+
+def _portrait(head: Head, image: Image.Image) -> Portrait:
+    return Portrait(
+        image=image,
+        kps=head.keypoints.astype(np.float32),
+        bbox=head.box().astype(np.float32),
+        traits=head.traits,
+        scene=head.scene,
+    )
 
 
 def _person(head: Head) -> list[Element]:

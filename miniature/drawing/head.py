@@ -31,7 +31,7 @@ class Head:
     def __init__(self, traits: Traits, scene: Scene, width: int, height: int):
         self.traits, self.scene = traits, scene
         self.size = np.array([width, height], float)
-        self.scale = scene.face_height * height / 2
+        self.scale = scene.face_height * min(width, height) / 2
         self.center = np.array(scene.center) * self.size
         tint = colors.mix(colors.rgb("#ffb3a8"), colors.rgb("#e0c070"), traits.undertone)
         self.skin = colors.mix(colors.along(SKINS, traits.skin), tint, 0.14)

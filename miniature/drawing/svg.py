@@ -87,6 +87,17 @@ def outline(shapes: Iterable[Element], color: str, width: float) -> None:
                 path.set("stroke-linejoin", "round")
 
 
+def rename(shapes: Iterable[Element], ending: str) -> None:
+    """Adds `ending` to each name and each reference to one: a document's names are its own."""
+    for shape in shapes:
+        for part in shape.iter():
+            for attribute, value in part.items():
+                if attribute == "id":
+                    part.set(attribute, value + ending)
+                elif value.startswith("url(#"):
+                    part.set(attribute, value.removesuffix(")") + ending + ")")
+
+
 def _stop(stop: tuple) -> Element:
     offset, color, *alpha = stop
     return element("stop", offset=offset, stop_color=color, stop_opacity=alpha[0] if alpha else 1)

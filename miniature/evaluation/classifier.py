@@ -6,7 +6,7 @@ On drawn pictures alone; generated ones are worse, so most of these are made wor
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -113,16 +113,27 @@ def load_classifier(path: Path = SHIPPED) -> Params:
 
 def classify(params: Params, pixels: np.ndarray) -> np.ndarray:
     """Style and background, [N, 2] int32, of pictures uint8 [N, H, W, 3]."""
-    found = [
-        np.stack(_answers(params, part.astype(np.float32) / 127.5 - 1), axis=1)
-        for part in np.split(pixels, range(100, len(pixels), 100))
-    ]
-    return np.concatenate(found)
+    return np.concatenate([_answers(params, part) for part in _parts(pixels)])
+
+
+def features(params: Params, pixels: np.ndarray) -> np.ndarray:
+    """What the answers are read from, [N, D] float32, of pictures uint8 [N, H, W, 3]."""
+    return np.concatenate([_features(params, part) for part in _parts(pixels)])
+
+
+def _parts(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    for part in np.split(pixels, range(100, len(pixels), 100)):
+        yield part.astype(np.float32) / 127.5 - 1
 
 
 @jax.jit
-def _answers(params: Params, pixels: jax.Array) -> list[jax.Array]:
-    return [logits.argmax(-1) for logits in NETWORK.bind(params)(pixels)]
+def _answers(params: Params, pixels: jax.Array) -> jax.Array:
+    return jnp.stack([logits.argmax(-1) for logits in NETWORK.bind(params)(pixels)], axis=1)
+
+
+@jax.jit
+def _features(params: Params, pixels: jax.Array) -> jax.Array:
+    return NETWORK.bind(params).features(pixels)
 
 
 def _softened(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,8 @@ from instantid_jax.face.analysis import FaceAnalyzer, NoFaceError
 from instantid_jax.face.face import Face
 from miniature.drawing.scene import random_scene, scene_generator
 from miniature.drawing.traits import random_traits
-from miniature.evaluation.classifier import classify, load_classifier
+from miniature.evaluation.classifier import classify, features, load_classifier
+from miniature.evaluation.fidelity import face_sharpness, frechet_distance
 from miniature.evaluation.learned import learned_captions
 from miniature.evaluation.scores import Faces, caption_accuracy, keypoint_error
 from miniature.faces.identification import identification
@@ -99,20 +100,45 @@ class HeldOut:
             shutil.copy(file, folder)
         self._judge = FaceAnalyzer(folder)
         self._classifier = load_classifier()
+        photos_drawn = _pixels(case.photos[0].image for case in self.cases)
         self._references = self._look(case.photos[0].image for case in self.cases).embeddings
+        self._drawn_features = features(self._classifier, photos_drawn)
+        self._boxes = np.stack([case.target.bbox for case in self.cases])
+        self._drawn_sharpness = float(np.median(face_sharpness(self.targets, self._boxes)))
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What a perfect model might make, uint8 [N, H, W, 3]."""
+        return _pixels(case.target.image for case in self.cases)
 
     def score(self, pictures: Iterable[Image.Image]) -> dict[str, float]:
-        """Figures of one picture for each case, in order."""
+        """Figures of one picture for each case, in order.
+
+        The Frechet distance is to the photos, as many drawings in other scenes of the same kind.
+        """
         pictures = list(pictures)
+        pixels = _pixels(pictures)
         found = self._look(pictures)
         asked = np.stack([case.target.kps for case in self.cases])
-        answers = classify(self._classifier, np.stack([np.asarray(p) for p in pictures]))
+        answers = classify(self._classifier, pixels)
         return {
             **identification(self._references, found.embeddings, found.found),
             "detection_rate": float(found.found.mean()),
             "keypoint_error": keypoint_error(found, asked, pictures[0].width),
             "caption_accuracy": caption_accuracy(answers, [c.target.caption for c in self.cases]),
+            "face_sharpness": self.relative_sharpness(pixels),
+            "frechet_distance": frechet_distance(
+                features(self._classifier, pixels), self._drawn_features
+            ),
         }
+
+    def relative_sharpness(self, pixels: np.ndarray) -> float:
+        """Median sharpness where faces were asked for, as a share of the targets' own.
+
+        Args:
+          pixels: of one picture for each case, uint8 [N, H, W, 3].
+        """
+        return float(np.median(face_sharpness(pixels, self._boxes)) / self._drawn_sharpness)
 
     def _look(self, pictures: Iterable[Image.Image]) -> Faces:
         faces = [face for _, face in self._judge.analyze_each(pictures)]
@@ -122,3 +148,7 @@ class HeldOut:
         for i in np.flatnonzero(found):
             embeddings[i], kps[i] = faces[i].embedding, faces[i].kps
         return Faces(found, embeddings, kps)
+
+
+def _pixels(pictures: Iterable[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in pictures])

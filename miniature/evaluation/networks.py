@@ -33,8 +33,12 @@ class Classifier(nnx.Module):
 
     def __call__(self, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B, H, W, 3] in [-1, 1] to logits of `STYLES` and `BACKGROUNDS`, [B, n] each."""
+        x = self.features(pixels)
+        return self.style(x), self.background(x)
+
+    def features(self, pixels: jax.Array) -> jax.Array:
+        """[B, H, W, 3] in [-1, 1] to what both answers are read from, [B, channels[-1]]."""
         x = pixels
         for stage in self.stages:
             x = stage(x)
-        x = jax.nn.relu(self.norm_out(x)).mean(axis=(1, 2))
-        return self.style(x), self.background(x)
+        return jax.nn.relu(self.norm_out(x)).mean(axis=(1, 2))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -24,9 +25,17 @@ def made_up(monkeypatch):
             assert judge == Path("judge")
             case = SimpleNamespace(photos=[portrait(1)], target=portrait(100))
             self.cases = [case] * people
+            self.targets = np.full((people, SIDE, SIDE, 3), 100, np.uint8)
 
         def score(self, pictures):
             return {"rank1": pictures[0].getpixel((0, 0))[0], "caption_accuracy": len(pictures)}
+
+        def relative_sharpness(self, pixels):
+            return float(pixels[0, 0, 0, 0]) / 100
+
+    def restore(vae, pictures):
+        assert vae == Path("sdxl/vae")
+        return pictures - 10  # an error of 10 of 255 levels
 
     def make_pictures(pipe, held_out, sampling, seed):
         scales = sampling.ip_adapter_scale, sampling.controlnet_conditioning_scale
@@ -35,11 +44,18 @@ def made_up(monkeypatch):
     monkeypatch.setattr(Model, "load", lambda self: None)
     monkeypatch.setattr(evaluate, "HeldOut", HeldOut)
     monkeypatch.setattr(evaluate, "make_pictures", make_pictures)
+    monkeypatch.setattr(evaluate, "restore", restore)
 
 
 def test_beside_each_figure_stand_its_ceiling_and_its_floor(made_up, tmp_path):
     told = evaluate.evaluate(
-        evaluate.Options(identities=4, seed=9, save=tmp_path / "made", judge=Path("judge"))
+        evaluate.Options(
+            identities=4,
+            seed=9,
+            save=tmp_path / "made",
+            judge=Path("judge"),
+            model=Model(sdxl=Path("sdxl")),
+        )
     )
     assert told == {
         "identities": 4,
@@ -50,6 +66,8 @@ def test_beside_each_figure_stand_its_ceiling_and_its_floor(made_up, tmp_path):
         "caption_accuracy_id_on": 4,
         "caption_accuracy_id_off": 4,
         "caption_accuracy_ceiling": 4,
+        "face_sharpness_restored": 0.9,
+        "psnr_restored": pytest.approx(20 * np.log10(25.5)),
     }
     saved = sorted((tmp_path / "made").iterdir())
     assert [path.name for path in saved] == [f"{i:05}.png" for i in range(4)]

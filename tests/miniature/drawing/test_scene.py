@@ -1,8 +1,11 @@
 """What scenes are drawn from."""
 
+import dataclasses
+
 import numpy as np
 
-from miniature.drawing.scene import random_scene, scene_generator
+from miniature.drawing.head import Head
+from miniature.drawing.scene import BUST, CLOSE, random_scene, scene_generator
 from miniature.drawing.traits import random_traits
 
 
@@ -15,3 +18,21 @@ def test_a_persons_scenes_tell_nothing_of_who_it_is():
     ]
     apart = np.corrcoef([skins, *sizes]) - np.eye(4)
     assert np.abs(apart).max() < 0.2
+
+
+def test_framings_change_place_and_size_alone():
+    for seed in range(50):
+        bust, close = (random_scene(np.random.default_rng(seed), f) for f in (BUST, CLOSE))
+        moved = {"center": bust.center, "face_height": bust.face_height}
+        assert dataclasses.replace(close, **moved) == bust
+        assert close.face_height > bust.face_height
+
+
+def test_a_close_face_is_three_fifths_of_the_picture_wide():
+    widths = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        left, _, right, _ = Head(random_traits(random), random_scene(random, CLOSE), 128, 128).box()
+        widths.append(right - left)
+        assert left > 0 and right < 128
+    assert 75 <= np.median(widths) < 80

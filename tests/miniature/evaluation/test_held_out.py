@@ -24,8 +24,10 @@ def test_another_drawing_scores_high_and_other_people_do_not():
     told = held_out.score(pictures)
     assert told["rank1"] == told["detection_rate"] == told["caption_accuracy"] == 1
     assert told["similarity_margin"] > 0.6 and told["keypoint_error"] < 0.03
+    assert told["face_sharpness"] == 1
     others = held_out.score(pictures[1:] + pictures[:1])
     assert others["rank1"] == 0 and others["similarity"] < 0.3
+    assert others["frechet_distance"] == pytest.approx(told["frechet_distance"], rel=1e-3)
     assert others["keypoint_error"] > 0.03 and others["caption_accuracy"] == 0
 
 
