@@ -1,6 +1,6 @@
-"""`python -m benchmarks.antelopev2`: what a face takes with a recogniser of antelopev2's size.
+"""`python -m benchmarks.antelopev2`: what a face takes with a recognizer of antelopev2's size.
 
-The pack itself may not be bundled. Its recogniser is an IResNet-100 (Deng et al. 2019, ArcFace;
+The pack itself may not be bundled. Its recognizer is an IResNet-100 (Deng et al. 2019, ArcFace;
 insightface's recognition/arcface_torch/backbones/iresnet.py), and what that takes does not depend
 on its numbers: here they are random, its batch norms folded away, on one thread of onnxruntime.
 """
@@ -24,7 +24,7 @@ SIDE, EMBEDDING = 112, 512
 
 
 def main(batches: int = 3, record: bool = False) -> None:
-    """Times the recogniser.
+    """Times the recognizer.
 
     Args:
       batches: timed calls of 32 crops, of which the median is told.

@@ -115,7 +115,7 @@ def _timed() -> Iterator[dict[str, float]]:
             (measuring, "upright_jpeg", "decode"),
             (FaceAnalyzer, "find", "detect"),
             (FaceAnalyzer, "crop", "align"),
-            (FaceAnalyzer, "embed", "recognise"),
+            (FaceAnalyzer, "embed", "recognize"),
             (ShardWriter, "write", "write"),
         ):
             function = timed(name, getattr(owner, attribute))

@@ -38,7 +38,7 @@ class ModelConfig:
       resampler: sizes of a fresh Resampler.
       conditioning_channels: a fresh IdentityNet's, from the keypoint picture's pixels to an eighth
         of its sides; diffusers' `conditioning_embedding_out_channels`.
-      recogniser: the `.onnx` file of the face pack that measured the data, for the identity loss.
+      recognizer: the `.onnx` file of the face pack that measured the data, for the identity loss.
       zero_id_values: fresh ID values are zero in place of copies of the text's, so that step 0 is
         the base model exactly.
     """
@@ -50,7 +50,7 @@ class ModelConfig:
     instantid: str | None = None
     resampler: ResamplerConfig = ResamplerConfig()
     conditioning_channels: tuple[int, ...] = ControlNetConfig.conditioning_embedding_out_channels
-    recogniser: str | None = None
+    recognizer: str | None = None
     zero_id_values: bool = False
 
 
@@ -175,10 +175,10 @@ class TrainConfig:
         for name in ("global_batch_size", "steps", "loader_threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 up")
-        if (self.objective.identity_weight > 0) != (self.model.recogniser is not None):
+        if (self.objective.identity_weight > 0) != (self.model.recognizer is not None):
             raise InputError(
-                f"objective.identity_weight={self.objective.identity_weight} with model.recogniser="
-                f"{self.model.recogniser}: the identity loss takes both, or neither is given"
+                f"objective.identity_weight={self.objective.identity_weight} with model.recognizer="
+                f"{self.model.recognizer}: the identity loss takes both, or neither is given"
             )
 
     def check_devices(self, data: int, fsdp: int) -> None:
@@ -203,7 +203,7 @@ class TrainConfig:
     def identity(self) -> dict[str, str]:
         """What decides a run's numbers, one short text a setting, by dotted name.
 
-        Paths are not in it: what is read from them is recognised by its contents. How the work is
+        Paths are not in it: what is read from them is recognized by its contents. How the work is
         shared out, reported and saved does not change the numbers beyond rounding.
         """
         settings = self.to_dict()

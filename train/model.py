@@ -25,7 +25,7 @@ from instantid_jax.runs.trained import find_published_or_trained
 from instantid_jax.sharding import replicated, shard_params
 from instantid_jax.weights.layouts import find_network, find_sdxl
 from train.config import ModelConfig, TrainConfig
-from train.identity.onnx_network import read_recogniser
+from train.identity.onnx_network import read_recognizer
 from train.objective import FROZEN, Networks
 from train.state import init_trainables, trainable_shapes
 from train.step import Constants
@@ -93,8 +93,8 @@ def find_base(
     )
     if config.vae is not None:
         parts["vae"] = find_network(config.vae, "vae", variant=config.variant)
-    if config.recogniser is not None:
-        parts["recogniser"] = find_recogniser(Path(config.recogniser))
+    if config.recognizer is not None:
+        parts["recognizer"] = find_recognizer(Path(config.recognizer))
     start, settings = None, trained
     if trained is None and config.instantid is not None:
         start = find_published_or_trained(
@@ -111,10 +111,10 @@ def find_base(
     networks = Networks(
         **{name: parts[name].network for name in FROZEN},
         **{name: network(name, each) for name, each in settings.items()},
-        recogniser=None if config.recogniser is None else parts["recogniser"].network,
+        recognizer=None if config.recognizer is None else parts["recognizer"].network,
     )
     check_fit({name: getattr(networks, name) for name in (*FROZEN, *settings)})
-    check_recogniser(networks)
+    check_recognizer(networks)
     first, second = (
         PromptTokenizer(
             folder,
@@ -128,26 +128,26 @@ def find_base(
     )
 
 
-def find_recogniser(path: Path) -> Component:
-    """A face pack's recogniser."""
-    recogniser, load = read_recogniser(path)
-    return Component(recogniser, {}, load, str(path))
+def find_recognizer(path: Path) -> Component:
+    """A face pack's recognizer."""
+    recognizer, load = read_recognizer(path)
+    return Component(recognizer, {}, load, str(path))
 
 
-def check_recogniser(networks: Networks) -> None:
-    """Refuses a recogniser whose embeddings are not what the Resampler takes."""
-    if networks.recogniser is None:
+def check_recognizer(networks: Networks) -> None:
+    """Refuses a recognizer whose embeddings are not what the Resampler takes."""
+    if networks.recognizer is None:
         return
-    side = networks.recogniser.config.side
+    side = networks.recognizer.config.side
     found = jax.eval_shape(
-        lambda params, pixels: networks.recogniser.bind(params)(pixels),
-        networks.recogniser.shapes,
+        lambda params, pixels: networks.recognizer.bind(params)(pixels),
+        networks.recognizer.shapes,
         jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
     )
     wanted = (1, networks.image_proj.config.embedding_dim)
     if found.shape != wanted:
         raise InputError(
-            f"the recogniser gives {list(found.shape)}, the Resampler takes {list(wanted)}: take "
+            f"the recognizer gives {list(found.shape)}, the Resampler takes {list(wanted)}: take "
             "that of the face pack that measured the data"
         )
 
@@ -173,7 +173,7 @@ def identitynet_settings(
 
 
 class Frozen:
-    """The frozen parameters on the mesh, and by what they are recognised.
+    """The frozen parameters on the mesh, and by what they are recognized.
 
     Attributes:
       params: keyed as `Networks.frozen`, in `frozen_dtype`.
@@ -199,10 +199,10 @@ class Frozen:
 def frozen_dtype(name: str, config: TrainConfig) -> jnp.dtype:
     """The dtype of a frozen component.
 
-    SDXL's VAE overflows in half precision, and training encodes only once; the recogniser sees
+    SDXL's VAE overflows in half precision, and training encodes only once; the recognizer sees
     small differences.
     """
-    return jnp.dtype("float32" if name in ("vae", "recogniser") else config.step.dtype)
+    return jnp.dtype("float32" if name in ("vae", "recognizer") else config.step.dtype)
 
 
 def frozen_sharding(

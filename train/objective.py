@@ -34,10 +34,10 @@ class ObjectiveConfig:
       face_weight: what is added to the weight of latents within the face's box; each picture's
         weights are then scaled to a mean of 1.
       identity_weight: of the identity loss (`train.identity`), times the signal's share of each
-        example's variance: of noise alone nobody can be predicted. It takes `model.recogniser`.
+        example's variance: of noise alone nobody can be predicted. It takes `model.recognizer`.
       identity_window: side of the square about the face that is decoded for it, in latents; None
         decodes the whole picture, whose way back takes much memory at SDXL's sizes. A face that
-        does not fit (a recogniser sees 3.2 times the distance between the eyes) has no such loss.
+        does not fit (a recognizer sees 3.2 times the distance between the eyes) has no such loss.
     """
 
     prediction_type: str = "epsilon"
@@ -90,7 +90,7 @@ FROZEN = ("unet", "vae", "text_encoder", "text_encoder_2")
 class Networks:
     """The networks of training.
 
-    Of the VAE only the encoder is run, and with a recogniser the decoder.
+    Of the VAE only the encoder is run, and with a recognizer the decoder.
     """
 
     unet: Network
@@ -99,13 +99,13 @@ class Networks:
     vae: Network
     text_encoder: Network
     text_encoder_2: Network
-    recogniser: OnnxNetwork | None = None
+    recognizer: OnnxNetwork | None = None
 
     @property
     def frozen(self) -> dict[str, Network | OnnxNetwork]:
         """Those that are not trained, the base model's first."""
         base = {name: getattr(self, name) for name in FROZEN}
-        return base if self.recogniser is None else base | {"recogniser": self.recogniser}
+        return base if self.recognizer is None else base | {"recognizer": self.recognizer}
 
 
 class Conditions(NamedTuple):

@@ -46,7 +46,7 @@ class Start(NamedTuple):
     Attributes:
       step: of the state.
       state, constants: on the mesh.
-      fingerprint: by which checkpoints recognise the run.
+      fingerprint: by which checkpoints recognize the run.
       event: "started" or "resumed".
     """
 

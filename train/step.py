@@ -68,7 +68,7 @@ class Constants(NamedTuple):
 
     Attributes:
       frozen: parameters of `Networks.frozen`, in the step's dtype; those of the VAE and the
-        recogniser in float32.
+        recognizer in float32.
       alphas_cumprod: [T] float32.
       empty_prompt: token ids [L] of "" for both text encoders.
     """

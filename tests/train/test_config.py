@@ -1,4 +1,4 @@
-"""What a configuration refuses, and by what a run is recognised."""
+"""What a configuration refuses, and by what a run is recognized."""
 
 import dataclasses
 
@@ -105,11 +105,11 @@ def test_batch_must_divide_among_devices_and_micro_batches():
     "values",
     [
         {"objective": ObjectiveConfig(identity_weight=0.5)},
-        {"model": ModelConfig(sdxl="a", recogniser="r.onnx")},
+        {"model": ModelConfig(sdxl="a", recognizer="r.onnx")},
     ],
-    ids=["no recogniser", "no weight"],
+    ids=["no recognizer", "no weight"],
 )
-def test_identity_loss_takes_a_weight_and_a_recogniser(values):
+def test_identity_loss_takes_a_weight_and_a_recognizer(values):
     with pytest.raises(InputError, match="the identity loss takes both"):
         dataclasses.replace(CONFIG, **values)
 
@@ -117,5 +117,5 @@ def test_identity_loss_takes_a_weight_and_a_recogniser(values):
 def test_an_identity_loss_that_is_off_is_no_part_of_the_identity():
     assert not any("identity" in name for name in CONFIG.identity())
     objective = ObjectiveConfig(identity_weight=0.5)
-    model = ModelConfig(sdxl="a", recogniser="r.onnx")
+    model = ModelConfig(sdxl="a", recognizer="r.onnx")
     assert changed(objective=objective, model=model)["objective.identity_weight"] == "0.5"

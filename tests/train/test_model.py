@@ -1,4 +1,4 @@
-"""IdentityNet's configuration is diffusers', and the recogniser is one that fits."""
+"""IdentityNet's configuration is diffusers', and the recognizer is one that fits."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pytest
 from instantid_jax.embedded import FACE_PACK
 from instantid_jax.errors import InputError
 from tests.train import small
-from train.model import check_recogniser, find_recogniser, identitynet_settings
+from train.model import check_recognizer, find_recognizer, identitynet_settings
 from train.random_model import SETTINGS
 
 
@@ -44,12 +44,12 @@ def test_identitynet_settings_are_those_of_from_unet(unet, asked):
     assert {name: plain(got[name]) for name in theirs} == {k: plain(v) for k, v in theirs.items()}
 
 
-def test_a_recogniser_of_other_embeddings_is_refused():
-    recogniser = find_recogniser(FACE_PACK / "recogniser.onnx").network
-    fits = dataclasses.replace(small.networks(), recogniser=recogniser)
-    check_recogniser(fits)
-    check_recogniser(small.networks())  # there need be none
+def test_a_recognizer_of_other_embeddings_is_refused():
+    recognizer = find_recognizer(FACE_PACK / "recogniser.onnx").network
+    fits = dataclasses.replace(small.networks(), recognizer=recognizer)
+    check_recognizer(fits)
+    check_recognizer(small.networks())  # there need be none
     config = dataclasses.replace(fits.image_proj.config, embedding_dim=256)
     wide = dataclasses.replace(fits.image_proj, config=config)
     with pytest.raises(InputError, match=r"gives \[1, 512\], the Resampler takes \[1, 256\]"):
-        check_recogniser(dataclasses.replace(fits, image_proj=wide))
+        check_recognizer(dataclasses.replace(fits, image_proj=wide))

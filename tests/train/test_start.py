@@ -99,7 +99,7 @@ def test_another_configuration_is_refused_unless_told(run, caplog):
     assert "seed was 0, is 1" in caplog.text
 
 
-def test_base_weights_are_recognised_by_their_contents(fresh, tmp_path):
+def test_base_weights_are_recognized_by_their_contents(fresh, tmp_path):
     """Float16 rounds them: another fingerprint; where they lie does not matter."""
     again = started(RunFolder(tmp_path))
     assert again.fingerprint == fresh.fingerprint

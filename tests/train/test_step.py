@@ -16,7 +16,7 @@ from instantid_jax.params import cast
 from instantid_jax.sharding import batch_sharding, replicated, shard_params, training_mesh
 from tests.parity.reference import relative_error
 from tests.train import small
-from train.identity.onnx_network import read_recogniser
+from train.identity.onnx_network import read_recognizer
 from train.objective import ObjectiveConfig, draw, encode_batch, predict
 from train.optimizer import OptimizerConfig
 from train.parallel import on_mesh
@@ -45,14 +45,14 @@ def compiled(step: StepConfig, mesh, frozen, objective=ObjectiveConfig()):
     """The step for a configuration, compiled once for all tests, on one device or on a mesh."""
     networks = small.networks()
     if objective.identity_weight:
-        networks = dataclasses.replace(networks, recogniser=recogniser()[0])
+        networks = dataclasses.replace(networks, recognizer=recognizer()[0])
     shapes = trainable_shapes(networks)
     function = functools.partial(train_step, networks, objective, OPTIMIZER, step)
     if mesh is None:
         return jax.jit(function)
     specs = jax.tree.map(lambda place: place.spec, frozen_places(mesh, frozen))
     if objective.identity_weight:
-        specs["recogniser"] = dict.fromkeys(recogniser()[1], PartitionSpec())
+        specs["recognizer"] = dict.fromkeys(recognizer()[1], PartitionSpec())
     spread = functools.partial(on_mesh, mesh=mesh, params=shapes, frozen=specs)
     function = functools.partial(function, spread=spread)
     state = jax.eval_shape(functools.partial(init_state, OPTIMIZER), shapes)
@@ -66,14 +66,14 @@ def frozen_places(mesh, frozen):
 
 
 @functools.cache
-def recogniser():
+def recognizer():
     """The shipped one, and its parameters."""
-    network, load = read_recogniser(FACE_PACK / "recogniser.onnx")
+    network, load = read_recognizer(FACE_PACK / "recogniser.onnx")
     return network, load(jnp.dtype("float32"))
 
 
-def with_recogniser(constants):
-    return constants._replace(frozen=constants.frozen | {"recogniser": recogniser()[1]})
+def with_recognizer(constants):
+    return constants._replace(frozen=constants.frozen | {"recognizer": recognizer()[1]})
 
 
 def start(params):
@@ -252,7 +252,7 @@ def with_identity(params):
     """The state and metrics after a step with the identity loss."""
     function = compiled(FLOAT32, None, "replicated", IDENTITY)
     batch = jax.tree.map(jnp.asarray, small.batch(8))
-    return function(start(params), with_recogniser(small.constants()), batch, np.uint32(7))
+    return function(start(params), with_recognizer(small.constants()), batch, np.uint32(7))
 
 
 def test_identity_loss_is_told_and_learned_from(params, with_identity):
@@ -276,7 +276,7 @@ def test_identity_loss_is_told_and_learned_from(params, with_identity):
 @pytest.mark.parametrize("step", [FLOAT32, FOUR_MICRO_BATCHES], ids=["whole", "micro-batches"])
 def test_identity_loss_is_the_same_on_a_mesh(params, with_identity, step):
     mesh = training_mesh((2, 1, 1), jax.devices()[:2])
-    constants = with_recogniser(small.constants())
+    constants = with_recognizer(small.constants())
     constants = jax.device_put(constants, replicated(mesh))
     state = start(params)
     state = jax.device_put(state, state_sharding(state, mesh))

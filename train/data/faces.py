@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-# The recogniser's input: a measure at this size does not depend on the picture's.
+# The recognizer's input: a measure at this size does not depend on the picture's.
 _SIDE = 112
 
 

@@ -35,7 +35,7 @@ class Record:
     Attributes:
       image: JPEG bytes, upright RGB.
       captions: text by its source, such as `alt` or `blip2`; may be empty.
-      embedding: [E] float32, the recogniser's raw output, not normalised; E is 512 for antelopev2.
+      embedding: [E] float32, the recognizer's raw output, not normalised; E is 512 for antelopev2.
       kps: [5, 2] float32, in the order of `instantid_jax.Face.kps`.
       bbox: [4] float32, left, top, right, bottom; may reach beyond the picture.
       det_score: the detector's confidence.
@@ -166,7 +166,7 @@ class Record:
 
 
 def features(embedding_size: int = 512) -> tfds.features.FeaturesDict:
-    """The TFDS features of a record whose recogniser gives `embedding_size` numbers."""
+    """The TFDS features of a record whose recognizer gives `embedding_size` numbers."""
     feature = tfds.features
     text = {name: feature.Text() for name in ("identity", "nsfw", "license", "key", "sha256")}
     return feature.FeaturesDict(

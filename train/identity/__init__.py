@@ -1,1 +1,1 @@
-"""What the recogniser sees in a prediction, as a part of the loss."""
+"""What the recognizer sees in a prediction, as a part of the loss."""

@@ -1,4 +1,4 @@
-"""The identity loss: how unlike the person the recogniser finds the face that is predicted.
+"""The identity loss: how unlike the person the recognizer finds the face that is predicted.
 
 The mean error of the noise hardly sees what tells people apart. This sees nothing else.
 Source: Peng et al. 2024 (PortraitBooth): the estimate of one step stands for the picture.
@@ -12,7 +12,7 @@ from jax.scipy.ndimage import map_coordinates
 from instantid_jax.params import Params
 from train.objective import Networks
 
-# Where the recogniser wants eyes, nose and corners of the mouth, in pixels of 112 x 112.
+# Where the recognizer wants eyes, nose and corners of the mouth, in pixels of 112 x 112.
 # Source: insightface/utils/face_align.py:arcface_dst.
 TEMPLATE_SIDE = 112
 TEMPLATE = np.array(
@@ -25,7 +25,7 @@ TEMPLATE = np.array(
     ],
     np.float32,
 )
-# The share of what a recogniser sees that has to lie in the picture: a face that is cut off has
+# The share of what a recognizer sees that has to lie in the picture: a face that is cut off has
 # another embedding, and no prediction could mend that.
 LEAST_INSIDE = 0.9
 
@@ -40,22 +40,22 @@ def identity_losses(
 ) -> jax.Array:
     """1 less the cosine between the face in latents and the wanted one: [B] float32.
 
-    0 where nobody is wanted, and where much of what the recogniser looks at is not there.
+    0 where nobody is wanted, and where much of what the recognizer looks at is not there.
 
     Args:
-      networks: with a recogniser.
+      networks: with a recognizer.
       latents: [B, H, W, C], scaled, clean.
       kps: [B, 5, 2], of the face, in pixels of the picture.
       wanted: [B, E]; zeros are nobody.
       window: side of the square about the face that is decoded, in latents; None is all.
     """
     vae = networks.vae.bind(frozen["vae"])
-    recogniser = networks.recogniser.bind(frozen["recogniser"])
-    side = networks.recogniser.config.side
+    recognizer = networks.recognizer.bind(frozen["recognizer"])
+    side = networks.recognizer.config.side
     if window is not None:
         latents, kps = _face_windows(latents, kps, window, networks.vae.config.downscale)
     pictures = jnp.clip(vae.decode(latents), -1, 1)
-    found = recogniser(aligned_faces(pictures, kps, side))
+    found = recognizer(aligned_faces(pictures, kps, side))
     norms = jnp.linalg.norm(found, axis=-1) * jnp.linalg.norm(wanted, axis=-1)
     cosine = (found * wanted).sum(-1) / jnp.where(norms > 0, norms, 1)
     whole = share_inside(kps, pictures.shape[1:3]) >= LEAST_INSIDE
@@ -63,13 +63,13 @@ def identity_losses(
 
 
 def share_inside(kps: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """How much of what a recogniser sees of faces lies in a picture of (height, width): [B]."""
+    """How much of what a recognizer sees of faces lies in a picture of (height, width): [B]."""
     x, y = jax.vmap(_from_template, in_axes=(0, None))(kps, _grid(TEMPLATE_SIDE)).swapaxes(0, 1)
     return ((x >= 0) & (x <= size[1] - 1) & (y >= 0) & (y <= size[0] - 1)).mean((1, 2))
 
 
 def aligned_faces(pictures: jax.Array, kps: jax.Array, side: int) -> jax.Array:
-    """What a recogniser sees of pictures: [B, side, side, 3], black outside of them.
+    """What a recognizer sees of pictures: [B, side, side, 3], black outside of them.
 
     Args:
       pictures: [B, H, W, 3] in [-1, 1].

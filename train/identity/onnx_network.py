@@ -1,6 +1,6 @@
-"""A face pack's recogniser as a JAX function, so that gradients go through it.
+"""A face pack's recognizer as a JAX function, so that gradients go through it.
 
-onnxruntime runs a recogniser, but gives no gradients, and no kept library makes JAX of ONNX. The
+onnxruntime runs a recognizer, but gives no gradients, and no kept library makes JAX of ONNX. The
 operations are those of the networks in face packs: ArcFace's residual ones, and the miniature's.
 """
 
@@ -76,13 +76,13 @@ class OnnxNetwork:
         return functools.partial(_run, self.config, params)
 
 
-def read_recogniser(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None], Params]]:
-    """Reads a face pack's recogniser.
+def read_recognizer(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None], Params]]:
+    """Reads a face pack's recognizer.
 
     Returns:
       The network, and what reads its parameters, in a dtype or, with None, each in the file's own.
     Raises:
-      InputError: if it is no recogniser of a face pack, or has an operation not known here.
+      InputError: if it is no recognizer of a face pack, or has an operation not known here.
     """
     graph = _read_graph(path)
     # Models of old exporters list their weights as inputs, too.
@@ -91,7 +91,7 @@ def read_recogniser(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None
     sides = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
     if len(inputs) != 1 or len(graph.output) != 1 or sides[1:] != [3, sides[-1], sides[-1]]:
         raise InputError(
-            f"{path} is no recogniser: expected one input [batch, 3, side, side] and one output"
+            f"{path} is no recognizer: expected one input [batch, 3, side, side] and one output"
         )
     if not sides[-1] or sides[-1] % 112:
         raise InputError(
@@ -138,7 +138,7 @@ def _read_graph(path: Path) -> Any:
     from google.protobuf.message import DecodeError
 
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give the recogniser of a face pack, an .onnx file")
+        raise InputError(f"{path}: no such file; give the recognizer of a face pack, an .onnx file")
     try:
         return onnx.load(path).graph
     except DecodeError as error:

@@ -1,7 +1,7 @@
 """`python -m train.prepare --input DIR --output DIR --face-pack NAME_OR_DIR --workers N`.
 
 Pictures from the web, or a folder's, to records: each is decoded and turned upright, its one face
-is found and recognised by insightface, and what training could not use is left out and counted.
+is found and recognized by insightface, and what training could not use is left out and counted.
 """
 
 import dataclasses

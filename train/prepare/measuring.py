@@ -1,4 +1,4 @@
-"""Pictures to records: decoded, their one face found, and the faces recognised many at a time."""
+"""Pictures to records: decoded, their one face found, and the faces recognized many at a time."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from train.prepare.inputs import Entry
 
 
 class _Found(NamedTuple):
-    """A picture whose face is not yet recognised."""
+    """A picture whose face is not yet recognized."""
 
     entry: Entry
     picture: Picture
@@ -46,10 +46,10 @@ def measured_records(
         except Rejected as reason:
             rejected[str(reason)] += 1
         if len(waiting) == BATCH:
-            yield from _recognised(waiting, analyzer, caption_source, rejected)
+            yield from _recognized(waiting, analyzer, caption_source, rejected)
             waiting = []
     if waiting:
-        yield from _recognised(waiting, analyzer, caption_source, rejected)
+        yield from _recognized(waiting, analyzer, caption_source, rejected)
 
 
 def _find(entry: Entry, analyzer: FaceAnalyzer, filter: Filter) -> _Found:
@@ -60,7 +60,7 @@ def _find(entry: Entry, analyzer: FaceAnalyzer, filter: Filter) -> _Found:
     return _Found(entry, picture, analyzer.crop(picture.pixels, boxes[row], kps[row]))
 
 
-def _recognised(
+def _recognized(
     waiting: list[_Found],
     analyzer: FaceAnalyzer,
     caption_source: str,

@@ -1,4 +1,4 @@
-"""What decides the bytes of a prepared dataset, and the plan by which a folder is recognised."""
+"""What decides the bytes of a prepared dataset, and the plan by which a folder is recognized."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,7 @@ from train.prepare.inputs import InputShard
 from train.prepare.output import sha256
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider"]
-# What decodes pictures, finds faces and recognises them.
+# What decodes pictures, finds faces and recognizes them.
 PACKAGES = ("insightface", "onnxruntime", "opencv-python", "pillow", "numpy")
 
 

@@ -14,7 +14,7 @@ from instantid_jax.weights.layouts import find_network
 from miniature.portraits import draw_random
 from tests.train import small
 from train.identity.loss import LEAST_INSIDE, aligned_faces, identity_losses, share_inside
-from train.identity.onnx_network import read_recogniser
+from train.identity.onnx_network import read_recognizer
 
 PEOPLE = 3
 
@@ -28,12 +28,12 @@ def portraits():
 
 @pytest.fixture(scope="module")
 def networks():
-    """The miniature's VAE and recogniser among the tests' networks, and their parameters."""
+    """The miniature's VAE and recognizer among the tests' networks, and their parameters."""
     vae = find_network(str(SDXL / "vae"), "vae")
-    recogniser, load = read_recogniser(FACE_PACK / "recogniser.onnx")
+    recognizer, load = read_recognizer(FACE_PACK / "recogniser.onnx")
     float32 = jnp.dtype("float32")
-    both = dataclasses.replace(small.networks(), vae=vae.network, recogniser=recogniser)
-    return both, {"vae": vae.load(float32), "recogniser": load(float32)}
+    both = dataclasses.replace(small.networks(), vae=vae.network, recognizer=recognizer)
+    return both, {"vae": vae.load(float32), "recognizer": load(float32)}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def encoded(networks, portraits):
     @jax.jit
     def run(frozen, pixels, crops):
         latents = both.vae.bind(frozen["vae"]).encode(pixels / 127.5 - 1)
-        return latents, both.recogniser.bind(frozen["recogniser"])(crops / 127.5 - 1)
+        return latents, both.recognizer.bind(frozen["recognizer"])(crops / 127.5 - 1)
 
     latents, embeddings = run(frozen, pixels.astype(np.float32), crops.astype(np.float32))
     return latents, jnp.asarray(kps), embeddings

@@ -1,4 +1,4 @@
-"""Recognisers run by JAX give onnxruntime's numbers, and what insightface makes of a face."""
+"""Recognizers run by JAX give onnxruntime's numbers, and what insightface makes of a face."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from instantid_jax.embedded import FACE_PACK
 from instantid_jax.errors import InputError
 from miniature.evaluation.held_out import JUDGE
 from tests.parity.reference import relative_error
-from train.identity.onnx_network import read_recogniser
+from train.identity.onnx_network import read_recognizer
 
 SIDE = 112
 
@@ -68,7 +68,7 @@ def saved(tmp_path):
 
 
 def ours(path, pixels):
-    network, load = read_recogniser(path)
+    network, load = read_recognizer(path)
     run = jax.jit(lambda params, pixels: network.bind(params)(pixels))
     return np.asarray(run(load(jnp.dtype("float32")), jnp.asarray(pixels)))
 
@@ -83,7 +83,7 @@ def drawn(side, rows=3):
 
 
 @pytest.mark.parametrize("path", [FACE_PACK / "recogniser.onnx", JUDGE], ids=["shipped", "judge"])
-def test_the_miniatures_recognisers_give_onnxruntimes_numbers(path):
+def test_the_miniatures_recognizers_give_onnxruntimes_numbers(path):
     pixels = drawn(112)
     assert relative_error(ours(path, pixels), theirs(path, pixels)) < 1e-5
 
@@ -106,30 +106,30 @@ def test_pixels_come_in_the_range_that_insightface_gives(saved, names):
     assert relative_error(got, wanted) < 1e-5
 
 
-def test_what_is_no_recogniser_is_refused(saved, tmp_path):
+def test_what_is_no_recognizer_is_refused(saved, tmp_path):
     missing, text = tmp_path / "missing.onnx", tmp_path / "text.onnx"
     text.write_text("not a network")
     for path, words in (
         (missing, "no such file"),
         (text, "no ONNX file"),
-        (FACE_PACK / "detector.onnx", "is no recogniser: expected one input"),
-        (saved(outputs=2), "is no recogniser: expected one input"),
+        (FACE_PACK / "detector.onnx", "is no recognizer: expected one input"),
+        (saved(outputs=2), "is no recognizer: expected one input"),
     ):
         with pytest.raises(InputError, match=words):
-            read_recogniser(path)
+            read_recognizer(path)
     with pytest.raises(InputError, match=r"has the operation Softmax; known here are Add, Batch"):
-        read_recogniser(saved(odd="Softmax"))
+        read_recognizer(saved(odd="Softmax"))
     value = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
     with pytest.raises(InputError, match=r"has the operation ConstantOfShape; known here"):
-        read_recogniser(saved(odd="ConstantOfShape", value=value))
+        read_recognizer(saved(odd="ConstantOfShape", value=value))
     with pytest.raises(InputError, match="has a Constant without `value`, which is not known"):
-        read_recogniser(saved(odd="Constant", value_float=1.0))
+        read_recognizer(saved(odd="Constant", value_float=1.0))
 
 
 @pytest.mark.parametrize("side", [0, 96, 128])
 def test_another_side_than_the_templates_is_refused(saved, side):
     with pytest.raises(InputError, match=f"takes faces of {side or 'any'} pixels a side"):
-        read_recogniser(saved(side=side))
+        read_recognizer(saved(side=side))
 
 
 def single(op, shape, *inputs, **attributes):
@@ -192,11 +192,11 @@ def test_a_use_of_an_operation_that_is_not_known_is_refused(tmp_path, op, inputs
     onnx.save(single(op, (3, 112, 112), *inputs, **attributes), path)
     name, value = next(iter(attributes.items()))
     with pytest.raises(InputError, match=f"has {op} with {name}={value}"):
-        read_recogniser(path)
+        read_recognizer(path)
 
 
 def test_other_parameters_are_refused():
-    network, load = read_recogniser(FACE_PACK / "recogniser.onnx")
+    network, load = read_recognizer(FACE_PACK / "recogniser.onnx")
     params = load(jnp.dtype("float32"))
     del params[next(iter(params))]
     with pytest.raises(ValueError, match="1 missing"):

@@ -7,7 +7,7 @@ from instantid_jax.embedded import FACE_PACK
 from tests.train import training_process
 
 OPTIONS = (
-    *("--model.recogniser", FACE_PACK / "recogniser.onnx"),
+    *("--model.recognizer", FACE_PACK / "recogniser.onnx"),
     *("--objective.identity-weight", 0.5),
 )
 SPLIT = ("--mesh.fsdp", 2, "--mesh.frozen", "sharded", "--step.micro-batches", 2)
