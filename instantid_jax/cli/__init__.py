@@ -1,14 +1,19 @@
 """The `instantid` command."""
 
+import sys
 from collections.abc import Sequence
 
 from instantid_jax.cli.entry import entry, run_command
+from instantid_jax.cli.version import print_versions
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a subcommand. Bad input ends with one line and status 2."""
     with entry("instantid"):
-        _run(args)
+        if list(sys.argv[1:] if args is None else args) == ["--version"]:
+            print_versions()
+        else:
+            _run(args)
 
 
 def _run(args: Sequence[str] | None) -> None:
@@ -21,5 +26,6 @@ def _run(args: Sequence[str] | None) -> None:
         "instantid",
         {"generate": generate, "embed": embed, "demo": demo, "warmup": warmup},
         args,
-        "Puts a person, given by a photo, into any picture: InstantID in JAX.",
+        "Puts a person, given by a photo, into any picture: InstantID in JAX. "
+        "`instantid --version` reports versions and devices.",
     )

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -23,6 +25,26 @@ def test_help_names_the_commands(run):
     text = "\n".join(ran.out)
     for command in ("generate", "embed", "demo"):
         assert f"• {command}" in text
+
+
+def test_version_names_the_packages_and_the_devices(run):
+    ran = run("--version")
+    assert (ran.status, ran.err) == (0, [])
+    library, packages, machine, devices = ran.out
+    assert library == f"instantid-jax {version('instantid-jax')}"
+    assert packages.startswith(f"jax {jax.__version__}, ")
+    assert machine.startswith(f"Python {platform.python_version()}, ")
+    assert devices == "cpu: 8 x cpu"
+
+
+def test_versions_are_printed_before_a_backend_that_fails(run, monkeypatch, capfd):
+    def fail():
+        raise RuntimeError("Unable to initialize backend")
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(RuntimeError, match="Unable to initialize"):
+        run("--version")
+    assert len(capfd.readouterr().out.splitlines()) == 3
 
 
 def test_help_shows_every_flag_without_prefix_and_with_its_meaning(run):
