@@ -24,25 +24,25 @@ def load_config(path: Path) -> Any:
     from train.config import TrainConfig
 
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give a Python file with get_config()")
+        raise InputError(f"{path}: no such file; give a Python file that defines get_config()")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise InputError(f"{path} is no Python file: give one with get_config()")
+        raise InputError(f"{path} is not a Python file: give one that defines get_config()")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise InputError(f"{path} is no Python ({error.msg}, line {error.lineno})") from error
+        raise InputError(f"{path}, line {error.lineno}: invalid Python ({error.msg})") from error
     except (AttributeError, ImportError, NameError) as error:
-        raise InputError(f"{path}: {error}; configs/debug.py shows what is expected") from error
+        raise InputError(f"{path}: {error}; see configs/debug.py for an example") from error
     if not callable(getattr(module, "get_config", None)):
-        raise InputError(f"{path} has no get_config(): configs/debug.py shows what is expected")
+        raise InputError(f"{path} has no get_config(): see configs/debug.py for an example")
     try:
         config = module.get_config()
     except (AttributeError, ImportError, NameError, TypeError) as error:
-        raise InputError(f"{path}: {error}; train/config.py has the settings") from error
+        raise InputError(f"{path}: {error}; train/config.py defines the settings") from error
     if not isinstance(config, TrainConfig):
-        raise InputError(f"get_config() of {path} returns no train.config.TrainConfig")
+        raise InputError(f"{path}: get_config() must return a train.config.TrainConfig")
     return config
 
 

@@ -74,9 +74,11 @@ class MeshConfig:
 
     def __post_init__(self):
         if self.data < 1 and self.data != -1:
-            raise InputError(f"mesh data={self.data}: expected 1 up, or -1 for what is left")
+            raise InputError(
+                f"mesh data={self.data}: expected 1 or more, or -1 for all remaining devices"
+            )
         if min(self.fsdp, self.tensor) < 1:
-            raise InputError(f"mesh fsdp={self.fsdp}, tensor={self.tensor}: expected 1 up")
+            raise InputError(f"mesh fsdp={self.fsdp}, tensor={self.tensor}: expected 1 or more")
         if self.frozen not in ("replicated", "sharded"):
             raise InputError(f"mesh frozen={self.frozen!r}: expected replicated or sharded")
 
@@ -106,7 +108,7 @@ class CheckpointConfig:
         for name in ("every", "keep", "keep_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"checkpoints {name}={value}: expected 1 up")
+                raise InputError(f"checkpoints {name}={value}: expected 1 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,14 +135,14 @@ class ValidationConfig:
     def __post_init__(self):
         for name in ("every", "records", "num_inference_steps"):
             if getattr(self, name) < 1:
-                raise InputError(f"validation {name}={getattr(self, name)}: expected 1 up")
+                raise InputError(f"validation {name}={getattr(self, name)}: expected 1 or more")
         if not 0 <= self.seed < 2**32 or not 0 <= self.guidance_scale < float("inf"):
             raise InputError(
-                f"validation seed={self.seed}, guidance_scale={self.guidance_scale}: expected 0 to "
-                "2**32 - 1, and 0 up"
+                f"validation seed={self.seed}, guidance_scale={self.guidance_scale}: expected a "
+                "seed of 0 to 2**32 - 1 and a scale of 0 or more"
             )
         if min(self.size) < 64 or any(side % 32 for side in self.size):
-            raise InputError(f"validation size={self.size}: expected multiples of 32 from 64")
+            raise InputError(f"validation size={self.size}: expected multiples of 32, 64 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,11 +176,11 @@ class TrainConfig:
             raise InputError(f"seed={self.seed}: expected 0 to 2**32 - 1")
         for name in ("global_batch_size", "steps", "loader_threads"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected 1 up")
+                raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
         if (self.objective.identity_weight > 0) != (self.model.recognizer is not None):
             raise InputError(
                 f"objective.identity_weight={self.objective.identity_weight} with model.recognizer="
-                f"{self.model.recognizer}: the identity loss takes both, or neither is given"
+                f"{self.model.recognizer}: the identity loss needs both; without it, set neither"
             )
 
     def check_devices(self, data: int, fsdp: int) -> None:
@@ -191,9 +193,9 @@ class TrainConfig:
         if self.global_batch_size % share:
             below = self.global_batch_size // share * share
             raise InputError(
-                f"global_batch_size={self.global_batch_size} cannot be shared out evenly among "
+                f"global_batch_size={self.global_batch_size} does not divide evenly among "
                 f"data {data} x fsdp {fsdp} devices in {self.step.micro_batches} micro-batch(es): "
-                f"take a multiple of {share}, such as {below or share}"
+                f"use a multiple of {share}, such as {below or share}"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -47,21 +47,23 @@ def join(config: ProcessConfig) -> None:
       InputError: if not all join. Otherwise each might train alone without anybody noticing.
     """
     if config.processes is not None and config.processes < 1:
-        raise InputError(f"processes={config.processes}: expected 1 up")
+        raise InputError(f"processes={config.processes}: expected 1 or more")
     expected = config.processes or expected_processes(os.environ)
     if expected == 1:
         if config.coordinator or config.process_id:
-            raise InputError("a coordinator or process id came for one process: give processes")
+            raise InputError(
+                "coordinator or process_id given for a single process: set processes too"
+            )
         # A TPU knows what it is part of, though nothing in the environment says so.
         if jax.process_count() > 1:
             raise InputError(
-                f"this machine is one of {jax.process_count()}, and one process was expected: "
-                f"give processes={jax.process_count()}"
+                f"this machine is one of {jax.process_count()}, but one process was expected: "
+                f"set processes={jax.process_count()}"
             )
         return
     given = config.coordinator is not None
     if given and config.process_id is None:
-        raise InputError(f"coordinator={config.coordinator} needs process_id, from 0")
+        raise InputError(f"coordinator={config.coordinator} needs process_id, counted from 0")
     try:
         jax.distributed.initialize(
             config.coordinator, expected if given else None, config.process_id
@@ -69,12 +71,12 @@ def join(config: ProcessConfig) -> None:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{expected} processes are expected, and joining them failed ({reason}): give "
-            "coordinator, processes and process_id, or processes=1 to train alone"
+            f"expected {expected} processes, but joining them failed ({reason}): set "
+            "coordinator, processes and process_id, or processes=1 for a single-process run"
         ) from error
     if jax.process_count() != expected:
         raise InputError(
-            f"{expected} processes are expected, {jax.process_count()} joined: give processes"
+            f"expected {expected} processes, but {jax.process_count()} joined: set processes"
         )
 
 
@@ -92,6 +94,6 @@ def check_same(settings: Mapping[str, str]) -> None:
     process, number = np.nonzero((theirs != theirs[0]).any(axis=-1))
     if len(process):
         raise InputError(
-            f"process {process[0]} has another {list(settings)[number[0]]} than process 0: start "
-            "all alike, on one shared workdir"
+            f"process {process[0]} and process 0 differ in {list(settings)[number[0]]}: start all "
+            "processes with the same arguments and a shared workdir"
         )

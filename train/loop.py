@@ -49,7 +49,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     if profile < 0:
         raise InputError(f"profile={profile}: expected 0 steps or more")
     if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir} is a file: give a folder for the run")
+        raise InputError(f"{workdir} is a file: pass a folder as --workdir")
     run = RunFolder(workdir)
     # What a run trains stays what it was, though the weights it started from may be gone.
     base = find_base(config.model, read_json(run.networks) if run.steps() else None)
@@ -60,8 +60,8 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     wanted = base.networks.image_proj.config.embedding_dim
     if batches.embedding_size != wanted:
         raise InputError(
-            f"the data have embeddings of {batches.embedding_size} numbers, the Resampler takes "
-            f"{wanted}: take data measured with the face pack the model is for"
+            f"the data has embeddings of size {batches.embedding_size}, but the Resampler expects "
+            f"{wanted}: prepare the data with the model's face pack"
         )
     validation = None if config.validation is None else Validation(config, base)
     with locked(run):
@@ -69,7 +69,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
         if begun.step >= config.steps:
             source = workdir if begun.event == "resumed" else start.state
             logger.warning(
-                "%s is at step %d already: nothing to do up to step %d",
+                "%s is already at step %d: nothing to do up to step %d",
                 source,
                 begun.step,
                 config.steps,
@@ -81,7 +81,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
                     write_json(temporary, settings)
             append_event(run, begun.event, step=begun.step)
             logger.info(
-                "%s at step %d: %d records, %d a step on %s",
+                "%s at step %d: %d records, batches of %d on %s",
                 begun.event,
                 begun.step,
                 batches.records,

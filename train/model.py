@@ -147,8 +147,8 @@ def check_recognizer(networks: Networks) -> None:
     wanted = (1, networks.image_proj.config.embedding_dim)
     if found.shape != wanted:
         raise InputError(
-            f"the recognizer gives {list(found.shape)}, the Resampler takes {list(wanted)}: take "
-            "that of the face pack that measured the data"
+            f"the recognizer returns {list(found.shape)}, but the Resampler expects "
+            f"{list(wanted)}: use the recognizer of the face pack that prepared the data"
         )
 
 
@@ -270,6 +270,6 @@ def check_prediction_type(base: BaseModel, config: TrainConfig) -> None:
     wanted, got = base.schedule.prediction_type, config.objective.prediction_type
     if wanted != got:
         raise InputError(
-            f"objective.prediction_type is {got}, but {config.model.sdxl} predicts {wanted}: "
-            "set it to that"
+            f"objective.prediction_type={got}, but {config.model.sdxl} was trained with {wanted}: "
+            f"set it to {wanted}"
         )

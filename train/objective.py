@@ -55,23 +55,25 @@ class ObjectiveConfig:
         drops = (self.drop_id, self.drop_text, self.drop_both)
         if not (min(drops) >= 0 and sum(drops) <= 1):
             raise InputError(
-                f"drop_id, drop_text, drop_both {drops}: shares of examples, at most 1"
+                f"drop_id, drop_text, drop_both = {drops}: expected shares that sum to at most 1"
             )
         for name in ("noise_offset", "face_weight", "identity_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}={getattr(self, name)}: expected 0 or more")
         if self.identity_window is not None and self.identity_window < 1:
             raise InputError(
-                f"identity_window={self.identity_window}: expected a side in latents, or None"
+                f"identity_window={self.identity_window}: expected 1 or more latents, or None"
             )
         if self.log_noise is not None:
             mean, deviation = self.log_noise
             if not (math.isfinite(mean) and 0 < deviation < float("inf")):
                 raise InputError(
-                    f"log_noise={self.log_noise}: expected a mean and a deviation above 0, or None"
+                    f"log_noise={self.log_noise}: expected (mean, deviation > 0), or None"
                 )
         if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
-            raise InputError(f"min_snr_gamma={self.min_snr_gamma}: expected more than 0, or None")
+            raise InputError(
+                f"min_snr_gamma={self.min_snr_gamma}: expected a positive number, or None"
+            )
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise InputError(
                 f"prediction_type={self.prediction_type!r}: expected epsilon or v_prediction"
@@ -249,7 +251,7 @@ def losses(
     error = jnp.square(prediction - target)  # [B, H, W, C]
     if config.face_weight:
         if face_box is None:
-            raise InputError("face_weight needs the faces' boxes")
+            raise InputError("face_weight needs face_box")
         weight = 1 + config.face_weight * _inside(face_box, error.shape[1:3])[..., None]
         error = error * weight / weight.mean(axis=(1, 2, 3), keepdims=True)
     loss = error.mean(axis=(1, 2, 3))

@@ -77,8 +77,8 @@ class OptimizerConfig:
             self.decay_steps is None or self.decay_steps <= self.warmup_steps
         ):
             raise InputError(
-                f"schedule={self.schedule!r} needs decay_steps above warmup_steps="
-                f"{self.warmup_steps}, got {self.decay_steps}"
+                f"decay_steps={self.decay_steps}: schedule={self.schedule!r} needs more than "
+                f"warmup_steps={self.warmup_steps}"
             )
 
 

@@ -95,8 +95,8 @@ def random_model(cache: Path) -> Path:
             # Unless another process made it first.
             if not folder.is_dir():
                 raise InputError(
-                    f"{cache} cannot be written ({error.strerror or error}): name another folder "
-                    "with XDG_CACHE_HOME, or give the weights to use"
+                    f"{cache} cannot be written ({error.strerror or error}): set XDG_CACHE_HOME "
+                    "to another folder"
                 ) from error
     return folder
 

@@ -26,9 +26,9 @@ class DivergedError(InputError):
 
     def __init__(self, step: int, what: str):
         super().__init__(
-            f"step {step}: {what}, and no such state is saved; start again, with "
-            "--optimizer.skip-nonfinite if single steps fail, or --ignore-fingerprint and a lower "
-            "learning rate if many do"
+            f"step {step}: {what}; this state is not saved. Resume from the last checkpoint: with "
+            "--optimizer.skip-nonfinite if single steps fail, with a lower learning rate and "
+            "--ignore-fingerprint if many do"
         )
         self.step = step
 
@@ -144,4 +144,4 @@ class Report:
         if self._failed > self._config.optimizer.skip_nonfinite:
             raise DivergedError(record["step"], what)
         if self._writer is not None:
-            logger.warning("step %d is skipped: %s", record["step"], what)
+            logger.warning("skipped step %d: %s", record["step"], what)

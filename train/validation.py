@@ -48,8 +48,8 @@ class Validation:
         wanted = base.networks.image_proj.config.embedding_dim
         if numbers != wanted:
             raise InputError(
-                f"{self._config.dataset} has embeddings of {numbers} numbers, the Resampler takes "
-                f"{wanted}: take a dataset measured with the same face pack"
+                f"{self._config.dataset} has embeddings of size {numbers}, but the Resampler "
+                f"expects {wanted}: use a dataset prepared with the model's face pack"
             )
 
     @property
@@ -80,7 +80,7 @@ class Validation:
             # They may well take more memory than a device has beside the training.
             if isinstance(error, InputError) or "RESOURCE_EXHAUSTED" in str(error):
                 reason = str(error).splitlines()[0]
-                logger.warning("no validation pictures at step %d: %s", step, reason)
+                logger.warning("no validation images at step %d: %s", step, reason)
                 return False
             raise
         rows = [
@@ -147,7 +147,7 @@ def _first_examples(config: ValidationConfig) -> list[dict[str, Any]]:
             continue
     if len(examples) < config.records:
         raise InputError(
-            f"{config.dataset} has {len(examples)} usable records, validation wants "
-            f"{config.records}: lower that or take a larger dataset"
+            f"{config.dataset} has {len(examples)} usable records, but validation needs "
+            f"{config.records}: lower validation.records or use a larger dataset"
         )
     return examples

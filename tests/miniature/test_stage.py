@@ -105,5 +105,5 @@ def test_two_at_once_are_refused(tmp_path):
     def another(step):
         train(STAGE, tmp_path, init, loss, batch_at, "numbers")
 
-    with pytest.raises(InputError, match="another process trains there"):
+    with pytest.raises(InputError, match="another process is training in this folder"):
         train(STAGE, tmp_path, init, loss, another, "numbers")

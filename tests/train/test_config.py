@@ -76,7 +76,7 @@ def test_optimizer_refuses_what_divides_by_zero(values):
 
 @pytest.mark.parametrize("values", [{"data": 0}, {"fsdp": 0}, {"tensor": -1}])
 def test_mesh_refuses(values):
-    with pytest.raises(InputError, match="expected 1 up"):
+    with pytest.raises(InputError, match="expected 1 or more"):
         MeshConfig(**values)
 
 
@@ -97,7 +97,7 @@ def test_validation_refuses(values):
 def test_batch_must_divide_among_devices_and_micro_batches():
     config = dataclasses.replace(CONFIG, step=StepConfig(micro_batches=2))
     config.check_devices(4, 2)
-    with pytest.raises(InputError, match="take a multiple of 32"):
+    with pytest.raises(InputError, match="use a multiple of 32"):
         config.check_devices(8, 2)
 
 
@@ -110,7 +110,7 @@ def test_batch_must_divide_among_devices_and_micro_batches():
     ids=["no recognizer", "no weight"],
 )
 def test_identity_loss_takes_a_weight_and_a_recognizer(values):
-    with pytest.raises(InputError, match="the identity loss takes both"):
+    with pytest.raises(InputError, match="the identity loss needs both"):
         dataclasses.replace(CONFIG, **values)
 
 

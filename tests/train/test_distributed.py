@@ -30,13 +30,13 @@ def test_run_ends_where_not_all_join(monkeypatch):
         raise RuntimeError("DEADLINE_EXCEEDED: barrier timed out")
 
     monkeypatch.setattr("jax.distributed.initialize", fails)
-    with pytest.raises(InputError, match=r"2 processes are expected.*DEADLINE_EXCEEDED"):
+    with pytest.raises(InputError, match=r"expected 2 processes.*DEADLINE_EXCEEDED"):
         join(ProcessConfig())
 
 
 def test_run_ends_where_fewer_joined(monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", lambda *_: None)
-    with pytest.raises(InputError, match="3 processes are expected, 1 joined"):
+    with pytest.raises(InputError, match="expected 3 processes, but 1 joined"):
         join(ProcessConfig(processes=3))
 
 
@@ -77,7 +77,9 @@ def test_processes_must_have_the_same_settings(monkeypatch, differs):
     if differs is None:
         check_same(settings)
     else:
-        with pytest.raises(InputError, match=f"process 1 has another {list(settings)[differs]}"):
+        with pytest.raises(
+            InputError, match=f"process 1 and process 0 differ in {list(settings)[differs]}"
+        ):
             check_same(settings)
 
 

@@ -56,8 +56,8 @@ def test_wrong_setting_gets_one_line(capsys, tmp_path, wrong):
 CONFIGS = {
     "missing": (None, "no such file"),
     "empty": ("", "no get_config()"),
-    "no Python": ("def", "no Python"),
-    "another thing": ("def get_config(): return 3", "returns no train.config.TrainConfig"),
+    "not Python": ("def", "invalid Python"),
+    "another thing": ("def get_config(): return 3", "must return a train.config.TrainConfig"),
     "unknown name": ("def get_config(): return nope", "'nope' is not defined"),
     "unknown setting": (
         "from train.config import MeshConfig\ndef get_config(): return MeshConfig(nope=0)",
@@ -96,7 +96,7 @@ def test_a_folder_in_use_gets_one_line(capsys, tmp_path):
         assert not list(tmp_path.iterdir())
     assert ended.value.code == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"train: error: {tmp_path}: another process trains there")
+    assert told.startswith(f"train: error: {tmp_path}: another process is training in this folder")
 
 
 def test_without_a_config_it_says_what_to_give(capsys):

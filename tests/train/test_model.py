@@ -51,5 +51,7 @@ def test_a_recognizer_of_other_embeddings_is_refused():
     check_recognizer(small.networks())  # there need be none
     config = dataclasses.replace(fits.image_proj.config, embedding_dim=256)
     wide = dataclasses.replace(fits.image_proj, config=config)
-    with pytest.raises(InputError, match=r"gives \[1, 512\], the Resampler takes \[1, 256\]"):
+    with pytest.raises(
+        InputError, match=r"returns \[1, 512\], but the Resampler expects \[1, 256\]"
+    ):
         check_recognizer(dataclasses.replace(fits, image_proj=wide))

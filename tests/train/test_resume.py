@@ -118,7 +118,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path):
     process = training_process.start(tmp_path, "--steps", 20, "--checkpoints.every", 1, *options)
     _, told = process.communicate(timeout=training_process.LIMIT)
     assert process.returncode == 2
-    assert "no such state is saved" in told.splitlines()[-1]
+    assert "this state is not saved" in told.splitlines()[-1]
     failed = [line["step"] for line in training_process.metrics(tmp_path) if not line["finite"]]
     assert len(failed) == 3
     steps = RunFolder(tmp_path).steps()

@@ -84,7 +84,7 @@ def test_pictures_that_are_not_finite_are_told_and_left_out(config, base, tmp_pa
     state = init_state(dataclasses.replace(config.optimizer, ema_decay=None), params)
     path = tmp_path / "a.png"
     assert not Validation(config, base).save_pictures(path, 7, state, frozen)
-    assert "no validation pictures at step 7" in caplog.text
+    assert "no validation images at step 7" in caplog.text
     assert not path.exists()
 
 
@@ -97,5 +97,5 @@ def init_trainables_nan(base, frozen):
 
 def test_too_few_records_are_refused(config, base):
     validation = dataclasses.replace(config.validation, records=65)
-    with pytest.raises(InputError, match="has 64 usable records, validation wants 65"):
+    with pytest.raises(InputError, match="has 64 usable records, but validation needs 65"):
         Validation(dataclasses.replace(config, validation=validation), base)

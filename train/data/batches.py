@@ -55,11 +55,11 @@ class Batches:
             different sizes.
         """
         if global_batch_size < 1:
-            raise InputError(f"the global batch size is {global_batch_size}: expected 1 up")
+            raise InputError(f"global_batch_size={global_batch_size}: expected 1 or more")
         if seed < 0:
-            raise InputError(f"the seed is {seed}: expected 0 up")
+            raise InputError(f"seed={seed}: expected 0 or more")
         if len(tokenizers) != 2:
-            raise InputError(f"{len(tokenizers)} tokenizers came: expected SDXL's two")
+            raise InputError(f"{len(tokenizers)} tokenizers: expected SDXL's two")
         self.config = config
         self.global_batch_size = global_batch_size
         self._seed = seed
@@ -69,8 +69,8 @@ class Batches:
         sizes = {dataset.embedding_size for dataset in self._datasets}
         if len(sizes) > 1:
             raise InputError(
-                f"the datasets have embeddings of {sorted(sizes)} numbers: "
-                "a mixture needs one face pack"
+                f"the datasets have embeddings of sizes {sorted(sizes)}: prepare all datasets of "
+                "a mixture with one face pack"
             )
         self.embedding_size = sizes.pop()
         self._caches = [
@@ -145,7 +145,7 @@ class Batches:
         """
         taken = range(self.global_batch_size)[rows] if isinstance(rows, slice) else rows
         if not len(taken) or min(taken) < 0 or max(taken) >= self.global_batch_size:
-            raise InputError(f"{rows} are no rows of a batch of {self.global_batch_size}")
+            raise InputError(f"{rows} are not rows of a batch of {self.global_batch_size}")
         return taken
 
     def example(self, step: int, row: int) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Batches:
                 name = f"record {position} of {self.config.datasets[dataset].folder}"
                 self.corruption.record(name, str(error))
         else:
-            raise InputError(f"{_MAX_IN_A_ROW} records in a row are corrupt, up to {name}")
+            raise InputError(f"{_MAX_IN_A_ROW} consecutive records are corrupt; the last is {name}")
         self.corruption.example()
         caption = example.pop("caption")
         with self._tokenizer_lock:

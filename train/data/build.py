@@ -81,7 +81,7 @@ def make_record(
     picture = upright_jpeg(candidate.picture)
     face = _measured(candidate.face, picture.size)
     if face.embedding.size != embedding_size:
-        raise Rejected("embedding of another size")
+        raise Rejected("wrong embedding size")
     references = [vector for vector in references if vector.size == embedding_size]
     record = record_of(
         candidate.key,
@@ -105,12 +105,12 @@ def _records(
     from tqdm import tqdm
 
     keys = set()
-    for candidate in tqdm(candidates, unit=" pictures", disable=None):
+    for candidate in tqdm(candidates, unit=" images", disable=None):
         person = Path(candidate.key).parent.as_posix() if references else ""
         others = {k: v for k, v in references.get(person, {}).items() if k != candidate.key}
         try:
             if candidate.key in keys:
-                raise Rejected("second picture of the same name")
+                raise Rejected("duplicate name")
             keys.add(candidate.key)
             yield make_record(
                 candidate,
@@ -134,7 +134,7 @@ def _references(source: Path, faces: Path | None) -> dict[str, dict[str, np.ndar
         except InputError:
             continue  # its picture is rejected for it
     if not found:
-        raise InputError(f"--people: {folder} has no sub-folders with faces in them")
+        raise InputError(f"--people: {folder} has no subfolders with faces")
     return dict(found)
 
 
@@ -143,16 +143,16 @@ def _measured(face: Face | Rejected, size: Size) -> Face:
     if isinstance(face, Rejected):
         raise face
     if face.bbox is None:
-        raise Rejected("face file without a box")
+        raise Rejected("no box in face file")
     kps, bbox = face.kps, face.bbox
     if face.image_size not in (None, size):
         # The picture may have been resized since, but not cut.
         scale = np.array(size) / np.array(face.image_size)
         if abs(scale[0] / scale[1] - 1) > 0.01:
-            raise Rejected("face of a picture of another shape")
+            raise Rejected("face of an image with another aspect ratio")
         kps, bbox = kps * scale[::-1], bbox * np.tile(scale[::-1], 2)
     if face_share(bbox, size) == 0:
-        raise Rejected("face outside of the picture")
+        raise Rejected("face outside the image")
     return dataclasses.replace(face, kps=kps, bbox=bbox, image_size=size)
 
 
@@ -163,9 +163,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
         manifest = tyro.cli(build, args=args, prog="python -m train.data.build")
     buckets = ", ".join(f"{n} of {size}" for size, n in manifest["buckets"].items() if n)
-    print(f"{manifest['kept']} of {manifest['seen']} pictures kept ({buckets})")
+    print(f"kept {manifest['kept']} of {manifest['seen']} images ({buckets})")
     for reason, count in manifest["rejected"].items():
-        print(f"{count} rejected: {reason}")
+        print(f"rejected {count}: {reason}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def find_candidates(source: Path, faces: Path | None = None) -> Iterator[Candida
       InputError: if there is nothing to read, or a tar is damaged.
     """
     if faces is not None and not faces.is_dir():
-        raise InputError(f"--faces {faces} is no folder: expected what `instantid embed` wrote")
+        raise InputError(
+            f"--faces {faces} is not a folder: expected the output of `instantid embed`"
+        )
     if source.suffix == ".tar":
         tars = [source]
     else:
@@ -55,7 +57,9 @@ def find_candidates(source: Path, faces: Path | None = None) -> Iterator[Candida
 
 def _in_folder(source: Path, faces: Path | None) -> Iterator[Candidate]:
     if not source.is_dir():
-        raise InputError(f"{source} is no folder: expected pictures, or img2dataset's .tar files")
+        raise InputError(
+            f"{source} is not a folder: expected a folder of images or of img2dataset .tar files"
+        )
     for path in find_pictures(source):
         name = path.relative_to(source)
         caption, notes = path.with_suffix(".txt"), path.with_suffix(".json")

@@ -61,25 +61,24 @@ class DataConfig:
 
     def __post_init__(self):
         if not self.datasets:
-            raise InputError("the data configuration names no dataset: give at least one folder")
+            raise InputError("datasets is empty: give at least one folder")
         for share in (*self.datasets, *self.captions):
             if not 0 < share.weight < float("inf"):
-                raise InputError(f"{share} has weight {share.weight}: expected above 0")
+                raise InputError(f"{share} has weight {share.weight}: expected a positive number")
         if not self.buckets or len(set(self.buckets)) != len(self.buckets):
-            raise InputError(f"buckets are {self.buckets}: expected one size up, each once")
+            raise InputError(f"buckets={self.buckets}: expected one or more distinct sizes")
         for height, width in self.buckets:
             if min(height, width) < MULTIPLE or height % MULTIPLE or width % MULTIPLE:
                 raise InputError(
-                    f"bucket {height} x {width} has a side that is no multiple of {MULTIPLE}: "
-                    "choose the nearest one"
+                    f"bucket {height} x {width}: both sides must be multiples of {MULTIPLE}"
                 )
         if self.crop not in ("random", "center"):
-            raise InputError(f"crop is {self.crop!r}: expected 'random' or 'center'")
+            raise InputError(f"crop={self.crop!r}: expected 'random' or 'center'")
         if self.cached_latents and self.crop != "center":
             raise InputError(
-                f"cached_latents with crop={self.crop!r}: latents are cached of one crop a "
-                "picture; set crop='center', or do without cached_latents"
+                f"cached_latents with crop={self.crop!r}: the cache holds one crop per image; "
+                "set crop='center' or turn cached_latents off"
             )
         for name in ("reference_probability", "max_corrupt_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}: expected 0 to 1")
+                raise InputError(f"{name}={getattr(self, name)}: expected 0 to 1")

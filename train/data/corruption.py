@@ -43,9 +43,9 @@ class CorruptionCount:
             corrupt, examples = self.corrupt, self.examples
         if corrupt > self._max_share * max(examples, _FEWEST):
             raise InputError(
-                f"{corrupt} corrupt records in {examples + 1} examples are more than "
-                f"max_corrupt_share={self._max_share:g} allows; the last is {name}: {reason}"
+                f"{corrupt} corrupt records in {examples + 1} examples exceed "
+                f"max_corrupt_share={self._max_share:g}; the last is {name}: {reason}"
             )
         if corrupt <= _TOLD:
-            more = "; further ones are only counted" if corrupt == _TOLD else ""
-            logger.warning("%s is corrupt and replaced: %s%s", name, reason, more)
+            more = "; further ones are counted but not logged" if corrupt == _TOLD else ""
+            logger.warning("replaced corrupt %s: %s%s", name, reason, more)

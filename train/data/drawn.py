@@ -39,8 +39,8 @@ def drawn_dataset(cache: Path) -> Path:
         except OSError as error:
             if not folder.is_dir():
                 raise InputError(
-                    f"{cache} cannot be written ({error.strerror or error}): name another folder "
-                    "with XDG_CACHE_HOME"
+                    f"{cache} cannot be written ({error.strerror or error}): set XDG_CACHE_HOME "
+                    "to another folder"
                 ) from error
     return folder
 

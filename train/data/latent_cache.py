@@ -100,7 +100,7 @@ def write_latents(
                     place[row], crc32[row] = written, picture.crc32
                     written += 1
             if not written:
-                raise InputError(f"no picture of {folder} can be used: nothing is written")
+                raise InputError(f"no usable image in {folder}: nothing is written")
             np.savez(temporary / INDEX, place=place, crc32=crc32)
             manifest = {
                 "version": VERSION,
@@ -115,7 +115,7 @@ def write_latents(
             }
             write_json(temporary / MANIFEST, manifest)
     except FileExistsError as error:
-        raise InputError(f"{error}: delete it to compute the latents again") from error
+        raise InputError(f"{error}: delete it to recompute the latents") from error
     return manifest
 
 
@@ -141,12 +141,12 @@ class LatentCache:
         manifest = read_json(self._path / MANIFEST)
         if manifest.get("version") != VERSION:
             raise InputError(
-                f"{self._path} has version {manifest.get('version')}, expected {VERSION}: "
+                f"{self._path} has version {manifest.get('version')}, but {VERSION} is expected: "
                 f"{self._again}"
             )
         if manifest["dataset"] != dataset.fingerprint:
             raise InputError(
-                f"{self._path} was made of other records than {folder} has: {self._again}"
+                f"{self._path} was computed from other records than {folder} has: {self._again}"
             )
         self._vae = manifest["vae"]
         index = read_arrays(self._path / INDEX, ("place", "crc32"), self._again)
@@ -161,7 +161,7 @@ class LatentCache:
                 f"{self._path} cannot be read ({one_line(error)}): copy it again, or {self._again}"
             ) from error
         if held != manifest["pictures"] or len(self._place) != len(dataset):
-            raise InputError(f"{self._path} is not whole: copy it again, or {self._again}")
+            raise InputError(f"{self._path} is incomplete: copy it again, or {self._again}")
 
     def check_vae(self, fingerprint: str) -> None:
         """Refuses another VAE than the latents were made with.
@@ -171,7 +171,7 @@ class LatentCache:
         """
         if fingerprint != self._vae:
             raise InputError(
-                f"{self._path} was made with another VAE than the run has: take that one, or "
+                f"{self._path} was computed with another VAE than the run's: use that VAE, or "
                 f"{self._again}"
             )
 
@@ -184,7 +184,7 @@ class LatentCache:
         """
         place = int(self._place[row])
         if place < 0:
-            raise CorruptRecord("it could not be used when the latents were computed")
+            raise CorruptRecord("it was unusable when the latents were computed")
         moments = read_record(
             lambda: np.load(io.BytesIO(self._source[place]), allow_pickle=False), self._path
         )
@@ -205,4 +205,4 @@ def _command(folder: str | Path, buckets: Sequence[Size]) -> str:
                 f"run `python -m train.data.latents {folder} --sdxl MODEL "
                 f"--resolution {resolution}` with the run's model"
             )
-    return "set buckets=aspect_buckets(resolution), for which `python -m train.data.latents` is"
+    return "set buckets=aspect_buckets(resolution), as `python -m train.data.latents` does"

@@ -54,9 +54,9 @@ def latents(
     elif sdxl is not None:
         component = find_vae(sdxl, variant=variant)
     else:
-        raise InputError("no model is named: give the run's with --sdxl, or its VAE with --vae")
+        raise InputError("no model given: pass the run's model as --sdxl or its VAE as --vae")
     if batch_size < 1:
-        raise InputError(f"--batch-size is {batch_size}: expected 1 up")
+        raise InputError(f"--batch-size {batch_size}: expected 1 or more")
     config = DataConfig(
         datasets=(DatasetShare(folder=str(dataset)),),
         buckets=aspect_buckets(resolution),
@@ -66,8 +66,8 @@ def latents(
     manifest = cache_latents(
         config, component.network, component.load(jnp.dtype("float32")), batch_size
     )
-    missing = f"; {manifest['missing']} corrupt ones are missing" if manifest["missing"] else ""
-    print(f"latents of {manifest['pictures']} pictures are in {dataset}{missing}")
+    missing = f"; skipped {manifest['missing']} corrupt records" if manifest["missing"] else ""
+    print(f"wrote latents of {manifest['pictures']} images to {dataset}{missing}")
 
 
 def cache_latents(
@@ -106,7 +106,7 @@ def _encoded(
         with jax.default_matmul_precision("highest"):
             return picture_moments(vae, params, images).astype(DTYPE)
 
-    with tqdm(total=len(dataset), unit=" pictures", disable=None) as progress:
+    with tqdm(total=len(dataset), unit=" images", disable=None) as progress:
         for target in config.buckets:
             crops = _crops(config, dataset, target, corruption)
             while batch := list(islice(crops, size)):
@@ -117,9 +117,9 @@ def _encoded(
                 for (row, _, crc32), each in zip(batch, moments, strict=False):
                     if not np.isfinite(each).all():
                         raise InputError(
-                            f"record {row} of {config.datasets[0].folder} has latents that "
-                            f"{np.dtype(DTYPE).name} cannot hold: expected the weights of a VAE "
-                            "that is sound in float32; check --vae"
+                            f"latents of record {row} of {config.datasets[0].folder} overflow "
+                            f"{np.dtype(DTYPE).name}: the VAE's weights may be damaged; "
+                            "check --vae"
                         )
                     yield row, EncodedPicture(each, crc32)
                 progress.update(len(batch))

@@ -38,17 +38,17 @@ class FaceDataset:
         )
         if not parts:
             raise InputError(
-                f"{folder} holds no dataset: expected what `python -m train.data.build` writes"
+                f"{folder} has no dataset: expected the output of `python -m train.data.build`"
             )
         names = ("image_size", "face_share", "bucket", "buckets", "fingerprint")
-        indices = [read_arrays(part / INDEX, names, "build the dataset again") for part in parts]
+        indices = [read_arrays(part / INDEX, names, "rebuild the dataset") for part in parts]
         builder = tfds.builder_from_directories(parts)
         if "train" not in builder.info.splits:
-            raise InputError(f"{folder} holds no split named train")
+            raise InputError(f"{folder} has no split named train")
         split = builder.info.splits["train"]
         missing = [path for path in map(Path, split.filepaths) if not path.is_file()]
         if missing:
-            raise InputError(f"{missing[0]} is missing: copy or build the dataset again")
+            raise InputError(f"{missing[0]} is missing: copy or rebuild the dataset")
         self._folder = folder
         self._records = builder.as_data_source(
             split="train", decoders={"image": tfds.decode.SkipDecoding()}
@@ -58,8 +58,8 @@ class FaceDataset:
         self.face_share = np.concatenate([index["face_share"] for index in indices])
         if len(self.image_size) != len(self._records):
             raise InputError(
-                f"{folder} has {len(self._records)} records and an index of "
-                f"{len(self.image_size)}: build it again"
+                f"{folder} has {len(self._records)} records, but its index has "
+                f"{len(self.image_size)}: rebuild the dataset"
             )
         self.embedding_size = int(builder.info.features["embedding"].shape[0])
         hashes = "".join(str(index["fingerprint"]) for index in indices)
@@ -95,7 +95,7 @@ def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.n
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no index ({one_line(error)}): {remedy}") from error
+        raise InputError(f"{path} is not a valid index ({one_line(error)}): {remedy}") from error
 
 
 def read_record(read: Callable[[], T], folder: str | Path) -> T:

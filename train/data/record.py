@@ -124,9 +124,9 @@ class Record:
             if not np.isfinite(value).all():
                 raise CorruptRecord(f"{name} holds NaN or infinity")
         if not self.embedding.any():
-            raise CorruptRecord("embedding is zero")
+            raise CorruptRecord("embedding is all zeros")
         if np.abs(self.kps).max() > 2**20 or np.abs(self.bbox).max() > 2**20:
-            raise CorruptRecord("keypoints or box lie a million pixels away")
+            raise CorruptRecord("keypoints or box are a million pixels away")
         if min(self.original_size) < 1:
             raise CorruptRecord(f"original_size is {list(self.original_size)}")
 
@@ -140,7 +140,7 @@ class Record:
             with Image.open(io.BytesIO(self.image), formats=["JPEG"]) as header:
                 return header.height, header.width
         except (OSError, SyntaxError, ValueError) as error:
-            raise CorruptRecord("the picture's bytes are no JPEG") from error
+            raise CorruptRecord("the image is not a JPEG file") from error
 
     def picture(self, reduction: int = 1) -> np.ndarray:
         """The pixels: uint8 [H, W, 3] RGB.
@@ -152,16 +152,16 @@ class Record:
           CorruptRecord: if the bytes are no whole JPEG or do not match `sha256`.
         """
         if self.sha256 and picture_hash(self.image) != self.sha256:
-            raise CorruptRecord("the picture's bytes do not match sha256")
+            raise CorruptRecord("the image does not match its sha256")
         if not is_whole_jpeg(self.image):
-            raise CorruptRecord("the picture's bytes are no whole JPEG")
+            raise CorruptRecord("the image is a truncated JPEG file")
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | _REDUCED[reduction]
         try:
             pixels = cv2.imdecode(np.frombuffer(self.image, np.uint8), flags)
         except cv2.error as error:
-            raise CorruptRecord("the picture does not decode") from error
+            raise CorruptRecord("the image cannot be decoded") from error
         if pixels is None:
-            raise CorruptRecord("the picture does not decode")
+            raise CorruptRecord("the image cannot be decoded")
         return pixels
 
 

@@ -57,11 +57,11 @@ def upright_jpeg(data: bytes) -> Picture:
         raise
     # Whatever a file from the web makes Pillow and its plugins raise.
     except Exception as error:
-        raise Rejected("unreadable picture") from error
+        raise Rejected("unreadable image") from error
     if keep and is_whole_jpeg(data):
         return Picture(data, pixels)
     if max(pixels.shape[:2]) > _LONGEST_JPEG:
-        raise Rejected("picture too long")
+        raise Rejected("image side too long")
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=95, subsampling=0)
     return Picture(buffer.getvalue(), pixels)

@@ -32,7 +32,7 @@ def bucket_streams(
     for share, length in zip(config.datasets, lengths, strict=True):
         if not length:
             raise InputError(
-                f"{share.folder} has no picture with sides of min_side={config.min_side} or more"
+                f"{share.folder} has no image with both sides at least min_side={config.min_side}"
             )
     weights = [Fraction(share.weight).limit_denominator(10**6) for share in config.datasets]
     # Of an epoch's examples, which are as many as there are records, each dataset gets its share.

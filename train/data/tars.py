@@ -85,7 +85,7 @@ def tar_examples(path: Path) -> Iterator[TarExample]:
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
-        damaged = DamagedTarError(f"{path} is a damaged tar ({error}): get a whole copy")
+        damaged = DamagedTarError(f"{path} is a damaged tar ({error}): copy or download it again")
         damaged.lost = TarExample(key, members).picture is not None
         raise damaged from error
 
@@ -97,7 +97,7 @@ def _check_end(tar: tarfile.TarFile) -> None:
     """
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("it stops before its end, or at a broken header")
+        raise tarfile.ReadError("truncated, or broken header")
 
 
 def text_of(data: bytes) -> str:

@@ -52,7 +52,7 @@ def write_dataset(
       InputError: if the folder has something in it, or there is no record.
     """
     if shards < 1:
-        raise InputError(f"{shards} shards were asked for: expected 1 up")
+        raise InputError(f"shards={shards}: expected 1 or more")
     try:
         with new_folder(output) as temporary:
             folder = temporary / NAME / VERSION
@@ -62,7 +62,7 @@ def write_dataset(
             kept = sum(len(shard.sizes) for shard in contents)
             if not kept:
                 told = ", ".join(f"{n} {reason}" for reason, n in rejected.items()) or "none seen"
-                raise InputError(f"no picture could be used ({told}): nothing is written")
+                raise InputError(f"no usable image ({told}): nothing is written")
             index = write_metadata(folder, contents, embedding_size, buckets)
             counts = Counter(index["bucket"].tolist())
             manifest = {
@@ -75,7 +75,7 @@ def write_dataset(
             }
             write_json(temporary / MANIFEST, manifest)
     except FileExistsError as error:
-        raise InputError(f"{error}: name a new one for the dataset") from error
+        raise InputError(f"{error}: pass a new folder for the dataset") from error
     return manifest
 
 
@@ -124,7 +124,7 @@ class ShardWriter:
         except RuntimeError as error:
             reason = str(error).split(";")[0]
             raise InputError(
-                f"{self._path} cannot be written ({reason}): run it again once it can"
+                f"{self._path} cannot be written ({reason}): fix that, then rerun"
             ) from error
 
     def write(self, record: Record, size: Size) -> None:

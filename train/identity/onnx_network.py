@@ -91,11 +91,11 @@ def read_recognizer(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None
     sides = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
     if len(inputs) != 1 or len(graph.output) != 1 or sides[1:] != [3, sides[-1], sides[-1]]:
         raise InputError(
-            f"{path} is no recognizer: expected one input [batch, 3, side, side] and one output"
+            f"{path} is not a recognizer: expected one input [batch, 3, side, side] and one output"
         )
     if not sides[-1] or sides[-1] % 112:
         raise InputError(
-            f"{path} takes faces of {sides[-1] or 'any'} pixels a side: expected 112 or a multiple"
+            f"{path} takes faces of {sides[-1] or 'any'} pixels a side: expected a multiple of 112"
         )
     _check_operations(graph, path)
     nodes = tuple(
@@ -138,11 +138,11 @@ def _read_graph(path: Path) -> Any:
     from google.protobuf.message import DecodeError
 
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give the recognizer of a face pack, an .onnx file")
+        raise InputError(f"{path}: no such file; give the .onnx file of a face pack's recognizer")
     try:
         return onnx.load(path).graph
     except DecodeError as error:
-        raise InputError(f"{path} is no ONNX file, or damaged ({error}): copy it again") from error
+        raise InputError(f"{path} is not a valid ONNX file ({error}): copy it again") from error
 
 
 def _constants(graph: Any) -> dict[str, np.ndarray]:
@@ -174,10 +174,10 @@ def _check_operations(graph: Any, path: Path) -> None:
     for node in graph.node:
         if node.op_type == "Constant":
             if [each.name for each in node.attribute] != ["value"]:
-                raise InputError(f"{path} has a Constant without `value`, which is not known here")
+                raise InputError(f"{path} has a Constant without `value`, which is not supported")
         elif node.op_type not in _OPERATIONS:
             known = ", ".join(sorted(_OPERATIONS))
-            raise InputError(f"{path} has the operation {node.op_type}; known here are {known}")
+            raise InputError(f"{path} has the operation {node.op_type}; supported: {known}")
 
 
 def _check_attributes(node: Node, path: Path) -> None:
@@ -185,7 +185,7 @@ def _check_attributes(node: Node, path: Path) -> None:
     taken = inspect.signature(_OPERATIONS[node.op]).parameters
     for name, value in node.attributes:
         if name not in taken and value != _FIXED.get(name):
-            raise InputError(f"{path} has {node.op} with {name}={value}, which is not known here")
+            raise InputError(f"{path} has {node.op} with {name}={value}, which is not supported")
 
 
 def _run(graph: OnnxGraph, params: Mapping[str, jax.Array], pixels: jax.Array) -> jax.Array:

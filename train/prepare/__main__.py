@@ -40,9 +40,9 @@ class Options:
 
     def __post_init__(self):
         if self.workers < 1:
-            raise InputError(f"--workers {self.workers}: expected 1 up")
+            raise InputError(f"--workers {self.workers}: expected 1 or more")
         if not 0 <= self.shard < self.of:
-            raise InputError(f"--shard {self.shard} --of {self.of}: expected 0 to {self.of - 1}")
+            raise InputError(f"--shard {self.shard} --of {self.of}: expected 0 <= shard < of")
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ class InstantidFaces(FileReaderBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version(CURRENT)
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Nothing is downloaded: put img2dataset's tars, parquet files with pictures, or pictures "
+        "This builder downloads nothing: put img2dataset tars, parquet files of images, or images "
         "into manual_dir."
     )
 
@@ -58,6 +58,6 @@ class InstantidFaces(FileReaderBuilder, skip_registration=True):
             path = shard_path(folder, number, len(shards))
             contents.append(write_shard(path, shard, self._settings, self._analyzer)[0])
         if not sum(len(shard.sizes) for shard in contents):
-            raise InputError(f"no picture of {dl_manager.manual_dir} could be used")
+            raise InputError(f"no usable image in {dl_manager.manual_dir}")
         write_index(folder, contents)
         self.info.set_splits(tfds.core.splits.SplitDict([split_info(folder, contents)]))

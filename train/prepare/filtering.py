@@ -32,7 +32,7 @@ class Filter:
                 raise InputError(f"{name}={getattr(self, name)}: expected 0 to {most}")
         for name in ("min_side", "min_sharpness"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name}={getattr(self, name)}: expected 0 up")
+                raise InputError(f"{name}={getattr(self, name)}: expected 0 or more")
 
     def check_size(self, size: Size) -> None:
         """Refuses a picture before its faces are looked for, which takes longest.
@@ -41,7 +41,7 @@ class Filter:
           Rejected: if it is too small.
         """
         if min(size) < self.min_side:
-            raise Rejected("picture too small")
+            raise Rejected("image too small")
 
     def only_face(self, boxes: np.ndarray, picture: Picture) -> int:
         """The row of the one usable face.
@@ -55,7 +55,7 @@ class Filter:
             raise Rejected("no face")
         certain = boxes[:, 4] >= self.min_det_score
         if not certain.any():
-            raise Rejected("face uncertain")
+            raise Rejected("low detection score")
         large = [face_share(box[:4], picture.size) >= self.min_face_share for box in boxes]
         usable = np.flatnonzero(certain & large)
         if not len(usable):

@@ -113,7 +113,7 @@ def _of_tar(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
                 yield Entry(example.key, picture, example.caption, example.notes)
     except DamagedTarError as error:
         # Where no picture was begun, how many are lost with it nobody can tell.
-        rejected["cut off with its tar" if error.lost else "damaged tar"] += 1
+        rejected["truncated tar member" if error.lost else "damaged tar"] += 1
 
 
 def _of_files(root: Path, names: tuple[str, ...]) -> Iterator[Entry]:
@@ -139,8 +139,8 @@ def _of_parquet(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
             caption = next((name for name in CAPTION_COLUMNS if name in columns), None)
             if picture is None:
                 raise InputError(
-                    f"{path} has the columns {', '.join(columns)}: expected pictures in one of "
-                    f"{', '.join(PICTURE_COLUMNS)}"
+                    f"{path} has the columns {', '.join(columns)}: expected an image column, "
+                    f"one of {', '.join(PICTURE_COLUMNS)}"
                 )
             number = 0
             for batch in file.iter_batches(batch_size=ROWS):

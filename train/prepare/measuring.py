@@ -40,7 +40,7 @@ def measured_records(
     for entry in entries:
         try:
             if entry.key in keys:
-                raise Rejected("second picture of the same name")
+                raise Rejected("duplicate name")
             keys.add(entry.key)
             waiting.append(_find(entry, analyzer, filter))
         except Rejected as reason:

@@ -61,13 +61,13 @@ class Output:
           InputError: if it has another plan, or something else in it.
         """
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"--output {folder} is a file: name a new folder")
+            raise InputError(f"--output {folder} is a file: pass a new folder")
         output = cls(folder, plan["shards"], plan["embedding_size"])
         path = folder / PLAN
         # A run that was killed at once has left folders and no plan.
         others = {p.name for p in folder.glob("*")} - {NAME, TOLD, SCRATCH}
         if others and not path.exists():
-            raise InputError(f"--output {folder} has something else in it: name a new folder")
+            raise InputError(f"--output {folder} contains other files: pass a new folder")
         for made in (output.dataset, folder / TOLD, folder / SCRATCH):
             made.mkdir(parents=True, exist_ok=True)
         output._clear_scratch()
@@ -146,7 +146,7 @@ class Output:
         kept = sum(each["kept"] for each in told)
         if not kept:
             reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.most_common())
-            raise InputError(f"no picture could be used ({reasons or 'none seen'})")
+            raise InputError(f"no usable image ({reasons or 'none seen'})")
         with self.scratch() as scratch:
             # TFDS tells from the files' names what they are, and looks no further.
             for shard in range(self.shards):
@@ -217,6 +217,6 @@ def _check_same(plan: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path
     for name, value in wanted.items():
         if plan.get(name) != value:
             raise InputError(
-                f"--output {folder} was begun with {name} {json.dumps(plan.get(name))}, this run "
-                f"has {json.dumps(value)}: go on as before, or name a new folder"
+                f"--output {folder} was started with {name} {json.dumps(plan.get(name))}, but "
+                f"this run has {json.dumps(value)}: use the same settings, or pass a new folder"
             )

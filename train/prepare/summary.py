@@ -7,8 +7,8 @@ def summarize(output: Output) -> None:
     """Writes what tells of the whole, if every shard is done, and prints the counts."""
     manifest = output.finish()
     if manifest is None:
-        print(f"{len(output.missing())} of {output.shards} shards are left to other jobs")
+        print(f"{len(output.missing())} of {output.shards} shards still to be done by other jobs")
         return
-    print(f"{manifest['kept']} of {manifest['seen']} pictures kept")
+    print(f"kept {manifest['kept']} of {manifest['seen']} images")
     for reason, count in manifest["rejected"].items():
-        print(f"{count} rejected: {reason}")
+        print(f"rejected {count}: {reason}")

@@ -57,7 +57,7 @@ def run(
             stack.callback(process.join)
             stack.callback(process.terminate)
             processes[process.sentinel] = process, mine
-        bar = stack.enter_context(tqdm(unit=" pictures", disable=None))
+        bar = stack.enter_context(tqdm(unit=" images", disable=None))
         while processes:
             ended = connection.wait(list(processes), timeout=0.5)
             _show(bar, np.array(counts))
@@ -83,10 +83,10 @@ def _raise(status: int, pipe: connection.Connection) -> None:
     with contextlib.suppress(EOFError):
         raise InputError(pipe.recv())
     if status > 0:
-        raise SystemExit("prepare: a worker failed, as is told above; run it again to go on")
+        raise SystemExit("prepare: a worker failed (see the error above); rerun to resume")
     raise SystemExit(
-        f"prepare: a worker was killed by signal {-status}: run it again to go on, with fewer "
-        "--workers if memory ran out"
+        f"prepare: a worker was killed by signal {-status}; rerun to resume, with fewer --workers "
+        "if it ran out of memory"
     )
 
 

@@ -47,9 +47,9 @@ def _lock(descriptor: int, path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InputError(
-            f"{path}: another process trains there: wait until it has ended, or give another "
-            "--workdir"
+            f"{path}: another process is training in this folder: wait for it to end, or pass "
+            "another --workdir"
         ) from error
     except OSError as error:
         # Some network file systems have no locks.
-        logger.warning("%s is not locked against a second run: %s", path, error.strerror)
+        logger.warning("cannot lock %s against a second run: %s", path, error.strerror)

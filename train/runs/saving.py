@@ -159,8 +159,8 @@ class Saver:
         if reason is not None:
             let_tasks_end()
             raise InputError(
-                f"{self._run.checkpoints} cannot be written ({reason}); the checkpoints in it are "
-                "whole: make room, then start the run again"
+                f"{self._run.checkpoints} cannot be written ({reason}); existing checkpoints are "
+                "intact: free some space, then rerun the same command"
             )
 
     def _terminate(self, *_: Any) -> None:
@@ -181,4 +181,4 @@ def _set_aside_after(run: RunFolder, start: int) -> None:
                 place = run.superseded / f"{step}.{count}"
             place.parent.mkdir(parents=True, exist_ok=True)
             (run.checkpoints / str(step)).rename(place)
-            logger.warning("the run goes on from step %d: step %d is now %s", start, step, place)
+            logger.warning("resuming from step %d: moved checkpoint %d to %s", start, step, place)

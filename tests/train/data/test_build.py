@@ -82,14 +82,14 @@ def test_a_folder_becomes_a_dataset_and_every_picture_is_accounted_for(folder, t
     manifest = build(folder, tmp_path / "out", shards=2, resolution=512)
     rejected = {
         "no face file": 1,
-        "unreadable picture": 2,
-        "face of a picture of another shape": 1,
-        "face outside of the picture": 1,
-        "face file without a box": 1,
-        "embedding of another size": 1,
+        "unreadable image": 2,
+        "face of an image with another aspect ratio": 1,
+        "face outside the image": 1,
+        "no box in face file": 1,
+        "wrong embedding size": 1,
         "unusable face": 1,
         "unreadable face file": 1,
-        "second picture of the same name": 1,
+        "duplicate name": 1,
     }
     assert manifest["rejected"] == rejected
     assert manifest["seen"] == 13 and manifest["kept"] == 3
@@ -245,14 +245,14 @@ def test_nothing_is_left_when_a_build_fails(folder, tmp_path):
     for source, told in (
         (tar, "damaged tar"),
         (tmp_path / "bare", "holds no pictures"),
-        (tmp_path / "missing", "no folder"),
-        (tmp_path / "faceless", r"no picture could be used \(1 no face file\)"),
+        (tmp_path / "missing", "is not a folder"),
+        (tmp_path / "faceless", r"no usable image \(1 no face file\)"),
     ):
         with pytest.raises(InputError, match=told):
             build(source, tmp_path / "out")
     with pytest.raises(InputError, match="not an empty folder"):
         build(folder, folder)
-    with pytest.raises(InputError, match="0 shards"):
+    with pytest.raises(InputError, match="shards=0: expected 1 or more"):
         build(folder, tmp_path / "out", shards=0)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -261,7 +261,7 @@ def test_the_program_tells_what_it_did(folder, tmp_path):
     program = [sys.executable, "-m", "train.data.build", "--input", str(folder), "--output"]
     done = subprocess.run([*program, str(tmp_path / "out")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "3 of 13 pictures kept (3 of 1152x896)" in done.stdout
+    assert "kept 3 of 13 images (3 of 1152x896)" in done.stdout
     again = subprocess.run([*program, str(tmp_path / "out")], capture_output=True, text=True)
     assert again.returncode == 2
     (line,) = again.stderr.strip().splitlines()

@@ -148,12 +148,12 @@ def test_keypoints_that_cannot_be_drawn_are_corrupt():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"datasets": ()}, "names no dataset"),
-        ({"datasets": (DatasetShare(folder="a", weight=0),)}, "expected above 0"),
-        ({"captions": (CaptionShare(source="a", weight=float("nan")),)}, "expected above 0"),
-        ({"buckets": ()}, "expected one size up"),
-        ({"buckets": ((64, 64), (64, 64))}, "each once"),
-        ({"buckets": ((100, 64),)}, "multiple of 32"),
+        ({"datasets": ()}, "datasets is empty"),
+        ({"datasets": (DatasetShare(folder="a", weight=0),)}, "expected a positive"),
+        ({"captions": (CaptionShare(source="a", weight=float("nan")),)}, "expected a positive"),
+        ({"buckets": ()}, "expected one or more"),
+        ({"buckets": ((64, 64), (64, 64))}, "distinct sizes"),
+        ({"buckets": ((100, 64),)}, "multiples of 32"),
         ({"crop": "corner"}, "'random' or 'center'"),
         ({"reference_probability": 1.5}, "expected 0 to 1"),
     ],

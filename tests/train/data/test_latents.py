@@ -163,10 +163,10 @@ def test_missing_records_are_replaced_as_corrupt_ones_are(tmp_path):
 
 def test_too_many_corrupt_records_leave_no_cache(tmp_path):
     folder = drawn.dataset(tmp_path / "d", [(96, 96)] * 8, change=broken)
-    with pytest.raises(InputError, match=r"corrupt records .* max_corrupt_share=0 allows"):
+    with pytest.raises(InputError, match=r"corrupt records .* exceed max_corrupt_share=0"):
         cache(folder, max_corrupt_share=0)
     nothing = drawn.dataset(tmp_path / "bad", [(96, 96)] * 3, change=lambda n: {"image": b""})
-    with pytest.raises(InputError, match=r"no picture of .* can be used"):
+    with pytest.raises(InputError, match=r"no usable image in .*nothing is written"):
         cache(nothing)
     assert not [path for path in tmp_path.glob("*/latents/**/*")]
 
@@ -204,7 +204,9 @@ def test_another_vae_is_refused(folder):
     made.check_vae(params)
     made.check_vae(params | {"decoder.conv_in.bias": 1 + params["decoder.conv_in.bias"]})
     other = params | {"encoder.conv_in.bias": 1e-6 + params["encoder.conv_in.bias"]}
-    with pytest.raises(InputError, match=r"made with another VAE .* run `python -m train") as told:
+    with pytest.raises(
+        InputError, match=r"computed with another VAE .* run `python -m train"
+    ) as told:
         made.check_vae(other)
     assert "\n" not in str(told.value)
     batches(folder).check_vae(other)
@@ -235,26 +237,26 @@ def test_only_a_whole_cache_of_these_records_is_taken(folder, tmp_path):
     torn = shutil.copytree(folder / "latents", other / "latents" / ".96x96.torn")
     refused(other, "no cached latents .* --resolution 96`")
     shutil.move(torn / cache_folder(folder, BUCKETS).name, cache_folder(other, BUCKETS))
-    refused(other, "made of other records than .*delete .*other")
+    refused(other, "computed from other records than .*delete .*other")
 
     copy = shutil.copytree(folder, tmp_path / "d")
     inside = cache_folder(copy, BUCKETS)
     (shard,) = inside.glob("*.array_record")
     data = shard.read_bytes()
     shard.write_bytes(data[: len(data) // 2])
-    refused(copy, "(cannot be read|is not whole).*copy it again, or delete")
+    refused(copy, "(cannot be read|is incomplete).*copy it again, or delete")
     shard.unlink()
     refused(copy, "cannot be read .*copy it again, or delete")
     (inside / "index.npz").write_bytes(b"PK")
-    refused(copy, "is no index")
+    refused(copy, "is not a valid index")
     write_json(inside / "manifest.json", {"version": 0})
-    refused(copy, "has version 0, expected 1")
+    refused(copy, "has version 0, but 1 is expected")
 
 
 def test_numbers_beyond_the_cache_are_refused(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "d", ignore=shutil.ignore_patterns("latents"))
     params = small.vae() | {"quant_conv.bias": np.full(8, 1e5, np.float32)}
-    with pytest.raises(InputError, match="float16 cannot hold"):
+    with pytest.raises(InputError, match="overflow float16"):
         cache_latents(config(copy), small.networks().vae, params, 1)
 
 
@@ -269,16 +271,16 @@ def test_the_program_makes_what_training_takes(tmp_path, capsys, flag):
     source = model if flag == "--vae" else model.parent
     args = [str(folder), flag, str(source), "--resolution", "96", "--batch-size", "1"]
     main(args)
-    assert f"latents of 4 pictures are in {folder}" in capsys.readouterr().out
+    assert f"wrote latents of 4 images to {folder}" in capsys.readouterr().out
     made = batches(folder, cached_latents=True)
     made.check_vae(small.vae())
     moments = encoder()(small.vae(), batches(folder).batch(0)["images"])
     got = made.batch(0)["latent_moments"]
     np.testing.assert_allclose(got, moments, rtol=ROUNDING, atol=1e-5)
     for wrong, told in (
-        (args, "delete it to compute"),
+        (args, "delete it to recompute"),
         (args[:1], "--sdxl"),
-        ([*args, "--batch-size", "0"], "--batch-size is 0"),
+        ([*args, "--batch-size", "0"], "--batch-size 0: expected 1 or more"),
     ):
         with pytest.raises(SystemExit) as exit:
             main(wrong)

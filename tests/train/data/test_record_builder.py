@@ -28,7 +28,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def test_a_decompression_bomb_is_a_picture_that_cannot_be_read():
-    with pytest.raises(Rejected, match=r"^unreadable picture$"):
+    with pytest.raises(Rejected, match=r"^unreadable image$"):
         upright_jpeg(png_header(60_000, 60_000))
 
 
@@ -37,7 +37,7 @@ def test_whatever_a_plugin_raises_rejects_the_picture(monkeypatch, error):
     monkeypatch.setattr(
         record_builder, "read_picture", lambda _: (_ for _ in ()).throw(error("odd"))
     )
-    with pytest.raises(Rejected, match=r"^unreadable picture$"):
+    with pytest.raises(Rejected, match=r"^unreadable image$"):
         upright_jpeg(web.encoded(web.photo()))
 
 
@@ -52,7 +52,7 @@ def test_memory_that_ran_out_is_no_fault_of_the_picture(monkeypatch):
 def test_a_picture_longer_than_a_jpeg_can_be_is_rejected():
     buffer = io.BytesIO()
     Image.new("RGB", (8, 65_501)).save(buffer, format="PNG")
-    with pytest.raises(Rejected, match=r"^picture too long$"):
+    with pytest.raises(Rejected, match=r"^image side too long$"):
         upright_jpeg(buffer.getvalue())
 
 

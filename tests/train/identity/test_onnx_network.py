@@ -111,18 +111,18 @@ def test_what_is_no_recognizer_is_refused(saved, tmp_path):
     text.write_text("not a network")
     for path, words in (
         (missing, "no such file"),
-        (text, "no ONNX file"),
-        (FACE_PACK / "detector.onnx", "is no recognizer: expected one input"),
-        (saved(outputs=2), "is no recognizer: expected one input"),
+        (text, "not a valid ONNX file"),
+        (FACE_PACK / "detector.onnx", "is not a recognizer: expected one input"),
+        (saved(outputs=2), "is not a recognizer: expected one input"),
     ):
         with pytest.raises(InputError, match=words):
             read_recognizer(path)
-    with pytest.raises(InputError, match=r"has the operation Softmax; known here are Add, Batch"):
+    with pytest.raises(InputError, match=r"has the operation Softmax; supported: Add, Batch"):
         read_recognizer(saved(odd="Softmax"))
     value = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
-    with pytest.raises(InputError, match=r"has the operation ConstantOfShape; known here"):
+    with pytest.raises(InputError, match=r"has the operation ConstantOfShape; supported"):
         read_recognizer(saved(odd="ConstantOfShape", value=value))
-    with pytest.raises(InputError, match="has a Constant without `value`, which is not known"):
+    with pytest.raises(InputError, match="has a Constant without `value`, which is not supported"):
         read_recognizer(saved(odd="Constant", value_float=1.0))
 
 

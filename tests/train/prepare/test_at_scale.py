@@ -67,7 +67,7 @@ def test_every_picture_of_thousands_is_accounted_for_and_what_is_kept_trains(tmp
     assert manifest["kept"] + sum(manifest["rejected"].values()) == manifest["seen"]
     kept = expected.pop("kept")
     # The pack was trained; it is not perfect. What is no picture is counted to the last one.
-    for reason in ("unreadable picture", "picture too small", "cut off with its tar"):
+    for reason in ("unreadable image", "image too small", "truncated tar member"):
         assert manifest["rejected"][reason] == expected[reason]
     assert abs(manifest["kept"] - kept) < 0.02 * kept
     several = manifest["rejected"]["several faces"]

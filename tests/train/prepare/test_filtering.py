@@ -26,7 +26,7 @@ def test_the_one_face_is_found_among_those_that_do_not_count():
     ("boxes", "reason"),
     [
         ([], "no face"),
-        ([FAINT], "face uncertain"),
+        ([FAINT], "low detection score"),
         ([FAINT, SMALL], "face too small"),
         ([GOOD, [50, 50, 95, 95, 0.7]], "several faces"),
     ],
@@ -40,7 +40,7 @@ def test_blurred_faces_and_small_pictures_are_rejected():
     with pytest.raises(Rejected, match="face blurred"):
         only_face(GOOD, pixels=np.full_like(PIXELS, 128))
     FILTER.check_size((50, 900))
-    with pytest.raises(Rejected, match="picture too small"):
+    with pytest.raises(Rejected, match="image too small"):
         FILTER.check_size((900, 49))
 
 

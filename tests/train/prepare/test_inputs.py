@@ -98,7 +98,7 @@ def test_what_a_tar_loses_without_an_error_of_tarfile_is_told(five, damage):
     path.write_bytes(data)
     found, rejected = entries(path)
     assert [e.key for e in found] == ["0", "1"]
-    assert rejected == {"cut off with its tar": 1}
+    assert rejected == {"truncated tar member": 1}
 
 
 def test_compressed_tars_are_read_beside_others_and_their_damage_is_told(five):
@@ -140,7 +140,7 @@ def test_what_cannot_be_read_ends_the_run_and_is_not_counted_as_damaged(tmp_path
 
 def test_what_holds_no_pictures_is_refused(tmp_path):
     parquet.write_table(pyarrow.table({"URL": ["https://"]}), tmp_path / "0.parquet")
-    with pytest.raises(InputError, match=r"0.parquet has the columns URL: expected pictures"):
+    with pytest.raises(InputError, match=r"0.parquet has the columns URL: expected an image"):
         entries(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no pictures: .*\.webp, \.tar or \.parquet"):

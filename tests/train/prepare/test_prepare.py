@@ -123,7 +123,7 @@ def test_workers_and_arrays_of_jobs_give_the_same_bytes(
             settings=settings,
         )
         prepare(options)
-        left = "3 of 6 shards are left to other jobs"
+        left = "3 of 6 shards still to be done by other jobs"
         assert (left in capsys.readouterr().out) == (shard == 1)
     assert bytes_of(tmp_path / "out") == bytes_of(undisturbed)
 
@@ -148,7 +148,7 @@ def test_a_folder_that_a_run_killed_at_once_left_is_gone_on_with(source, setting
     Output.open(tmp_path / "out", plan(settings, shards))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(InputError, match="other has something else in it: name a new folder"):
+    with pytest.raises(InputError, match="other contains other files: pass a new folder"):
         Output.open(tmp_path / "other", plan(settings, shards))
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
 
@@ -156,7 +156,7 @@ def test_a_folder_that_a_run_killed_at_once_left_is_gone_on_with(source, setting
 def test_other_options_on_the_same_folder_are_refused(undisturbed, source, settings):
     before = bytes_of(undisturbed)
     other = RecordSettings(face_pack=settings.face_pack, filter=Filter(**FILTER | {"min_side": 65}))
-    with pytest.raises(InputError, match=r"was begun with filter .*go on as before"):
+    with pytest.raises(InputError, match=r"was started with filter .*use the same settings"):
         prepare(Options(input=source[0], output=undisturbed, settings=other))
     assert bytes_of(undisturbed) == before
 
@@ -168,7 +168,7 @@ def test_an_input_that_has_changed_is_refused(source, settings, tmp_path):
     with (tmp_path / "web" / "00003.tar").open("ab") as file:
         file.write(bytes(512))
     Output.open(tmp_path / "out", plans[0])
-    with pytest.raises(InputError, match="was begun with input "):
+    with pytest.raises(InputError, match="was started with input "):
         Output.open(tmp_path / "out", plan(settings, find_shards(tmp_path / "web")))
 
 
@@ -218,7 +218,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
         command("train.prepare", source, pack, output), cwd=ROOT, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines()[0] == f"{source[1]['kept']} of {source[1].total()} pictures kept"
+    assert ran.stdout.splitlines()[0] == f"kept {source[1]['kept']} of {source[1].total()} images"
     assert bytes_of(output) == bytes_of(undisturbed)
 
 

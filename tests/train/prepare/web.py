@@ -74,12 +74,12 @@ KINDS = kinds_of(
     tiny=lambda n: photo((4, 4, 26, n), size=(40, 50)),
 )
 REASONS = {
-    "torn": "unreadable picture",
-    "empty": "unreadable picture",
-    "words": "unreadable picture",
+    "torn": "unreadable image",
+    "empty": "unreadable image",
+    "words": "unreadable image",
     "nobody": "no face",
     "three": "several faces",
-    "tiny": "picture too small",
+    "tiny": "image too small",
 }
 
 
@@ -118,7 +118,7 @@ def write_tars(
         for member in (last, *lost):
             kind = names[(tars - 1 + int(Path(member.name).stem[5:])) % len(names)]
             expected[REASONS.get(kind, "kept")] -= 1
-        expected["cut off with its tar"] += 1
+        expected["truncated tar member"] += 1
         with path.open("r+b") as file:
             file.truncate(last.offset_data + last.size // 2)
     return +expected
