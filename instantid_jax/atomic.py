@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing_file(path: str | Path) -> Iterator[Path]:
+def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary name beside `path`; moves it onto `path` when the block succeeds.
 
     Parent folders are made. When the block raises, nothing is left behind.

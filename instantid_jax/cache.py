@@ -19,9 +19,9 @@ def keep_compiled_programs() -> None:
 
     Leaves alone a cache that is set up already; JAX_ENABLE_COMPILATION_CACHE=false switches it off.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    if not jax.config.jax_enable_compilation_cache:
+    if not jax.config.values["jax_enable_compilation_cache"]:
         return
     folder = cache_folder() / "xla"
     try:

@@ -203,7 +203,10 @@ def load_params(
     # Orbax refuses an array that is not smaller than its limit, in the dtype it becomes.
     largest = max(math.prod(found[name].shape) * dtypes[name].itemsize for name in found)
     limit = max(IN_FLIGHT_BYTES, largest + 1)
-    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=limit / 10**9)
+    handler = ocp.PyTreeCheckpointHandler(
+        # Orbax declares whole GB, and takes any number.
+        restore_concurrent_gb=limit / 10**9  # pyright: ignore[reportArgumentType]
+    )
     with _readable(path), ocp.Checkpointer(handler) as restorer:
         return restorer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=how))
 

@@ -42,12 +42,13 @@ class Compiled:
     def __init__(self, function: Callable, **arguments: Any):
         """`arguments` are those of `jax.jit`."""
         functools.update_wrapper(self, function)
+        self._function = function
         self._arguments = arguments
 
     @functools.cached_property
     def _jitted(self) -> Callable:
         options = compiler_options(jax.default_backend())
-        return jax.jit(self.__wrapped__, compiler_options=options, **self._arguments)
+        return jax.jit(self._function, compiler_options=options, **self._arguments)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._jitted(*args, **kwargs)

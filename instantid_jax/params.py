@@ -6,18 +6,28 @@ are dictionary comprehensions. This is the only file that calls `nnx.split`, `me
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 Params = dict[str, jax.Array]
+Module = TypeVar("Module", bound=nnx.Module, covariant=True)
+Config = TypeVar("Config", covariant=True)
+
+
+class ModuleClass(Protocol[Module]):
+    """A class of networks: called with its configuration and something that hands out keys."""
+
+    __name__: str
+
+    def __call__(self, config: Any, *, rngs: Any) -> Module: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class Network(Generic[Module, Config]):
     """A module class and its configuration, without weights: shapes, initialisation, binding.
 
     Hashable when the configuration is, so a jitted function may take it as a static argument.
@@ -27,10 +37,10 @@ class Network:
       config: the network's frozen configuration.
     """
 
-    module: type[nnx.Module]
-    config: object
+    module: ModuleClass[Module]
+    config: Config
 
-    def _make(self, key: jax.Array) -> nnx.Module:
+    def _make(self, key: jax.Array) -> Module:
         return self.module(self.config, rngs=_Keys(key))
 
     @functools.cached_property
@@ -50,7 +60,7 @@ class Network:
         """Draws fresh parameters; jit it with `out_shardings` to create them already sharded."""
         return {_name(p): v[...] for p, v in nnx.to_flat_state(nnx.state(self._make(key)))}
 
-    def bind(self, params: Mapping[str, jax.Array]) -> nnx.Module:
+    def bind(self, params: Mapping[str, jax.Array]) -> Module:
         """Returns the module holding `params`; free under `jax.jit` after tracing.
 
         Raises:
@@ -146,7 +156,7 @@ def _shapes(params: Mapping[str, jax.Array]) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in params.items()}
 
 
-def _name(path: tuple[str | int, ...]) -> str:
+def _name(path: Sequence[Hashable]) -> str:
     return ".".join(str(part) for part in path)
 
 

@@ -19,7 +19,7 @@ from instantid_jax.errors import InputError
 logger = logging.getLogger(__name__)
 
 # A picture as callers may give it: a file's path, a Pillow image, or uint8 [H, W, 3] RGB.
-Picture = str | os.PathLike | Image.Image | np.ndarray
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 
 # What `find_pictures` takes from a folder; a file named outright may have any name.
 _SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -71,7 +71,7 @@ def read_picture(picture: Picture) -> np.ndarray:
     except IsADirectoryError as error:
         raise InputError(f"{name} is a folder: give the path of one picture") from error
     except Image.DecompressionBombError as error:
-        limit = 2 * Image.MAX_IMAGE_PIXELS
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise InputError(f"{name} has more than {limit:,} pixels: make it smaller") from error
     except UnidentifiedImageError as error:
         raise InputError(
@@ -97,7 +97,7 @@ def picture_name(picture: object) -> str:
     return str(getattr(picture, "filename", "") or "the picture")
 
 
-def find_pictures(path: str | os.PathLike) -> list[Path]:
+def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
     """The picture files in a folder and its sub-folders, sorted; of a file, that file.
 
     Hidden files and folders are left out, which includes the `._*` files that macOS puts beside
@@ -124,7 +124,7 @@ def find_pictures(path: str | os.PathLike) -> list[Path]:
 
 def save_png(
     picture: Image.Image | np.ndarray,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     prompt: str | None = None,
     settings: Mapping[str, object] | None = None,

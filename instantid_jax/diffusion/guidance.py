@@ -1,5 +1,8 @@
 """Classifier-free guidance."""
 
+# jax.numpy's stubs leave the argument `device` untyped.
+# pyright: reportUnknownMemberType=false
+
 import jax
 import jax.numpy as jnp
 

@@ -6,6 +6,9 @@ noise. So there is one rule, a sum of arrays times coefficients. Whatever depend
 different steps, of different samplers and step counts, share one compiled step.
 """
 
+# jax.numpy's stubs leave the argument `device` untyped.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Self
@@ -105,7 +108,7 @@ class StepRule:
         x = state["sample"]
 
         def times(name: str, array: jax.Array) -> jax.Array:
-            return per_image(row[name], array) * array
+            return array * per_image(row[name], array)
 
         converted = output.astype(x.dtype)
         if self.history:
@@ -126,10 +129,11 @@ class StepRule:
         for k, difference in enumerate(differences[: self.order - 1], start=1):
             x = x + times(f"difference_{k}", difference)
         if self.stochastic:
+            assert noise is not None, "a stochastic rule takes noise"
             x = x + times("noise", noise.astype(x.dtype))
         return {"sample": x} | following
 
 
-def per_image(values: jax.Array | np.ndarray, images: jax.Array) -> jax.Array:
+def per_image(values: jax.Array | np.ndarray, images: jax.Array) -> jax.Array | np.ndarray:
     """[B] or [1] numbers, shaped to multiply [B, ...] images, in their dtype."""
     return values.reshape(values.shape + (1,) * (images.ndim - 1)).astype(images.dtype)

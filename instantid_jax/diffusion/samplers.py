@@ -87,7 +87,7 @@ class Sampler:
 
     def row(self, i: int) -> dict[str, np.ndarray]:
         """The coefficients of step `i` for all images of a batch: each [1] float32."""
-        return {name: np.float32(column[i : i + 1]) for name, column in self.rows.items()}
+        return {name: column[i : i + 1].astype(np.float32) for name, column in self.rows.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,10 +1,13 @@
 """The noise schedule a checkpoint was trained with, and training's forward process."""
 
+# jax.numpy's stubs leave the argument `device` untyped.
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +97,7 @@ _OPTIONAL = {
 }
 
 
-def _typed(field: dataclasses.Field, value: Any) -> Any:
+def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
     """`value` in the type of its field: JSON has no tuples, and writes some floats as integers."""
     if value is None and field.default is None:
         return None
@@ -110,15 +113,22 @@ def _typed(field: dataclasses.Field, value: Any) -> Any:
     if isinstance(like, int) and not isinstance(like, bool):
         if _is_number(value) and float(value).is_integer():
             return int(value)
-    if isinstance(like, tuple) and isinstance(value, list | tuple) and all(map(_is_number, value)):
-        return tuple(value)
+    if isinstance(like, tuple) and (numbers := _numbers(value)) is not None:
+        return numbers
     raise InputError(
         f"scheduler_config.json has {field.name}={value!r}: expected a value like "
         f"{like if like != '' else 'a word'!r}; correct the file"
     )
 
 
-def _is_number(value: Any) -> bool:
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    """The numbers of a JSON list or a tuple; None for anything else."""
+    if type(value) not in (list, tuple) or not all(map(_is_number, value)):
+        return None
+    return tuple(value)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -173,10 +183,10 @@ def _torch_linspace(start: float, end: float, steps: int) -> np.ndarray:
     """torch.linspace in float32: each half counted from its own end, rounded once a point."""
     if steps == 1:
         return np.asarray([start], np.float32)
-    start, end = np.float32(start), np.float32(end)
-    step = np.float64((end - start) / np.float32(steps - 1))
+    first, last = np.float32(start), np.float32(end)
+    step = np.float64((last - first) / np.float32(steps - 1))
     i = np.arange(steps)
-    points = np.where(i < steps // 2, start + step * i, end - step * (steps - 1 - i))
+    points = np.where(i < steps // 2, first + step * i, last - step * (steps - 1 - i))
     return points.astype(np.float32)
 
 

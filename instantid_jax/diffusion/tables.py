@@ -203,7 +203,7 @@ def _unipc_weights(h: float, ratios: list[float], bh1: bool) -> np.ndarray:
     if not ratios:
         return np.zeros(0)
     phi = np.expm1(h) / h - 1
-    conditions = []
+    conditions: list[float] = []
     for n in range(1, len(ratios) + 1):
         conditions.append(phi * math.factorial(n) / (h if bh1 else np.expm1(h)))
         phi = phi / h - 1 / math.factorial(n + 1)

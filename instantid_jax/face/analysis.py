@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from instantid_jax.face.packs import (
     pack_folder,
 )
 from instantid_jax.pictures import Picture, picture_name, read_picture
+
+if TYPE_CHECKING:
+    from insightface.model_zoo import SCRFD, ArcFaceONNX
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +91,12 @@ class FaceAnalyzer:
 
     def __init__(
         self,
-        pack: str | os.PathLike = "antelopev2",
+        pack: str | os.PathLike[str] = "antelopev2",
         *,
         det_sizes: Sequence[int] = DETECTION_SIZES,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         download: bool = False,
-        root: str | os.PathLike = INSIGHTFACE_ROOT,
+        root: str | os.PathLike[str] = INSIGHTFACE_ROOT,
         threads: int | None = None,
     ):
         if not det_sizes or any(size < 32 or size % 32 for size in det_sizes):
@@ -230,7 +233,9 @@ def aligned_crop(pixels: np.ndarray, kps: np.ndarray, side: int) -> np.ndarray:
         return face_align.norm_crop(pixels, np.asarray(kps, np.float32), side)
 
 
-def _load_models(folder: Path, providers: list[str], threads: int | None):
+def _load_models(
+    folder: Path, providers: list[str], threads: int | None
+) -> "tuple[SCRFD, ArcFaceONNX]":
     """insightface's detector and recogniser objects from a folder's `.onnx` files.
 
     `FaceAnalysis` is not used: where a file is missing it fails an assertion or later, of two
@@ -255,7 +260,7 @@ def _load_models(folder: Path, providers: list[str], threads: int | None):
     options.log_severity_level = 3  # errors; its warnings about these packs are of no use
     if threads is not None:
         options.intra_op_num_threads = options.inter_op_num_threads = threads
-    models = {}
+    models: dict[str, object] = {}
     for path in onnx_files(folder):
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -270,19 +275,17 @@ def _load_models(folder: Path, providers: list[str], threads: int | None):
                 "unzip or download the pack again, or take the file out"
             ) from error
     tasks = {name: getattr(model, "taskname", "unknown") for name, model in models.items()}
-    found = {
-        task: [models[name] for name in models if tasks[name] == task]
-        for task in ("detection", "recognition")
-    }
-    keypoints = all(detector.use_kps for detector in found["detection"])
-    if any(len(of_task) != 1 for of_task in found.values()) or not keypoints:
+    detectors = [model for model in models.values() if isinstance(model, model_zoo.SCRFD)]
+    recognisers = [model for model in models.values() if isinstance(model, model_zoo.ArcFaceONNX)]
+    keypoints = all(detector.use_kps for detector in detectors)
+    if len(detectors) != 1 or len(recognisers) != 1 or not keypoints:
         held = ", ".join(f"{name} ({task})" for name, task in tasks.items())
         raise InputError(
             f"face pack {folder} holds {held}{'' if keypoints else ' without keypoints'}: expected "
             "one detector with keypoints (9 outputs) and one recogniser (input 112 x 112); "
             "put in what is missing, take out what is too many"
         )
-    detector, recogniser = found["detection"][0], found["recognition"][0]
+    (detector,), (recogniser,) = detectors, recognisers
     for model in (detector, recogniser):
         running = model.session.get_providers()[0]
         # onnxruntime goes on without the one that was asked for.
@@ -294,7 +297,7 @@ def _load_models(folder: Path, providers: list[str], threads: int | None):
     return detector, recogniser
 
 
-def _download(pack: str, root: str | os.PathLike) -> None:
+def _download(pack: str, root: str | os.PathLike[str]) -> None:
     """Fetches a pack by name with insightface's downloader, into `root`/models."""
     from insightface.utils import storage
 

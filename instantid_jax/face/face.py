@@ -6,6 +6,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Face:
     det_score: float | None = None
 
     def __post_init__(self):
-        values = {
+        values: dict[str, np.ndarray | tuple[int, int] | float] = {
             "embedding": _finite("embedding", self.embedding, (None,)),
             "kps": _finite("kps", self.kps, (5, 2)),
         }
@@ -62,7 +63,7 @@ class Face:
             )
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Face":
+    def load(cls, path: str | os.PathLike[str]) -> "Face":
         """Reads a face that `save` or `instantid embed` wrote; `embedding` and `kps` suffice.
 
         Raises:
@@ -72,10 +73,12 @@ class Face:
             # Opened here, because numpy leaves a damaged archive open.
             with open(path, "rb") as opened:
                 file = np.load(opened, allow_pickle=False)
-                if not isinstance(file, np.lib.npyio.NpzFile):
+                if isinstance(file, np.ndarray):
                     raise ValueError("one array without names")
-                held = list(file)
-                values = {f.name: file[f.name] for f in dataclasses.fields(cls) if f.name in held}
+                held: list[str] = list(file)
+                names = [field.name for field in dataclasses.fields(cls) if field.name in held]
+                # Of any type; the constructor checks it.
+                values: dict[str, Any] = {name: file[name] for name in names}
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; give a face written by `save`") from error
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -97,7 +100,7 @@ class Face:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an `.npz` whose keys are this class's attributes, less those that are None."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         with replacing_file(path) as temporary, open(temporary, "wb") as file:

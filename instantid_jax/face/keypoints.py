@@ -51,9 +51,9 @@ def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
         x, y = kps[[start, end]].T
         length = ((x[0] - x[1]) ** 2 + (y[0] - y[1]) ** 2) ** 0.5
         angle = math.degrees(math.atan2(y[0] - y[1], x[0] - x[1]))
-        center = int(np.mean(x)), int(np.mean(y))
+        center = int(x.mean()), int(y.mean())
         axes = int(length / 2), _LIMB_HALF_WIDTH
-        polygon = cv2.ellipse2Poly(center, axes, int(angle), 0, 360, 1)
+        polygon = np.asarray(cv2.ellipse2Poly(center, axes, int(angle), 0, 360, 1))
         color = tuple(int(c * _LIMB_BRIGHTNESS) for c in _COLORS[start])
         cv2.fillConvexPoly(picture, polygon, color)
     for (x, y), color in zip(kps, _COLORS, strict=True):

@@ -20,7 +20,9 @@ class PackNotFoundError(InputError):
     """No folder of the pack's name, where one was expected."""
 
 
-def find_pack(pack: str | os.PathLike, root: str | os.PathLike = INSIGHTFACE_ROOT) -> Path:
+def find_pack(
+    pack: str | os.PathLike[str], root: str | os.PathLike[str] = INSIGHTFACE_ROOT
+) -> Path:
     """The folder with a pack's `.onnx` files.
 
     Args:
@@ -46,7 +48,9 @@ def find_pack(pack: str | os.PathLike, root: str | os.PathLike = INSIGHTFACE_ROO
     )
 
 
-def pack_folder(pack: str | os.PathLike, root: str | os.PathLike = INSIGHTFACE_ROOT) -> Path:
+def pack_folder(
+    pack: str | os.PathLike[str], root: str | os.PathLike[str] = INSIGHTFACE_ROOT
+) -> Path:
     """Where insightface keeps the pack of that name."""
     return Path(root).expanduser() / "models" / pack
 

@@ -70,6 +70,7 @@ class ResnetBlock2D(nnx.Module):
         """x: [B, H, W, C]; time: SiLU of the time embedding, [B, time_dim]."""
         hidden = self.conv1(jax.nn.silu(self.norm1(x)))
         if self.time_emb_proj is not None:
+            assert time is not None, "this resnet takes a time embedding"
             hidden += self.time_emb_proj(time)[:, None, None, :]
         hidden = self.conv2(jax.nn.silu(self.norm2(hidden)))
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
@@ -204,7 +205,9 @@ class DownBlock2D(nnx.Module):
                 for i in range(resnets)
             ]
         )
-        self.attentions = _transformers(channels_out, resnets, transformer, rngs)
+        self.attentions = (
+            None if transformer is None else _transformers(channels_out, resnets, transformer, rngs)
+        )
         self.downsamplers = (
             nnx.List([Downsample2D(channels_out, rngs=rngs)]) if downsample else None
         )
@@ -254,7 +257,11 @@ class UpBlock2D(nnx.Module):
                 for i, skip in enumerate(channels_skip)
             ]
         )
-        self.attentions = _transformers(channels_out, len(channels_skip), transformer, rngs)
+        self.attentions = (
+            None
+            if transformer is None
+            else _transformers(channels_out, len(channels_skip), transformer, rngs)
+        )
         self.upsamplers = nnx.List([Upsample2D(channels_out, rngs=rngs)]) if upsample else None
 
     def keys_values(self, *tokens: jax.Array) -> tuple:
@@ -274,7 +281,8 @@ class UpBlock2D(nnx.Module):
             if self.attentions is not None:
                 x = self.attentions[i](x, context[i], remat)
         if self.upsamplers is not None:
-            x = self.upsamplers[0](x, skips[-1].shape[1:3])
+            _, height, width, _ = skips[-1].shape
+            x = self.upsamplers[0](x, (height, width))
         return x
 
 
@@ -297,11 +305,7 @@ class UNetMidBlock2DCrossAttn(nnx.Module):
         return remat(self.resnets[1])(x, time)
 
 
-def _transformers(
-    channels: int, count: int, transformer: dict | None, rngs: nnx.Rngs
-) -> nnx.List | None:
-    if transformer is None:
-        return None
+def _transformers(channels: int, count: int, transformer: dict, rngs: nnx.Rngs) -> nnx.List:
     return nnx.List([Transformer2DModel(channels, **transformer, rngs=rngs) for _ in range(count)])
 
 

@@ -3,12 +3,18 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from instantid_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
-Config = TypeVar("Config")
+
+
+class Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Config = TypeVar("Config", bound=Dataclass)
 
 
 def config_from_json(

@@ -5,7 +5,7 @@ Source: Alayrac et al. 2022 (Perceiver Resampler, section 3.1); Ye et al. 2023 (
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,8 @@ class Resampler(nnx.Module):
         shape = (1, config.num_queries, config.dim)
         self.latents = nnx.Param(jax.random.normal(rngs.params(), shape) / config.dim**0.5)
         self.proj_in = linear(config.embedding_dim, config.dim, rngs=rngs)
-        self.layers = nnx.List(
+        # As in torch, a layer is a list of an attention and a list of four.
+        self.layers: nnx.List[Any] = nnx.List(
             [
                 nnx.List(
                     [

@@ -180,6 +180,7 @@ def _description(run: RunFolder, step: int) -> dict[str, Any]:
     except (InputError, KeyError) as error:
         fault = str(error)
     _agree_on_fault(run, step, fault)
+    assert description is not None, "a fault raises"
     if description["step"] != step:
         raise _damaged(run, step, f"its own step is {description['step']}")
     return description
@@ -243,17 +244,20 @@ def _read_arrays(
         for name, value in wanted.items()
     }
     largest = max((math.prod(v.shape) * v.dtype.itemsize for v in wanted.values()), default=0)
+    # Orbax refuses an array that is not smaller than its limit.
+    limit = max(IN_FLIGHT_BYTES, largest + 1)
     # The handler itself: a checkpointer would leave the other processes at a barrier when reading
     # fails on one.
     handler = ocp.PyTreeCheckpointHandler(
-        # Orbax refuses an array that is not smaller than this.
-        restore_concurrent_gb=max(IN_FLIGHT_BYTES, largest + 1) / 10**9
+        # Orbax declares whole GB, and takes any number.
+        restore_concurrent_gb=limit / 10**9  # pyright: ignore[reportArgumentType]
     )
     arrays, fault = {}, None
     with quiet_orbax():
         try:
             arrays = handler.restore(
-                (_place(run, step) / "state").absolute(),
+                # Orbax declares etils' paths, and takes pathlib's.
+                (_place(run, step) / "state").absolute(),  # pyright: ignore[reportArgumentType]
                 args=ocp.args.PyTreeRestore(
                     item=dict(wanted), restore_args=how, partial_restore=True
                 ),

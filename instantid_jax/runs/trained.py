@@ -182,5 +182,5 @@ def _misfit(
     wanted: Mapping[str, jax.ShapeDtypeStruct], found: Mapping[str, jax.ShapeDtypeStruct]
 ) -> str:
     """How two sets of parameters differ in names and shapes; empty where they do not."""
-    wanted, found = ({n: tuple(a.shape) for n, a in each.items()} for each in (wanted, found))
-    return "; ".join(mismatches(wanted, found, limit=1))
+    want, got = ({n: tuple(a.shape) for n, a in each.items()} for each in (wanted, found))
+    return "; ".join(mismatches(want, got, limit=1))

@@ -72,7 +72,7 @@ def fetch(repository: str, select: Select) -> Path:
     if missing:
         total = _size(sum(sizes[file] for file in missing))
         logger.info("fetching %d files, %s, from %s", len(missing), total, repository)
-    elif held == _snapshot(name, revision):
+    elif held is not None and held == _snapshot(name, revision):
         return held
     try:
         folder = huggingface_hub.snapshot_download(
@@ -164,7 +164,7 @@ def _select(told: str, select: Select, files: Sequence[str]) -> list[str]:
         raise InputError(f"{told}: {error}") from error
 
 
-def _snapshot(name: str, revision: str) -> Path | None:
+def _snapshot(name: str, revision: str | None) -> Path | None:
     """The cache's folder of a revision, which may lack any of its files."""
     try:
         # No pattern, so that it asks for no file.

@@ -5,7 +5,7 @@ Source: Stability-AI/generative-models; diffusers/loaders/single_file_utils.py.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 
@@ -74,6 +74,7 @@ def unet_name(name: str, config: UNetConfig) -> str:
         place = 1 if parts[1] == "attentions" else 2 * int(parts[2])
         return ".".join(["middle_block", str(place), *_inner(parts[1], parts[3:]), leaf])
     layers = config.layers_per_block
+    assert isinstance(layers, int), "the original layout has one number of layers for all blocks"
     block, kind, index = int(parts[1]), parts[2], int(parts[3])
     rest = _inner(kind, parts[4:])
     if parts[0] == "down_blocks":
@@ -122,6 +123,7 @@ def openclip_tensor(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor 
             tensor = tensor.transpose((1, 0))
         return tensor
     match = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+    assert match is not None, name
     layer, module, leaf = match.groups()
     prefix = f"transformer.resblocks.{layer}"
     if module in OPENCLIP_LAYER:
@@ -163,13 +165,12 @@ def select(
     names = [torch_name(name, len(want.shape))[0] for name, want in shapes.items()]
     if component == "text_encoder_2":
         found = {name: openclip_tensor(name, inside) for name in names}
+    elif isinstance(config, UNetConfig):
+        found = {name: inside.get(unet_name(name, config)) for name in names}
+    elif isinstance(config, VAEConfig):
+        found = {name: inside.get(vae_name(name, config)) for name in names}
     else:
-        rename: Callable[[str], str] = {
-            "unet": lambda name: unet_name(name, config),
-            "vae": lambda name: vae_name(name, config),
-            "text_encoder": lambda name: name,
-        }[component]
-        found = {name: inside.get(rename(name)) for name in names}
+        found = {name: inside.get(name) for name in names}
     if component == "text_encoder" and not any(found.values()):
         # Some trainers drop the `text_model.` level.
         found = {name: inside.get(name.removeprefix("text_model.")) for name in names}

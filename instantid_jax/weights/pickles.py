@@ -170,7 +170,7 @@ class _Machine:
         self.path = path
         self.stack: list[Any] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[object, Any] = {}
         self.encoded = 0
         self.calls: dict[Name, Callable[..., Any]] = {
             Name("collections", "OrderedDict"): self.empty_dict,
@@ -231,7 +231,7 @@ class _Machine:
                 case "SETITEMS":
                     self.set_items(self.pop_to_mark())
                 case "GLOBAL":
-                    stack.append(self.named(*argument.split(" ", 1)))
+                    stack.append(self.named(*str(argument).split(" ", 1)))
                 case "STACK_GLOBAL":
                     name = stack.pop()
                     stack.append(self.named(stack.pop(), name))

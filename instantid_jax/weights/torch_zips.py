@@ -77,7 +77,7 @@ class TorchZip:
                 # Past zipfile, which would make a copy and read a storage from its beginning.
                 with self.path.open("rb") as file:
                     file.seek(_data_offset(file, info.header_offset) + start)
-                    count = file.readinto(values)
+                    count = file.readinto(values.data)
             else:
                 with self._zip.open(info) as file:
                     file.seek(start)

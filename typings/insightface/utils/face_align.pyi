@@ -1,0 +1,3 @@
+import numpy as np
+
+def norm_crop(img: np.ndarray, landmark: np.ndarray, image_size: int = 112) -> np.ndarray: ...

@@ -1,0 +1,1 @@
+from jaxlib._xla import Device as Device
