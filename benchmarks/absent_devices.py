@@ -1,4 +1,4 @@
-"""Devices that programs are compiled for and that need not be there."""
+"""Descriptions of devices to compile for, which need not be present."""
 
 import math
 import os
@@ -15,26 +15,26 @@ TARGETS = Path(__file__).parent / "targets"
 def absent_devices(topology: str) -> list[jax.Device]:
     """The devices of a TPU topology such as "v5e:16x16", or a GPU of `targets/` such as "h200".
 
-    The first takes libtpu, the second JAX's CUDA plugin.
+    TPUs need libtpu, GPUs need JAX's CUDA plugin.
 
     Raises:
-      InputError: if the topology is not known, or its compiler is not installed.
+      InputError: if the topology is unknown, or its compiler is not installed.
     """
     gpus = sorted(path.stem for path in TARGETS.glob("*.txtpb"))
     extra = "tpu" if ":" in topology else "cuda13"
     if extra == "cuda13" and topology not in gpus:
         raise InputError(
-            f"topology {topology!r} is not known: expected a TPU's, such as v5e:16x16, or one of "
+            f"unknown topology {topology!r}: expected a TPU topology such as v5e:16x16, or one of "
             f"{', '.join(gpus)}"
         )
     try:
         return _tpu_devices(topology) if extra == "tpu" else _gpu_devices(topology)
-    # JAX's of a compiler that refuses or is not there, and `int`'s of sides that are no numbers.
+    # From JAX if the compiler refuses or is missing, from `int` if a side is not a number.
     except (RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"topology {topology} cannot be compiled for ({reason}): check its name and sides, "
-            f"and that its compiler is there, pip install 'jax[{extra}]'"
+            f"cannot compile for topology {topology} ({reason}): check its name and sides, and "
+            f"install its compiler with pip install 'jax[{extra}]'"
         ) from error
 
 
@@ -45,9 +45,9 @@ def _gpu_devices(name: str) -> list[jax.Device]:
 
 
 def _tpu_devices(topology: str) -> list[jax.Device]:
-    # Else libtpu asks a metadata server, which only Google's machines have, for minutes.
+    # Keeps libtpu from querying Google Cloud's metadata server, which times out after minutes.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     chips = [int(side) for side in topology.partition(":")[2].split("x")]
-    # libtpu takes hosts of four chips, unless told that there are fewer.
+    # libtpu assumes hosts of four chips unless given their bounds.
     few = {"chips_per_host_bounds": [*chips, 1][:3]} if math.prod(chips) < 4 else {}
     return list(topologies.get_topology_desc(topology, "tpu", **few).devices)

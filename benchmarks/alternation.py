@@ -1,4 +1,4 @@
-"""Processes that prepare at the same time, of which the others stand still while one measures."""
+"""Processes that take turns: they prepare in parallel, and pause while another one is timed."""
 
 import contextlib
 import json
@@ -11,11 +11,11 @@ from typing import Any
 
 
 class Side:
-    """A module run as a process of its own, which waits before each thing it does.
+    """A module that runs in its own process and waits for permission before each step.
 
     Args:
-      argument: its only one.
-      variables: added to its environment.
+      argument: the module's only argument.
+      variables: environment variables to add.
     """
 
     def __init__(self, module: str, argument: str, **variables: str):
@@ -26,23 +26,23 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # A group of its own, to stop and end it with all that it starts.
+            # Its own process group, so that signals also reach its children.
             start_new_session=True,
         )
 
     def go(self) -> None:
-        """Lets it do the next thing."""
+        """Starts the next step."""
         try:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # `told` says how it ended.
+            pass  # `result` reports how it ended.
 
-    def told(self) -> Any:
-        """What it says of the next thing, once that is done.
+    def result(self) -> Any:
+        """Waits for the step, and returns its result.
 
         Raises:
-          SystemExit: it ended instead.
+          SystemExit: if the process ended instead.
         """
         line = self._process.stdout.readline()
         if not line:
@@ -51,7 +51,7 @@ class Side:
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """It stands still inside, if it has not ended."""
+        """Pauses the process inside the context."""
         self._signal(signal.SIGSTOP)
         try:
             yield
@@ -59,22 +59,22 @@ class Side:
             self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Ends it, which gives its memory back."""
+        """Kills the process, which frees its memory."""
         self._signal(signal.SIGKILL)
         self._process.communicate()
 
     def _signal(self, number: signal.Signals) -> None:
-        # Once it has been waited for, its number may be another's.
+        # After a wait, its id may belong to another process.
         if self._process.returncode is None:
             os.killpg(self._process.pid, number)
 
 
-def take_turns(things: Iterable[Any]) -> None:
-    """The process's own end of `Side`: tells each thing, and waits until the next is asked for."""
+def take_turns(results: Iterable[Any]) -> None:
+    """The child's end of `Side`: sends each result, then waits for permission to continue."""
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    # Whatever libraries print is no result.
+    # Redirects what libraries print, which is not a result.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for thing in things:
-        print(json.dumps(thing), file=out, flush=True)
+    for result in results:
+        print(json.dumps(result), file=out, flush=True)
         if not sys.stdin.readline():
             return

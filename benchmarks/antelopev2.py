@@ -1,8 +1,9 @@
-"""`python -m benchmarks.antelopev2`: what a face takes with a recognizer of antelopev2's size.
+"""`python -m benchmarks.antelopev2`: times a recognizer of antelopev2's size, per face.
 
-The pack itself may not be bundled. Its recognizer is an IResNet-100 (Deng et al. 2019, ArcFace;
-insightface's recognition/arcface_torch/backbones/iresnet.py), and what that takes does not depend
-on its numbers: here they are random, its batch norms folded away, on one thread of onnxruntime.
+The pack's license does not allow bundling. Its recognizer is an IResNet-100 (Deng et al. 2019,
+ArcFace; insightface's recognition/arcface_torch/backbones/iresnet.py), whose run time does not
+depend on the weights. The benchmark uses random weights, folded batch norms and one thread of
+onnxruntime.
 """
 
 import json
@@ -18,7 +19,7 @@ from instantid_jax.face.analysis import BATCH
 from miniature.faces.onnx_graph import Graph
 
 RESULTS = recording.RESULTS / "antelopev2.json"
-# Blocks, and channels, of each stage; the first block of each halves the sides.
+# (blocks, channels) of each stage; its first block halves the sides.
 STAGES = ((3, 64), (13, 128), (30, 256), (3, 512))
 SIDE, EMBEDDING = 112, 512
 
@@ -27,7 +28,7 @@ def main(batches: int = 3, record: bool = False) -> None:
     """Times the recognizer.
 
     Args:
-      batches: timed calls of 32 crops, of which the median is told.
+      batches: number of timed calls of 32 crops; the median is reported.
       record: write the result to benchmarks/results/antelopev2.json.
     """
     about = environment("onnxruntime", "onnx")
@@ -55,7 +56,7 @@ def main(batches: int = 3, record: bool = False) -> None:
 
 
 def iresnet100(random: np.random.Generator) -> tuple[bytes, int]:
-    """The network as an ONNX file, and its multiplications for one face."""
+    """The network as an ONNX file, and its multiply-adds per face."""
     params: dict[str, np.ndarray] = {}
     graph = Graph(params)
     products = 0

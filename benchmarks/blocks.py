@@ -1,8 +1,8 @@
-"""`python -m benchmarks.blocks`: each kind of UNet block here and in PyTorch, on a CPU.
+"""`python -m benchmarks.blocks`: times each kind of UNet block here and in PyTorch, on a CPU.
 
-SDXL's blocks at full width, as a picture of 256 pixels and guidance meet them, float32, the same
-weights and inputs on both sides, which take turns in this process. The keys and values of text and
-person are given ready to both, so what is compared is a step's work.
+SDXL's blocks at full width, with the shapes of a 256-pixel image with guidance, in float32. Both
+sides have the same weights and inputs and take turns in this process. Both get the keys and values
+of text and ID precomputed, so that the comparison covers the work of a denoising step only.
 """
 
 import functools
@@ -40,8 +40,8 @@ def main(repeats: int = 9, blocks: tuple[str, ...] = tuple(PARTS), record: bool 
     """Times every block.
 
     Args:
-      repeats: timed calls of each side, of which the median is told.
-      blocks: which of them.
+      repeats: number of timed calls of each side; the median is reported.
+      blocks: the blocks to time.
       record: write the result to benchmarks/results/blocks.json.
     """
     about = environment("jax", "jaxlib", "flax", "torch", "diffusers")
@@ -57,7 +57,7 @@ def main(repeats: int = 9, blocks: tuple[str, ...] = tuple(PARTS), record: bool 
 
 
 def measure(part: UNetPart, repeats: int) -> dict[str, float]:
-    """Median milliseconds of both, their ratio, and how far the outputs are apart."""
+    """Median milliseconds of both sides, their ratio, and the relative error of the outputs."""
     theirs, ours = draw(part.path), part.network
     params = to_params(theirs, ours, part.path)
     random = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def measure(part: UNetPart, repeats: int) -> dict[str, float]:
     }
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     outputs: dict[str, Any] = {}
-    # The first turn compiles, and either side warms up.
+    # Two warm-up turns, the first of which compiles.
     for turn in range(-2, repeats):
         for side, call in sides.items():
             start = time.perf_counter()
@@ -98,7 +98,7 @@ def measure(part: UNetPart, repeats: int) -> dict[str, float]:
 
 @torch.no_grad()
 def draw(path: str) -> nn.Module:
-    """diffusers' part of that path, of unit gain; none but it is ever allocated."""
+    """The diffusers module at `path` with weights of unit gain; the rest is never allocated."""
     with torch.device("meta"):
         whole = UNet2DConditionModel.from_config(diffusers_settings(SETTINGS["unet"], UNET.config))
     part = whole.get_submodule(path).to_empty(device="cpu").eval().requires_grad_(False)
@@ -112,7 +112,7 @@ def draw(path: str) -> nn.Module:
 
 
 def to_params(theirs: nn.Module, ours: Network, path: str) -> Params:
-    """Its weights as ours; what makes keys and values of persons is not used here, and zero."""
+    """Converts the module's weights; the ID branch is unused here, so its weights are zero."""
     shapes = {name: shape for name, shape in ours.shapes.items() if not is_id_branch(name)}
     tensors = {
         name: LazyTensor(tuple(tensor.shape), np.dtype("float32"), tensor.contiguous().numpy)
@@ -125,7 +125,7 @@ def to_params(theirs: nn.Module, ours: Network, path: str) -> Params:
 
 
 class ReadyAttention:
-    """A cross-attention's processor whose keys and values of text and person no step changes."""
+    """A cross-attention processor with precomputed keys and values of text and ID."""
 
     def __init__(self, context: DecoupledKeysValues):
         self.text, self.person = (
@@ -143,10 +143,10 @@ class ReadyAttention:
 def torch_call(
     part: UNetPart, block: nn.Module, x: np.ndarray, temb: np.ndarray, skips: list[np.ndarray]
 ) -> Callable[[], torch.Tensor]:
-    """A call of diffusers' block, whose feature maps lie as ours do."""
+    """Returns a call of diffusers' block on channels-last feature maps."""
     hidden, *taken = (torch.from_numpy(each).permute(0, 3, 1, 2) for each in (x, *skips[-3:]))
     time_embedding = torch.from_numpy(temb)
-    # The processors have their keys and values; the blocks want something to hand on.
+    # The processors have their keys and values, but the blocks require a context to pass on.
     attends = any(name.endswith("attn2") for name, _ in block.named_modules())
     context = {"encoder_hidden_states": torch.zeros(ROWS, 1, 1)} if attends else {}
 

@@ -1,10 +1,10 @@
-"""What the benchmarks of sampling measure, as parent and child processes tell each other."""
+"""The cases of the sampling benchmark, serialized between parent and child processes."""
 
 import dataclasses
 import json
 from typing import Self
 
-# Of a prompt and of a person, as SDXL's networks and InstantID's take them.
+# Sequence lengths of a prompt in SDXL and of an ID in InstantID.
 TOKENS, ID_TOKENS = 77, 16
 
 
@@ -13,10 +13,10 @@ class Case:
     """One kind of call.
 
     Attributes:
-      size: side of the pictures, in pixels.
-      batch: pictures at a time.
+      size: side of the images, in pixels.
+      batch: images at a time.
       steps: denoising steps.
-      guidance: with classifier-free guidance, which doubles the rows.
+      guidance: use classifier-free guidance, which doubles the rows.
     """
 
     size: int
@@ -27,13 +27,13 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a child process measures.
+    """The cases for a child process.
 
     Attributes:
-      small: the miniature's networks in place of SDXL's.
-      dtype: what to compute in.
-      vae_dtype: the same for the VAE.
-      repeats: timed calls of each case.
+      small: use the miniature's networks instead of SDXL's.
+      dtype: compute dtype.
+      vae_dtype: compute dtype of the VAE.
+      repeats: number of timed calls of each case.
     """
 
     cases: tuple[Case, ...]
@@ -47,5 +47,5 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        told = json.loads(text)
-        return cls(**told | {"cases": tuple(Case(**case) for case in told["cases"])})
+        job = json.loads(text)
+        return cls(**job | {"cases": tuple(Case(**case) for case in job["cases"])})

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.compile_for --topology v5e:1x1`: a denoising step compiled without a TPU.
+"""`python -m benchmarks.compile_for --topology v5e:1x1`: compiles a denoising step without a TPU.
 
-It needs the libtpu that JAX asks for (`pip install 'jax[tpu]'`), whose compiler works without a
-chip. The whole of InstantID on SDXL base, bfloat16, for a sampling mesh of a topology's chips: v4,
-v5e, v5p, v6e or tpu7x. `--topology h200` takes JAX's CUDA plugin instead (`pip install
-'jax[cuda13]'`); without a GPU nothing is autotuned, so other matrix products may be chosen there.
+Compiles InstantID on SDXL base in bfloat16 for a sampling mesh of v4, v5e, v5p, v6e or tpu7x
+chips. Needs the libtpu that JAX requires (`pip install 'jax[tpu]'`); its compiler works without a
+chip. `--topology h200` uses JAX's CUDA plugin instead (`pip install 'jax[cuda13]'`), without
+autotuning, so a real GPU may run other matrix-product kernels.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 from importlib.metadata import distributions
 from typing import Any
 
-# Compiling for another kind of device, JAX itself needs only a CPU.
+# Ahead-of-time compilation needs no accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from benchmarks import recording
@@ -22,7 +22,7 @@ from instantid_jax.cli.entry import entry
 from instantid_jax.sharding import check_shares, parse_sampling_mesh
 
 RESULTS = recording.RESULTS / "compile_for.json"
-# The package names that JAX's plugin for CUDA has.
+# Package names of JAX's CUDA plugin.
 CUDA_PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin")
 
 
@@ -36,17 +36,18 @@ def main(
     json: bool = False,
     record: bool = False,
 ) -> None:
-    """Compiles the step, and tells what it takes on each chip.
+    """Compiles the step, and reports its cost per chip.
 
     Args:
-      topology: such as v5e:1x1, v6e:1x1, v4:2x2x1, v5p:2x2x1 or tpu7x:2x2x1; or h200.
-      mesh: how its chips share the work, such as data=4,guidance=2; one alone unless told.
-      height: of the pictures, in pixels.
-      width: of the pictures, in pixels.
-      batch: pictures at a time; None is as many as the mesh has.
-      guidance: with classifier-free guidance, which doubles the rows.
-      json: print one JSON object.
-      record: write it to benchmarks/results/compile_for.json in place of the same program's last.
+      topology: v5e:1x1, v6e:1x1, v4:2x2x1, v5p:2x2x1, tpu7x:2x2x1 or similar; or h200.
+      mesh: sampling mesh, such as data=4,guidance=2; by default one chip.
+      height: height of the images in pixels.
+      width: width of the images in pixels.
+      batch: images at a time; by default the mesh's data axis.
+      guidance: use classifier-free guidance, which doubles the rows.
+      json: print a JSON object.
+      record: write the result to benchmarks/results/compile_for.json, replacing that of the same
+        program.
     """
     chips = parse_sampling_mesh(mesh, absent_devices(topology))
     networks = sdxl_networks()
@@ -72,7 +73,7 @@ def main(
 
 
 def _compiler(topology: str) -> str:
-    """The package that compiled."""
+    """The package that provides the compiler."""
     if ":" in topology:
         return "libtpu"
     names = {each.metadata["Name"] for each in distributions()}
@@ -88,8 +89,8 @@ def _words(result: dict[str, Any]) -> str:
     compiled = "" if flops is None else f", {flops / 1e12:.2f} as compiled"
     return (
         f"{result['topology']} ({result['device_kind']}): {result['hbm_bytes'] / 1e9:.2f} GB of "
-        f"HBM, {result['temp_bytes'] / 1e6:.0f} MB of them temporaries; "
-        f"{result['flops_by_hand'] / 1e12:.2f} TFLOP a step by hand{compiled}; "
+        f"HBM, including {result['temp_bytes'] / 1e6:.0f} MB of temporaries; "
+        f"{result['flops_by_hand'] / 1e12:.2f} TFLOP per step by hand{compiled}; "
         f"{result['collective_bytes'] / 1e6:.1f} MB exchanged; compiled in "
         f"{result['compile_seconds']} s"
     )

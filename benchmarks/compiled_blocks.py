@@ -1,7 +1,7 @@
-"""`python -m benchmarks.compiled_blocks`: what the UNet is made of, compiled for a TPU v5e.
+"""`python -m benchmarks.compiled_blocks`: compiles the UNet's kinds of layers for a TPU v5e.
 
-As a picture of 1024 pixels and guidance meets them, bfloat16. In under a minute it tells whether a
-change costs memory or operations that the whole step's compilation would show only after many.
+Uses the shapes of a 1024-pixel image with guidance, in bfloat16. It takes under a minute to show
+whether a change costs memory or operations; compiling the whole step takes many.
 """
 
 import functools
@@ -9,7 +9,7 @@ import json
 import os
 from typing import Any
 
-# Compiling for another kind of device, JAX itself needs only a CPU.
+# Ahead-of-time compilation needs no accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
@@ -29,19 +29,19 @@ KINDS = (
     UNetPart(path="mid_block.attentions.0", channels=1280, scale=4),
     UNetPart(path="up_blocks.1.upsamplers.0", channels=640, scale=2),
 )
-# The first windows that will do: neither memory nor operations depend on them.
+# Accepts the first suitable windows; they affect neither memory nor operations.
 FIRST_WINDOWS = {"xla_jf_convolution_performance_target": 0.9}
 ROWS, SIDE, DTYPE = 2, 128, jnp.dtype("bfloat16")
 
 
 def main() -> None:
-    """Prints one JSON object, by block."""
+    """Prints a JSON object by block."""
     device = absent_devices("v5e:1x1")[0]
     print(json.dumps({part.path: compile_block(part, device) for part in KINDS}))
 
 
 def compile_block(part: UNetPart, device: jax.Device) -> dict[str, Any]:
-    """Bytes of temporaries, and operations as compiled and by hand."""
+    """Bytes of temporaries, and FLOPs as compiled and as counted by hand."""
     net = part.network
     mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=[device])
     shapes = (_params(net), *part.inputs(net, ROWS, SIDE, DTYPE))

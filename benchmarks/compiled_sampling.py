@@ -1,4 +1,4 @@
-"""A denoising step compiled ahead of time from shapes, and what can be read off the program."""
+"""Compiles a denoising step ahead of time from shapes, and analyzes the program."""
 
 import functools
 import math
@@ -41,11 +41,11 @@ def step_arguments(
     guidance: bool,
     dtype: jnp.dtype = DTYPE,
 ) -> tuple[Any, ...]:
-    """Shapes of what `programs.denoise` takes, its static arguments first.
+    """Shapes of the arguments of `programs.denoise`, preceded by its static arguments.
 
     Args:
-      size: (height, width) of the pictures.
-      dtype: of the weights, and so of what is computed.
+      size: (height, width) of the images.
+      dtype: of weights and computation.
     """
     sampler = make_sampler(ScheduleConfig.from_dict(SCHEDULER), None, 30)
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
@@ -97,16 +97,16 @@ def compile_step(
     guidance: bool,
     options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Compiles a denoising step for a sampling mesh whose devices need not be there.
+    """Compiles a denoising step for a sampling mesh of possibly absent devices.
 
     Args:
-      options: the compiler's; None is sampling's own.
+      options: compiler options; by default those of sampling.
     Returns:
-      Of one device `hbm_bytes`: arguments, outputs and temporaries less what is aliased, and the
-      weights that sampling needs beside the step's; `temp_bytes`; `flops`, XLA's count and what
-      that leaves out, kernels and all but the first turn of loops, or None where XLA counts none,
-      as for GPUs; `flops_by_hand`, of matrix products and convolutions by their shapes;
-      `collective_bytes`; `compile_seconds` and, of all cores, `compile_cpu_seconds`.
+      Per device: `hbm_bytes` (arguments, outputs and temporaries, minus aliased bytes, plus the
+      weights that sampling needs outside the step); `temp_bytes`; `flops` (XLA's count plus what it
+      misses in kernels and loops; None if XLA has no count, as on GPUs); `flops_by_hand` (matrix
+      products and convolutions by shape); `collective_bytes`. Of the compilation:
+      `compile_seconds`, and `compile_cpu_seconds` over all cores.
     """
     by_hand = step_flops(networks, batch, size, guidance)
     arguments = step_arguments(networks, batch, size, guidance)
@@ -114,7 +114,7 @@ def compile_step(
         options = compiler_options(mesh.devices.flat[0].platform)
     traced = alone = _traced(arguments, mesh, options)
     if mesh.size > 1:
-        # On many, what runs inside `shard_map` would count for one of them.
+        # On several devices, the count inside `shard_map` would be that of one of them.
         alone = _traced(arguments, sampling_mesh(devices=list(mesh.devices.flat)), options)
     uncounted = uncounted_flops(alone.jaxpr.jaxpr)
     lowered = traced.lower()
@@ -140,7 +140,7 @@ def compile_step(
 
 
 def _traced(arguments: tuple[Any, ...], mesh: Mesh, options: dict[str, Any]) -> jax.stages.Traced:
-    """The step on a mesh, its weights on every device, its latents shared out."""
+    """Traces the step on a mesh, with replicated weights and sharded latents."""
     static, (params, state, *others) = arguments[:3], arguments[3:]
     everywhere, platform = replicated(mesh), mesh.devices.flat[0].platform
     params = jax.tree.map(
@@ -151,7 +151,7 @@ def _traced(arguments: tuple[Any, ...], mesh: Mesh, options: dict[str, Any]) -> 
     )
     others = _placed(others, everywhere)
     state = _placed(state, NamedSharding(mesh, PartitionSpec("data", "rows")))
-    # Weights that `prepare` alone uses are resident, too.
+    # keep_unused counts weights that only `prepare` uses; they are resident as well.
     step = jax.jit(
         programs.denoise.__wrapped__,
         static_argnames=("networks", "rule", "guidance"),
@@ -172,9 +172,9 @@ def _placed(shapes: Any, sharding: NamedSharding) -> Any:
 def step_flops(
     networks: programs.Networks, batch: int, size: tuple[int, int], guidance: bool
 ) -> int:
-    """Operations of the matrix products and convolutions of one step, counted from their shapes."""
+    """FLOPs of one step's matrix products and convolutions, from their shapes."""
     arguments = step_arguments(networks, batch, size, guidance)
-    # Without its jit, which would keep what is traced here for other platforms.
+    # Bypasses jit, whose cache would reuse this trace on other platforms.
     step = functools.partial(programs.denoise.__wrapped__, *arguments[:3])
     return count_flops(jax.make_jaxpr(step)(*arguments[3:]).jaxpr)
 

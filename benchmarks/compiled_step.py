@@ -1,4 +1,4 @@
-"""The training step compiled ahead of time from shapes, and what can be read off the program."""
+"""Compiles the training step ahead of time from shapes, and analyzes the program."""
 
 import time
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ def sdxl_networks() -> Networks:
 def compile_step(
     config: TrainConfig, networks: Networks, devices: Sequence[jax.Device], size: Size
 ) -> dict[str, Any]:
-    """Lowers and compiles a configuration's step for devices that need not be there.
+    """Lowers and compiles a configuration's step for possibly absent devices.
 
     Args:
-      size: (height, width) of the pictures.
+      size: (height, width) of the images.
     Returns:
-      Seconds, bytes a device, and collectives; of a program that does not fit the devices, the
-      first line of what the compiler says.
+      Seconds, bytes per device, and collectives; if the program does not fit the devices, the first
+      line of the compiler's error.
     """
     mesh = training_mesh(config.mesh.shape, devices)
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])

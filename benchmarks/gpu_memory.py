@@ -1,8 +1,8 @@
-"""`python -m benchmarks.gpu_memory`: the training step's memory on one GPU, counted without one.
+"""`python -m benchmarks.gpu_memory`: estimates the training step's memory on one GPU, without one.
 
-What lies there from step to step is counted from shapes, what comes and goes from the traced step
-(`live_bytes.py`): more than a compiler needs, which fuses, and without the room it leaves between
-arrays. Half a minute a row. `--record` writes to `benchmarks/results/gpu_memory.json`.
+Resident arrays are counted from shapes, and temporaries from the traced step (`live_bytes.py`).
+The estimate is above what a fusing compiler needs, but excludes fragmentation. It takes half a
+minute per row. `--record` writes to `benchmarks/results/gpu_memory.json`.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import json
 import os
 from typing import Any
 
-# Nothing is computed: a CPU will do, and its attention, which holds logits, is what is counted.
+# Nothing is computed, so a CPU suffices. Its attention, which is counted, materializes logits.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
@@ -34,7 +34,7 @@ RESULTS = recording.RESULTS / "gpu_memory.json"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One row of the table; more micro-batches than two take no more memory."""
+    """One row of the table; more than two micro-batches need no more memory."""
 
     side: int = 1024
     pictures: int = 1
@@ -77,11 +77,11 @@ def configuration(setting: Setting) -> TrainConfig:
 
 
 def counted(config: TrainConfig, networks: Networks, size: Size) -> dict[str, int]:
-    """Bytes on one GPU by what they are.
+    """Bytes on one GPU by purpose.
 
-    The step's own, `there_and_back`, are those of one micro-batch: encoders, activations, and
-    gradients in the step's dtype. The update comes after them and, fused, needs no more.
-    Micro-batches add a float32 sum of gradients.
+    `there_and_back` is the peak of one micro-batch's forward and backward pass: encoders,
+    activations, and gradients in the step's dtype. The update follows and, being fused, needs no
+    more. Several micro-batches add a float32 sum of gradients.
     """
     mesh = training_mesh((1, 1, 1), jax.devices("cpu")[:1])
     state = state_shapes(config, networks, mesh)
@@ -113,7 +113,7 @@ def counted(config: TrainConfig, networks: Networks, size: Size) -> dict[str, in
 
 
 def measure(setting: Setting, networks: Networks) -> dict[str, Any]:
-    """Counts a setting's memory."""
+    """Estimates a setting's memory."""
     config = configuration(setting)
     return {
         **dataclasses.asdict(setting),
@@ -124,11 +124,12 @@ def measure(setting: Setting, networks: Networks) -> dict[str, Any]:
 
 
 def main(rows: tuple[int, ...] = tuple(range(len(SETTINGS))), record: bool = False) -> None:
-    """Counts the memory of settings of training on one GPU.
+    """Estimates the memory of training settings on one GPU.
 
     Args:
-      rows: places in `SETTINGS`.
-      record: write the results to benchmarks/results/gpu_memory.json in place of these rows' last.
+      rows: indices into `SETTINGS`.
+      record: write the results to benchmarks/results/gpu_memory.json, replacing those of these
+        rows.
     """
     networks = sdxl_networks()
     for row in rows:

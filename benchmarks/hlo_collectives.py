@@ -1,31 +1,31 @@
-"""The collectives of a compiled program, read off its text."""
+"""Counts the collectives in a compiled program's text."""
 
 import math
 import re
 from typing import Any
 
 _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
-# `name = shape kind(`, where the shape may be a tuple; of an asynchronous pair the start alone.
+# `name = shape kind(`, where the shape may be a tuple; only the start of an asynchronous pair.
 _INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?(\S+) = (.*?) ({_KINDS})(-start)?\(")
-# A start's own shape, but for an all-reduce's: operands, results, and what else it needs.
+# The shape of a start other than all-reduce's: (operands, results, ...).
 _START = re.compile(r"^\((\(.*?\)|\S+), (\(.*?\)|\S+?)(?:, .*)?\)$")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?(%\S+) ")
 _LOOP = re.compile(r"\bbody=(%[^\s,]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-# The parts of one collective that libtpu spreads over fusions, to run beside their arithmetic.
+# Parts of one collective that libtpu distributes over fusions to overlap with their arithmetic.
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))(?:e\w+)?\[([\d,]*)\]")
 
 
 def collectives(program: str) -> dict[str, dict[str, Any]]:
-    """Each kind's count, bytes of results on one device, and how many run beside arithmetic.
+    """For each kind: count, bytes of results on one device, and how many overlap with arithmetic.
 
-    One in a loop counts as often as the loop turns, where the compiler knows. A TPU's fusion of an
-    all-reduce that scatters counts as the reduce-scatter it is, with its bytes before it scatters;
-    a plain one, with those after.
+    A collective in a loop counts once per iteration if the trip count is known. TPU fusions of an
+    all-reduce with a scatter count as reduce-scatters, with their bytes before the scatter; plain
+    reduce-scatters, with those after it.
     """
     found: dict[str, tuple[str, int, bool, str]] = {}
-    # Of each loop's body, the computation it stands in, and how often it runs there.
+    # For each loop body: the enclosing computation, and the number of iterations.
     loops: dict[str, tuple[str, int]] = {}
     inside = ""
     for line in program.splitlines():

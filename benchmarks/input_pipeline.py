@@ -1,7 +1,7 @@
-"""`python -m benchmarks.input_pipeline`: images a second that training's data threads make.
+"""`python -m benchmarks.input_pipeline`: measures images per second of training's data threads.
 
-The records are made here: JPEGs of noise with a photograph's spectrum and size in bytes. Prints one
-JSON object; `--record` appends it to `benchmarks/results/input_pipeline.json`.
+Its records are JPEGs of noise with a photograph's spectrum and file size. Prints a JSON object;
+`--record` appends it to `benchmarks/results/input_pipeline.json`.
 """
 
 import io
@@ -43,11 +43,11 @@ def measure(
     """Times the loader, and the parts of one example on one core.
 
     Args:
-      resolution: of the buckets; pictures are stored a tenth larger than their bucket.
-      records: how many different ones there are; fewer than memory holds, so no disk is measured.
-      steps: batches that are timed.
-      batch_size: examples a batch.
-      threads: examples made at a time.
+      resolution: resolution of the buckets; stored images are a tenth larger.
+      records: number of distinct records; they fit in memory, so the disk is not measured.
+      steps: number of timed batches.
+      batch_size: examples per batch.
+      threads: number of threads that read examples.
       record: append the result to benchmarks/results/input_pipeline.json.
     """
     about = environment("numpy", "opencv-python", "grain", "tensorflow-datasets", "array_record")
@@ -91,7 +91,7 @@ def measure(
 
 
 def _parts(dataset: FaceDataset, batches: Batches) -> dict[str, float]:
-    """CPU milliseconds of one example's parts, one after the other in one thread."""
+    """CPU milliseconds of the parts of one example, in a single thread."""
     rows = range(min(32, len(dataset)))
     records = [dataset[row] for row in rows]
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -121,7 +121,7 @@ def _mean_ms(call: Callable[[int], Any], count: int) -> float:
 
 
 def _write(folder: Path, resolution: int, count: int) -> list[int]:
-    """Writes the records; returns their pictures' sizes in bytes."""
+    """Writes the records; returns their images' sizes in bytes."""
     rng = np.random.default_rng(0)
     buckets = aspect_buckets(resolution)
     made = []
@@ -153,7 +153,7 @@ def _write(folder: Path, resolution: int, count: int) -> list[int]:
 
 
 def _photograph(rng: np.random.Generator, height: int, width: int) -> bytes:
-    """A JPEG of noise whose spectrum falls as a photograph's, one over the frequency."""
+    """A JPEG of noise with a photograph's spectrum."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
     channels = []
@@ -161,7 +161,7 @@ def _photograph(rng: np.random.Generator, height: int, width: int) -> bytes:
         spectrum = np.fft.rfft2(rng.normal(size=(height, width))) / frequency**1.4
         noise = np.fft.irfft2(spectrum, (height, width))
         channels.append(noise / noise.std())
-    # Colour varies less than brightness.
+    # Color varies less than brightness.
     pixels = 128 + 50 * (channels[0][..., None] + 0.2 * np.stack(channels, -1))
     buffer = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, format="JPEG", quality=92)

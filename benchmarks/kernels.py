@@ -1,4 +1,4 @@
-"""What a GPU does with its time, by kernel, read off a profile."""
+"""Sums a GPU's time by kernel, from a profile."""
 
 import re
 import tempfile
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.profiler import ProfileData
 
-# The first that a kernel's name matches; XLA names its own by the operations they fuse.
+# The first match wins; XLA names its kernels after the operations they fuse.
 KINDS = (
     ("attention", r"sdpa|fmha|flash|attention"),
     ("convolutions", r"fprop|conv(?!ert)|implicit|wgrad|dgrad"),
@@ -21,13 +21,13 @@ KINDS = (
 
 
 def kernels(run: Callable[[], Any], program: str, calls: int) -> dict[str, Any] | None:
-    """Runs something under JAX's profiler, and sums up the kernels of a jitted function.
+    """Runs a function under JAX's profiler, and sums the kernels of a jitted function.
 
     Args:
-      program: its name.
+      program: the jitted function's name.
       calls: how often `run` calls it.
     Returns:
-      See `summary`; None where no GPU is seen.
+      As `summary`; None without a GPU.
     """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -47,11 +47,10 @@ def kernels(run: Callable[[], Any], program: str, calls: int) -> dict[str, Any] 
 
 
 def summary(events: Iterable[tuple[str, float]], calls: int) -> dict[str, Any]:
-    """Of one call the milliseconds and launches of all kernels, of each kind, and of each that
-    takes most, by their names without numbers.
+    """Milliseconds and launches per call: of all kernels, by kind, and of the slowest by name.
 
     Args:
-      events: kernels' names and nanoseconds, of all calls.
+      events: names and nanoseconds of the kernels of all calls.
     """
     nanoseconds, launches = Counter(), Counter()
     for name, duration in events:
@@ -59,7 +58,7 @@ def summary(events: Iterable[tuple[str, float]], calls: int) -> dict[str, Any]:
         nanoseconds[name] += duration
         launches[name] += 1
 
-    def told(names: Iterable[str]) -> dict[str, float]:
+    def per_call(names: Iterable[str]) -> dict[str, float]:
         names = list(names)
         return {
             "milliseconds": round(sum(nanoseconds[name] for name in names) / calls / 1e6, 3),
@@ -70,7 +69,7 @@ def summary(events: Iterable[tuple[str, float]], calls: int) -> dict[str, Any]:
     for name in launches:
         kinds[next(kind for kind, of in KINDS if re.search(of, name, re.I))].append(name)
     return {
-        "all": told(launches),
-        "kinds": {kind: told(names) for kind, names in kinds.items()},
-        "most": {name: told([name]) for name, _ in nanoseconds.most_common(40)},
+        "all": per_call(launches),
+        "kinds": {kind: per_call(names) for kind, names in kinds.items()},
+        "most": {name: per_call([name]) for name, _ in nanoseconds.most_common(40)},
     }

@@ -1,8 +1,8 @@
-"""The most bytes a traced function holds at once, counted without compiling it.
+"""The peak memory of a traced function, counted without compiling it.
 
-Operations run in the order they were traced and nothing is fused, so that what a compiler holds is
-less: each elementwise operation counts with an array of its own. An array lives from the operation
-that makes it to the last that takes it; arguments live throughout.
+Assumes that operations run in traced order without fusion, so a compiler needs less: here every
+elementwise operation has its own array. An array lives from the operation that creates it to the
+last one that reads it; arguments are always live.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from train.flops import inner_programs
 
 
 def peak_bytes(jaxpr: Jaxpr) -> int:
-    """The peak over a program's operations, results included and arguments not."""
+    """The peak over a program's operations, including results but not arguments."""
     last_use = {}
     for i, equation in enumerate(jaxpr.eqns):
         last_use |= dict.fromkeys(_variables(equation.invars), i)
@@ -32,7 +32,7 @@ def peak_bytes(jaxpr: Jaxpr) -> int:
 
 
 def _inner_peak(equation: JaxprEqn) -> int:
-    """Of the programs inside an operation; a loop holds its stacked results beside its body."""
+    """The peak inside an operation; a scan also holds its stacked results."""
     inner = max((peak_bytes(jaxpr) for jaxpr in inner_programs(equation.params)), default=0)
     if equation.primitive.name == "scan":
         inner += sum(map(_bytes, equation.outvars))
@@ -44,5 +44,5 @@ def _variables(atoms: list[Any]) -> list[Any]:
 
 
 def _bytes(variable: Any) -> int:
-    # Keys of random numbers have a dtype without a size; they are few.
+    # PRNG keys have a dtype without a size; they are few.
     return variable.aval.size * getattr(variable.aval.dtype, "itemsize", 0)

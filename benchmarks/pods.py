@@ -1,9 +1,8 @@
-"""`python -m benchmarks.pods`: the full training step, compiled for each pod without a TPU.
+"""`python -m benchmarks.pods`: compiles the full training step for each pod, without a TPU.
 
-It needs the libtpu that JAX asks for (`pip install 'jax[tpu]'`), whose compiler works without a
-chip: half an hour on two cores and 22 to 28 GB of memory a pod. Prints one JSON object a pod:
-bytes of HBM a chip, seconds and collectives; `--record` writes them to
-`benchmarks/results/pods.json`, one entry a pod.
+Needs the libtpu that JAX requires (`pip install 'jax[tpu]'`), half an hour on two cores and 22 to
+28 GB of memory per pod. Prints a JSON object per pod with bytes of HBM per chip, seconds and
+collectives; `--record` writes it to `benchmarks/results/pods.json`.
 """
 
 import dataclasses
@@ -12,7 +11,7 @@ import json
 import os
 from typing import Any
 
-# Compiling for another kind of device, JAX itself needs only a CPU.
+# Ahead-of-time compilation needs no accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from benchmarks import recording
@@ -26,13 +25,13 @@ RESULTS = recording.RESULTS / "pods.json"
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-    """A topology of chips, and a chip's HBM in GB (10^9 bytes)."""
+    """A topology, and the HBM of a chip in GB (10^9 bytes)."""
 
     topology: str
     hbm_gb: int
 
 
-# By the name of their configuration. v5p-128 counts TensorCores, two a chip.
+# By configuration name. v5p-128 counts TensorCores, two per chip.
 PODS = {
     "tpu_v5e_256": Pod("v5e:16x16", 16),
     "tpu_v5p_128": Pod("v5p:4x4x4", 95),
@@ -45,7 +44,7 @@ def measure(pod: str, side: int = 1024) -> dict[str, Any]:
 
     Args:
       pod: a key of `PODS`.
-      side: of the square bucket.
+      side: side of the square bucket, in pixels.
     """
     about = environment("jax", "jaxlib", "flax", "libtpu")
     config = importlib.import_module(f"configs.{pod}").get_config()
@@ -73,9 +72,9 @@ def main(pods: tuple[str, ...] = tuple(PODS), side: int = 1024, record: bool = F
     """Compiles the step of each pod's configuration.
 
     Args:
-      pods: names of configurations.
-      side: of the square bucket.
-      record: write the results to benchmarks/results/pods.json in place of these pods' last.
+      pods: configuration names.
+      side: side of the square bucket, in pixels.
+      record: write the results to benchmarks/results/pods.json, replacing those of these pods.
     """
     for pod in pods:
         result = measure(pod, side)

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.prepare`: pictures a second and core from web pictures to records.
+"""`python -m benchmarks.prepare`: measures images per second and core of `train.prepare`.
 
-Of drawn portraits as JPEGs in a tar, by one process with one thread, as each worker of
-`python -m train.prepare` is; and where the time goes. `--face-pack` names another pack than the
-miniature's, whose networks are far smaller than antelopev2's.
+Times one worker, a process with one thread, and its parts on drawn portraits as JPEGs in a tar.
+`--face-pack` selects another pack than the miniature's, whose networks are far smaller than
+antelopev2's.
 """
 
 import contextlib
@@ -45,10 +45,10 @@ def main(
     """Times one worker.
 
     Args:
-      face_pack: a folder, or the name of a pack in insightface's own.
-      height: of the pictures, in pixels.
-      width: of the pictures, in pixels.
-      pictures: how many; a few dozen different ones, again and again.
+      face_pack: folder, or name of a pack in insightface's folder.
+      height: height of the pictures in pixels.
+      width: width of the pictures in pixels.
+      pictures: number of pictures; two dozen distinct ones repeat.
       record: append the result to benchmarks/results/prepare.json.
     """
     about = environment("insightface", "onnxruntime", "opencv-python", "pillow", "array_record")
@@ -96,7 +96,7 @@ def _write_tar(path: Path, size: tuple[int, int], pictures: int) -> None:
 
 @contextlib.contextmanager
 def _timed() -> Iterator[dict[str, float]]:
-    """Processor seconds of the parts, inside."""
+    """Collects CPU seconds of the parts inside the context."""
     seconds: dict[str, float] = defaultdict(float)
 
     def timed(name: str, function: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""A pipeline whose weights are drawn at random where they are used: no files, no transfer."""
+"""A pipeline with random weights generated on the device: no files, no transfer."""
 
 import functools
 import math
@@ -24,13 +24,13 @@ def random_pipeline(
     dtype: jnp.dtype | str | None,
     vae_dtype: jnp.dtype | str | None,
 ) -> InstantIDPipeline:
-    """InstantID of these sizes, whose pictures show nothing.
+    """InstantID with networks of these sizes; its images are noise.
 
     Args:
       settings: `sizes.FULL` or `sizes.SMALL`.
-      dtype, vae_dtype: as of `InstantIDPipeline.load`.
+      dtype, vae_dtype: as in `InstantIDPipeline.load`.
     """
-    # As `InstantIDPipeline.load` does.
+    # `InstantIDPipeline.load` does this too.
     keep_compiled_programs()
     networks = {name: network(name, each) for name, each in settings.items()}
     networks["ip_adapter"] = networks["unet"]
@@ -45,7 +45,7 @@ def random_pipeline(
         for name, net in networks.items()
     }
     with tempfile.TemporaryDirectory() as folder:
-        # Its tokens are among SDXL's, and mean as little.
+        # Its tokens are valid for SDXL's networks, whose random weights ignore their meaning.
         tokenizer = Path(folder) / "tokenizer"
         write_tokenizer(tokenizer)
         model = Model(components, SCHEDULER, (tokenizer, tokenizer))
@@ -53,10 +53,10 @@ def random_pipeline(
 
 
 def draw_all(shapes: Mapping[str, jax.ShapeDtypeStruct], dtype: jnp.dtype) -> Params:
-    """Random parameters of these shapes, made on the device.
+    """Random parameters of these shapes, generated on the device.
 
-    All are cut from the same numbers, each elsewhere: compiled for an H200, a generator takes 0.4
-    to 0.7 s a shape, a cut 0.1.
+    All are slices of one random array at different offsets: on an H200, a generator takes 0.4 to
+    0.7 s to compile per shape, a slice 0.1 s.
     """
     largest = max(math.prod(spec.shape) for spec in shapes.values())
     numbers = jax.random.normal(jax.random.key(0), (largest + len(shapes),), dtype)
@@ -68,7 +68,7 @@ def draw_all(shapes: Mapping[str, jax.ShapeDtypeStruct], dtype: jnp.dtype) -> Pa
 
 @functools.partial(jax.jit, static_argnames=("leaf", "shape"))
 def _cut(numbers: jax.Array, start: int, leaf: str, shape: tuple[int, ...]) -> jax.Array:
-    """Of unit gain, so that numbers stay finite through all layers."""
+    """A parameter of unit gain, so that values stay finite through all layers."""
     if leaf in ("bias", "scale"):
         return jnp.full(shape, leaf == "scale", numbers.dtype)
     inputs = math.prod(shape[:-1]) if leaf == "kernel" else shape[-1]

@@ -1,4 +1,4 @@
-"""What a benchmark's result depends on beside the source, and the files results are kept in."""
+"""The environment of a benchmark, and the files of its results."""
 
 import json
 import os
@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """Versions of packages, the processor, and how busy it is before anything is measured."""
+    """Package versions, the processor, and its load before the measurement."""
     return {
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},

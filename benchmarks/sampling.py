@@ -1,10 +1,10 @@
-"""`python -m benchmarks.sampling`: how long a picture takes, and with --peer torch how long there.
+"""`python -m benchmarks.sampling`: times an image here and, with --peer torch, in PyTorch.
 
-InstantID on SDXL at full size with random weights made on the device. Each side is a process. The
-peer compiles while this library is measured, and stands still while this library's pictures are
-timed, which its first pictures' seconds hold as well; then come its own. Both sides' weights must
-fit beside each other. A last process shows what the first picture takes where the programs are
-already compiled. `--small` takes the miniature's networks, for a CPU.
+Runs InstantID on SDXL at full size with random weights, one process per side; the weights of both
+must fit on the device together. The peer compiles while this library is measured, but is paused
+while this library's images are timed; its first-image seconds include these pauses. Its own images
+are timed afterwards. A last process measures the first image with a warm compilation cache.
+`--small` uses the miniature's networks, for a CPU.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from benchmarks.recording import command, environment
 from instantid_jax.cli.entry import entry
 
 RESULTS = recording.RESULTS / "sampling.json"
-# Steps, and whether with guidance: the usual, and those of a distilled model.
+# (steps, guidance): the usual setting, and that of a distilled model.
 DEFAULT = ((30, True), (4, False))
 
 
@@ -38,13 +38,13 @@ def main(
     """Times 30 guided steps and 4 unguided ones.
 
     Args:
-      size: side of the pictures in pixels; None is 1024, of the small networks 128.
-      batch: pictures at a time.
-      dtype: what to compute in; None is bfloat16, of the small networks float32.
-      vae_dtype: the same for the VAE; None is as --dtype.
-      peer: measure the same in PyTorch.
-      small: the miniature's networks.
-      repeats: timed calls, of which the median is told.
+      size: side of the images in pixels; by default 1024, or 128 with --small.
+      batch: images at a time.
+      dtype: compute dtype; by default bfloat16, or float32 with --small.
+      vae_dtype: compute dtype of the VAE; by default --dtype.
+      peer: also measure PyTorch.
+      small: use the miniature's networks.
+      repeats: number of timed calls; the median is reported.
       record: append the results to benchmarks/results/sampling.json.
     """
     dtype = dtype or ("float32" if small else "bfloat16")
@@ -64,17 +64,17 @@ def main(
     try:
         _measure(job, peer, result)
     finally:
-        # What was measured stays, where the rest fails.
+        # Keeps the finished measurements if a later one fails.
         print(json.dumps(result, indent=1))
         if record and result["cells"]:
             recording.write(RESULTS, [*recording.read(RESULTS, []), result])
 
 
 def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
-    """Adds to a result what the sides tell."""
+    """Adds the sides' measurements to a result."""
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(tempfile.TemporaryDirectory())
-        # A cache of the user's would leave nothing to compile.
+        # The user's cache would leave nothing to compile.
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
         kept = {"XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
 
@@ -87,34 +87,34 @@ def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
         ours = side("sampling_jax", job)
         for each in others:
             each.go()
-        result |= ours.told()
+        result |= ours.result()
         for _ in job.cases:
             ours.go()
-            ours.told()
+            ours.result()
             with contextlib.ExitStack() as standing:
                 for each in others:
                     standing.enter_context(each.stopped())
                 ours.go()
-                result["cells"].append(ours.told())
+                result["cells"].append(ours.result())
         ours.close()
         warm = side("sampling_jax", dataclasses.replace(job, cases=job.cases[:1]))
-        warm.told()
+        warm.result()
         warm.go()
-        result["cells"][0]["first_picture_seconds_warm"] = warm.told()["first_picture_seconds"]
+        result["cells"][0]["first_picture_seconds_warm"] = warm.result()["first_picture_seconds"]
         warm.close()
         for each in others:
-            result[peer] = each.told() | {"cells": []}
+            result[peer] = each.result() | {"cells": []}
             for cell in result["cells"]:
-                each.told()
+                each.result()
                 each.go()
-                theirs = each.told()
+                theirs = each.result()
                 each.go()
                 result[peer]["cells"] += theirs
                 _compare(cell, theirs)
 
 
 def _compare(ours: dict[str, Any], theirs: list[dict[str, Any]]) -> None:
-    """Notes in our cell which share of the time there its picture takes."""
+    """Adds the ratio of our seconds per image to the peer's."""
     ours["ratio"] = {
         other["mode"]: round(ours["seconds"]["picture"] / other["seconds"]["picture"], 3)
         for other in theirs

@@ -1,4 +1,4 @@
-"""What sampling takes in this library, on the device of this process: a child of `sampling`."""
+"""Times sampling in this library, on this process's device: a child of `sampling`."""
 
 import contextlib
 import dataclasses
@@ -23,12 +23,12 @@ from instantid_jax.pipeline import programs, sampling
 from train.flops import PEAK
 
 PROMPT, NEGATIVE_PROMPT = "film noir, a man in the rain", "blurry"
-# Eyes, nose and corners of the mouth, in shares of the picture's side.
+# Eyes, nose and mouth corners, as fractions of the image's side.
 KEYPOINTS = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.62], [0.58, 0.62]])
 
 
 def measure(job: Job) -> Iterator[Any]:
-    """Tells the device; then of each case the first picture's seconds, and a result."""
+    """Yields the device; then, for each case, the first image's seconds and a result."""
     start = time.perf_counter()
     pipe = random_pipeline(SMALL if job.small else FULL, job.dtype, job.vae_dtype)
     jax.block_until_ready(pipe.model.params)
@@ -63,7 +63,7 @@ def _measure_case(pipe: InstantIDPipeline, case: Case, repeats: int) -> Iterator
     yield first
     seeds = [case.batch * (i + 1) for i in range(repeats)]
     pictures = [call(seed) for seed in seeds]
-    # By themselves: to wait for each part keeps the device waiting for the next.
+    # Timed separately, because waiting for each part leaves the device idle before the next.
     parts = []
     for seed in seeds:
         with _timed() as seconds:
@@ -91,7 +91,7 @@ def _measure_case(pipe: InstantIDPipeline, case: Case, repeats: int) -> Iterator
 
 @contextlib.contextmanager
 def _timed() -> Iterator[dict[str, float]]:
-    """Seconds of `text` (with all else that no step changes), `steps` and `decode`, inside."""
+    """Collects the seconds of `text` (with all other step-independent work), `steps`, `decode`."""
     seconds = dict.fromkeys(("text", "steps", "decode"), 0.0)
 
     def timed(function: Callable, name: str) -> Callable:

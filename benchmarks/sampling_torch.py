@@ -1,9 +1,9 @@
-"""The same job in PyTorch, as well as diffusers' networks do it: a child of `sampling`.
+"""Times sampling in PyTorch: a child of `sampling`.
 
-diffusers' UNet, ControlNet and VAE and transformers' text encoders, with random weights, an ID
-attention processor, scaled_dot_product_attention, channels last; eager and compiled by
-`torch.compile`, which captures networks whole. The UNet has its keys and values of the ID tokens
-from before; what else no step changes, diffusers computes in each.
+Uses diffusers' UNet, ControlNet and VAE and transformers' text encoders with random weights, an ID
+attention processor, scaled_dot_product_attention and channels-last layout, both eager and with
+full-graph `torch.compile`. The UNet's keys and values of the ID tokens are precomputed; diffusers
+recomputes the other step-independent values in every step.
 """
 
 import dataclasses
@@ -35,10 +35,10 @@ GUIDANCE_SCALE, STRENGTH = 5.0, 0.8
 
 
 class Peer:
-    """InstantID of a size, on the device of this process."""
+    """InstantID of one size, on this process's device."""
 
     def __init__(self, job: Job):
-        # It warns of casts.
+        # Silences warnings about casts.
         diffusers.utils.logging.set_verbosity_error()
         settings = self.settings = SMALL if job.small else FULL
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -79,7 +79,7 @@ class Peer:
         return torch.randn(*shape, device=self.device, dtype=self.dtype)
 
     def install_id_attention(self, rows: int) -> None:
-        """With keys and values of the ID tokens, which no step changes, for so many rows."""
+        """Installs attention with precomputed keys and values of the ID tokens for `rows` rows."""
         for name in self.unet.attn_processors:
             if name.endswith("attn2.processor"):
                 attention = self.unet.get_submodule(name.removesuffix(".processor"))
@@ -88,7 +88,7 @@ class Peer:
 
     @functools.cached_property
     def _functions(self) -> list[tuple[nn.Module, str, dict[str, Callable]]]:
-        """What a mode is chosen for, and as what."""
+        """The functions to switch between modes, with their variants."""
         eager = [
             (net, name, getattr(net, name))
             for net, name in (
@@ -103,13 +103,13 @@ class Peer:
         ]
 
     def use(self, mode: str) -> None:
-        """Of `MODES`."""
+        """Switches to a mode of `MODES`."""
         for net, name, functions in self._functions:
             setattr(net, name, functions[mode])
 
     @torch.no_grad()
     def text(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden and pooled states [rows, ...] of token ids, which are as good as any."""
+        """Hidden and pooled states [rows, ...] of arbitrary token ids."""
         ids = torch.ones(rows, TOKENS, dtype=torch.long, device=self.device)
         first, second = (net(ids, output_hidden_states=True) for net in self.text_encoders)
         hidden = [each.hidden_states[-2] for each in (first, second)]
@@ -158,14 +158,14 @@ class Peer:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """uint8 pictures on the host, one decoded at a time."""
+        """Decodes one image at a time, to uint8 on the host."""
         scaled = (latents / self.vae.config.scaling_factor).to(self.vae_dtype)
         pictures = [self.vae.decode(each, return_dict=False)[0] for each in scaled.split(1)]
         pixels = (torch.cat(pictures) / 2 + 0.5).clamp(0, 1) * 255
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
     def call(self, case: Case, parts: dict[str, float] | None = None) -> float:
-        """Seconds of a picture; noting those of its `parts` means waiting for each."""
+        """Seconds of an image; collecting those of its `parts` synchronizes after each."""
 
         def noted(name: str, result: Any) -> Any:
             if parts is not None:
@@ -183,7 +183,7 @@ class Peer:
 
 
 def measure(job: Job) -> Iterator[Any]:
-    """Tells the versions; then of each case the first pictures' seconds, and results by mode."""
+    """Yields the versions; then, for each case, the first images' seconds and results by mode."""
     peer = Peer(job)
     yield {"versions": {name: version(name) for name in ("torch", "diffusers", "transformers")}}
     for case in job.cases:
@@ -223,12 +223,12 @@ def _compiled(function: Callable) -> Callable:
 
 
 def clip_config(name: str, settings: dict[str, Any]) -> CLIPTextConfig:
-    """transformers' own defaults are not CLIP-L's."""
+    """Writes out every setting, because transformers' defaults are not CLIP-L's."""
     return CLIPTextConfig(**dataclasses.asdict(network(name, settings).config))
 
 
 def _with_blocks(vae: dict[str, Any]) -> dict[str, Any]:
-    """A VAE's settings with SDXL's, where ours leave them out."""
+    """A VAE's settings, with SDXL's as defaults."""
     return {
         "block_out_channels": [128, 256, 512, 512],
         "down_block_types": ["DownEncoderBlock2D"] * 4,

@@ -1,14 +1,14 @@
-"""`python -m benchmarks.scaling`: what chips exchange in a denoising step, by how they share it.
+"""`python -m benchmarks.scaling`: measures the communication of a denoising step by mesh.
 
-InstantID on SDXL base, bfloat16, with guidance, compiled for meshes of a TPU topology's chips
-without a TPU. Of each chip: bytes of its collectives, memory and operations. The compiler takes the
-first windows that will do, so its seconds are not sampling's.
+Compiles InstantID on SDXL base in bfloat16, with guidance, for meshes of a TPU topology's chips,
+without a TPU. Reports bytes of collectives, memory and FLOPs per chip. The compiler accepts the
+first suitable windows, so its compile times are not those of sampling.
 """
 
 import os
 from typing import Any
 
-# Compiling for another kind of device, JAX itself needs only a CPU.
+# Ahead-of-time compilation needs no accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from benchmarks import recording
@@ -28,12 +28,12 @@ def main(
     meshes: tuple[str, ...] = MESHES,
     record: bool = False,
 ) -> None:
-    """Compiles the step for each mesh, and tells what it takes on each chip.
+    """Compiles the step for each mesh, and reports its cost per chip.
 
     Args:
-      topology: such as v5e:2x2 or v5p:2x2x1.
-      meshes: each as `instantid generate --mesh` takes it; as many pictures as it has at a time.
-      record: write them to benchmarks/results/scaling.json in place of the same meshes' last.
+      topology: TPU topology, such as v5e:2x2 or v5p:2x2x1.
+      meshes: meshes in the syntax of `instantid generate --mesh`; the batch is the data axis.
+      record: write the results to benchmarks/results/scaling.json, replacing those of these meshes.
     """
     about = recording.environment("jax", "jaxlib", "flax", "libtpu")
     about |= {"command": recording.command("benchmarks.scaling")}
@@ -54,7 +54,7 @@ def _words(result: dict[str, Any]) -> str:
     return (
         f"{result['mesh']}: {result['collective_bytes'] / 1e6:.1f} MB exchanged, "
         f"{result['flops'] / 1e12:.2f} TFLOP, {result['hbm_bytes'] / 1e9:.2f} GB of HBM, "
-        f"{result['temp_bytes'] / 1e6:.0f} MB of them temporaries"
+        f"including {result['temp_bytes'] / 1e6:.0f} MB of temporaries"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the networks of each size are, beside IdentityNet, which follows from the UNet."""
+"""Network settings of each model size. IdentityNet's follow from the UNet's."""
 
 from collections.abc import Mapping
 from typing import Any

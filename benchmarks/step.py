@@ -1,9 +1,10 @@
-"""`python -m benchmarks.step`: one denoising step of InstantID here and in PyTorch, on a CPU.
+"""`python -m benchmarks.step`: times one denoising step here and in PyTorch, on a CPU.
 
-SDXL's UNet and IdentityNet at full width, a picture of 256 pixels with guidance, float32. The sides
-take turns, each time in a new process, because memory holds the weights of one alone. Here keys
-and values of texts and persons, and what is embedded of keypoints and pooled text, are from before,
-as in any picture; diffusers computes all that in every step, but the UNet's of persons.
+Runs SDXL's UNet and IdentityNet at full width on a 256-pixel image with guidance, in float32. The
+sides take turns in new processes, because memory holds the weights of only one. Here the keys and
+values of text and ID and the embeddings of keypoints and pooled text are precomputed, as in
+sampling; diffusers recomputes all of these in every step, except the UNet's keys and values of the
+ID.
 """
 
 import functools
@@ -35,9 +36,9 @@ def main(
     """Times the step.
 
     Args:
-      turns: processes of each side, one after the other: A B A B A B.
-      repeats: timed steps of each process, after one that compiles and warms up.
-      side: measure this one in this process, which is what the processes are for.
+      turns: number of processes of each side, in alternation.
+      repeats: timed steps per process, after one warm-up step.
+      side: measure only this side, in this process; the parent runs its children with it.
       record: write the result to benchmarks/results/step.json.
     """
     if side is not None:
@@ -47,13 +48,13 @@ def main(
     about = environment("jax", "jaxlib", "flax", "torch", "diffusers")
     measured: dict[str, list[list[float]]] = {side: [] for side in SIDES}
     for _, each in itertools.product(range(turns), SIDES):
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-m", "benchmarks.step", "--side", each, "--repeats", str(repeats)],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
         ).stdout
-        measured[each].append([round(seconds, 3) for seconds in json.loads(told)])
+        measured[each].append([round(seconds, 3) for seconds in json.loads(output)])
     medians = {
         side: statistics.median(itertools.chain(*processes)) for side, processes in measured.items()
     }

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.training`: pictures a second of the training step, and its MFU.
+"""`python -m benchmarks.training`: measures images per second and MFU of the training step.
 
-InstantID on SDXL at full size, cached latents, random weights and batches made on the devices; the
-mesh is all devices over `fsdp`. `--small` takes the miniature's networks, for a CPU.
+Trains InstantID on SDXL at full size with cached latents, on random weights and batches. The mesh
+has all devices on `fsdp`. `--small` uses the miniature's networks, for a CPU.
 """
 
 import dataclasses
@@ -50,13 +50,13 @@ def main(
     """Times the step.
 
     Args:
-      size: side of the pictures in pixels; None is 1024, of the small networks 128.
-      pictures: on each device, in all its micro-batches.
-      micro_batches: parts in which they are worked through.
-      remat: what each layer keeps for the way back.
-      ema: keep an averaged copy.
-      small: the miniature's networks, in float32.
-      repeats: timed steps, of which the median is told.
+      size: side of the images in pixels; by default 1024, or 128 with --small.
+      pictures: images per device, over all micro-batches.
+      micro_batches: number of micro-batches.
+      remat: activations that each layer saves for the backward pass.
+      ema: keep a moving average of the weights.
+      small: use the miniature's networks, in float32.
+      repeats: number of timed steps; the median is reported.
       record: append the result to benchmarks/results/training.json.
     """
     about = environment("jax", "jaxlib", "flax", "optax") | {
@@ -116,10 +116,10 @@ def _measure(
         state, metrics = step(state, constants, batch, np.uint32(i))
         loss = float(metrics["loss"])
         seconds.append(time.perf_counter() - start)
-    assert math.isfinite(loss), "the loss is not finite, and what was timed is no training"
-    # The first two may still load kernels and move arrays.
+    assert math.isfinite(loss), "the loss is not finite: the timings are meaningless"
+    # The first two steps may still load kernels and move arrays.
     median = statistics.median(seconds[2:])
-    share = StepFlops(config, networks, mesh).utilisation((side, side), median)
+    share = StepFlops(config, networks, mesh).utilization((side, side), median)
     memory = jax.devices()[0].memory_stats() or {}
     return {
         "compile_seconds": round(compile_seconds, 1),
@@ -127,7 +127,7 @@ def _measure(
         "step_seconds": round(median, 4),
         "fastest_step_seconds": round(min(seconds[2:]), 4),
         "pictures_a_second": round(config.global_batch_size / median, 2),
-        "model_flop_utilisation": None if share is None else round(share, 4),
+        "model_flop_utilization": None if share is None else round(share, 4),
         "peak_memory_gb": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2) or None,
     }
 
@@ -161,7 +161,7 @@ def _dtype(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> jnp.dtype:
 
 
 def _batch(config: TrainConfig, networks: Networks, mesh: Mesh, side: int) -> dict[str, jax.Array]:
-    """Noise where the training data have pictures, and ones where they have numbers."""
+    """Noise for latents and embeddings, and ones for all other arrays."""
     random = np.random.default_rng(0)
     batch = {}
     for name, shape in batch_shapes(config, networks, mesh, (side, side)).items():

@@ -1,4 +1,4 @@
-"""The parts of SDXL's UNet that are measured alone, and what each is given in a step."""
+"""The parts of SDXL's UNet that are benchmarked separately, and the shapes of their inputs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ class UNetPart:
     """A block of the UNet, or a resnet, transformer or sampler inside one.
 
     Attributes:
-      path: its name in the UNet.
-      channels: at its entrance.
-      scale: by how much its entrance is smaller than the latents.
-      skips: (channels, scale) of the feature maps that are left when an up block begins.
+      path: name in the UNet.
+      channels: channels of the input.
+      scale: latent side over input side.
+      skips: (channels, scale) of the remaining skip connections of an up block.
     """
 
     path: str
@@ -43,7 +43,7 @@ class UNetPart:
         """Shapes of feature map, time embedding, keys and values, and skips.
 
         Args:
-          side: of the latents.
+          side: side of the latents.
         """
 
         def feature_map(channels: int, scale: int) -> jax.ShapeDtypeStruct:
@@ -57,7 +57,7 @@ class UNetPart:
 
         def keys_values(params: Params, *tokens: jax.Array) -> tuple:
             part = net.bind(params)
-            # Resnets and samplers attend to nothing.
+            # Resnets and samplers have no attention.
             return part.keys_values(*tokens, jnp.ones(())) if hasattr(part, "keys_values") else ()
 
         context = jax.eval_shape(keys_values, params, text, person)
@@ -74,7 +74,7 @@ class UNetPart:
         context: tuple,
         skips: Sequence[jax.Array],
     ) -> Any:
-        """The part's output, of `inputs`."""
+        """Runs the part on `inputs`."""
         part, time = net.bind(params), jax.nn.silu(time)
         match self.path.split("."):
             case *_, "attentions", _:
@@ -99,11 +99,11 @@ def _part_of_unet(part: UNetPart, *, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def _parts(config: UNetConfig) -> tuple[UNetPart, ...]:
-    """One of each kind and width; those of the middle are at the lowest level."""
+    """One part of each kind and width."""
     low, mid, high = config.block_out_channels
     skips = ((low, 1),) * 3 + ((low, 2),) + ((mid, 2),) * 2 + ((mid, 4),) + ((high, 4),) * 2
     return (
-        # Ten transformer blocks, of which the network has most.
+        # Ten transformer blocks, which make up most of the network.
         UNetPart(path="mid_block.attentions.0", channels=high, scale=4),
         UNetPart(path="down_blocks.0", channels=low, scale=1),
         UNetPart(path="down_blocks.1", channels=low, scale=2),

@@ -16,25 +16,25 @@ def side():
 
 
 def test_it_tells_a_thing_each_time_it_may(side):
-    assert side.told() == 0
+    assert side.result() == 0
     side.go()
-    assert side.told() == 1
+    assert side.result() == 1
     side.go()
     with pytest.raises(SystemExit, match=r"tests\.benchmarks\.counting ended with status 3"):
-        side.told()
+        side.result()
     side.go()
     with side.stopped():
         pass
 
 
 def test_it_stands_still_while_another_measures(side):
-    assert side.told() == 0
+    assert side.result() == 0
     pid = side._process.pid
     with side.stopped():
         assert os.waitid(os.P_PID, pid, os.WSTOPPED).si_code == os.CLD_STOPPED
     assert os.waitid(os.P_PID, pid, os.WCONTINUED).si_code == os.CLD_CONTINUED
     side.go()
-    assert side.told() == 1
+    assert side.result() == 1
 
 
 def test_its_environment_has_what_is_added(side):
