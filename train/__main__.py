@@ -1,4 +1,4 @@
-"""`python -m train configs/x.py --workdir DIR`: trains, or goes on where a run ended."""
+"""`python -m train configs/x.py --workdir DIR`: starts or resumes a training run."""
 
 import importlib.util
 import sys
@@ -11,15 +11,15 @@ from instantid_jax.errors import InputError
 
 USAGE = """usage: python -m train CONFIG --workdir DIR [--steps N] [options]
 
-Trains IdentityNet and the Image Adapter as a file of configs/ says, or goes on where the run in
-DIR ended. `python -m train CONFIG --help` lists the options: every setting of that file is one."""
+Trains IdentityNet and the Image Adapter with the configuration in a Python file, or resumes the
+run in DIR. `python -m train CONFIG --help` lists the options: one for each setting of CONFIG."""
 
 
 def load_config(path: Path) -> Any:
-    """What the `get_config` of a Python file returns.
+    """Calls `get_config` of a Python file.
 
     Raises:
-      InputError: if there is no such file or function, or it returns another thing.
+      InputError: if the file or the function is missing or fails, or does not return a TrainConfig.
     """
     from train.config import TrainConfig
 
@@ -47,7 +47,7 @@ def load_config(path: Path) -> Any:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the program. Bad input ends with one line and status 2, SIGTERM with 75."""
+    """Runs the program. Exit status: 2 after bad input, 75 after SIGTERM."""
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0].startswith("-"):
         print(USAGE)
@@ -73,11 +73,11 @@ def main(args: Sequence[str] | None = None) -> None:
             processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ProcessConfig(),  # noqa: B008
             profile: int = 0,
         ) -> int:
-            """Trains, or goes on where a run ended.
+            """Starts or resumes a training run.
 
             Args:
               workdir: the run's folder.
-              profile: trace so many steps with JAX's profiler.
+              profile: number of steps to trace with JAX's profiler.
             """
             join(processes)
             keep_compiled_programs()

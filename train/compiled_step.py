@@ -1,4 +1,4 @@
-"""The compiled training step of a configuration, and the shapes of what it takes."""
+"""The jitted training step of a configuration, and the shapes of its arguments."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from train.step import Constants, train_step
 def compiled_step(
     config: TrainConfig, networks: Networks, mesh: Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """`train_step` of (state, constants, batch, seed), jitted; the state is donated."""
+    """Returns jitted `train_step`(state, constants, batch, seed); it donates the state."""
     state = state_shapes(config, networks, mesh)
     frozen = {
         part: {name: sharding.spec for name, sharding in shardings.items()}
@@ -49,7 +49,7 @@ def compiled_step(
 
 
 def state_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> TrainState:
-    """The state's shapes with their shardings."""
+    """Shapes and shardings of the training state."""
     shapes = jax.eval_shape(
         functools.partial(init_state, config.optimizer), trainable_shapes(networks)
     )
@@ -57,7 +57,7 @@ def state_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> TrainSt
 
 
 def constant_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> Constants:
-    """The shapes of what no step changes, with their shardings."""
+    """Shapes and shardings of the arrays that no step changes."""
     everywhere = replicated(mesh)
     frozen = {}
     for name, shardings in frozen_sharding(networks, config, mesh).items():
@@ -74,7 +74,7 @@ def constant_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> Cons
 def batch_shapes(
     config: TrainConfig, networks: Networks, mesh: Mesh, size: Size
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a batch of pictures of `size`, (height, width), with their shardings."""
+    """Shapes and shardings of a batch of images of `size` (height, width)."""
     rows, length = config.global_batch_size, _prompt_length(networks)
     picture: dict[str, tuple[tuple[int, ...], Any]] = {"images": ((*size, 3), np.uint8)}
     if config.data.cached_latents:
@@ -102,7 +102,7 @@ def batch_shapes(
 def step_shapes(
     config: TrainConfig, networks: Networks, mesh: Mesh, size: Size
 ) -> tuple[TrainState, Constants, dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
-    """The shapes of all that `compiled_step` takes, for pictures of `size`, (height, width)."""
+    """Shapes and shardings of `compiled_step`'s arguments, for images of `size` (height, width)."""
     return (
         state_shapes(config, networks, mesh),
         constant_shapes(config, networks, mesh),

@@ -1,4 +1,4 @@
-"""The configuration of a training run; `configs/` has instances."""
+"""Configuration of a training run; `configs/` has instances."""
 
 import dataclasses
 import json
@@ -25,22 +25,23 @@ IDENTIFYING_DATA = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The frozen base, and what the trainables start from.
+    """The frozen base model, and the initial weights of the trainables.
 
     Attributes:
-      sdxl: a diffusers folder, a single file in the original layout, or a hub id.
-      vae: another VAE in place of SDXL's own; None takes that.
-      tokenizers: for a single file, a folder or hub id of tokenizers; None takes SDXL base's.
-      variant: "fp16" takes the files so named.
-      instantid: InstantID's weights to start from: a folder in the published layout, a hub id, or
-        the folder of another run. None starts from fresh ones, for which the three settings below
-        are.
-      resampler: sizes of a fresh Resampler.
-      conditioning_channels: a fresh IdentityNet's, from the keypoint picture's pixels to an eighth
-        of its sides; diffusers' `conditioning_embedding_out_channels`.
-      recognizer: the `.onnx` file of the face pack that measured the data, for the identity loss.
-      zero_id_values: fresh ID values are zero in place of copies of the text's, so that step 0 is
-        the base model exactly.
+      sdxl: diffusers folder, single file in the original layout, or hub id.
+      vae: VAE to use instead of SDXL's own, in diffusers' layout.
+      tokenizers: folder or hub id of the tokenizers of a single file; SDXL base's by default.
+      variant: suffix of the weight files to load, such as "fp16".
+      instantid: InstantID weights to start from: a folder in the published layout, a hub id, or
+        the folder of another run. None initializes new weights from `resampler`,
+        `conditioning_channels` and `zero_id_values`.
+      resampler: sizes of a new Resampler.
+      conditioning_channels: channels of a new IdentityNet's encoder of the keypoint image;
+        diffusers' `conditioning_embedding_out_channels`.
+      recognizer: for the identity loss, the `.onnx` recognizer of the face pack that prepared the
+        data.
+      zero_id_values: initialize ID values to zero instead of copying the text's, so that step 0
+        reproduces the base model exactly.
     """
 
     sdxl: str
@@ -56,15 +57,14 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """How devices share the work.
+    """Axis sizes of the device mesh.
 
     Attributes:
-      data: groups of devices that each take a share of the batch; -1 takes all devices left over.
-      fsdp: devices of a group that each hold a part of every parameter, and their share of the
-        batch.
-      tensor: devices that split the layers of the transformers among them.
-      frozen: "replicated" keeps the base model whole on each device; "sharded" splits it as the
-        trainables are, which takes less memory and more communication.
+      data: data parallelism; -1 uses all remaining devices.
+      fsdp: devices that shard parameters, optimizer state and batch.
+      tensor: devices that shard the transformer layers (tensor parallelism).
+      frozen: "replicated" keeps a full copy of the base model on each device; "sharded" shards it
+        like the trainables, for less memory and more communication.
     """
 
     data: int = -1
@@ -89,14 +89,14 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When the state is saved.
+    """When to save checkpoints, and how many to keep.
 
     Attributes:
       every: steps between saves.
-      keep: so many of the newest are kept.
-      keep_every: beside these, those of steps that this divides; None keeps none.
-      wait: train on only when a save is whole, in place of writing it meanwhile. Where steps are
-        much faster than saves, a killed run would lose more than `every` otherwise.
+      keep: number of newest checkpoints to keep.
+      keep_every: also keep checkpoints whose step is a multiple of this.
+      wait: block until each save is complete instead of writing it in the background. Without it,
+        a killed run whose steps are much faster than its saves loses more than `every` steps.
     """
 
     every: int = 1000
@@ -113,15 +113,15 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Pictures made on the way, of the first records of a dataset, with fixed seeds.
+    """Sample images generated during training, from the first records of a dataset.
 
     Attributes:
-      dataset: a folder as those of the training data; better not one of them.
-      every: steps between pictures.
-      records: rows of the picture: photo, keypoints, and what is generated from the record's own
-        keypoints, embedding and caption.
-      size: (height, width) of each.
-      num_inference_steps, guidance_scale, seed: of sampling.
+      dataset: folder of a dataset, preferably not one of the training datasets.
+      every: steps between samples.
+      records: number of records. Each gives one row: photo, keypoints, and the image generated
+        from the record's keypoints, embedding and caption.
+      size: (height, width) of each image.
+      num_inference_steps, guidance_scale, seed: sampling arguments.
     """
 
     dataset: str
@@ -147,14 +147,14 @@ class ValidationConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that a run is.
+    """The complete configuration of a run.
 
     Attributes:
-      steps: where to stop; no part of the learning rate's schedule.
-      global_batch_size: examples a step, over all devices and micro-batches.
-      seed: of the data's order, the noise and the fresh trainables.
-      loader_threads: examples made at a time by each process.
-      log_example_ids: whether the metrics name each step's records.
+      steps: step to stop at; does not affect the learning-rate schedule.
+      global_batch_size: examples per step, over all devices and micro-batches.
+      seed: seeds the data order, the noise and new weights.
+      loader_threads: data-loading threads per process.
+      log_example_ids: log the ids of each step's records in the metrics.
     """
 
     model: ModelConfig
@@ -184,11 +184,7 @@ class TrainConfig:
             )
 
     def check_devices(self, data: int, fsdp: int) -> None:
-        """Refuses a batch that a mesh cannot share out evenly.
-
-        Args:
-          data, fsdp: sizes of the mesh's axes.
-        """
+        """Raises InputError unless the batch divides evenly among the mesh axes."""
         share = data * fsdp * self.step.micro_batches
         if self.global_batch_size % share:
             below = self.global_batch_size // share * share
@@ -199,14 +195,14 @@ class TrainConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved configuration, as `config.json` holds it."""
+        """The contents of the run's `config.json`."""
         return dataclasses.asdict(self)
 
     def identity(self) -> dict[str, str]:
-        """What decides a run's numbers, one short text a setting, by dotted name.
+        """The settings that determine a run's results: JSON values by dotted name.
 
-        Paths are not in it: what is read from them is recognized by its contents. How the work is
-        shared out, reported and saved does not change the numbers beyond rounding.
+        Excludes paths, whose contents have fingerprints of their own, and settings of sharding,
+        logging and checkpoints, which affect results only to rounding.
         """
         settings = self.to_dict()
         identity = {
@@ -214,9 +210,9 @@ class TrainConfig:
             for section in ("objective", "optimizer")
             for name, value in settings[section].items()
         }
-        # It changes the numbers of no run that it does not end.
+        # Affects no run that it does not end.
         del identity["optimizer.skip_nonfinite"]
-        # Options that are off were none when older runs began.
+        # Older runs lack these options; leave them out while they are off.
         if self.optimizer.algorithm == "adamw":
             del identity["optimizer.algorithm"]
         if not self.objective.identity_weight:

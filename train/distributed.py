@@ -1,4 +1,4 @@
-"""Several processes as one run: joining them, and making sure that all of them joined."""
+"""Multi-process initialization, with checks that all processes joined and agree."""
 
 import dataclasses
 import hashlib
@@ -11,19 +11,19 @@ from jax.experimental import multihost_utils
 
 from instantid_jax.errors import InputError
 
-# Set by Cloud TPU, Slurm and Open MPI for the processes of one job.
+# Set by Slurm and Open MPI, and by Cloud TPU, for the processes of a job.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessConfig:
-    """The processes of a run; on TPU pods and under Slurm or Open MPI nothing needs to be given.
+    """Processes of a run; detected automatically on TPU pods and under Slurm and Open MPI.
 
     Attributes:
-      processes: how many there are; None is what the environment tells, else one.
-      process_id: which this one is, from 0.
-      coordinator: address of the first, host:port.
+      processes: number of processes; by default from the environment, else 1.
+      process_id: index of this process.
+      coordinator: host:port of process 0.
     """
 
     processes: int | None = None
@@ -32,7 +32,7 @@ class ProcessConfig:
 
 
 def expected_processes(environment: Mapping[str, str]) -> int:
-    """How many processes the environment says a job has; 1 where it says nothing."""
+    """Number of processes according to the environment variables of the job; 1 without any."""
     for name in _COUNTS:
         if environment.get(name, "").isdecimal():
             return int(environment[name])
@@ -41,10 +41,10 @@ def expected_processes(environment: Mapping[str, str]) -> int:
 
 
 def join(config: ProcessConfig) -> None:
-    """Joins the processes of a run, where there are several; before JAX is used.
+    """Joins the processes of a multi-process run; call it before using JAX.
 
     Raises:
-      InputError: if not all join. Otherwise each might train alone without anybody noticing.
+      InputError: if not all processes join. They would otherwise train separate models unnoticed.
     """
     if config.processes is not None and config.processes < 1:
         raise InputError(f"processes={config.processes}: expected 1 or more")
@@ -54,7 +54,7 @@ def join(config: ProcessConfig) -> None:
             raise InputError(
                 "coordinator or process_id given for a single process: set processes too"
             )
-        # A TPU knows what it is part of, though nothing in the environment says so.
+        # The TPU runtime may know of other hosts even if the environment does not.
         if jax.process_count() > 1:
             raise InputError(
                 f"this machine is one of {jax.process_count()}, but one process was expected: "
@@ -81,10 +81,10 @@ def join(config: ProcessConfig) -> None:
 
 
 def check_same(settings: Mapping[str, str]) -> None:
-    """Checks that all processes have the same settings; all call it with the same names.
+    """Checks that all processes have equal settings; all must call it with the same names.
 
     Raises:
-      InputError: naming a process and the first setting in which it differs.
+      InputError: names a process and the first setting in which it differs from process 0.
     """
     if jax.process_count() == 1:
         return

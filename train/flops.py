@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, and what devices can do at most."""
+"""FLOP count of a training step, and model FLOP utilization."""
 
 import functools
 import math
@@ -14,8 +14,7 @@ from train.data.buckets import Size
 from train.objective import Networks
 from train.step import StepConfig, train_step
 
-# Dense bfloat16 operations a second and device, by `Device.device_kind`, from the makers' sheets.
-# Of a TPU v4 and tpu7x JAX shows half chips or whole ones, each as its own device.
+# Dense bfloat16 FLOP/s per JAX device, by `Device.device_kind`, from the vendors' data sheets.
 PEAK = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -31,33 +30,33 @@ PEAK = {
     "NVIDIA H200": 989e12,
     "NVIDIA L40S": 362e12,
 }
-# cuDNN's attention, and how many matrix products each stands for.
+# cuDNN attention primitives, and the number of matrix products in each.
 FUSED_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
-# Pallas' kernels; they run once for each point of their grid. Of splash attention's on the way back
-# one has four products, of which one is computed again, the other three, of which two are.
+# A Pallas kernel runs once per grid point. Splash attention's backward kernels recompute products:
+# one of dkv's four and two of dq's three.
 KERNEL = "pallas_call"
 COMPUTED_FIRST = {"splash_mha_dkv": 3 / 4, "splash_mha_dq": 1 / 3}
 
 
 class StepFlops:
-    """Which share of what the devices can do a step's own operations are."""
+    """Computes the model FLOP utilization of steps."""
 
     def __init__(self, config: TrainConfig, networks: Networks, mesh: Mesh):
         peak = PEAK.get(mesh.devices.flat[0].device_kind)
         self._peak = None if peak is None else peak * mesh.size
         if peak is not None:
-            # Once, as tracing takes a minute at full size, and buckets differ in pixels alone.
+            # Traced once, which takes a minute at full size; other buckets scale with their pixels.
             self._size = config.data.buckets[0]
             self._operations = step_flops(config, networks, mesh, self._size)
 
-    def utilisation(self, size: Size, seconds: float) -> float | None:
-        """Model FLOP utilisation (Chowdhery et al. 2022, PaLM, appendix B) of a step.
+    def utilization(self, size: Size, seconds: float) -> float | None:
+        """Model FLOP utilization of a step (Chowdhery et al. 2022, PaLM, appendix B).
 
         Args:
-          size: (height, width) of its pictures.
-          seconds: that it took.
+          size: (height, width) of the images.
+          seconds: duration of the step.
         Returns:
-          None where it is not known what the devices can do.
+          None if the devices' peak is unknown.
         """
         if self._peak is None:
             return None
@@ -66,12 +65,12 @@ class StepFlops:
 
 
 def step_flops(config: TrainConfig, networks: Networks, mesh: Mesh, size: Size) -> int:
-    """Operations of the matrix products and convolutions of one step, on the whole batch.
+    """FLOPs of the matrix products and convolutions of one step on the global batch.
 
-    What rematerialisation computes again is not counted: it is a price, not an achievement.
+    Excludes what rematerialization recomputes, as model FLOP utilization requires.
 
     Args:
-      size: (height, width) of the pictures.
+      size: (height, width) of the images.
     """
     once = StepConfig(dtype=config.step.dtype, remat="none", micro_batches=1)
     step = functools.partial(train_step, networks, config.objective, config.optimizer, once)
@@ -80,7 +79,7 @@ def step_flops(config: TrainConfig, networks: Networks, mesh: Mesh, size: Size) 
 
 
 def count_flops(jaxpr: Jaxpr) -> int:
-    """Operations of a traced program's matrix products and convolutions, two a product."""
+    """FLOPs of a jaxpr's matrix products and convolutions; a multiply-add counts as two."""
     return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
@@ -105,7 +104,7 @@ def _equation_flops(equation: Any) -> int:
 
 
 def uncounted_flops(jaxpr: Jaxpr) -> int:
-    """Of these, what XLA's count leaves out: Pallas' kernels, and all but a loop's first turn."""
+    """FLOPs that XLA's count misses: Pallas kernels, and all but the first iteration of loops."""
     return count_flops(jaxpr) - _counted_flops(jaxpr)
 
 
@@ -119,20 +118,20 @@ def _counted_flops(jaxpr: Jaxpr) -> int:
 
 
 def _computed_first(params: dict[str, Any]) -> float:
-    """The share of an operation's products that none has computed before."""
+    """The share of an operation's products that are not recomputations."""
     kernel = str(params.get("name"))
     return next((s for name, s in COMPUTED_FIRST.items() if kernel.startswith(name)), 1)
 
 
 def _repeats(name: str, params: dict[str, Any]) -> int:
-    """How often the programs inside an operation run."""
+    """How often the jaxprs inside an operation run."""
     if name == KERNEL:
         return math.prod(params["grid_mapping"].grid)
     return params["length"] if name == "scan" else 1
 
 
 def inner_programs(params: dict[str, Any]) -> list[Jaxpr]:
-    """The programs inside an operation, from its parameters."""
+    """The jaxprs inside an operation, from its parameters."""
     found = []
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):

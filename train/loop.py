@@ -1,4 +1,4 @@
-"""A training run, from its start or its newest checkpoint to its end."""
+"""The training loop, from the start or the newest checkpoint to the last step."""
 
 import contextlib
 import logging
@@ -36,22 +36,22 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int = 0) -> int:
-    """Trains up to `config.steps`, or until SIGTERM.
+    """Trains until `config.steps` or SIGTERM.
 
     Args:
-      profile: steps to trace with JAX's profiler, into the folder's `profile/`.
+      profile: number of steps to trace with JAX's profiler, into `workdir/profile/`.
     Returns:
-      The exit status: 0, or `PREEMPTED_STATUS` after SIGTERM; then too the state is saved.
+      The exit status: 0, or `PREEMPTED_STATUS` after SIGTERM. The state is saved in both cases.
     Raises:
-      InputError: for what cannot be read or does not fit, or where another process trains in the
-        folder, before anything is written; and for a loss that is not finite.
+      InputError: before anything is written, if an input is unreadable or does not fit, or another
+        process trains in `workdir`; during training, if the loss is not finite.
     """
     if profile < 0:
         raise InputError(f"profile={profile}: expected 0 steps or more")
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file: pass a folder as --workdir")
     run = RunFolder(workdir)
-    # What a run trains stays what it was, though the weights it started from may be gone.
+    # A resumed run keeps its network sizes; the weights it started from may be gone.
     base = find_base(config.model, read_json(run.networks) if run.steps() else None)
     check_prediction_type(base, config)
     mesh = training_mesh(config.mesh.shape)
@@ -141,7 +141,7 @@ def _loop(
             saved = preempted or step == config.steps or step % saves.every == 0
             report.take(step, metrics, details, waited=waited, size=size)
             if saved:
-                # Else a run that has diverged would push good checkpoints out.
+                # A diverged state must not replace good checkpoints.
                 report.flush()
             saver.save(
                 step,
@@ -151,7 +151,7 @@ def _loop(
             )
             if saves.wait:
                 saver.wait()
-            # After SIGTERM there is no time for pictures.
+            # SIGTERM leaves no time for sampling.
             if validation is not None and step % validation.every == 0 and not preempted:
                 report.flush()
                 path = run.samples / f"{step:08d}.png"

@@ -1,4 +1,4 @@
-"""The metrics of a run's steps: to `metrics.jsonl` and TensorBoard."""
+"""Writes per-step metrics to `metrics.jsonl` and TensorBoard."""
 
 import math
 import time
@@ -20,16 +20,16 @@ UNPLOTTED = ("step", "examples_crc32")
 
 
 class MetricsWriter:
-    """Writes one record a step; TensorBoard gets the numbers among them. A context manager."""
+    """Writes one record per step; numbers also go to TensorBoard. A context manager."""
 
     def __init__(self, run: RunFolder, start: int):
         """Args:
-        start: the step the run goes on from; what is known of later ones is dropped.
+        start: the step the run resumes from; records of later steps are dropped.
         """
         self._path = run.metrics
         cut_metrics(run, start)
         self._events = EventFileWriter(str(run.path))
-        # TensorBoard then hides what an earlier process wrote of later steps.
+        # Makes TensorBoard hide the later steps of an earlier process.
         log = SessionLog(status=SessionLog.START)
         self._events.add_event(Event(wall_time=time.time(), step=start + 1, session_log=log))
 
@@ -41,7 +41,7 @@ class MetricsWriter:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Args:
-        record: with `step`; values that are not finite become null.
+        record: includes `step`; non-finite values become null.
         """
         append_line(self._path, record)
         values = [
@@ -52,7 +52,7 @@ class MetricsWriter:
         self._add(record["step"], values)
 
     def picture(self, step: int, tag: str, png: Path) -> None:
-        """Shows a PNG file in TensorBoard."""
+        """Adds a PNG file to TensorBoard."""
         image = Summary.Image(encoded_image_string=png.read_bytes(), colorspace=3)
         self._add(step, [Summary.Value(tag=tag, image=image)])
 
@@ -62,11 +62,7 @@ class MetricsWriter:
 
 
 def step_record(step: int, metrics: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """What a step returned, as plain numbers; waits until the step is done.
-
-    Args:
-      metrics: of `train.step.train_step`.
-    """
+    """Converts the metrics of `train.step.train_step` to plain numbers; blocks on the step."""
     values = jax.device_get(dict(metrics))
     finite = bool(values.pop("finite"))
     crc = zlib.crc32(np.asarray(values.pop("example_crc32"), np.uint32).tobytes())

@@ -1,4 +1,4 @@
-"""The base model of a run and what its trainables start from: found, checked, put on a mesh."""
+"""Finds, checks and loads a run's base model and initial weights onto the mesh."""
 
 import dataclasses
 import functools
@@ -35,17 +35,17 @@ TRAINED = ("image_proj", "ip_adapter", "controlnet")
 
 @dataclasses.dataclass(frozen=True)
 class BaseModel:
-    """A base model and the networks trained on it, found but not loaded.
+    """A base model and the networks trained on it; weights are not loaded yet.
 
     Attributes:
-      networks: of training.
-      frozen: components keyed as `Networks.frozen`.
-      start: components keyed as `TRAINED`, from which the trainables start; None is fresh ones.
-      settings: `config.json` of the trained networks, "image_proj" and "controlnet".
-      scheduler: settings of its `scheduler_config.json`.
-      tokenizers: of both text encoders.
-      tokenizer_folders: where they lie.
-      force_zeros_for_empty_prompt: as the pipeline's.
+      networks: all networks of training.
+      frozen: components by the names of `Networks.frozen`.
+      start: components by the names in `TRAINED` with the initial weights; None initializes them.
+      settings: `config.json` of the trained networks "image_proj" and "controlnet".
+      scheduler: contents of `scheduler_config.json`.
+      tokenizers: those of text encoders 1 and 2.
+      tokenizer_folders: their folders.
+      force_zeros_for_empty_prompt: as in the pipeline.
     """
 
     networks: Networks
@@ -59,7 +59,7 @@ class BaseModel:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of what decides the numbers beside weights: settings and tokenizers."""
+        """Hash of all that affects results besides weights: network settings and tokenizers."""
         networks = {
             field.name: dataclasses.asdict(getattr(self.networks, field.name).config)
             for field in dataclasses.fields(self.networks)
@@ -81,12 +81,12 @@ class BaseModel:
 def find_base(
     config: ModelConfig, trained: Mapping[str, Mapping[str, Any]] | None = None
 ) -> BaseModel:
-    """Finds the model's files; reads configurations and names, not weights.
+    """Finds the model's files; reads configurations and tensor names, not weights.
 
     Args:
-      trained: of a run that goes on its `BaseModel.settings`; it needs no start.
+      trained: `BaseModel.settings` of a run that is being resumed, which needs no initial weights.
     Raises:
-      InputError: if something is missing, damaged, another thing than expected, or does not fit.
+      InputError: if a file is missing, damaged or of the wrong kind, or the networks do not fit.
     """
     parts, scheduler, folders, force_zeros = find_sdxl(
         config.sdxl, tokenizers=config.tokenizers, variant=config.variant
@@ -129,13 +129,13 @@ def find_base(
 
 
 def find_recognizer(path: Path) -> Component:
-    """A face pack's recognizer."""
+    """Reads a face pack's recognizer."""
     recognizer, load = read_recognizer(path)
     return Component(recognizer, {}, load, str(path))
 
 
 def check_recognizer(networks: Networks) -> None:
-    """Refuses a recognizer whose embeddings are not what the Resampler takes."""
+    """Raises InputError unless the recognizer's embeddings fit the Resampler."""
     if networks.recognizer is None:
         return
     side = networks.recognizer.config.side
@@ -156,14 +156,14 @@ def identitynet_settings(
     unet: Mapping[str, Any],
     conditioning_channels: Sequence[int] = ControlNetConfig.conditioning_embedding_out_channels,
 ) -> dict[str, Any]:
-    """`config.json` of a ControlNet whose encoder is that of a UNet.
+    """The `config.json` of a ControlNet with a UNet's encoder.
 
     Source: diffusers/models/controlnets/controlnet.py:ControlNetModel.from_unet.
     """
     config = ControlNetConfig.from_json(
         {**unet, "conditioning_embedding_out_channels": conditioning_channels}
     )
-    # diffusers' defaults are not SDXL's, so nothing is left to them; it knows no attention_type.
+    # diffusers' defaults are not SDXL's, so every key is written; it has no attention_type.
     fixed = {
         name: supported[0] if isinstance(supported, tuple) else supported
         for name, supported in ENCODER_ONLY.items()
@@ -173,15 +173,15 @@ def identitynet_settings(
 
 
 class Frozen:
-    """The frozen parameters on the mesh, and by what they are recognized.
+    """The frozen parameters on the mesh.
 
     Attributes:
-      params: keyed as `Networks.frozen`, in `frozen_dtype`.
-      fingerprint: of all their bits.
+      params: parameters by the names of `Networks.frozen`, in `frozen_dtype`.
+      fingerprint: hash of their bits.
     """
 
     def __init__(self, base: BaseModel, config: TrainConfig, mesh: Mesh):
-        """Loads them, one component after the other.
+        """Loads one component at a time.
 
         Raises:
           InputError: if a file is damaged.
@@ -199,8 +199,8 @@ class Frozen:
 def frozen_dtype(name: str, config: TrainConfig) -> jnp.dtype:
     """The dtype of a frozen component.
 
-    SDXL's VAE overflows in half precision, and training encodes only once; the recognizer sees
-    small differences.
+    The VAE and the recognizer stay in float32: SDXL's VAE overflows in half precision, and the
+    recognizer is sensitive to small differences.
     """
     return jnp.dtype("float32" if name in ("vae", "recognizer") else config.step.dtype)
 
@@ -208,7 +208,7 @@ def frozen_dtype(name: str, config: TrainConfig) -> jnp.dtype:
 def frozen_sharding(
     networks: Networks, config: TrainConfig, mesh: Mesh
 ) -> dict[str, dict[str, Sharding]]:
-    """Where each frozen parameter lies."""
+    """The sharding of each frozen parameter."""
     shardings: dict[str, dict[str, Sharding]] = {}
     for name, each in networks.frozen.items():
         shapes = component_shapes(name, each)
@@ -220,7 +220,7 @@ def frozen_sharding(
 
 
 def place(params: Params, shardings: Mapping[str, Sharding]) -> Params:
-    """Puts parameters that every process has whole onto a mesh; takes them out of `params`."""
+    """Moves parameters onto a mesh, emptying `params`; each process must hold them in full."""
     placed = {}
     for name in list(params):
         value = params.pop(name)
@@ -237,8 +237,8 @@ def place(params: Params, shardings: Mapping[str, Sharding]) -> Params:
 def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params:
     """The trainables before the first step, float32, on the mesh.
 
-    To be called before the frozen parameters are loaded: fresh ones take the UNet in float32, so
-    that copies of its weights are not rounded to the step's dtype.
+    Call it before loading the frozen parameters: initialization temporarily loads the UNet in
+    float32, so that copies of its weights are not rounded to the step's dtype.
     """
     shardings = shard_params(trainable_shapes(base.networks), mesh)
     if base.start is not None:
@@ -252,13 +252,13 @@ def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params
     )
     own = component_shapes("unet", base.networks.unet)
     unet = place(base.frozen["unet"].load(jnp.dtype("float32")), shard_params(own, mesh))
-    # A step's key is the seed's, folded with its number.
+    # Steps fold in their number, which stays below 2**32 - 1.
     key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
     return jax.jit(fresh, out_shardings=shardings)(unet, key)
 
 
 def constants(base: BaseModel, frozen: Mapping[str, Params], mesh: Mesh) -> Constants:
-    """What no step changes, on the mesh."""
+    """The arrays that no step changes, on the mesh."""
     first, second = (tokenizer([""])[0] for tokenizer in base.tokenizers)
     small = {"alphas": alphas_cumprod(base.schedule), "first": first, "second": second}
     small = place(small, dict.fromkeys(small, replicated(mesh)))
@@ -266,7 +266,7 @@ def constants(base: BaseModel, frozen: Mapping[str, Params], mesh: Mesh) -> Cons
 
 
 def check_prediction_type(base: BaseModel, config: TrainConfig) -> None:
-    """Refuses an objective for another kind of base model."""
+    """Raises InputError unless the objective has the base model's prediction type."""
     wanted, got = base.schedule.prediction_type, config.objective.prediction_type
     if wanted != got:
         raise InputError(

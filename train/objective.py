@@ -1,4 +1,4 @@
-"""What training minimises: the error of the noise that the frozen UNet predicts with our parts.
+"""The training objective: the error of the frozen UNet's noise prediction with InstantID's parts.
 
 Source: Wang et al. 2024 (InstantID), section 3.3: ‖ε − ε_θ(z_t, t, C, C_i)‖².
 """
@@ -20,24 +20,25 @@ from train.identity.onnx_network import OnnxNetwork
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The loss; by default no option is on.
+    """The loss; by default every option is off.
 
     Attributes:
       prediction_type: "epsilon" or "v_prediction", as the base model's.
-      drop_id, drop_text, drop_both: share of examples whose face embedding becomes zeros, whose
-        text becomes the empty prompt, or both; they exclude each other. The paper drops nothing
-        (section 3.3); `CFG` has what IP-Adapter's training drops.
-      log_noise: mean and deviation of ln(noise / signal), which is then normal (Karras et al.
-        2022, table 1), and timesteps follow; None draws all timesteps alike.
-      min_snr_gamma: caps the weight of steps with little noise (Hang et al. 2023, eq. 5).
-      noise_offset: strength of a noise constant over each channel.
-      face_weight: what is added to the weight of latents within the face's box; each picture's
-        weights are then scaled to a mean of 1.
-      identity_weight: of the identity loss (`train.identity`), times the signal's share of each
-        example's variance: of noise alone nobody can be predicted. It takes `model.recognizer`.
-      identity_window: side of the square about the face that is decoded for it, in latents; None
-        decodes the whole picture, whose way back takes much memory at SDXL's sizes. A face that
-        does not fit (a recognizer sees 3.2 times the distance between the eyes) has no such loss.
+      drop_id, drop_text, drop_both: shares of examples that train with a zero face embedding, with
+        the empty prompt, or with both. The paper drops nothing (section 3.3); `CFG` has the shares
+        of IP-Adapter's training.
+      log_noise: mean and standard deviation of a normal distribution of ln(noise / signal), from
+        which timesteps are drawn (Karras et al. 2022, table 1). None draws them uniformly.
+      min_snr_gamma: caps the weight of timesteps with little noise (Hang et al. 2023, eq. 5).
+      noise_offset: strength of an additional noise that is constant within each channel.
+      face_weight: extra weight of latents inside the face box. Each image's weights are scaled to
+        a mean of 1.
+      identity_weight: weight of the identity loss (`train.identity`). Each example's loss is also
+        scaled by alphas_cumprod, because pure noise predicts no identity. Needs
+        `model.recognizer`.
+      identity_window: side in latents of the square around the face that the identity loss
+        decodes; None decodes the whole image, which takes much memory at SDXL's sizes. A face
+        larger than the window (a recognizer sees 3.2 times the eye distance) has no such loss.
     """
 
     prediction_type: str = "epsilon"
@@ -80,7 +81,7 @@ class ObjectiveConfig:
             )
 
 
-# Presets of what is dropped: nothing, as in the paper; or, for guidance's sake, as IP-Adapter does.
+# Conditioning dropout: none, as in the paper; or IP-Adapter's, for classifier-free guidance.
 PAPER = ObjectiveConfig()
 CFG = ObjectiveConfig(drop_id=0.05, drop_text=0.05, drop_both=0.05)
 
@@ -90,10 +91,7 @@ FROZEN = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The networks of training.
-
-    Of the VAE only the encoder is run, and with a recognizer the decoder.
-    """
+    """The networks of training. The identity loss alone runs the VAE's decoder."""
 
     unet: Network
     controlnet: Network
@@ -105,18 +103,18 @@ class Networks:
 
     @property
     def frozen(self) -> dict[str, Network | OnnxNetwork]:
-        """Those that are not trained, the base model's first."""
+        """The networks that are not trained, by component name."""
         base = {name: getattr(self, name) for name in FROZEN}
         return base if self.recognizer is None else base | {"recognizer": self.recognizer}
 
 
 class Conditions(NamedTuple):
-    """What the prediction depends on beside the noisy latents; B rows each.
+    """Inputs of the prediction besides the noisy latents.
 
     Attributes:
       text: [B, L, D]; pooled: [B, P]; time_ids: [B, 6] float32.
-      id_embeds: [B, E] float32, zeros where the person is dropped.
-      picture: [B, 8H, 8W, 3] in [0, 1], keypoints drawn.
+      id_embeds: [B, E] float32, zeros where the ID is dropped.
+      picture: [B, 8H, 8W, 3] in [0, 1], the keypoint image.
     """
 
     text: jax.Array
@@ -127,11 +125,11 @@ class Conditions(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What is random in a step; a function of (seed, step, example) alone.
+    """The random numbers of a step, a function of (seed, step, example).
 
     Attributes:
       timesteps: [B] int32 in [0, 1000).
-      noise: [B, H, W, C] float32; vae_noise the same, for the sampled latents.
+      noise, vae_noise: [B, H, W, C] float32, to diffuse the latents and to sample them.
       drop_id, drop_text: [B] bool.
     """
 
@@ -149,11 +147,11 @@ def draw(
     latent_shape: tuple[int, int, int],
     alphas_cumprod: jax.Array,
 ) -> Draws:
-    """Draws a step's randomness, each example's from its own place in the global batch.
+    """Draws the random numbers of a step.
 
     Args:
-      key: of the step.
-      examples: [B] places in the global batch, so that nothing depends on who computes which.
+      key: the step's.
+      examples: [B] indices in the global batch; they make the draws independent of sharding.
       latent_shape: (H, W, C).
       alphas_cumprod: [T] float32.
     """
@@ -171,7 +169,7 @@ def draw(
         noise = jax.random.normal(k_noise, latent_shape)
         if config.noise_offset:
             noise += config.noise_offset * jax.random.normal(k_offset, (1, 1, latent_shape[-1]))
-        # One number decides, so that the three shares exclude each other.
+        # One draw decides, so that the three cases are disjoint.
         u = jax.random.uniform(k_drop)
         both = u < config.drop_both
         with_id = config.drop_both + config.drop_id
@@ -195,11 +193,11 @@ def predict(
     conditions: Conditions,
     remat: Remat = keep,
 ) -> jax.Array:
-    """Predicts the noise with the trainable parts at full strength, in the trainables' dtype.
+    """Predicts the noise with all scales at 1, computing in the trainables' dtype.
 
     Args:
-      frozen: parameters of the base networks; the UNet's without its ID branch.
-      trainable: flat, prefixed "image_proj.", "ip_adapter." and "controlnet.".
+      frozen: parameters of the base networks; the UNet's exclude the ID branch.
+      trainable: parameters prefixed "image_proj.", "ip_adapter." and "controlnet.".
       noisy: [B, H, W, C] float32; timesteps: [B].
     Returns:
       [B, H, W, C] float32.
@@ -240,11 +238,11 @@ def losses(
     timesteps: jax.Array,
     face_box: jax.Array | None = None,
 ) -> jax.Array:
-    """Each example's loss, [B] float32.
+    """The loss of each example, [B] float32.
 
     Args:
       alphas_cumprod: [T] float32.
-      face_box: [B, 4], left, top, right, bottom in latents; needed where `face_weight` is not 0.
+      face_box: [B, 4], left, top, right, bottom in latents; required by `face_weight`.
     """
     velocity = config.prediction_type == "v_prediction"
     target = velocity_target(alphas_cumprod, latents, noise, timesteps) if velocity else noise
@@ -258,7 +256,7 @@ def losses(
     if config.min_snr_gamma is not None:
         alpha = alphas_cumprod[timesteps]
         snr = alpha / (1 - alpha)
-        # Of epsilon min(snr, γ) / snr, written so that it holds at zero terminal SNR too.
+        # For epsilon, min(snr, γ) / snr in a form that is finite at zero terminal SNR.
         gamma = config.min_snr_gamma
         weight = jnp.minimum(snr, gamma) / (snr + 1) if velocity else jnp.minimum(1.0, gamma / snr)
         loss = loss * weight
@@ -266,7 +264,7 @@ def losses(
 
 
 def _inside(box: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """1 where a latent's centre lies in the box: [B, H, W] float32."""
+    """1 where the center of a latent lies in the box: [B, H, W] float32."""
     y = jnp.arange(size[0], dtype=jnp.float32)[None, :, None] + 0.5
     x = jnp.arange(size[1], dtype=jnp.float32)[None, None, :] + 0.5
     left, top, right, bottom = (box[:, i, None, None] for i in range(4))
@@ -274,7 +272,7 @@ def _inside(box: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def picture_moments(vae: Network, params: Params, images: jax.Array) -> jax.Array:
-    """The VAE's posterior moments, [B, H, W, 2C] float32, of pictures, [B, 8H, 8W, 3] uint8."""
+    """The VAE's posterior moments, [B, H, W, 2C] float32, of images [B, 8H, 8W, 3] uint8."""
     return vae.bind(params).moments(images.astype(jnp.float32) / 127.5 - 1)
 
 
@@ -285,11 +283,10 @@ def encode_batch(
     draws: Draws,
     empty_prompt: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, Conditions]:
-    """Latents and conditions of a batch, by the frozen encoders.
+    """Computes latents and conditions of a batch with the frozen encoders.
 
     Args:
-      batch: the arrays that `train.data` makes, with `images`, or with `latent_moments` in their
-        place, for which the VAE's parameters are not needed.
+      batch: arrays of `train.data`, with `images` or `latent_moments`. The latter need no VAE.
       empty_prompt: token ids [L] of "" for each text encoder.
     Returns:
       Scaled latents [B, H, W, C] float32 and the conditions.
@@ -312,7 +309,7 @@ def encode_batch(
         text=jnp.concatenate(hidden, axis=-1),
         pooled=pooled,
         time_ids=batch["time_ids"],
-        # Zeros before the Resampler, as guidance gives them.
+        # Zeros enter the Resampler, as they do in guidance.
         id_embeds=jnp.where(draws.drop_id[:, None], 0, batch["id_embeds"]),
         picture=batch["keypoint_pictures"].astype(jnp.float32) / 255,
     )

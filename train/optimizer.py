@@ -1,4 +1,4 @@
-"""AdamW and Muon, with warm-up, a schedule, clipping over all trainables, and a decay mask."""
+"""AdamW and Muon with warmup, schedule, global-norm clipping and a weight-decay mask."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,30 +11,30 @@ from optax.contrib import MuonDimensionNumbers, muon
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
 
-# The root mean square of AdamW's updates in learning rates, as Liu et al. measured it.
+# RMS of AdamW's updates in units of the learning rate (Liu et al. 2025, section 2.2).
 ADAMS_RMS = 0.2
-# A decay of one would divide by zero; this is the float32 below it.
+# The largest float32 below 1; a decay of 1 would divide by zero.
 BELOW_ONE = 1 - 2.0**-24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019), or for matrices and convolutions Muon.
+    """AdamW (Loshchilov & Hutter 2019), or Muon for matrices and convolutions.
 
     Attributes:
-      algorithm: "muon" moves kernels along their momentum's nearest orthogonal matrix (Jordan
-        2024), scaled to move as far as AdamW would at the same learning rate (Liu et al. 2025,
-        section 2.2); all else by AdamW with Nesterov's momentum. A step takes longer.
-      learning_rate: at the end of the warm-up.
-      schedule: what follows the warm-up, until `decay_steps`: constant, or a fall to zero.
-      warmup_steps: the learning rate rises from zero over these.
-      decay_steps: steps of the whole schedule, warm-up included; for constant without meaning.
+      algorithm: "muon" updates kernels with their orthogonalized momentum (Jordan 2024), scaled to
+        AdamW's update size (Liu et al. 2025, section 2.2), and all other parameters with NAdamW.
+        Its steps take longer.
+      learning_rate: peak learning rate, reached at the end of the warmup.
+      schedule: decay after the warmup: none, or to zero at `decay_steps`.
+      warmup_steps: steps of linear warmup from zero.
+      decay_steps: length of the whole schedule including the warmup; unused if it is constant.
       b1, b2, eps, weight_decay: AdamW's.
-      decay_all: decay norms, biases and latents too, as the public trainers do.
-      clip_norm: the gradient's norm over all trainables is cut to this; None does not cut.
-      ema_decay: of the averaged copy; None keeps none.
-      skip_nonfinite: a step whose loss or gradients are not finite changes nothing; after
-        so many in a row one more ends the run.
+      decay_all: also decay norms, biases and the Resampler's latents, as the public trainers do.
+      clip_norm: maximum global norm of the gradients; None disables clipping.
+      ema_decay: decay of the moving average of the weights; None keeps no average.
+      skip_nonfinite: number of consecutive steps with a non-finite loss or gradient to skip before
+        the run fails.
     """
 
     algorithm: Literal["adamw", "muon"] = "adamw"
@@ -52,7 +52,7 @@ class OptimizerConfig:
     skip_nonfinite: int = 0
 
     def __post_init__(self):
-        # Of finite gradients, updates are finite then.
+        # Below this bound, finite gradients give finite updates.
         largest = 1e18
         bounds = {
             "learning_rate": (self.learning_rate, 0, largest),
@@ -83,7 +83,7 @@ class OptimizerConfig:
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:
-    """Learning rate by number of optimiser steps taken."""
+    """The learning rate by optimizer step."""
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "constant":
         after = optax.constant_schedule(peak)
@@ -97,14 +97,14 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
 
 
 def is_kernel(name: str, rank: int) -> bool:
-    """Whether a parameter is a matrix or convolution: what decays by default, and Muon moves."""
+    """Whether a parameter is a matrix or convolution: those decay by default and may use Muon."""
     return rank >= 2 and name.endswith(".kernel")
 
 
 def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTransformation:
-    """The transformation from gradients to updates; `params` give the names for the decay mask."""
+    """Builds the gradient transformation; `params` supply names and shapes."""
     kernels = {name: is_kernel(name, len(value.shape)) for name, value in params.items()}
-    # Cut or not, the state's names are the same.
+    # `identity` keeps the state's structure the same without clipping.
     clip = (
         optax.identity()
         if config.clip_norm is None
@@ -127,8 +127,8 @@ def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTra
 def _muon(
     config: OptimizerConfig, params: Params, kernels: Mapping[str, bool]
 ) -> optax.GradientTransformation:
-    """Muon of the kernels, which all are decayed, and AdamW of what is left."""
-    # A kernel's last axis is its outputs; a convolution's others are one axis of inputs.
+    """Muon for the kernels, with weight decay, and AdamW for the rest."""
+    # The last axis of a kernel is its outputs; the others together are its inputs.
     axes = {
         name: MuonDimensionNumbers(tuple(range(len(value.shape) - 1)), (len(value.shape) - 1,))
         if kernels[name]
@@ -148,10 +148,10 @@ def _muon(
 
 
 def update_ema(decay: float, ema: Params, params: Params) -> Params:
-    """The exponential moving average, one step on.
+    """Updates the exponential moving average.
 
-    Written so that parameters at rest are their own average: in float32 the weights of
-    `decay * old + (1 - decay) * new` do not add up to one, and with a decay of 0.9999 that sum
-    would settle 0.017 % too low.
+    This form leaves the average of constant parameters exact. In float32 the weights of
+    `decay * old + (1 - decay) * new` do not sum to 1; at a decay of 0.9999 the average would settle
+    0.017 % too low.
     """
     return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)

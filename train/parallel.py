@@ -1,8 +1,8 @@
-"""The gradients of a batch on a mesh: each device works through its own examples.
+"""Gradients on a mesh: each device processes its own examples.
 
-Left to itself, the compiler splits layers as their parameters lie, and sends activations of the
-whole batch around for it. Here the axes `data` and `fsdp` are the program's own: parameters are
-gathered, gradients are scattered, and nothing else is exchanged. `tensor` stays the compiler's.
+With automatic partitioning the compiler follows the parameters' sharding and exchanges activations
+of the whole batch. Here `shard_map` makes the axes `data` and `fsdp` manual: parameters are
+gathered, gradients are reduce-scattered, and nothing else is exchanged. `tensor` stays automatic.
 """
 
 import collections
@@ -19,7 +19,7 @@ from instantid_jax.sharding import BATCH_AXES, batch_sharding, param_spec
 from train.step import Losses
 
 Specs = Mapping[str, PartitionSpec]
-# The number of a block in a stack of equal ones.
+# A block's index in a stack of identical blocks.
 _BLOCK = re.compile(r"(?<=transformer_blocks)\.\d+\.|(?<=layers)\.\d+\.")
 
 
@@ -29,13 +29,13 @@ def on_mesh(
     params: Params,
     frozen: Mapping[str, Specs],
 ) -> Callable[..., tuple[Losses, Params]]:
-    """`loss_and_gradients` of a batch that lies over a mesh.
+    """Wraps `loss_and_gradients` for a batch sharded over a mesh.
 
     Args:
-      gradients_of: takes (params, constants, batch, examples, key) and `whole`, which makes
-        parameters of a device's parts of them.
-      params: the trainables, or their shapes.
-      frozen: where the base networks' parameters lie.
+      gradients_of: function of (params, constants, batch, examples, key) and `whole`, which gathers
+        full parameters from a device's shards.
+      params: the trainables or their shapes.
+      frozen: partition specs of the base networks' parameters.
     """
     trainable = {
         name: _manual(param_spec(name, tuple(value.shape), mesh)) for name, value in params.items()
@@ -54,9 +54,9 @@ def on_mesh(
             *rest,
             whole=lambda params: _gather(params, trainable),
         )
-        # Gathering's own transpose has summed over `fsdp` what was gathered.
+        # The transpose of the gather has already summed gathered parameters' gradients over `fsdp`.
         for name, spec in trainable.items():
-            # Along an axis of one device there is nothing to sum, and XLA fails on (1, 1, 2).
+            # Axes of size 1 need no sum, and XLA fails on such a sum on a (1, 1, 2) mesh.
             axes = [axis for axis in BATCH_AXES if axis not in spec and mesh.shape[axis] > 1]
             if axes:
                 gradients[name] = jax.lax.psum(gradients[name], axes)
@@ -79,12 +79,12 @@ def on_mesh(
 
 
 def _manual(spec: PartitionSpec) -> PartitionSpec:
-    """The part of a specification that is not the compiler's."""
+    """The part of a spec along the manual axes."""
     return PartitionSpec(*(axis if axis == "fsdp" else None for axis in spec))
 
 
 def _gather(params: Params, specs: Specs) -> Params:
-    """Whole parameters of a device's parts: blocks of one stack together, in one message."""
+    """Gathers full parameters from shards, with one collective per stack of blocks."""
     stacks = collections.defaultdict(list)
     for name, value in params.items():
         stacks[_BLOCK.sub(".*.", name), value.shape, specs[name]].append(name)
@@ -94,7 +94,7 @@ def _gather(params: Params, specs: Specs) -> Params:
             continue
         parts = jnp.stack([params[name] for name in names])
         stack = jax.lax.all_gather(parts, "fsdp", axis=1 + spec.index("fsdp"), tiled=True)
-        # Split, whose transpose is one concatenation; that of indexing is a sum of padded arrays.
+        # `split` transposes to one concatenation, indexing to a sum of padded arrays.
         split = jax.lax.split(stack, [1] * len(names))
         whole |= {name: value[0] for name, value in zip(names, split, strict=True)}
     return whole

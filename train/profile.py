@@ -1,4 +1,4 @@
-"""A trace of a few steps by JAX's profiler."""
+"""Traces a few steps with JAX's profiler."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Any, Self
 
 import jax
 
-# Steps left out: the first compiles, and the next ones fill the queues.
+# Steps to skip: the first compiles, the next ones fill the queues.
 _BEFORE = 3
 
 
 class Profile:
-    """Traces steps of a run into a folder, for TensorBoard and XProf. A context manager."""
+    """Writes a trace of some steps for TensorBoard and XProf. A context manager."""
 
     def __init__(self, folder: Path, start: int, steps: int):
         """Args:
-        start: the step the run goes on from.
-        steps: how many to trace; 0 traces nothing.
+        start: the step the run starts or resumes from.
+        steps: number of steps to trace; may be 0.
         """
         self._folder = folder
         self._first = start + _BEFORE
@@ -30,7 +30,7 @@ class Profile:
         self._stop()
 
     def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """To be told of each step that has begun, and what it returned."""
+        """Starts or stops the trace; call it after dispatching each step."""
         if step == self._first < self._last:
             jax.block_until_ready(metrics)
             jax.profiler.start_trace(str(self._folder))

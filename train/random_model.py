@@ -1,7 +1,7 @@
-"""InstantID's architecture in small, not trained: for trying and testing what takes any model.
+"""A small random model of InstantID's architecture, for tests and trial runs.
 
-Its pictures show nothing. It is made once from a fixed seed, in the layout in which real models are
-published, and then loaded as they are.
+Its images are noise. It is written once from a fixed seed, in the layout of published models, and
+loaded like them.
 """
 
 import json
@@ -19,10 +19,10 @@ from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.params import Network
 from instantid_jax.weights import names, sdxl_base
 
-# Part of the folder's name: a change of what is made below is a new number.
+# Part of the folder's name; increment it when the model changes.
 VERSION = 4
 
-VOCABULARY = 514  # 256 bytes, each inside and at the end of a word, and two marks
+VOCABULARY = 514  # 256 bytes, with and without end-of-word marker, and two special tokens
 SETTINGS = {
     "unet": {
         "_class_name": "UNet2DConditionModel",
@@ -78,13 +78,13 @@ RESAMPLER = ResamplerConfig(
 
 
 def random_model(cache: Path) -> Path:
-    """Returns the folder of the model under `cache`, made now if it is not there.
+    """Returns the model's folder under `cache`, creating it if missing.
 
-    The folder holds both SDXL in diffusers' layout and InstantID's `ip-adapter.safetensors` and
+    The folder holds SDXL in diffusers' layout, and InstantID's `ip-adapter.safetensors` and
     `ControlNetModel/`.
 
     Raises:
-      InputError: if nothing can be written under `cache`.
+      InputError: if `cache` is not writable.
     """
     folder = cache / f"untrained-{VERSION}"
     if not folder.is_dir():
@@ -92,7 +92,7 @@ def random_model(cache: Path) -> Path:
             with new_folder(folder) as temporary:
                 _write(temporary)
         except OSError as error:
-            # Unless another process made it first.
+            # Another process may have created it first.
             if not folder.is_dir():
                 raise InputError(
                     f"{cache} cannot be written ({error.strerror or error}): set XDG_CACHE_HOME "
@@ -139,9 +139,9 @@ def _write(folder: Path) -> None:
 
 
 def draw_params(net: Network, seed: int) -> dict[str, np.ndarray]:
-    """Parameters of unit gain: no layer is zero, and none makes its input larger or smaller.
+    """Draws parameters such that no layer is zero and each preserves the scale of its input.
 
-    Drawn by NumPy, because compiling the networks' own initialisation takes minutes.
+    Uses NumPy, because compiling the networks' own initialization takes minutes.
     """
     rng = np.random.default_rng(seed)
     params = {}
@@ -161,7 +161,7 @@ def _save(folder: Path, name: str, tensors: dict[str, np.ndarray]) -> None:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """A CLIP tokenizer of single bytes: CLIP's alphabet without its merges."""
+    """Writes a byte-level CLIP tokenizer: CLIP's alphabet without merges."""
     alphabet = _byte_alphabet()
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
@@ -183,7 +183,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def _byte_alphabet() -> list[str]:
-    """One printable letter for each byte (Radford et al. 2019, GPT-2's byte-level alphabet)."""
+    """A printable character for each byte: GPT-2's byte-level alphabet (Radford et al. 2019)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]

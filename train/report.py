@@ -1,4 +1,4 @@
-"""Tells how a run goes, one step late, so that the devices never wait for it."""
+"""Logs training progress, one step behind so that devices never block on it."""
 
 import logging
 import math
@@ -17,12 +17,12 @@ from train.metrics import MetricsWriter, step_record
 
 logger = logging.getLogger(__name__)
 
-# Where no terminal shows the progress line, so many seconds lie between lines of the log.
+# Minimum interval between log lines when there is no terminal to show a progress bar.
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 class DivergedError(InputError):
-    """Too many steps in a row that are not finite."""
+    """Too many consecutive non-finite steps."""
 
     def __init__(self, step: int, what: str):
         super().__init__(
@@ -42,17 +42,17 @@ class _Taken(NamedTuple):
 
 
 class Report:
-    """Takes what each step returned, and writes it when the next one is under way.
+    """Writes the metrics of each step once the next step is dispatched. A context manager.
 
-    Every process makes one, since all must end alike; only the first has a writer and a line. A
-    context manager.
+    Every process has one, so that all fail on the same step. Only process 0 has a writer and a
+    progress bar.
     """
 
     def __init__(
         self, config: TrainConfig, writer: MetricsWriter | None, start: int, flops: StepFlops
     ):
         """Args:
-        start: the step gone on from.
+        start: the step the run starts or resumes from.
         """
         self._config = config
         self._writer = writer
@@ -60,8 +60,8 @@ class Report:
         self._failed = 0
         self._pending: _Taken | None = None
         self._since = time.perf_counter()
-        self._told = -math.inf
-        # None: where there is a terminal.
+        self._logged = -math.inf
+        # tqdm's None shows the bar only in a terminal.
         hidden = None if writer is not None else True
         self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=hidden)
         self._bar.set_description("compiling")
@@ -81,29 +81,29 @@ class Report:
         waited: float,
         size: Size,
     ) -> None:
-        """Takes a step that has begun, and writes the one before.
+        """Takes a step that was dispatched, and writes the previous one.
 
         Args:
-          step: how many steps there are with this one.
-          metrics: what `train_step` returned.
-          details: more to write.
-          waited: seconds that the loop waited for the batch.
-          size: (height, width) of its pictures.
+          step: number of steps including this one.
+          metrics: the return value of `train_step`.
+          details: further entries of the record.
+          waited: seconds the loop waited for the batch.
+          size: (height, width) of the images.
         Raises:
-          DivergedError: if the one before is not finite.
+          DivergedError: if the previous step exceeds `skip_nonfinite`.
         """
         previous, self._pending = self._pending, _Taken(step, metrics, details, waited, size)
         if previous is not None:
             self._write(previous)
 
     def flush(self) -> None:
-        """Writes the last step taken, once it is done; raises as `take`."""
+        """Waits for the last step and writes it; raises like `take`."""
         previous, self._pending = self._pending, None
         if previous is not None:
             self._write(previous)
 
     def restart_clock(self) -> None:
-        """Leaves what was done since, such as pictures, out of the next step's time."""
+        """Excludes the time since the last step, such as for sampling, from the next step's."""
         self._since = time.perf_counter()
 
     def _write(self, taken: _Taken) -> None:
@@ -115,24 +115,24 @@ class Report:
             "seconds_per_step": seconds,
             "data_wait_share": min(taken.waited / seconds, 1.0),
         }
-        utilisation = self._flops.utilisation(taken.size, seconds)
-        if utilisation is not None:
-            record["model_flop_utilisation"] = utilisation
+        utilization = self._flops.utilization(taken.size, seconds)
+        if utilization is not None:
+            record["model_flop_utilization"] = utilization
         if self._writer is not None:
             self._writer.write(record | dict(taken.details))
-            self._tell(record)
+            self._show(record)
         self._check_finite(record)
 
-    def _tell(self, record: Mapping[str, Any]) -> None:
+    def _show(self, record: Mapping[str, Any]) -> None:
         numbers = f"loss {record['loss']:.4f}, {record['images_per_second']:.3g} images/s"
         self._bar.set_description("training")
         self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(record["step"] - self._bar.n)
         now = time.perf_counter()
-        due = record["step"] == self._config.steps or now - self._told > _SECONDS_BETWEEN_LINES
+        due = record["step"] == self._config.steps or now - self._logged > _SECONDS_BETWEEN_LINES
         if self._bar.disable and due:
             logger.info("step %d of %d: %s", record["step"], self._config.steps, numbers)
-            self._told = now
+            self._logged = now
 
     def _check_finite(self, record: Mapping[str, Any]) -> None:
         if record["finite"]:

@@ -1,4 +1,4 @@
-"""The state that a run begins with: this run's newest, another's, given weights, or fresh ones."""
+"""The initial state: the run's newest checkpoint, another run's, given weights or new ones."""
 
 import dataclasses
 import functools
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StartConfig:
-    """How this call takes a run up; nothing of it is part of the configuration.
+    """How to start or resume a run; not part of its configuration.
 
     Attributes:
-      state: another run's folder, from whose newest state a new run goes on; of another
-        configuration with `ignore_fingerprint`.
-      allow_older: where the newest checkpoint is damaged, take the newest sound one.
-      ignore_fingerprint: go on though configuration, data or base weights are not those that the
-        checkpoint was saved with.
+      state: folder of another run whose newest checkpoint a new run starts from. If the
+        configurations differ, it needs `ignore_fingerprint`.
+      allow_older: if the newest checkpoint is damaged, use the newest intact one.
+      ignore_fingerprint: resume although configuration, data or base weights differ from those of
+        the checkpoint.
     """
 
     state: Path | None = None
@@ -41,12 +41,12 @@ class StartConfig:
 
 
 class Start(NamedTuple):
-    """What the loop begins with.
+    """The loop's initial values.
 
     Attributes:
-      step: of the state.
+      step: number of steps already taken.
       state, constants: on the mesh.
-      fingerprint: by which checkpoints recognize the run.
+      fingerprint: settings and hashes that checkpoints of the run must match.
       event: "started" or "resumed".
     """
 
@@ -65,16 +65,16 @@ def begin(
     batches: Batches,
     mesh: Mesh,
 ) -> Start:
-    """Loads what a run begins with.
+    """Loads the initial state and the frozen parameters.
 
     Raises:
-      InputError: if a file is damaged, a checkpoint is another run's, or cached latents are
-        another VAE's.
+      InputError: if a file is damaged, or a checkpoint or cached latents belong to another
+        configuration, model or dataset.
     """
     check_same(
         {
             "configuration": json.dumps(config.to_dict(), sort_keys=True),
-            "set of start options": str(start),
+            "start options": str(start),
             "list of checkpoints": str(run.steps()),
         }
     )
@@ -82,7 +82,7 @@ def begin(
     if not run.steps() and start.state is not None:
         source = RunFolder(start.state)
     fresh = source is run and not run.steps()
-    # Before the frozen weights, because for a moment it takes the UNet in float32.
+    # Before the frozen weights, because it temporarily loads the UNet in float32.
     params = start_trainables(base, config, mesh) if fresh else None
     frozen = Frozen(base, config, mesh)
     batches.check_vae(frozen.params["vae"])
@@ -94,7 +94,7 @@ def begin(
     check_same(fingerprint)
     template = state_shapes(config, base.networks, mesh)
     if params is not None:
-        # Donated, so that no array of the state is two at once: the step donates each.
+        # Donated, so that no two arrays of the state share a buffer: the step donates each.
         init = jax.jit(
             functools.partial(init_state, config.optimizer),
             out_shardings=jax.tree.map(lambda leaf: leaf.sharding, template),

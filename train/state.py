@@ -1,4 +1,4 @@
-"""The training state: what a step changes, how it starts, and where it lies on a mesh."""
+"""The training state: its contents, initialization and sharding."""
 
 from typing import Any, NamedTuple
 
@@ -14,13 +14,13 @@ from train.optimizer import OptimizerConfig, make_optimizer
 
 
 class TrainState(NamedTuple):
-    """Everything that a checkpoint of a run must hold.
+    """Everything that a step changes and a checkpoint stores.
 
     Attributes:
-      step: int32 scalar, optimiser steps taken.
-      params: float32 masters of the trainables, flat, prefixed by part.
-      opt_state: the optimiser's.
-      ema: averaged `params`, or empty.
+      step: int32 scalar, the number of optimizer steps taken.
+      params: float32 master weights of the trainables, prefixed by part.
+      opt_state: the optimizer's state.
+      ema: moving average of `params`, or empty.
     """
 
     step: jax.Array
@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
 
 
 def trainable_shapes(networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
-    """Names and shapes of all trainables, float32."""
+    """Names and float32 shapes of all trainables."""
     parts = {
         "image_proj": networks.image_proj.shapes,
         "ip_adapter": component_shapes("ip_adapter", networks.unet),
@@ -45,15 +45,15 @@ def trainable_shapes(networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
 def init_trainables(
     networks: Networks, unet: Params, key: jax.Array, *, zero_id_values: bool = False
 ) -> Params:
-    """Fresh trainables.
+    """Initializes the trainables.
 
-    IdentityNet is a copy of the UNet's encoder half, with zero convolutions and a conditioning
-    embedding that ends in zeros, so it contributes nothing at first. ID keys and values are copies
-    of the text's. The Resampler is random.
+    IdentityNet copies the UNet's encoder half. Its zero convolutions and the zero last layer of its
+    conditioning embedding make it contribute nothing at first. ID keys and values copy the text's.
+    The Resampler is random.
 
     Args:
       unet: the base UNet's parameters.
-      zero_id_values: ID values of zero instead, so that step 0 is the base model exactly.
+      zero_id_values: initialize ID values to zero, so that step 0 reproduces the base model.
     """
     k_resampler, k_controlnet = jax.random.split(key)
     controlnet = {}
@@ -65,7 +65,7 @@ def init_trainables(
                 "controlnet_cond_embedding.conv_out.",
             )
         )
-        # What IdentityNet has of its own keeps its fresh draw: the conditioning embedding.
+        # The UNet has no conditioning embedding, so that keeps its random initialization.
         fresh = jnp.zeros_like(value) if is_zero else value
         controlnet[name] = unet.get(name, fresh)
     adapter = {}
@@ -78,7 +78,7 @@ def init_trainables(
         "ip_adapter": adapter,
         "controlnet": controlnet,
     }
-    # Copies: the step donates the state, and the frozen UNet must outlive it.
+    # Copies, because the step donates the state and the frozen UNet must stay alive.
     return {name: jnp.array(v, jnp.float32, copy=True) for name, v in join_parts(parts).items()}
 
 
@@ -94,12 +94,12 @@ def init_state(optimizer: OptimizerConfig, params: Params) -> TrainState:
 
 
 def state_sharding(state: TrainState, mesh: Mesh) -> TrainState:
-    """A sharding for each array of a state (or of its shapes): moments lie as their parameters."""
+    """The sharding of each array of a state or its shapes; moments follow their parameters."""
     by_name = shard_params(state.params, mesh)
     everywhere = replicated(mesh)
 
     def place(path: tuple, value: jax.Array) -> jax.sharding.Sharding:
-        # The last key of a path into a flat dictionary is the parameter's name.
+        # The path of a parameter or its moment ends with the parameter's name.
         name = getattr(path[-1], "key", None) if path else None
         return by_name.get(name, everywhere)
 

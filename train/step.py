@@ -1,4 +1,4 @@
-"""One training step: gradients of the objective over micro-batches, and the optimiser's update."""
+"""One training step: gradients over micro-batches, and the optimizer's update."""
 
 import dataclasses
 import functools
@@ -25,10 +25,10 @@ from train.objective import (
 from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
 from train.state import TrainState
 
-# Upper edges of the bins of face share (box over picture) by which the loss is reported.
+# Upper edges of the face-share bins (box area over image area) of the loss metrics.
 FACE_SHARE_BINS = (0.01, 0.04, 0.1, 0.25, 1.0)
 GROUPS = ("image_proj", "ip_adapter", "controlnet")
-# [B] each: "loss", which is minimised, and those of its parts that are told apart.
+# [B] each: "loss", which is minimized, and the parts of it that have their own metric.
 Losses = dict[str, jax.Array]
 RematPolicy = Literal["none", "full", "dots"]
 Dtype = Literal["bfloat16", "float32"]
@@ -36,16 +36,16 @@ Dtype = Literal["bfloat16", "float32"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """How a step is computed.
+    """How to compute a step.
 
     Attributes:
-      dtype: of the compute; masters stay float32.
-      remat: what each layer keeps for the way back: "none" keeps all, "full" nothing but its
+      dtype: compute dtype; master weights stay float32.
+      remat: activations saved for the backward pass: "none" saves all, "full" only each layer's
         input, "dots" the outputs of matrix products.
-      scan: transformer blocks of one stack are a loop in the program, of which a TPU's compiler
-        then makes half as many fused operations. Where the base model lies whole on each device,
-        its stacked blocks are a second copy.
-      micro_batches: the batch is worked through in so many parts, whose gradients are averaged.
+      scan: run stacked transformer blocks as a `jax.lax.scan`, which halves the fused operations
+        that a TPU's compiler generates. With a replicated base model, the stacked blocks are a
+        second copy of its weights.
+      micro_batches: number of parts to split the batch into; their gradients are averaged.
     """
 
     dtype: Dtype = "bfloat16"
@@ -64,11 +64,11 @@ class StepConfig:
 
 
 class Constants(NamedTuple):
-    """Arrays of a run that no step changes.
+    """Arrays that no step changes.
 
     Attributes:
-      frozen: parameters of `Networks.frozen`, in the step's dtype; those of the VAE and the
-        recognizer in float32.
+      frozen: parameters of `Networks.frozen`, in the step's dtype; the VAE's and the recognizer's
+        in float32.
       alphas_cumprod: [T] float32.
       empty_prompt: token ids [L] of "" for both text encoders.
     """
@@ -103,11 +103,11 @@ def loss_and_gradients(
     """Losses of one micro-batch, and the gradient of their mean.
 
     Args:
-      params: float32 masters.
-      batch: the arrays that `train.data` makes.
-      examples: [B] places in the global batch.
-      key: of the step.
-      whole: makes parameters of this device's parts of them, in the step's dtype.
+      params: float32 master weights.
+      batch: arrays of `train.data`.
+      examples: [B] indices in the global batch.
+      key: the step's.
+      whole: gathers full parameters from this device's shards, in the step's dtype.
     """
     dtype = jnp.dtype(step.dtype)
     alphas = constants.alphas_cumprod
@@ -168,22 +168,22 @@ def train_step(
     seed: jax.Array,
     spread: Callable[[Callable], Callable] = lambda gradients_of: gradients_of,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimiser step on a global batch.
+    """Takes one optimizer step on a global batch.
 
     Args:
-      optimizer: as the state was made for.
-      batch: the arrays that `train.data` makes, of B rows.
+      optimizer: the configuration the state was initialized with.
+      batch: arrays of `train.data`, B rows.
       seed: uint32 scalar; the step's key is fold_in(seed, step).
-      spread: makes of `loss_and_gradients` one for a batch on a mesh; by default the compiler
-        does what it finds best.
+      spread: wraps `loss_and_gradients` for a batch on a mesh; by default the compiler partitions
+        it.
     Returns:
-      The next state, and metrics: float32 scalars; `finite`, without which the step changes nothing
-        but its number; and `example_crc32` [B] of the batch, which every process gets to know whole
-        in this way. `identity_loss`, where there is one, is the part of `loss` before its weight;
-        examples without it count as 0.
+      The next state, and metrics: float32 scalars; `finite`, which if false means that only
+        `state.step` advanced; and the batch's `example_crc32` [B], replicated so that every process
+        sees all rows. `identity_loss` is averaged before `identity_weight`; examples without one
+        count as 0.
     """
     if bool(state.ema) != (optimizer.ema_decay is not None):
-        raise ValueError(f"ema_decay={optimizer.ema_decay}, but the state was made for another")
+        raise ValueError(f"ema_decay={optimizer.ema_decay} does not match the state's ema")
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     examples = jnp.arange(len(batch["time_ids"]), dtype=jnp.uint32)
     parts = step.micro_batches
@@ -192,7 +192,7 @@ def train_step(
     if parts == 1:
         each, gradients = run(batch, examples, key)
     else:
-        # Every parts-th example goes together, so that each device keeps what it holds.
+        # A micro-batch takes every parts-th example, so that no example changes device.
         micro, order = jax.tree.map(
             lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (batch, examples)
         )
@@ -207,11 +207,11 @@ def train_step(
         each = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), each)
     transform = make_optimizer(optimizer, state.params)
     updates, opt_state = transform.update(gradients, state.opt_state, state.params)
-    # Where the sum of squares is finite, the optimiser's moments are.
+    # A finite sum of squares keeps the optimizer's moments finite.
     finite = jnp.isfinite(each["loss"].mean()) & jnp.isfinite(optax.tree.norm(gradients))
 
     def unless_broken(new: Any, old: Any) -> Any:
-        """Counts go on, so that the learning rate is always that of `step`."""
+        """Keeps floats of a non-finite step; counts advance to keep the schedule in step."""
         return jax.tree.map(
             lambda n, o: jnp.where(finite, n, o) if jnp.issubdtype(n.dtype, jnp.floating) else n,
             new,
@@ -237,7 +237,7 @@ def _latent_shape(networks: Networks, batch: dict[str, jax.Array]) -> tuple[int,
 
 
 def _metrics(each: Losses, gradients: Params, face_share: jax.Array) -> dict[str, jax.Array]:
-    """Losses, `loss` also by face size (not a number where a bin is empty); gradients' norms."""
+    """Mean losses, the loss by face share (NaN for an empty bin), and gradient norms."""
     metrics = {name: values.mean() for name, values in each.items()}
     metrics["grad_norm"] = optax.tree.norm(gradients)
     for group in GROUPS:

@@ -1,4 +1,4 @@
-"""Pictures made on the way, so that one sees what a run has learnt."""
+"""Sample images generated during training."""
 
 import dataclasses
 import functools
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 
 class Validation:
-    """The first records of a dataset, and sampling with a run's weights."""
+    """Samples images of a dataset's first records with a run's weights."""
 
     def __init__(self, config: TrainConfig, base: BaseModel):
         """Reads the records.
 
         Args:
-          config: with `validation`.
+          config: its `validation` must be set.
         Raises:
-          InputError: if there are too few, or they do not fit the model.
+          InputError: if there are too few records, or they do not fit the model.
         """
         self._config = config.validation
         self._dtype = config.step.dtype
@@ -59,13 +59,13 @@ class Validation:
     def save_pictures(
         self, path: Path, step: int, state: TrainState, frozen: Mapping[str, Params]
     ) -> bool:
-        """Writes a PNG: a row for each record, of photo, keypoints and generated picture.
+        """Writes a PNG with a row for each record: photo, keypoints, generated image.
 
-        It samples with the moving average where there is one. All processes call it; of several
-        the first samples, on its first device.
+        Samples with the moving average if there is one. All processes must call it; process 0
+        samples, on its first device.
 
         Returns:
-          Whether this process wrote it.
+          Whether this process wrote the file.
         """
         trainables = cast(state.ema or state.params, jnp.dtype(self._dtype))
         parts = {name: frozen[name] for name in FROZEN} | split_parts(trainables)
@@ -77,7 +77,7 @@ class Validation:
             pipe = InstantIDPipeline(self._model(parts), dtype=self._dtype, vae_dtype="float32")
             made = [self._generate(pipe, example) for example in self._examples]
         except (InputError, jax.errors.JaxRuntimeError) as error:
-            # They may well take more memory than a device has beside the training.
+            # Sampling may need more memory than training leaves free.
             if isinstance(error, InputError) or "RESOURCE_EXHAUSTED" in str(error):
                 reason = str(error).splitlines()[0]
                 logger.warning("no validation images at step %d: %s", step, reason)
@@ -108,7 +108,7 @@ class Validation:
         return np.asarray(result.images[0])
 
     def _model(self, parts: Mapping[str, Params]) -> Model:
-        """The run's weights as a model that the pipeline loads."""
+        """The run's weights as a model for the pipeline."""
         base = self._base
         components = {}
         for name in (*FROZEN, *TRAINED):
@@ -124,7 +124,7 @@ class Validation:
 
 
 def _in_memory(params: Mapping[str, jax.Array], dtype: jnp.dtype | None) -> Params:
-    """What `Component.load` gives, of parameters in memory already."""
+    """Implements `Component.load` for parameters that are already in memory."""
     return {
         name: jnp.asarray(value) if value.dtype == dtype else jnp.asarray(value, dtype)
         for name, value in params.items()
@@ -132,7 +132,7 @@ def _in_memory(params: Mapping[str, jax.Array], dtype: jnp.dtype | None) -> Para
 
 
 def _first_examples(config: ValidationConfig) -> list[dict[str, Any]]:
-    """The first sound records, cropped around the middle."""
+    """Examples of the first usable records, center-cropped."""
     dataset = FaceDataset(config.dataset)
     crop = DataConfig(
         datasets=(DatasetShare(folder=config.dataset),), buckets=(config.size,), crop="center"

@@ -93,12 +93,12 @@ def test_step_grows_with_the_batch_and_not_with_the_mesh():
     assert step_flops(config, small.networks(), split, (64, 64)) == one
 
 
-def test_utilisation_is_known_only_where_the_peak_is(monkeypatch):
+def test_utilization_is_known_only_where_the_peak_is(monkeypatch):
     mesh = training_mesh((8, 1, 1))
     config = tiny_config.get_config()
-    assert StepFlops(config, small.networks(), mesh).utilisation((64, 64), 1.0) is None
+    assert StepFlops(config, small.networks(), mesh).utilization((64, 64), 1.0) is None
     monkeypatch.setitem(train.flops.PEAK, mesh.devices.flat[0].device_kind, 1e9)
     known = StepFlops(config, small.networks(), mesh)
     total = step_flops(config, small.networks(), mesh, (64, 64))
-    np.testing.assert_allclose(known.utilisation((64, 64), 2.0), total / 2 / 8e9)
-    np.testing.assert_allclose(known.utilisation((64, 128), 2.0), total / 8e9)
+    np.testing.assert_allclose(known.utilization((64, 64), 2.0), total / 2 / 8e9)
+    np.testing.assert_allclose(known.utilization((64, 128), 2.0), total / 8e9)

@@ -81,7 +81,7 @@ def test_record_is_complete(run, report_of):
     assert line["images_per_second"] == pytest.approx(4 / line["seconds_per_step"])
     assert 0 <= line["data_wait_share"] <= 1
     assert line["bucket"] == list(SIZE)
-    assert "model_flop_utilisation" not in line  # nobody knows what this CPU can do
+    assert "model_flop_utilization" not in line  # nobody knows what this CPU can do
 
 
 def test_checksum_of_examples_depends_on_each_and_their_order():

@@ -1,1 +1,1 @@
-"""Training data: records of faces in TFDS, and batches that are a function of (seed, step)."""
+"""Training data: TFDS records of faces, and batches that are a function of (seed, step)."""

@@ -1,4 +1,4 @@
-"""Batches as a function of the seed and the step."""
+"""Training batches as a pure function of seed and step."""
 
 import hashlib
 import threading
@@ -19,23 +19,23 @@ from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
 from train.data.streams import bucket_streams
 
-# Prompts to [B, 77] int32; `instantid_jax.prompt.PromptTokenizer` is one.
+# Maps prompts to [B, 77] int32, like `instantid_jax.prompt.PromptTokenizer`.
 Tokenizer = Callable[[Sequence[str]], np.ndarray]
 Batch = dict[str, np.ndarray | list[str]]
 
-# How many records in a row may be corrupt before a stream is given up.
+# Maximum number of consecutive corrupt records in a stream.
 _MAX_IN_A_ROW = 100
 
 
 class Batches:
-    """The batches of a run: `batch(step)` depends on the arguments and the step alone.
+    """The batches of a run: `batch(step)` depends only on the constructor's arguments and the step.
 
-    Nothing is remembered between calls but the count of corrupt records, so a run that resumes
-    needs no more than its step, and processes that each take some rows of a batch agree without
-    talking, however many they are. Threads may share an instance.
+    The only state is the count of corrupt records. A run therefore resumes from its step alone, and
+    any number of processes can each read their rows of a batch without communication. Instances
+    are thread-safe.
 
-    Row r of step s is example s * global_batch_size + r. Its random choices are a function of the
-    seed and that number.
+    Row r of step s is example s * global_batch_size + r, whose random choices are a function of
+    the seed and that index.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Batches:
         """Opens the datasets.
 
         Args:
-          tokenizers: of text encoder 1 and 2.
-          global_batch_size: examples a step, over all processes.
+          tokenizers: those of text encoders 1 and 2.
+          global_batch_size: examples per step, over all processes.
         Raises:
-          InputError: if a dataset or its cached latents cannot be read, or embeddings have
-            different sizes.
+          InputError: if a dataset or its cached latents cannot be read, or the datasets' embeddings
+            differ in size.
         """
         if global_batch_size < 1:
             raise InputError(f"global_batch_size={global_batch_size}: expected 1 or more")
@@ -64,7 +64,7 @@ class Batches:
         self.global_batch_size = global_batch_size
         self._seed = seed
         self._tokenizers = tuple(tokenizers)
-        self._tokenizer_lock = threading.Lock()  # transformers' change state while they run
+        self._tokenizer_lock = threading.Lock()  # transformers' tokenizers are not thread-safe
         self._datasets = [FaceDataset(share.folder) for share in config.datasets]
         sizes = {dataset.embedding_size for dataset in self._datasets}
         if len(sizes) > 1:
@@ -83,22 +83,22 @@ class Batches:
 
     @property
     def fingerprint(self) -> str:
-        """Of the datasets in their order; other records give another one."""
+        """Hash of the datasets' records and their order."""
         hashes = "".join(dataset.fingerprint for dataset in self._datasets)
         return hashlib.sha256(hashes.encode()).hexdigest()
 
     @property
     def records(self) -> int:
-        """Records that are used: examples of an epoch."""
+        """Number of records in use, which is the number of examples per epoch."""
         return int(sum(self._counts))
 
     def check_vae(self, vae: Params) -> None:
-        """Refuses a VAE that is not the one of the cached latents, where they are used.
+        """Checks that cached latents, if in use, were computed with this VAE.
 
         Args:
-          vae: all of the VAE's parameters, float32, anywhere on a mesh.
+          vae: all of the VAE's parameters, float32, with any sharding.
         Raises:
-          InputError: if its encoder is another.
+          InputError: if they were computed with another encoder.
         """
         caches = [cache for cache in self._caches if cache is not None]
         fingerprint = vae_fingerprint(vae) if caches else ""
@@ -106,30 +106,30 @@ class Batches:
             cache.check_vae(fingerprint)
 
     def bucket(self, step: int) -> Size:
-        """(height, width) of all pictures of a step."""
+        """(height, width) of a step's images."""
         return self.config.buckets[self._interleave.place(step)[0]]
 
     def epoch(self, step: int) -> int:
-        """Passes over all data before the one that a step is in."""
+        """The epoch of a step, from 0."""
         return self._interleave.epoch(step)
 
     def batch(self, step: int, rows: slice | Sequence[int] = slice(None)) -> Batch:
-        """The rows of a step's batch that a process wants; all by default.
+        """Reads the given rows of a step's batch.
 
-        Returns, for b rows, pictures of the step's bucket H x W and embeddings of E numbers:
-          images: [b, H, W, 3] uint8 RGB; with cached latents in their place
-            latent_moments: [b, H/8, W/8, 8] float16, of the VAE's posterior.
-          keypoint_pictures: [b, H, W, 3] uint8 RGB, drawn in pixels of the crop.
+        Returns, for b rows, images of H x W pixels and embeddings of size E:
+          images: [b, H, W, 3] uint8 RGB. With cached latents, instead:
+            latent_moments: [b, H/8, W/8, 8] float16, moments of the VAE's posterior.
+          keypoint_pictures: [b, H, W, 3] uint8 RGB, in pixels of the crop.
           input_ids, input_ids_2: [b, 77] int32.
           id_embeds: [b, E] float32, raw.
           time_ids: [b, 6] float32: original height and width, the crop's top and left in the
-            resized picture, target height and width (Podell et al. 2023, section 2.2).
+            resized image, target height and width (Podell et al. 2023, section 2.2).
           kps: [b, 5, 2] float32, x and y in pixels of the crop.
           face_box: [b, 4] float32, left, top, right, bottom in pixels of the crop, clipped to it.
-          face_share: [b] float32, the box's share of the crop.
+          face_share: [b] float32, box area over crop area.
           example_index: [b] uint32, global.
-          example_crc32: [b] uint32, of all of the above but the index, and of the key; the same
-            with cached latents as with the pictures that they were made of.
+          example_crc32: [b] uint32, checksum of the key and all of the above except the index; the
+            same with images and with latents cached from them.
           example_ids: list of b keys.
 
         Raises:
@@ -138,10 +138,10 @@ class Batches:
         return self.collate([self.example(step, row) for row in self.rows(rows)])
 
     def rows(self, rows: slice | Sequence[int]) -> Sequence[int]:
-        """The rows of a batch that a slice means.
+        """Resolves a slice to row indices of a batch.
 
         Raises:
-          InputError: if some are outside of the batch, or there is none.
+          InputError: if there are none, or some lie outside the batch.
         """
         taken = range(self.global_batch_size)[rows] if isinstance(rows, slice) else rows
         if not len(taken) or min(taken) < 0 or max(taken) >= self.global_batch_size:
@@ -158,7 +158,7 @@ class Batches:
         for dataset, position in (
             self._streams[bucket][place + attempt] for attempt in range(_MAX_IN_A_ROW)
         ):
-            # A corrupt record's place is taken by the next good one of the stream.
+            # The stream's next intact record replaces a corrupt one.
             try:
                 cache = self._caches[dataset]
                 encoded = cache[position] if cache else None
@@ -184,7 +184,7 @@ class Batches:
         batch: Batch = {"example_ids": [example["key"] for example in examples]}
         for name in examples[0].keys() - {"key"}:
             first = np.asarray(examples[0][name])
-            # np.stack would copy pictures twice.
+            # np.stack would copy images twice.
             stacked = np.empty((len(examples), *first.shape), first.dtype)
             for i, example in enumerate(examples):
                 stacked[i] = example[name]
@@ -193,9 +193,9 @@ class Batches:
 
 
 def _crc32(example: Mapping[str, Any]) -> np.uint32:
-    """Of an example's key and arrays, so that any difference in what is trained on shows.
+    """Checksum of an example's key and arrays, to compare the data of two runs.
 
-    The pixels take part by their checksum, which the cache of latents holds as well.
+    Pixels enter through their own checksum, which the latent cache stores as well.
     """
     crc = zlib.crc32(example["key"].encode())
     for name in sorted(example.keys() - {"key", "images", "latent_moments"}):

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: the picture sizes of training, and which one each batch has."""
+"""Aspect-ratio buckets: the image sizes of training, and the bucket of each batch."""
 
 import bisect
 import functools
@@ -12,14 +12,14 @@ Size = tuple[int, int]
 
 # SDXL's sizes of about a megapixel with sides at most 1.5 to 1 (Podell et al. 2023, appendix I).
 _AT_1024 = ((1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216))
-# The VAE halves a picture three times and the UNet twice.
+# The VAE downsamples by 8, and the UNet by another 4.
 MULTIPLE = 32
 
 
 def aspect_buckets(resolution: int) -> tuple[Size, ...]:
-    """At most five sizes of about `resolution` squared pixels, sides multiples of 32.
+    """SDXL's aspect-ratio buckets, scaled to about `resolution`**2 pixels and multiples of 32.
 
-    They are SDXL's at 1024; at low resolutions some coincide, and each is given once.
+    Returns five sizes, or fewer at low resolutions, where some coincide.
     """
     scaled = (
         tuple(max(MULTIPLE, round(side * resolution / 1024 / MULTIPLE) * MULTIPLE) for side in size)
@@ -29,12 +29,12 @@ def aspect_buckets(resolution: int) -> tuple[Size, ...]:
 
 
 def nearest_buckets(sizes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
-    """The bucket of each picture: the one whose aspect ratio is nearest by its logarithm.
+    """The bucket of each image: the one with the nearest logarithm of the aspect ratio.
 
     Args:
       sizes: [n, 2], heights and widths.
     Returns:
-      [n] int8, places in `buckets`; of two equally near, the first.
+      [n] int8, indices into `buckets`; the first of equally near ones.
     """
     ratio = np.log(sizes[:, 0] / sizes[:, 1])  # [n]
     wanted = np.log([height / width for height, width in buckets])  # [buckets]
@@ -49,22 +49,21 @@ def nearest_buckets(sizes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
 
 
 class Interleave:
-    """Which bucket the batch of each step has, and which of the bucket's batches it is.
+    """Maps each step to a bucket and to the number of the batch within that bucket.
 
-    An epoch brings each bucket as many batches as its examples fill; what is left over of a batch
-    counts towards the next epoch, so over time the shares are exact. The batches of an epoch come
-    in an order drawn from (seed, epoch). Epoch and place follow from the step, so nothing is
-    remembered between steps.
+    An epoch has as many batches of a bucket as its examples fill. A partial batch carries over to
+    the next epoch, so the shares are exact in the long run. The order of an epoch's batches is
+    drawn from (seed, epoch). Everything is computed from the step, without state.
     """
 
     def __init__(self, examples: Sequence[Fraction | int], batch_size: int, seed: int):
-        """`examples` is how many examples of each bucket an epoch has; not all zero."""
+        """`examples`: the number of examples per epoch of each bucket, not all zero."""
         self._rates = [Fraction(count) / batch_size for count in examples]
         self._seed = seed
         self._epoch_order = functools.lru_cache(maxsize=4)(self._order)
 
     def place(self, step: int) -> tuple[int, int]:
-        """(bucket, how many batches of this bucket came before)."""
+        """Returns (bucket, number of earlier batches of this bucket)."""
         epoch = self.epoch(step)
         before = self._batches_before(epoch)
         order, rank = self._epoch_order(epoch)
@@ -72,9 +71,9 @@ class Interleave:
         return bucket, before[bucket] + int(rank[step - sum(before)])
 
     def epoch(self, step: int) -> int:
-        """The epoch a step is in, from 0."""
+        """The epoch of a step, from 0."""
         total = sum(self._rates)
-        # Rounding down loses less than one batch a bucket.
+        # Rounding down loses less than one batch per bucket.
         first, last = int(step / total), int((step + 1 + len(self._rates)) / total) + 1
         return (
             bisect.bisect_right(
@@ -87,11 +86,11 @@ class Interleave:
         return [int(epoch * rate) for rate in self._rates]
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Each place's bucket, and how many of the same came before it in the epoch."""
+        """The bucket of each batch of an epoch, and the number of earlier ones of that bucket."""
         before, after = self._batches_before(epoch), self._batches_before(epoch + 1)
         counts = [last - first for first, last in zip(before, after, strict=True)]
         order = np.repeat(np.arange(len(counts), dtype=np.int8), counts)
-        # The last number tells these draws from those of examples.
+        # The last number separates this stream of draws from that of the examples.
         np.random.default_rng([self._seed, epoch, 1]).shuffle(order)
         rank = np.zeros(len(order), np.int32)
         for bucket, count in enumerate(counts):

@@ -1,8 +1,9 @@
-"""`python -m train.data.build`: a folder of pictures with faces, or img2dataset tars, to a dataset.
+"""`python -m train.data.build`: builds a dataset from images with analyzed faces.
 
-Beside picture `a.jpg` lie `a.npz`, its face as `instantid embed` writes it, and if there are any
-`a.txt`, its caption, and `a.json`, notes under img2dataset's names: `NSFW`, `LICENSE`,
-`original_width`, `original_height`; also `identity`, and `captions`, more captions by source.
+The input is a folder or img2dataset tars. Image `a.jpg` comes with its face `a.npz`, as written by
+`instantid embed`, and optionally with its caption `a.txt` and metadata `a.json`. Metadata has
+img2dataset's names (`NSFW`, `LICENSE`, `original_width`, `original_height`), `identity`, and
+`captions`, which maps sources to further captions.
 """
 
 import dataclasses
@@ -36,18 +37,18 @@ def build(
     resolution: int = 1024,
     embedding_size: int = 512,
 ) -> dict[str, Any]:
-    """Writes a dataset that training reads, and returns its manifest.
+    """Writes a training dataset, and returns its manifest.
 
     Args:
-      input: a folder of pictures, a .tar of img2dataset, or a folder of these.
+      input: a folder of images, an img2dataset .tar, or a folder of .tar files.
       output: a new folder for the dataset.
-      faces: a folder with the faces' .npz, where they do not lie beside the pictures.
-      shards: files the records are spread over.
-      caption_source: what the .txt captions are called in the records.
-      people: sub-folders are people: a picture's identity is its folder's name, and the faces of up
-        to eight others of the folder are its references.
-      resolution: of the buckets in the index; training may use others.
-      embedding_size: numbers in an embedding, 512 for antelopev2.
+      faces: folder of the faces' .npz files, if they are not next to the images.
+      shards: number of files to write.
+      caption_source: source name of the .txt captions in the records.
+      people: treat each subfolder as one person. Its name becomes the images' identity, and the
+        faces of up to eight other images in it become an image's references.
+      resolution: resolution of the buckets in the index; training may use another.
+      embedding_size: length of an embedding; 512 for antelopev2.
     """
     rejected: Counter[str] = Counter()
     references = _references(input, faces) if people else {}
@@ -73,10 +74,10 @@ def make_record(
     identity: str = "",
     references: Sequence[np.ndarray] = (),
 ) -> tuple[Record, Size]:
-    """A record of a picture, and the picture's (height, width) as stored.
+    """Makes the record of an image; returns it with the stored image's (height, width).
 
     Raises:
-      Rejected: with the reason.
+      Rejected: with the reason, if the image is unusable.
     """
     picture = upright_jpeg(candidate.picture)
     face = _measured(candidate.face, picture.size)
@@ -132,21 +133,21 @@ def _references(source: Path, faces: Path | None) -> dict[str, dict[str, np.ndar
         try:
             found[key.parent.as_posix()][key.as_posix()] = Face.load(path).embedding
         except InputError:
-            continue  # its picture is rejected for it
+            continue  # its image is rejected later
     if not found:
         raise InputError(f"--people: {folder} has no subfolders with faces")
     return dict(found)
 
 
 def _measured(face: Face | Rejected, size: Size) -> Face:
-    """The face with keypoints and box in pixels of a picture of `size`."""
+    """The face with keypoints and box in pixels of an image of `size`."""
     if isinstance(face, Rejected):
         raise face
     if face.bbox is None:
         raise Rejected("no box in face file")
     kps, bbox = face.kps, face.bbox
     if face.image_size not in (None, size):
-        # The picture may have been resized since, but not cut.
+        # The image may have been resized since, but not cropped.
         scale = np.array(size) / np.array(face.image_size)
         if abs(scale[0] / scale[1] - 1) > 0.01:
             raise Rejected("face of an image with another aspect ratio")
@@ -157,7 +158,7 @@ def _measured(face: Face | Rejected, size: Size) -> Face:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the program. Bad input ends with one line and status 2."""
+    """Runs the program. Exit status: 2 after bad input."""
     with entry("train.data.build"):
         import tyro
 

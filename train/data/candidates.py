@@ -1,4 +1,4 @@
-"""What a dataset can be built from: pictures with what lies beside them, in a folder or a tar."""
+"""Reads the input of a dataset: images with captions, metadata and faces, in a folder or tars."""
 
 import dataclasses
 import tempfile
@@ -16,14 +16,14 @@ from train.data.tars import TarExample, object_of, tar_examples, text_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A picture that may become a record.
+    """An image that may become a record.
 
     Attributes:
       key: its name in the input.
-      picture: the file's bytes.
-      caption: of the `.txt` beside it, or None.
-      notes: the JSON object of the `.json` beside it, as img2dataset writes.
-      face: of the `.npz` beside it, or why there is none.
+      picture: contents of the file.
+      caption: contents of its `.txt`, if any.
+      notes: contents of its `.json`, in img2dataset's format.
+      face: contents of its `.npz`, or the reason for its absence.
     """
 
     key: str
@@ -34,11 +34,11 @@ class Candidate:
 
 
 def find_candidates(source: Path, faces: Path | None = None) -> Iterator[Candidate]:
-    """Reads a folder of pictures, a `.tar`, or a folder of `.tar`s, in the order of names.
+    """Reads a folder of images, a `.tar`, or a folder of `.tar`s, ordered by name.
 
     Args:
-      faces: a folder where the `.npz` of picture a/b.jpg, or of a tar's example b, is a/b.npz or
-        b.npz; by default they lie beside the pictures.
+      faces: folder of the `.npz` files: a/b.npz for image a/b.jpg, b.npz for example b of a tar. By
+        default they are next to the images.
     Raises:
       InputError: if there is nothing to read, or a tar is damaged.
     """
@@ -80,7 +80,7 @@ def _in_tar(path: Path, faces: Path | None) -> Iterator[Candidate]:
 
 def _example(example: TarExample, faces: Path | None, scratch: Path) -> Iterator[Candidate]:
     if example.picture is None:
-        return  # a download that failed leaves its text alone
+        return  # a failed download: only its text and metadata are there
     if faces is None and "npz" in example.members:
         file = scratch / "face.npz"
         file.write_bytes(example.members["npz"])

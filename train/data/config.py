@@ -1,4 +1,4 @@
-"""What training reads, and how a record becomes an example."""
+"""Configuration of the training data."""
 
 import dataclasses
 
@@ -12,9 +12,9 @@ class DatasetShare:
     """One dataset of a mixture.
 
     Attributes:
-      folder: what `python -m train.data.build` wrote, or a folder with several of these as parts.
-      weight: its share of the examples, relative to the other datasets' weights; how many records
-        it has does not matter.
+      folder: output of `python -m train.data.build`, or a folder of several of these.
+      weight: its share of the examples relative to the other datasets' weights, whatever its number
+        of records.
     """
 
     folder: str
@@ -23,7 +23,7 @@ class DatasetShare:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionShare:
-    """How often one source's caption is taken, relative to the others that a record has."""
+    """The weight of a caption source relative to a record's other sources."""
 
     source: str
     weight: float = 1.0
@@ -34,20 +34,21 @@ class DataConfig:
     """The training data.
 
     Attributes:
-      datasets: the mixture.
-      buckets: (height, width) of the pictures trained on, multiples of 32; each record goes to the
-        nearest aspect ratio. `aspect_buckets(512)` gives SDXL's five ratios at 512 pixels.
-      captions: sources to take captions from; empty takes all with equal chance. A record with
-        none of them has the empty caption.
-      crop: `random` moves the window anywhere that keeps the face inside; `center` keeps it as
-        near to the middle as the face allows. Nothing is mirrored: a face is not symmetric.
-      cached_latents: what `python -m train.data.latents` computed is read in place of pictures,
-        which saves decoding and encoding them; needs the `center` crop.
-      reference_probability: how often the ID is another photo's of the same person, where the
-        record has such references.
-      min_side: records whose picture has a shorter side than this are left out.
-      max_corrupt_share: a run ends when more of the examples read so far (of the first thousand,
-        before that) had to be replaced.
+      datasets: the datasets to mix.
+      buckets: (height, width) of the training images, multiples of 32. A record belongs to the
+        bucket with the nearest aspect ratio. `aspect_buckets(512)` has SDXL's five ratios at 512
+        pixels.
+      captions: caption sources to use; empty uses all with equal probability. A record without any
+        of them trains with the empty caption.
+      crop: "random" draws any window that contains the face; "center" takes the most central one.
+        Images are never mirrored, because faces are not symmetric.
+      cached_latents: read the output of `python -m train.data.latents` instead of decoding and
+        encoding images. Needs the "center" crop.
+      reference_probability: probability of taking the ID embedding from another photo of the
+        person, if the record has any.
+      min_side: skip records whose image has a shorter side than this.
+      max_corrupt_share: fail when the share of corrupt records exceeds this. The share is of the
+        examples read so far, but of at least a thousand.
     """
 
     datasets: tuple[DatasetShare, ...]

@@ -1,4 +1,4 @@
-"""Counts records that had to be replaced, and ends a run that has too many."""
+"""Counts corrupt records, and ends a run that has too many."""
 
 import logging
 import threading
@@ -7,18 +7,18 @@ from instantid_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# The share is of at least so many examples, so that one bad record among the first ends no run.
-_FEWEST = 1000
-# A data set with a bad shard would otherwise fill the log.
-_TOLD = 10
+# Minimum denominator of the share, so that a run survives a corrupt record at its start.
+_MIN_EXAMPLES = 1000
+# Maximum number of warnings; a dataset with a bad shard would otherwise fill the log.
+_MAX_WARNINGS = 10
 
 
 class CorruptionCount:
-    """How many of the examples that this process read had to be replaced; threads may share it.
+    """Counts this process's examples and the corrupt records among them; thread-safe.
 
     Attributes:
-      examples: examples read.
-      corrupt: records among them that could not be used; a replacement that is bad counts again.
+      examples: number of examples read.
+      corrupt: number of corrupt records, including corrupt replacements.
     """
 
     def __init__(self, max_share: float):
@@ -28,7 +28,7 @@ class CorruptionCount:
         self._lock = threading.Lock()
 
     def example(self) -> None:
-        """Counts an example that was made."""
+        """Counts an example."""
         with self._lock:
             self.examples += 1
 
@@ -36,16 +36,16 @@ class CorruptionCount:
         """Counts a corrupt record.
 
         Raises:
-          InputError: if there are too many.
+          InputError: if the share exceeds its maximum.
         """
         with self._lock:
             self.corrupt += 1
             corrupt, examples = self.corrupt, self.examples
-        if corrupt > self._max_share * max(examples, _FEWEST):
+        if corrupt > self._max_share * max(examples, _MIN_EXAMPLES):
             raise InputError(
                 f"{corrupt} corrupt records in {examples + 1} examples exceed "
                 f"max_corrupt_share={self._max_share:g}; the last is {name}: {reason}"
             )
-        if corrupt <= _TOLD:
-            more = "; further ones are counted but not logged" if corrupt == _TOLD else ""
+        if corrupt <= _MAX_WARNINGS:
+            more = "; further ones are counted but not logged" if corrupt == _MAX_WARNINGS else ""
             logger.warning("replaced corrupt %s: %s%s", name, reason, more)

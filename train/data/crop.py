@@ -1,4 +1,4 @@
-"""From a stored picture to a bucket's size: resize, crop, and the face moved along."""
+"""Resizes and crops a stored image and its face to the size of a bucket."""
 
 import dataclasses
 from typing import Literal
@@ -13,12 +13,12 @@ CropPolicy = Literal["random", "center"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crop:
-    """A resize that just covers the target, and a window of the target's size in the result.
+    """A resize to the smallest size that covers the target, followed by a crop.
 
     Attributes:
-      source: (height, width) of the picture as stored.
-      resized: (height, width) after the resize; aspect ratio kept to rounding.
-      top, left: the window's corner in the resized picture, as SDXL's micro-conditioning has it.
+      source: (height, width) of the stored image.
+      resized: (height, width) after the resize, which preserves the aspect ratio up to rounding.
+      top, left: corner of the window in the resized image, as in SDXL's micro-conditioning.
       target: (height, width) of the window.
     """
 
@@ -30,7 +30,7 @@ class Crop:
 
     @property
     def reduction(self) -> int:
-        """How many times smaller a JPEG may be decoded: the most that still covers the resize."""
+        """The largest downscaling factor for JPEG decoding that still covers the resize."""
         fits = (
             r
             for r in (8, 4, 2)
@@ -39,10 +39,10 @@ class Crop:
         return next(fits, 1)
 
     def picture(self, pixels: np.ndarray) -> np.ndarray:
-        """Cuts uint8 [*source, 3], or the same decoded smaller, to uint8 [*target, 3]."""
+        """Resizes and crops uint8 [*source, 3], or a reduced decoding of it, to [*target, 3]."""
         if pixels.shape[:2] != self.resized:
-            # What shrinks is blurred before, to the width of its new pixels, so that it does not
-            # alias; OpenCV's area averaging takes several times as long.
+            # A blur to the width of the new pixels prevents aliasing; OpenCV's area interpolation
+            # takes several times as long.
             factor = max(1.0, pixels.shape[0] / self.resized[0])
             width = 0.5 * (factor**2 - 1) ** 0.5
             if width > 0.3:
@@ -52,7 +52,7 @@ class Crop:
         return pixels[rows, self.left : self.left + self.target[1]]
 
     def points(self, points: np.ndarray) -> np.ndarray:
-        """Moves [..., 2] points, x and y in pixels of the source, to pixels of the target."""
+        """Maps points [..., 2], x and y, from pixels of the source to pixels of the target."""
         scale = np.array(
             [self.resized[1] / self.source[1], self.resized[0] / self.source[0]], np.float32
         )
@@ -60,7 +60,7 @@ class Crop:
         return (np.asarray(points, np.float32) * scale - corner).astype(np.float32)
 
     def box(self, box: np.ndarray) -> np.ndarray:
-        """Moves a box [4], left, top, right, bottom, and clips it to the target."""
+        """Maps a box [4], left, top, right, bottom, likewise, and clips it to the target."""
         corners = self.points(np.reshape(box, (2, 2)))
         return np.clip(corners, 0, np.array(self.target[::-1], np.float32)).reshape(4)
 
@@ -74,14 +74,14 @@ def choose_crop(
 ) -> Crop:
     """Places the window.
 
-    The picture is resized so that it just covers the target, so the window can move along one axis
-    at most (by a pixel of rounding along the other). `random` takes any place with equal chance
-    among those where the whole face is inside; `center` the nearest such place to the middle. A
-    face longer than the window is centred in it as far as the picture reaches.
+    The resized image just covers the target, so the window can move along one axis only (and by a
+    pixel of rounding along the other). "random" draws uniformly among the positions that contain
+    the whole face; "center" takes the most central of them. A face longer than the window is
+    centered in it as far as the image allows.
 
     Args:
-      face: [n, 2], points that should stay inside, in pixels of the source.
-      draws: uniform in [0, 1), for top and left; `center` leaves them unused.
+      face: [n, 2], points to keep inside, in pixels of the source.
+      draws: uniform in [0, 1), for top and left; unused by "center".
     """
     scale = max(target[0] / source[0], target[1] / source[1])
     resized = (max(target[0], round(source[0] * scale)), max(target[1], round(source[1] * scale)))

@@ -1,4 +1,4 @@
-"""A small dataset of drawn faces: something to try the training program on."""
+"""A small dataset of drawn faces, for trial runs of the training program."""
 
 from pathlib import Path
 
@@ -10,30 +10,30 @@ from instantid_jax.errors import InputError
 from train.data.record import Record, picture_hash
 from train.data.writing import write_dataset
 
-# Part of the folder's name: a change of what is drawn is a new number.
+# Part of the folder's name; increment it when the drawings change.
 VERSION = 1
 PEOPLE, PICTURES_OF_EACH = 8, 8
 SIDE = 128
-# Eyes, nose and corners of the mouth, from the face's middle, in half widths of the face.
+# Eyes, nose and mouth corners relative to the face's center, in half widths of the face.
 FEATURES = np.array([[-0.4, -0.2], [0.4, -0.2], [0.0, 0.2], [-0.3, 0.6], [0.3, 0.6]])
 BACKGROUNDS = {"red": (150, 60, 60), "green": (60, 130, 70), "blue": (60, 80, 160)}
 
 
 def drawn_dataset(cache: Path) -> Path:
-    """Returns the folder of the dataset under `cache`, made now if it is not there.
+    """Returns the dataset's folder under `cache`, creating it if missing.
 
-    64 pictures of 128 x 128: eight people, told apart by the colours of skin and eyes, each in
-    eight places, sizes and angles. A person's embedding is drawn at random, and varies a little
-    from picture to picture.
+    It has 64 pictures of 128 x 128 pixels: eight people, distinguished by the colors of skin and
+    eyes, each drawn with eight positions, sizes and angles. A person's embedding is random, and
+    varies slightly between pictures.
 
     Raises:
-      InputError: if nothing can be written under `cache`.
+      InputError: if `cache` is not writable.
     """
     folder = cache / f"drawn-faces-{VERSION}"
     if not folder.is_dir():
         numbers = range(PEOPLE * PICTURES_OF_EACH)
         try:
-            # Of processes that make it at once, the first to be done wins.
+            # If several processes write it, the first to finish wins.
             with new_folder(folder) as temporary:
                 write_dataset(temporary, ((draw_record(n), (SIDE, SIDE)) for n in numbers))
         except OSError as error:
@@ -46,7 +46,7 @@ def drawn_dataset(cache: Path) -> Path:
 
 
 def draw_record(number: int) -> Record:
-    """Record `number`; people take turns."""
+    """Draws record `number`; consecutive records show different people."""
     person = number % PEOPLE
     of_person, of_picture = np.random.default_rng([1, person]), np.random.default_rng([2, number])
     identity = of_person.normal(size=512)

@@ -1,4 +1,4 @@
-"""A record made an example: the random choices, the crop, and the arrays training takes."""
+"""Turns a record into a training example: random choices, crop and arrays."""
 
 import zlib
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from train.data.record import CorruptRecord, Record
 
 
 class Choices:
-    """The random choices of one example: a function of the seed and its global index alone.
+    """The random choices of one example, a function of the seed and its global index.
 
-    All are drawn always and in one order, so that no setting changes another choice.
+    All are always drawn, in a fixed order, so that no setting affects another choice.
     """
 
     def __init__(self, seed: int, example_index: int):
@@ -34,13 +34,13 @@ def make_example(
     choices: Choices,
     encoded: EncodedPicture | None = None,
 ) -> dict[str, Any]:
-    """Crops, draws and chooses; the caption is still text.
+    """Makes an example of arrays; the caption is not tokenized yet.
 
     Args:
-      encoded: the crop from the cache; its moments then stand in the place of the pixels, which
-        are not decoded.
+      encoded: the crop from the latent cache; its moments replace the pixels, which are not
+        decoded then.
     Raises:
-      CorruptRecord: if the picture does not decode, or the keypoints cannot be drawn.
+      CorruptRecord: if the image cannot be decoded, or the keypoints cannot be drawn.
     """
     source = record.size()
     face = np.concatenate([record.kps, record.bbox.reshape(2, 2)])
@@ -71,12 +71,12 @@ def make_example(
 
 
 def choose_caption(captions: Mapping[str, str], config: DataConfig, draw: float) -> str:
-    """One of a record's captions by the sources' weights; empty where none is wanted.
+    """Draws one of a record's captions by the sources' weights; empty if no source applies.
 
     Args:
       draw: uniform in [0, 1).
     """
-    # By name, so that the order in which a record holds its captions does not matter.
+    # Sorted, so that the order of a record's captions does not matter.
     weights = {source: 1.0 for source in sorted(captions)}
     if config.captions:
         weights = {share.source: share.weight for share in config.captions}
@@ -89,7 +89,7 @@ def choose_caption(captions: Mapping[str, str], config: DataConfig, draw: float)
 
 
 def choose_embedding(record: Record, config: DataConfig, choices: Choices) -> np.ndarray:
-    """The picture's own embedding [E], or with the configured chance another photo's."""
+    """The image's own embedding [E] or, with `reference_probability`, another photo's."""
     references = record.reference_embeddings
     if len(references) and choices.use_reference < config.reference_probability:
         return references[int(choices.reference * len(references))]

@@ -1,18 +1,18 @@
-"""Measures of a face in a picture."""
+"""Size and sharpness of a face in an image."""
 
 import cv2
 import numpy as np
 
-# The recognizer's input: a measure at this size does not depend on the picture's.
+# The recognizer's input size; it makes the measure independent of the image's size.
 _SIDE = 112
 
 
 def face_share(bbox: np.ndarray, size: tuple[int, int]) -> float:
-    """The share of a picture's area that a face's box takes, what lies outside cut off.
+    """Area of a face box, clipped to the image, over the image's area.
 
     Args:
       bbox: [4], left, top, right, bottom in pixels.
-      size: (height, width) of the picture.
+      size: (height, width) of the image.
     """
     height, width = size
     left, top, right, bottom = (float(side) for side in bbox)
@@ -22,9 +22,9 @@ def face_share(bbox: np.ndarray, size: tuple[int, int]) -> float:
 
 
 def sharpness(picture: np.ndarray, bbox: np.ndarray) -> float:
-    """Variance of the Laplacian of a face, grey and resized to 112 x 112; 0 where there is none.
+    """Variance of the Laplacian of a face in grayscale at 112 x 112; 0 for an empty box.
 
-    A blurred or enlarged face gives tens, a sharp one hundreds and more.
+    Tens for blurred or upscaled faces, hundreds and more for sharp ones.
     Source: Pech-Pacheco et al. 2000.
     """
     height, width = picture.shape[:2]
@@ -32,8 +32,8 @@ def sharpness(picture: np.ndarray, bbox: np.ndarray) -> float:
     face = picture[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
     if not face.size:
         return 0.0
-    grey = cv2.cvtColor(np.ascontiguousarray(face), cv2.COLOR_RGB2GRAY)
-    shrinks = min(grey.shape) > _SIDE
+    gray = cv2.cvtColor(np.ascontiguousarray(face), cv2.COLOR_RGB2GRAY)
+    shrinks = min(gray.shape) > _SIDE
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    grey = cv2.resize(grey, (_SIDE, _SIDE), interpolation=interpolation)
-    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+    gray = cv2.resize(gray, (_SIDE, _SIDE), interpolation=interpolation)
+    return float(cv2.Laplacian(gray, cv2.CV_64F).var())

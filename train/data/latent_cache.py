@@ -1,7 +1,7 @@
-"""Cached latents: the VAE's posterior moments of each of a dataset's pictures, cropped at `center`.
+"""Cached latents: the VAE's posterior moments of a dataset's images, with the "center" crop.
 
-They lie beside the dataset, one folder for each set of buckets, which holds ArrayRecord shards, an
-index by row, and a manifest that tells which records and which VAE they were made of.
+They are stored with the dataset, in one folder per set of buckets: ArrayRecord shards, an index by
+row, and a manifest that identifies the records and the VAE.
 """
 
 import contextlib
@@ -26,22 +26,22 @@ from train.data.reading import FaceDataset, one_line, read_arrays, read_record
 from train.data.record import CorruptRecord
 
 FOLDER, INDEX, MANIFEST = "latents", "index.npz", "manifest.json"
-# Changes with the files' layout, with the crop, and with what the VAE is given.
+# Increment it when the files' layout, the crop or the VAE's input changes.
 VERSION = 1
-# It keeps three bits more than bfloat16, and its range is wide enough: means are tens at most, and
-# sampling clips log-variances to [-30, 20].
+# Three bits more precise than bfloat16, with sufficient range: means are tens at most, and sampling
+# clips log-variances to [-30, 20].
 DTYPE = np.float16
-# Random access reads whole groups, and moments hardly compress.
+# Random access reads whole groups, and moments are nearly incompressible.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _SHARD_RECORDS = 4096  # a gigabyte at 1024 x 1024 pixels
 
 
 class EncodedPicture(NamedTuple):
-    """A record's crop as the cache holds it.
+    """A cached crop.
 
     Attributes:
       moments: [H/8, W/8, 8] float16 for a crop of H x W; mean and log-variance, unscaled.
-      crc32: of the crop's pixels.
+      crc32: checksum of the crop's pixels.
     """
 
     moments: np.ndarray
@@ -49,7 +49,7 @@ class EncodedPicture(NamedTuple):
 
 
 def vae_fingerprint(vae: Params) -> str:
-    """A hash of the bits of a VAE's encoder, the same on any mesh.
+    """Hash of the bits of a VAE's encoder, independent of sharding.
 
     Args:
       vae: all of the VAE's parameters, float32.
@@ -59,7 +59,7 @@ def vae_fingerprint(vae: Params) -> str:
 
 
 def cache_folder(dataset: str | Path, buckets: Sequence[Size]) -> Path:
-    """Where a dataset's latents for these buckets lie."""
+    """The folder of a dataset's cached latents for these buckets."""
     return Path(dataset) / FOLDER / "_".join(f"{height}x{width}" for height, width in buckets)
 
 
@@ -70,16 +70,16 @@ def write_latents(
     vae: str,
     pictures: Iterable[tuple[int, EncodedPicture]],
 ) -> dict[str, Any]:
-    """Writes a dataset's cache as the pictures come; it appears whole or not at all.
+    """Writes a dataset's cache atomically, streaming the images.
 
     Args:
       folder: the dataset's.
-      vae: the fingerprint of the VAE.
-      pictures: with their rows, in any order; a row that does not come is marked as missing.
+      vae: fingerprint of the VAE.
+      pictures: (row, image) in any order; absent rows are marked as missing.
     Returns:
       The manifest.
     Raises:
-      InputError: if there is a cache for these buckets already, or no picture came.
+      InputError: if the cache for these buckets exists, or `pictures` is empty.
     """
     place = np.full(len(dataset), -1, np.int64)
     crc32 = np.zeros(len(dataset), np.uint32)
@@ -120,16 +120,16 @@ def write_latents(
 
 
 class LatentCache:
-    """A dataset's cached latents by row."""
+    """Reads a dataset's cached latents by row."""
 
     def __init__(self, folder: str | Path, dataset: FaceDataset, buckets: Sequence[Size]):
-        """Opens them.
+        """Opens the cache.
 
         Args:
           folder: the dataset's.
         Raises:
-          InputError: if there are none for these buckets, if they were made of other records than
-            the dataset has, or if they are not whole.
+          InputError: if the cache is missing for these buckets, incomplete, or was computed from
+            other records.
         """
         self._path = cache_folder(folder, buckets)
         self._command = _command(folder, buckets)
@@ -155,7 +155,7 @@ class LatentCache:
         try:
             self._source = ArrayRecordDataSource(shards)
             held = len(self._source)
-        # ArrayRecord has no exceptions of its own; a file may be missing, or cut off.
+        # ArrayRecord raises bare exceptions, for example on a missing or truncated file.
         except Exception as error:
             raise InputError(
                 f"{self._path} cannot be read ({one_line(error)}): copy it again, or {self._again}"
@@ -164,11 +164,7 @@ class LatentCache:
             raise InputError(f"{self._path} is incomplete: copy it again, or {self._again}")
 
     def check_vae(self, fingerprint: str) -> None:
-        """Refuses another VAE than the latents were made with.
-
-        Raises:
-          InputError: if the fingerprint is another.
-        """
+        """Raises InputError unless the latents were computed with the VAE of this fingerprint."""
         if fingerprint != self._vae:
             raise InputError(
                 f"{self._path} was computed with another VAE than the run's: use that VAE, or "
@@ -176,10 +172,10 @@ class LatentCache:
             )
 
     def __getitem__(self, row: int) -> EncodedPicture:
-        """Reads one; several threads may.
+        """Reads one row; thread-safe.
 
         Raises:
-          CorruptRecord: if the row is missing, or its bytes cannot be used.
+          CorruptRecord: if the row is missing or damaged.
           InputError: if the file cannot be read.
         """
         place = int(self._place[row])
@@ -196,7 +192,7 @@ def _shard(folder: Path, number: int) -> Path:
 
 
 def _command(folder: str | Path, buckets: Sequence[Size]) -> str:
-    """What to do for a cache of these buckets, of which the first is the square."""
+    """Instructions for computing the cache of these buckets, the first of which is square."""
     side = buckets[0][0]
     near = range(side - MULTIPLE // 2, side + MULTIPLE // 2 + 1)
     for resolution in sorted(near, key=lambda n: abs(n - side)):

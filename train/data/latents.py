@@ -1,4 +1,4 @@
-"""`python -m train.data.latents`: encodes a dataset's pictures once, for training to read."""
+"""`python -m train.data.latents`: caches the latents of a dataset's images for training."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -41,13 +41,13 @@ def latents(
     """Computes a dataset's latents, for training with cached_latents and the center crop.
 
     Args:
-      dataset: what `python -m train.data.build` wrote.
-      sdxl: the run's model, whose VAE encodes: a diffusers folder, a single file, or a hub id.
-      vae: the run's VAE, where it has another than SDXL's own.
-      variant: "fp16" takes the files so named.
-      resolution: of the buckets, as in aspect_buckets(resolution).
-      batch_size: pictures that each device encodes at a time.
-      max_corrupt_share: as in the run's data; more corrupt records than this end the program.
+      dataset: output of `python -m train.data.build`.
+      sdxl: the run's model, whose VAE is used: diffusers folder, single file, or hub id.
+      vae: the run's VAE, if it is not SDXL's own.
+      variant: suffix of the weight files to load, such as "fp16".
+      resolution: resolution of the buckets, as in aspect_buckets(resolution).
+      batch_size: images per device and batch.
+      max_corrupt_share: fail when the share of corrupt records exceeds this.
     """
     if vae is not None:
         component = find_network(vae, "vae", variant=variant)
@@ -73,15 +73,15 @@ def latents(
 def cache_latents(
     config: DataConfig, vae: Network, params: Params, batch_size: int
 ) -> dict[str, Any]:
-    """Writes the cache of the one dataset of a configuration, and returns its manifest.
+    """Writes the latent cache of a configuration's only dataset, and returns its manifest.
 
     Args:
-      config: with the `center` crop.
+      config: must have the "center" crop.
       params: the VAE's, float32.
-      batch_size: pictures that each device encodes at a time.
+      batch_size: images per device and batch.
     Raises:
-      InputError: if the dataset cannot be read, has a cache already or too many corrupt records,
-        or the VAE's numbers do not fit the cache.
+      InputError: if the dataset cannot be read, already has a cache or has too many corrupt
+        records, or latents overflow the cache's dtype.
     """
     (share,) = config.datasets
     dataset = FaceDataset(share.folder)
@@ -92,7 +92,7 @@ def cache_latents(
 def _encoded(
     config: DataConfig, dataset: FaceDataset, vae: Network, params: Params, batch_size: int
 ) -> Iterator[tuple[int, EncodedPicture]]:
-    """All usable pictures, one bucket after the other."""
+    """Encodes all usable images, bucket by bucket."""
     from tqdm import tqdm
 
     mesh = training_mesh((-1, 1, 1), jax.local_devices())
@@ -102,7 +102,7 @@ def _encoded(
 
     @jax.jit
     def encode(params: Params, images: jax.Array) -> jax.Array:
-        # TPUs and newer GPUs would round the factors of float32 products.
+        # By default TPUs and recent GPUs round the operands of float32 products.
         with jax.default_matmul_precision("highest"):
             return picture_moments(vae, params, images).astype(DTYPE)
 
@@ -111,7 +111,7 @@ def _encoded(
             crops = _crops(config, dataset, target, corruption)
             while batch := list(islice(crops, size)):
                 pictures = np.stack([pixels for _, pixels, _ in batch])
-                # One shape a bucket compiles once; repeated pictures fill the last batch.
+                # Repeated images fill the last batch, so that each bucket compiles once.
                 padded = np.resize(pictures, (size, *pictures.shape[1:]))
                 moments = np.asarray(encode(params, jax.device_put(padded, batch_sharding(mesh))))
                 for (row, _, crc32), each in zip(batch, moments, strict=False):
@@ -128,7 +128,7 @@ def _encoded(
 def _crops(
     config: DataConfig, dataset: FaceDataset, target: Size, corruption: CorruptionCount
 ) -> Iterator[tuple[int, np.ndarray, np.uint32]]:
-    """Row, pixels and their checksum of each usable record of a bucket."""
+    """Row, pixels and checksum of each usable record of a bucket."""
     rows = np.flatnonzero(dataset.bucket(config.buckets) == config.buckets.index(target))
     source = grain.MapDataset.source(_Crops(config, dataset, target, rows))
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4 * _THREADS)
@@ -142,7 +142,7 @@ def _crops(
 
 
 class _Crops:
-    """The examples of rows of one bucket, or why there is none, as grain reads a source."""
+    """A grain source of one bucket's examples; a corrupt record gives its exception."""
 
     def __init__(self, config: DataConfig, dataset: FaceDataset, target: Size, rows: np.ndarray):
         self._config = config
@@ -156,14 +156,14 @@ class _Crops:
     def __getitem__(self, i: int) -> dict[str, Any] | CorruptRecord:
         try:
             record = self._dataset[self._rows[i]]
-            # No choice moves a center crop.
+            # Random choices do not affect a center crop.
             return make_example(record, self._target, self._config, Choices(0, 0))
         except CorruptRecord as error:
             return error
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the program. Bad input ends with one line and status 2."""
+    """Runs the program. Exit status: 2 after bad input."""
     with entry("train.data.latents"):
         tyro.cli(latents, args=args, prog="python -m train.data.latents")
 

@@ -1,4 +1,4 @@
-"""Batches made ahead by threads, while the devices work."""
+"""Prefetches batches with threads while the devices compute."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,10 +9,10 @@ from train.data.batches import Batch, Batches
 
 
 class Loader:
-    """Yields (step, batch) from a step on, without end; equal to `Batches.batch` of each step.
+    """An endless iterator of (step, `Batches.batch(step)`) from a given step.
 
-    Threads make examples of the next steps, in grain. The position is the step: to resume, make a
-    new loader that begins there. Errors of `Batches.batch` come out of `next`.
+    grain's threads read the examples of the next steps. To resume, create a loader that starts at
+    the step. Errors of `Batches.batch` are raised by `next`.
     """
 
     def __init__(
@@ -24,14 +24,14 @@ class Loader:
         threads: int = 8,
     ):
         """Args:
-        rows: those of this process.
-        threads: examples made at a time.
+        rows: this process's rows.
+        threads: number of threads that read examples.
         """
         self.step = start_step
         self._batches = batches
         self._rows = batches.rows(rows)
         source = grain.MapDataset.source(_Examples(batches, self._rows, start_step))
-        # Threads, not processes: decoding releases Python's lock. Two batches are made ahead.
+        # Threads suffice, since decoding releases the GIL. Two batches are prefetched.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(self._rows))
         self._examples = iter(source.to_iter_dataset(options))
 
@@ -49,7 +49,7 @@ class Loader:
 
 
 class _Examples:
-    """A process's examples from a step on, as grain reads a source."""
+    """A grain source of a process's examples from a step on."""
 
     def __init__(self, batches: Batches, rows: Sequence[int], start_step: int):
         self._batches = batches
@@ -57,7 +57,7 @@ class _Examples:
         self._start_step = start_step
 
     def __len__(self) -> int:
-        return 2**48  # grain wants a length
+        return 2**48  # grain requires a length
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         step, place = divmod(int(i), len(self._rows))

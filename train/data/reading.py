@@ -1,4 +1,4 @@
-"""Reads a dataset back: records by row, and the index made with them."""
+"""Reads a dataset: records by row, and its index."""
 
 import hashlib
 import zipfile
@@ -20,20 +20,20 @@ _PARSERS_OWN = "AST constructor recursion depth mismatch"
 
 
 class FaceDataset:
-    """The records of one folder, or of all datasets in its sub-folders, as one sequence.
+    """The records of a folder, or of all datasets in its subfolders, as one sequence.
 
     Attributes:
-      image_size: [n, 2] int32, heights and widths as stored.
-      face_share: [n] float32, the share of the picture that the face's box takes.
-      embedding_size: numbers in an embedding.
-      fingerprint: changes with any record, and with their order.
+      image_size: [n, 2] int32, heights and widths of the stored images.
+      face_share: [n] float32, face box area over image area.
+      embedding_size: length of an embedding.
+      fingerprint: hash of the records and their order.
     """
 
     def __init__(self, folder: str | Path):
         parts = sorted(
             path.parent
             for path in Path(folder).glob("**/dataset_info.json")
-            # A build that was killed leaves a hidden folder.
+            # A killed build leaves a hidden folder.
             if not is_hidden(path, Path(folder))
         )
         if not parts:
@@ -69,16 +69,16 @@ class FaceDataset:
         return len(self._records)
 
     def __getitem__(self, row: int) -> Record:
-        """Reads one record; several threads may.
+        """Reads one record; thread-safe.
 
         Raises:
-          CorruptRecord: if its bytes, or the numbers in them, cannot be used.
+          CorruptRecord: if its bytes are damaged, or its values unusable.
           InputError: if the file cannot be read.
         """
         return Record.decode(read_record(lambda: self._records[row], self._folder))
 
     def bucket(self, buckets: Sequence[Size]) -> np.ndarray:
-        """[n] int8, the place of each record's bucket; from the index where it was made so."""
+        """The index of each record's bucket, [n] int8; precomputed for the dataset's buckets."""
         wanted = np.array(buckets, np.int32)
         if all(np.array_equal(made, wanted) for _, made in self._buckets):
             return np.concatenate([bucket for bucket, _ in self._buckets])
@@ -86,10 +86,10 @@ class FaceDataset:
 
 
 def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.ndarray]:
-    """The named arrays of an index.
+    """Reads the named arrays of an index.
 
     Raises:
-      InputError: if it cannot be read; `remedy` says what to do.
+      InputError: if it cannot be read; the message ends with `remedy`.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -99,24 +99,24 @@ def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.n
 
 
 def read_record(read: Callable[[], T], folder: str | Path) -> T:
-    """What `read` returns.
+    """Calls `read`, and sorts its errors.
 
     Raises:
-      CorruptRecord: if it fails.
+      CorruptRecord: if the record is damaged.
       InputError: if the file cannot be read.
     """
     try:
         try:
             return read()
-        # Python 3.11's parser, by which NumPy reads headers, fails now and then where several
-        # threads use it (python/cpython#106905).
+        # NumPy reads headers with Python's parser, which in 3.11 occasionally fails under threads
+        # (python/cpython#106905).
         except SystemError as error:
             if _PARSERS_OWN not in str(error):
                 raise
             return read()
-    # ArrayRecord, the protocol buffer's parser and TFDS have no exceptions of their own.
+    # ArrayRecord, protobuf's parser and TFDS raise bare exceptions.
     except Exception as error:
-        # Trouble with the file system may pass, and a replaced record would then come back.
+        # File-system errors may be transient, and replacing a record would not be reproducible.
         passing = isinstance(error, OSError | RuntimeError) and "Corrupted" not in str(error)
         if passing or _PARSERS_OWN in str(error):
             raise InputError(
@@ -126,5 +126,5 @@ def read_record(read: Callable[[], T], folder: str | Path) -> T:
 
 
 def one_line(error: Exception) -> str:
-    """What an error of another package says, for a message of ours."""
+    """Another package's error message in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""One training example as it is stored: a picture, its captions, and the face in it."""
+"""The stored form of a training example: an image, its captions and its face."""
 
 import dataclasses
 import hashlib
@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-# A JPEG's first and last two bytes. OpenCV fills a file that was cut off with grey and goes on.
+# A JPEG's first and last two bytes. OpenCV silently fills truncated files with gray.
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-# OpenCV's flags for decoding smaller; the colour ones name BGR as well.
+# OpenCV's flags for reduced decoding; their color variants would select BGR.
 _REDUCED = {
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -23,29 +23,29 @@ _REDUCED = {
 
 
 class CorruptRecord(Exception):
-    """A record that training cannot use; the text says why."""
+    """A record that training cannot use; the message gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Record:
-    """A picture with one face, measured.
+    """An image with one analyzed face.
 
-    Boxes and keypoints are in pixels of `image` as stored, x before y. Sizes are (height, width).
+    Boxes and keypoints are in pixels of the stored `image`, x before y. Sizes are (height, width).
 
     Attributes:
       image: JPEG bytes, upright RGB.
-      captions: text by its source, such as `alt` or `blip2`; may be empty.
-      embedding: [E] float32, the recognizer's raw output, not normalised; E is 512 for antelopev2.
+      captions: captions by source, such as `alt` or `blip2`; may be empty.
+      embedding: [E] float32, the recognizer's raw, unnormalized output; E is 512 for antelopev2.
       kps: [5, 2] float32, in the order of `instantid_jax.Face.kps`.
-      bbox: [4] float32, left, top, right, bottom; may reach beyond the picture.
+      bbox: [4] float32, left, top, right, bottom; may extend beyond the image.
       det_score: the detector's confidence.
-      original_size: of the picture before anybody resized it, for SDXL's micro-conditioning.
-      sharpness: of the face, see `train.data.faces.sharpness`.
+      original_size: size of the image before any resize, for SDXL's micro-conditioning.
+      sharpness: the face's, by `train.data.faces.sharpness`.
       reference_embeddings: [K, E] float32, of other photos of the person; K may be 0.
       identity: the person's name, or empty.
-      nsfw, license: as the source has them, or empty.
+      nsfw, license: the source's values, or empty.
       key: the example's name in its source.
-      sha256: of `image`, in hex; a picture that does not match it is corrupt. Empty: not checked.
+      sha256: hash of `image` in hex; a mismatch makes the record corrupt. Empty skips the check.
     """
 
     image: bytes = dataclasses.field(repr=False)
@@ -64,7 +64,7 @@ class Record:
     sha256: str
 
     def encode(self) -> dict[str, Any]:
-        """The example that `features` serialises."""
+        """The example in the structure of `features`."""
         example = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         example["captions"] = [
             {"source": source, "text": text} for source, text in self.captions.items()
@@ -78,10 +78,10 @@ class Record:
 
     @classmethod
     def decode(cls, example: Mapping[str, Any]) -> "Record":
-        """Reads what a TFDS data source gives with the picture left as bytes.
+        """Reads an example of a TFDS data source that skips image decoding.
 
         Raises:
-          CorruptRecord: if a field is missing, of another shape, or holds no usable numbers.
+          CorruptRecord: if a field is missing or has a wrong shape or unusable values.
         """
         try:
             captions = example["captions"]
@@ -109,10 +109,10 @@ class Record:
         return record
 
     def check(self) -> None:
-        """Refuses what training would choke on, the pixels aside.
+        """Checks all fields except the pixels.
 
         Raises:
-          CorruptRecord: naming the first field that is wrong.
+          CorruptRecord: names the first wrong field.
         """
         size = self.embedding.size
         shapes = {"embedding": (size,), "kps": (5, 2), "bbox": (4,)}
@@ -131,10 +131,10 @@ class Record:
             raise CorruptRecord(f"original_size is {list(self.original_size)}")
 
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture, from its header.
+        """(height, width) of the image, from its header.
 
         Raises:
-          CorruptRecord: if the bytes are no JPEG.
+          CorruptRecord: if the bytes are not a JPEG file.
         """
         try:
             with Image.open(io.BytesIO(self.image), formats=["JPEG"]) as header:
@@ -143,13 +143,12 @@ class Record:
             raise CorruptRecord("the image is not a JPEG file") from error
 
     def picture(self, reduction: int = 1) -> np.ndarray:
-        """The pixels: uint8 [H, W, 3] RGB.
+        """Decodes the image: uint8 [H, W, 3] RGB.
 
         Args:
-          reduction: 1, 2, 4 or 8; how many times smaller the picture is decoded, rounded up, which
-            takes less time.
+          reduction: 1, 2, 4 or 8; divides the decoded size, rounding up, to save time.
         Raises:
-          CorruptRecord: if the bytes are no whole JPEG or do not match `sha256`.
+          CorruptRecord: if the bytes are not a complete JPEG file or do not match `sha256`.
         """
         if self.sha256 and picture_hash(self.image) != self.sha256:
             raise CorruptRecord("the image does not match its sha256")
@@ -166,13 +165,13 @@ class Record:
 
 
 def features(embedding_size: int = 512) -> tfds.features.FeaturesDict:
-    """The TFDS features of a record whose recognizer gives `embedding_size` numbers."""
+    """The TFDS features of a record with embeddings of `embedding_size`."""
     feature = tfds.features
     text = {name: feature.Text() for name in ("identity", "nsfw", "license", "key", "sha256")}
     return feature.FeaturesDict(
         {
             "image": feature.Image(shape=(None, None, 3), encoding_format="jpeg"),
-            # A dict of unknown keys is no TFDS feature.
+            # TFDS has no feature for a dict of arbitrary keys.
             "captions": feature.Sequence({"source": feature.Text(), "text": feature.Text()}),
             "embedding": feature.Tensor(shape=(embedding_size,), dtype=np.float32),
             "kps": feature.Tensor(shape=(5, 2), dtype=np.float32),
@@ -187,10 +186,10 @@ def features(embedding_size: int = 512) -> tfds.features.FeaturesDict:
 
 
 def picture_hash(image: bytes) -> str:
-    """`Record.sha256` of a picture's bytes."""
+    """`Record.sha256` of an image's bytes."""
     return hashlib.sha256(image).hexdigest()
 
 
 def is_whole_jpeg(image: bytes) -> bool:
-    """Whether bytes begin and end as a JPEG does."""
+    """Whether bytes begin and end like a JPEG file."""
     return image.startswith(_JPEG_START) and image.endswith(_JPEG_END)

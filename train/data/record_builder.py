@@ -1,4 +1,4 @@
-"""A record made of a picture, the face in it, and what is known of both."""
+"""Builds a record from an image, its face and its metadata."""
 
 import io
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ _LARGEST_SIDE = 2**31 - 1  # what a record's int32 holds
 
 
 class Rejected(Exception):
-    """A picture that the dataset does not take; the text is the reason, one of a few."""
+    """An image that is left out of the dataset; the message is one of a few reasons."""
 
 
 class Picture(NamedTuple):
-    """A picture as it is stored.
+    """An image as stored.
 
     Attributes:
       jpeg: upright RGB JPEG bytes.
@@ -40,13 +40,13 @@ class Picture(NamedTuple):
 
 
 def upright_jpeg(data: bytes) -> Picture:
-    """A picture file as upright RGB JPEG.
+    """Converts an image file to an upright RGB JPEG.
 
-    A file that is one already is kept as it is; others are written at quality 95, without chroma
+    Files that already are one are kept unchanged; others are encoded at quality 95 without chroma
     subsampling.
 
     Raises:
-      Rejected: if it is no picture, or damaged.
+      Rejected: if it is not an image file, or is damaged.
     """
     try:
         with Image.open(io.BytesIO(data)) as opened:
@@ -55,7 +55,7 @@ def upright_jpeg(data: bytes) -> Picture:
             pixels = read_picture(opened)
     except MemoryError:
         raise
-    # Whatever a file from the web makes Pillow and its plugins raise.
+    # Files from the web make Pillow and its plugins raise almost anything.
     except Exception as error:
         raise Rejected("unreadable image") from error
     if keep and is_whole_jpeg(data):
@@ -77,14 +77,14 @@ def record_of(
     identity: str = "",
     references: np.ndarray,
 ) -> Record:
-    """The record of a picture.
+    """Makes the record of an image.
 
     Args:
-      face: in pixels of the picture, with its box.
-      notes: under img2dataset's names.
+      face: in pixels of the image; must have a box.
+      notes: metadata by img2dataset's names.
       references: [K, E] embeddings of other photos of the person.
     Raises:
-      Rejected: if training would choke on it.
+      Rejected: if training could not use it.
     """
     record = Record(
         image=picture.jpeg,
@@ -110,7 +110,7 @@ def record_of(
 
 
 def captions_of(notes: Mapping[str, Any], caption: str | None, source: str) -> dict[str, str]:
-    """All captions by source: those in the notes, and the one beside the picture as `source`."""
+    """All captions by source: those in the metadata, and `caption` under `source`."""
     noted = notes.get("captions")
     captions = dict(noted) if isinstance(noted, Mapping) else {}
     captions = {str(name): str(text) for name, text in captions.items()}
@@ -118,17 +118,17 @@ def captions_of(notes: Mapping[str, Any], caption: str | None, source: str) -> d
 
 
 def _utf8(text: str) -> str:
-    """Halves of characters, which file names and JSON may hold, are spelled: they have no bytes."""
+    """Escapes lone surrogates, which file names and JSON may contain but UTF-8 cannot encode."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def _original_size(notes: Mapping[str, Any], size: Size) -> Size:
-    """As the downloader noted it; the picture's own where it did not."""
+    """The size in the metadata, or by default the image's own."""
     height, width = notes.get("original_height"), notes.get("original_width")
     if not (isinstance(height, int) and isinstance(width, int)):
         return size
     if min(height, width) < 1 or max(height, width) > _LARGEST_SIDE:
         return size
-    # It may have been noted before the picture was turned upright.
+    # The metadata may predate the EXIF rotation.
     turned = (height > width) != (size[0] > size[1]) and height != width and size[0] != size[1]
     return (width, height) if turned else (height, width)

@@ -1,4 +1,4 @@
-"""The endless, shuffled stream of records of each bucket, mixed from the datasets by weight."""
+"""Endless, shuffled streams of records, one per bucket, mixed from the datasets by weight."""
 
 import functools
 import threading
@@ -19,13 +19,14 @@ Place = tuple[int, int]
 def bucket_streams(
     config: DataConfig, datasets: Sequence[FaceDataset], seed: int
 ) -> tuple[list["grain.MapDataset[Place] | None"], list[Fraction]]:
-    """One stream a bucket, and how many examples of it an epoch of all data has.
+    """Makes one stream per bucket.
 
-    Place i of a stream is a function of (seed, i). A stream brings every record of a dataset once
-    before any of them a second time; datasets alternate in their weights' proportion.
+    Element i of a stream is a function of (seed, i). A stream visits every record of a dataset once
+    before repeating any; datasets alternate in proportion to their weights.
 
     Returns:
-      The streams, None for a bucket without records, and the buckets' counts of examples.
+      The streams (None for a bucket without records), and each bucket's number of examples per
+      epoch.
     """
     rows = [_rows_by_bucket(config, dataset) for dataset in datasets]
     lengths = [sum(len(bucket) for bucket in buckets) for buckets in rows]
@@ -35,7 +36,7 @@ def bucket_streams(
                 f"{share.folder} has no image with both sides at least min_side={config.min_side}"
             )
     weights = [Fraction(share.weight).limit_denominator(10**6) for share in config.datasets]
-    # Of an epoch's examples, which are as many as there are records, each dataset gets its share.
+    # An epoch has as many examples as there are records, divided among datasets by weight.
     examples = [Fraction(sum(lengths)) * weight / sum(weights) for weight in weights]
     streams, counts = [], []
     for bucket in range(len(config.buckets)):
@@ -55,9 +56,9 @@ def bucket_streams(
 
 
 class _Shuffled:
-    """The rows of one dataset in one bucket without end, each time through in another order.
+    """An endless sequence of a dataset's rows in one bucket, reshuffled every epoch.
 
-    grain's own shuffle takes milliseconds an example where there are few.
+    grain's own shuffle takes milliseconds per example for short sequences.
     """
 
     def __init__(self, dataset: int, rows: np.ndarray, seed: tuple[int, ...]):
@@ -65,11 +66,11 @@ class _Shuffled:
         self._rows = rows
         self._seed = seed
         self._lock = threading.Lock()
-        # A batch may reach from one time through into the next.
+        # A batch may span two epochs.
         self._cached_order = functools.lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
-        return 2**48  # grain wants a length
+        return 2**48  # grain requires a length
 
     def __getitem__(self, i: int) -> Place:
         epoch, place = divmod(int(i), len(self._rows))
@@ -78,7 +79,7 @@ class _Shuffled:
         return self._dataset, int(order[place])
 
     def _order(self, epoch: int) -> np.ndarray:
-        # The last number tells these draws from those of examples and of the buckets' order.
+        # The last number separates this stream of draws from those of examples and buckets.
         return np.random.default_rng([*self._seed, epoch, 2]).permutation(self._rows)
 
 

@@ -1,4 +1,4 @@
-"""img2dataset's tars: a picture, its caption and its notes under one name, one after the other."""
+"""Reads img2dataset tars, where an image, its caption and its metadata share a name."""
 
 import dataclasses
 import json
@@ -13,10 +13,10 @@ from instantid_jax.errors import InputError
 
 
 class DamagedTarError(InputError):
-    """A tar that ends, or cannot be read, in the middle.
+    """A tar that is truncated or unreadable from some point on.
 
     Attributes:
-      lost: whether an example was begun, which is lost.
+      lost: whether the damage is inside an example's image.
     """
 
     lost: bool = False
@@ -24,11 +24,11 @@ class DamagedTarError(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class TarExample:
-    """Files that share a name up to its first dot.
+    """The files that share a name up to the first dot.
 
     Attributes:
       key: that name.
-      members: contents by ending, in lower case.
+      members: file contents by lower-case extension.
     """
 
     key: str
@@ -36,7 +36,7 @@ class TarExample:
 
     @property
     def picture(self) -> bytes | None:
-        """The first; None where a download failed."""
+        """The first image; None if its download failed."""
         return next(iter(self.pictures), None)
 
     @property
@@ -49,21 +49,21 @@ class TarExample:
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """As img2dataset writes them."""
+        """The metadata written by img2dataset."""
         return object_of(self.members.get("json", b"{}"))
 
 
 def tar_examples(path: Path) -> Iterator[TarExample]:
-    """Examples of a tar, in its order; their files follow each other.
+    """Yields the examples of a tar in order; an example's files must be adjacent.
 
     Raises:
-      DamagedTarError: after the whole examples before the damage.
-      InputError: if the file cannot be read, which says nothing of what is in it.
+      DamagedTarError: after yielding the complete examples before the damage.
+      InputError: if the file system fails to read it.
     """
     members: dict[str, bytes] = {}
     key = ""
     try:
-        # A name that is not UTF-8 is spelled, where tarfile would make half a character of it.
+        # Escapes names that are not UTF-8; tarfile's default gives lone surrogates.
         with tarfile.open(path, errors="backslashreplace") as tar:
             for member in tar:
                 if not member.isfile():
@@ -91,9 +91,9 @@ def tar_examples(path: Path) -> Iterator[TarExample]:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """Refuses a tar that stops without the zeros at its end.
+    """Raises ReadError unless the tar ends with a block of zeros.
 
-    tarfile takes a broken header, or none, for the end, and says nothing of what lay behind it.
+    tarfile silently takes a broken or missing header for the end.
     """
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -105,7 +105,7 @@ def text_of(data: bytes) -> str:
 
 
 def object_of(data: bytes) -> Mapping[str, Any]:
-    """A JSON object, or an empty one where the file holds something else."""
+    """Parses a JSON object; anything else gives an empty one."""
     try:
         notes = json.loads(data)
     except (ValueError, RecursionError):

@@ -35,21 +35,21 @@ def write_dataset(
     rejected: Mapping[str, int] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes records as they come; the folder appears whole or not at all.
+    """Writes a dataset atomically, streaming the records.
 
-    `output` gets `instantid_faces/1.0.0/` for TFDS, in it `index.npz`, and `manifest.json`. Record
-    i goes to shard i mod `shards`; the same records give the same bytes.
+    `output` gets `instantid_faces/1.0.0/` for TFDS, with `index.npz` inside, and `manifest.json`.
+    Record i goes to shard i mod `shards`; the same records give the same bytes.
 
     Args:
       output: a new or empty folder.
-      records: each with the (height, width) of its picture as stored.
-      buckets: for the index; training may use others, which it then works out from the sizes.
-      rejected: how many were rejected for which reason; read after the last record.
+      records: each with the (height, width) of its stored image.
+      buckets: buckets of the index; training computes others from the sizes.
+      rejected: number of rejected images by reason; read after the last record.
       notes: further entries of the manifest.
     Returns:
       The manifest: `seen`, `kept`, `rejected`, `buckets`, `fingerprint` and the notes.
     Raises:
-      InputError: if the folder has something in it, or there is no record.
+      InputError: if the folder is not empty, or there are no records.
     """
     if shards < 1:
         raise InputError(f"shards={shards}: expected 1 or more")
@@ -61,8 +61,8 @@ def write_dataset(
             rejected = dict(rejected or {})
             kept = sum(len(shard.sizes) for shard in contents)
             if not kept:
-                told = ", ".join(f"{n} {reason}" for reason, n in rejected.items()) or "none seen"
-                raise InputError(f"no usable image ({told}): nothing is written")
+                reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items())
+                raise InputError(f"no usable image ({reasons or 'none seen'}): nothing is written")
             index = write_metadata(folder, contents, embedding_size, buckets)
             counts = Counter(index["bucket"].tolist())
             manifest = {
@@ -80,13 +80,13 @@ def write_dataset(
 
 
 class ShardContents(NamedTuple):
-    """What is told of a shard's n records.
+    """Metadata of a shard's n records.
 
     Attributes:
-      sizes: [n, 2] int32, heights and widths of the pictures.
+      sizes: [n, 2] int32, heights and widths of the images.
       face_share: [n] float32.
-      digest: SHA-256 over the records' own, in hex.
-      num_bytes: of all records.
+      digest: SHA-256 of the records' SHA-256 hashes, in hex.
+      num_bytes: total size of the records.
     """
 
     sizes: np.ndarray
@@ -96,13 +96,13 @@ class ShardContents(NamedTuple):
 
 
 class ShardWriter:
-    """Writes the records of one shard, as a context; afterwards `contents` tells of them."""
+    """Writes the records of one shard. A context manager; `contents` describes them afterwards."""
 
     def __init__(self, path: Path, embedding_size: int):
         self._feature = features(embedding_size)
         self._serializer = ExampleSerializer(self._feature.get_serialized_info())
         self._path = path
-        with self._told():
+        with self._one_line_errors():
             self._writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
         self._sizes: list[Size] = []
         self._shares: list[float] = []
@@ -113,12 +113,12 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        with self._told() if kind is None else contextlib.suppress(RuntimeError):
+        with self._one_line_errors() if kind is None else contextlib.suppress(RuntimeError):
             self._writer.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """ArrayRecord's own errors, such as of a full disk, in one line."""
+    def _one_line_errors(self) -> Iterator[None]:
+        """Turns ArrayRecord's errors, for example on a full disk, into one line."""
         try:
             yield
         except RuntimeError as error:
@@ -128,11 +128,11 @@ class ShardWriter:
             ) from error
 
     def write(self, record: Record, size: Size) -> None:
-        """Writes a record whose picture is of this (height, width)."""
+        """Writes a record with an image of `size` (height, width)."""
         example = self._serializer.get_tf_example(self._feature.encode_example(record.encode()))
-        # Else the order of the fields differs from process to process.
+        # By default the order of the fields differs between processes.
         data = example.SerializeToString(deterministic=True)
-        with self._told():
+        with self._one_line_errors():
             self._writer.write(data)
         self._sizes.append(size)
         self._shares.append(face_share(record.bbox, size))
@@ -147,7 +147,7 @@ class ShardWriter:
 
 
 def shard_path(folder: Path, shard: int, shards: int) -> Path:
-    """Where TFDS looks for one of so many shards."""
+    """The path of a shard in TFDS's naming scheme."""
     return Path(_template(folder).sharded_filepath(shard_index=shard, num_shards=shards))
 
 
@@ -157,25 +157,25 @@ def write_metadata(
     embedding_size: int,
     buckets: Sequence[Size] = aspect_buckets(1024),
 ) -> dict[str, np.ndarray]:
-    """Writes TFDS's metadata and `index.npz` beside the shards; returns the index.
+    """Writes TFDS's metadata and `index.npz` next to the shards; returns the index.
 
     Args:
-      folder: which holds the shards under the names that `shard_path` gives.
-      contents: of each shard.
+      folder: contains the shards under the names of `shard_path`.
+      contents: metadata of each shard.
     """
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=features(embedding_size),
         split_infos=[split_info(folder, contents)],
         version=VERSION,
-        check_data=False,  # the check reads through tensorflow
-        description="Pictures with one measured face each, for training InstantID.",
+        check_data=False,  # the check imports tensorflow
+        description="Images with one analyzed face each, for training InstantID.",
     )
     return write_index(folder, contents, buckets)
 
 
 def split_info(folder: Path, contents: Sequence[ShardContents]) -> tfds.core.SplitInfo:
-    """What TFDS is told of the shards in a folder."""
+    """TFDS's description of the shards in a folder."""
     return tfds.core.SplitInfo(
         name="train",
         shard_lengths=[len(shard.sizes) for shard in contents],
@@ -189,7 +189,7 @@ def write_index(
     contents: Sequence[ShardContents],
     buckets: Sequence[Size] = aspect_buckets(1024),
 ) -> dict[str, np.ndarray]:
-    """Writes `index.npz`, by which training chooses records; returns it."""
+    """Writes and returns `index.npz`, from which training selects records."""
     sizes = np.concatenate([shard.sizes for shard in contents])
     digests = b"".join(bytes.fromhex(shard.digest) for shard in contents)
     index = {
@@ -211,7 +211,7 @@ def _template(folder: Path) -> tfds.core.ShardedFileTemplate:
 def _write_shards(
     folder: Path, records: Iterable[tuple[Record, Size]], shards: int, embedding_size: int
 ) -> list[ShardContents]:
-    """Record i goes to shard i mod `shards`."""
+    """Writes record i to shard i mod `shards`."""
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(ShardWriter(shard_path(folder, i, shards), embedding_size))

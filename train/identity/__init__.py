@@ -1,1 +1,1 @@
-"""What the recognizer sees in a prediction, as a part of the loss."""
+"""The identity loss: a face recognizer compares the predicted face with the person's."""

@@ -1,7 +1,7 @@
-"""The identity loss: how unlike the person the recognizer finds the face that is predicted.
+"""The identity loss: 1 minus the cosine between the predicted face's embedding and the person's.
 
-The mean error of the noise hardly sees what tells people apart. This sees nothing else.
-Source: Peng et al. 2024 (PortraitBooth): the estimate of one step stands for the picture.
+The noise error is nearly blind to what distinguishes people; this loss measures nothing else.
+Source: Peng et al. 2024 (PortraitBooth), which decodes the one-step estimate of the clean image.
 """
 
 import jax
@@ -12,7 +12,7 @@ from jax.scipy.ndimage import map_coordinates
 from instantid_jax.params import Params
 from train.objective import Networks
 
-# Where the recognizer wants eyes, nose and corners of the mouth, in pixels of 112 x 112.
+# Eyes, nose and mouth corners in the recognizer's 112 x 112 input.
 # Source: insightface/utils/face_align.py:arcface_dst.
 TEMPLATE_SIDE = 112
 TEMPLATE = np.array(
@@ -25,8 +25,8 @@ TEMPLATE = np.array(
     ],
     np.float32,
 )
-# The share of what a recognizer sees that has to lie in the picture: a face that is cut off has
-# another embedding, and no prediction could mend that.
+# Minimum share of the aligned crop inside the image. A truncated face has another embedding,
+# whatever the prediction.
 LEAST_INSIDE = 0.9
 
 
@@ -38,16 +38,16 @@ def identity_losses(
     wanted: jax.Array,
     window: int | None,
 ) -> jax.Array:
-    """1 less the cosine between the face in latents and the wanted one: [B] float32.
-
-    0 where nobody is wanted, and where much of what the recognizer looks at is not there.
+    """1 minus the cosine between the embeddings of the decoded face and the wanted one.
 
     Args:
-      networks: with a recognizer.
-      latents: [B, H, W, C], scaled, clean.
-      kps: [B, 5, 2], of the face, in pixels of the picture.
-      wanted: [B, E]; zeros are nobody.
-      window: side of the square about the face that is decoded, in latents; None is all.
+      networks: must include a recognizer.
+      latents: [B, H, W, C], clean, VAE-scaled.
+      kps: [B, 5, 2], the face's keypoints in pixels of the image.
+      wanted: [B, E]; zeros for a dropped ID.
+      window: side in latents of the square around the face to decode; None decodes all.
+    Returns:
+      [B] float32; 0 for a dropped ID, and for a face of which too little is inside the image.
     """
     vae = networks.vae.bind(frozen["vae"])
     recognizer = networks.recognizer.bind(frozen["recognizer"])
@@ -63,13 +63,13 @@ def identity_losses(
 
 
 def share_inside(kps: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """How much of what a recognizer sees of faces lies in a picture of (height, width): [B]."""
+    """The share of each face's aligned crop inside an image of `size` (height, width): [B]."""
     x, y = jax.vmap(_from_template, in_axes=(0, None))(kps, _grid(TEMPLATE_SIDE)).swapaxes(0, 1)
     return ((x >= 0) & (x <= size[1] - 1) & (y >= 0) & (y <= size[0] - 1)).mean((1, 2))
 
 
 def aligned_faces(pictures: jax.Array, kps: jax.Array, side: int) -> jax.Array:
-    """What a recognizer sees of pictures: [B, side, side, 3], black outside of them.
+    """Aligned face crops for a recognizer: [B, side, side, 3], black outside the image.
 
     Args:
       pictures: [B, H, W, 3] in [-1, 1].
@@ -87,12 +87,12 @@ def aligned_faces(pictures: jax.Array, kps: jax.Array, side: int) -> jax.Array:
             out_axes=-1,
         )(picture)
 
-    # Outside lies 0, which is to be black.
+    # map_coordinates fills with 0, so black is shifted to 0 and back.
     return jax.vmap(one)(pictures + 1, kps) - 1
 
 
 def _grid(side: int) -> jax.Array:
-    """Points of the template, as many a side: [2, side, side], x and y."""
+    """A grid of `side` x `side` points over the template: [2, side, side], x and y."""
     at = jnp.arange(side, dtype=jnp.float32) * (TEMPLATE_SIDE / side)
     return jnp.stack(jnp.meshgrid(at, at))
 
@@ -100,14 +100,14 @@ def _grid(side: int) -> jax.Array:
 def _face_windows(
     latents: jax.Array, kps: jax.Array, window: int, downscale: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Squares of latents about the faces, moved into the picture; and the keypoints in them."""
+    """Squares of latents around the faces, shifted inside the image, and the keypoints in them."""
     size = latents.shape[1:3]
     window_size = tuple(min(window, side) for side in size)
 
     def one(latents: jax.Array, kps: jax.Array) -> tuple[jax.Array, jax.Array]:
         middle = jnp.full((2, 1, 1), (TEMPLATE_SIDE - 1) / 2)
-        centre = _from_template(kps, middle)[::-1, 0, 0] / downscale
-        corner = jnp.round(centre - jnp.array(window_size) / 2).astype(jnp.int32)
+        center = _from_template(kps, middle)[::-1, 0, 0] / downscale
+        corner = jnp.round(center - jnp.array(window_size) / 2).astype(jnp.int32)
         corner = jnp.clip(corner, 0, jnp.array(size) - jnp.array(window_size))
         part = jax.lax.dynamic_slice(latents, (*corner, 0), (*window_size, latents.shape[-1]))
         return part, kps - corner[None, ::-1] * downscale
@@ -116,17 +116,17 @@ def _face_windows(
 
 
 def _from_template(kps: jax.Array, points: jax.Array) -> jax.Array:
-    """Where points of the template lie in the picture: [2, ...], x and y.
+    """Maps points of the template into the image: [2, ...], x and y.
 
-    Template and keypoints are matched by the similarity of least squares. In the plane it is a
-    quotient of complex numbers, here cos and sin times the scale (Umeyama 1991).
+    The map is the least-squares similarity between keypoints and template (Umeyama 1991). In two
+    dimensions it is a quotient of complex numbers, here cos and sin times the scale.
     """
-    centre, wanted = kps.mean(0, keepdims=True), TEMPLATE.mean(0, keepdims=True)
-    (px, py), (qx, qy) = (kps - centre).T, (TEMPLATE - wanted).T
-    # From the picture to the template, as insightface does it, and then turned around.
+    center, wanted = kps.mean(0, keepdims=True), TEMPLATE.mean(0, keepdims=True)
+    (px, py), (qx, qy) = (kps - center).T, (TEMPLATE - wanted).T
+    # Fitted from image to template, as in insightface, then inverted.
     cos, sin = (px * qx + py * qy).sum(), (px * qy - py * qx).sum()
     scale = (px**2 + py**2).sum() / (cos**2 + sin**2)
     u, v = points[0] - wanted[0, 0], points[1] - wanted[0, 1]
     return jnp.stack(
-        [centre[0, 0] + scale * (cos * u + sin * v), centre[0, 1] + scale * (cos * v - sin * u)]
+        [center[0, 0] + scale * (cos * u + sin * v), center[0, 1] + scale * (cos * v - sin * u)]
     )

@@ -1,7 +1,7 @@
-"""A face pack's recognizer as a JAX function, so that gradients go through it.
+"""A face pack's ONNX recognizer as a differentiable JAX function.
 
-onnxruntime runs a recognizer, but gives no gradients, and no kept library makes JAX of ONNX. The
-operations are those of the networks in face packs: ArcFace's residual ones, and the miniature's.
+onnxruntime computes no gradients, and no maintained library converts ONNX to JAX. The supported
+operations are those of ArcFace's residual networks and of the miniature's recognizers.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from instantid_jax.params import Params, mismatches
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One operation: names of its inputs (empty where one is left out) and of its output."""
+    """One operation. Input names are empty for omitted optional inputs."""
 
     op: str
     inputs: tuple[str, ...]
@@ -31,14 +31,15 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class OnnxGraph:
-    """A graph of one input and one output.
+    """A graph with one input and one output.
 
     Attributes:
-      nodes: in an order in which they can be computed.
+      nodes: operations in topological order.
       input, output: names.
-      side: height and width of the input, [B, 3, side, side].
-      integers: constants that decide shapes, and so are no parameters: (name, values, shape).
-      takes_bytes: the input is wanted in [0, 255] in place of [-1, 1].
+      side: height and width of the input [B, 3, side, side].
+      integers: integer constants, which determine shapes and are not parameters, as
+        (name, values, shape).
+      takes_bytes: the input range is [0, 255] rather than [-1, 1].
     """
 
     nodes: tuple[Node, ...]
@@ -51,21 +52,21 @@ class OnnxGraph:
 
 @dataclasses.dataclass(frozen=True)
 class OnnxNetwork:
-    """A graph and its parameters' shapes; what `Network` is for modules.
+    """A graph and its parameters' shapes, with the interface of `Network`.
 
     Attributes:
       config: the graph.
-      shapes: name to shape of every parameter.
+      shapes: parameter shapes by name.
     """
 
     config: OnnxGraph
     shapes: Mapping[str, jax.ShapeDtypeStruct]
 
     def bind(self, params: Mapping[str, jax.Array]) -> Callable[[jax.Array], jax.Array]:
-        """The function of [B, side, side, 3] in [-1, 1] to [B, E].
+        """Returns a function from images [B, side, side, 3] in [-1, 1] to embeddings [B, E].
 
         Raises:
-          ValueError: if a parameter's name or shape differs.
+          ValueError: if the names or shapes of the parameters do not match.
         """
         faults = mismatches(
             {name: value.shape for name, value in self.shapes.items()},
@@ -80,12 +81,12 @@ def read_recognizer(path: Path) -> tuple[OnnxNetwork, Callable[[jnp.dtype | None
     """Reads a face pack's recognizer.
 
     Returns:
-      The network, and what reads its parameters, in a dtype or, with None, each in the file's own.
+      The network, and a function that loads its parameters in a dtype, or with None in the file's.
     Raises:
-      InputError: if it is no recognizer of a face pack, or has an operation not known here.
+      InputError: if the file is not a recognizer, or uses an unsupported operation.
     """
     graph = _read_graph(path)
-    # Models of old exporters list their weights as inputs, too.
+    # Old exporters also list the weights as inputs.
     weights = {each.name for each in graph.initializer}
     inputs = [each for each in graph.input if each.name not in weights]
     sides = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
@@ -158,7 +159,7 @@ def _constants(graph: Any) -> dict[str, np.ndarray]:
 
 
 def _attributes(node: Any) -> tuple[tuple[str, Any], ...]:
-    """Attributes as values that compare, hash and are written as JSON."""
+    """A node's attributes as hashable, JSON-serializable values."""
     from onnx import helper
 
     def plain(value: Any) -> Any:
@@ -170,7 +171,7 @@ def _attributes(node: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def _check_operations(graph: Any, path: Path) -> None:
-    """Refuses operations that are not known here, and constants that are no arrays."""
+    """Rejects unsupported operations, and constants that are not arrays."""
     for node in graph.node:
         if node.op_type == "Constant":
             if [each.name for each in node.attribute] != ["value"]:
@@ -181,7 +182,7 @@ def _check_operations(graph: Any, path: Path) -> None:
 
 
 def _check_attributes(node: Node, path: Path) -> None:
-    """Refuses a use of an operation that `_run` would compute otherwise than ONNX."""
+    """Rejects attributes that `_run` would ignore."""
     taken = inspect.signature(_OPERATIONS[node.op]).parameters
     for name, value in node.attributes:
         if name not in taken and value != _FIXED.get(name):
@@ -193,7 +194,7 @@ def _run(graph: OnnxGraph, params: Mapping[str, jax.Array], pixels: jax.Array) -
         pixels = (pixels + 1) * 127.5
     values: dict[str, Any] = {name: np.reshape(v, shape) for name, v, shape in graph.integers}
     values |= params | {graph.input: pixels.transpose(0, 3, 1, 2)}
-    # ONNX broadcasts as NumPy does.
+    # ONNX broadcasts like NumPy.
     with jax.numpy_rank_promotion("allow"):
         for node in graph.nodes:
             inputs = [values[name] if name else None for name in node.inputs]
@@ -206,7 +207,7 @@ def _conv(
     x, kernel, bias=None, *, strides=(1, 1), pads=(0,) * 4, group=1, dilations=(1, 1),
     kernel_shape=None,
 ):  # fmt: skip
-    """kernel_shape: the kernel's own, said again."""
+    """`kernel_shape` repeats the kernel's own."""
     y = jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -223,7 +224,7 @@ def _channels(value, x):
 
 
 def _batch_norm(x, scale, bias, mean, variance, *, epsilon=1e-5, momentum=0.9):
-    """momentum: of training alone."""
+    """`momentum` is used in training only."""
     factor = scale * jax.lax.rsqrt(variance + epsilon)
     return x * _channels(factor, x) + _channels(bias - mean * factor, x)
 
@@ -257,10 +258,10 @@ def _flatten(x, *, axis=1):
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "Add": lambda x, y: x + y,
     "BatchNormalization": _batch_norm,
-    # Parameters come in the dtype of the computation.
+    # Parameters are already in the compute dtype.
     "Cast": lambda x, *, to: x,
     "Conv": _conv,
-    # Of training alone.
+    # Active in training only.
     "Dropout": lambda x, share=0.5, training=False, *, ratio=0.5, seed=0: x,
     "Flatten": _flatten,
     "Gemm": _gemm,
@@ -276,5 +277,5 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "Sub": lambda x, y: x - y,
     "Transpose": lambda x, *, perm=None: x.transpose(perm),
 }
-# Attributes that exporters write out with what they are by default.
+# Attributes that exporters write although they have the default value.
 _FIXED = {"auto_pad": "NOTSET", "spatial": 1, "training_mode": 0, "stash_type": 1, "allowzero": 0}

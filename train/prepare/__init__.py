@@ -1,1 +1,1 @@
-"""From web pictures to training records, on many machines: `python -m train.prepare`."""
+"""`python -m train.prepare`: prepares training records from web images, on many machines."""

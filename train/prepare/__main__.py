@@ -1,7 +1,8 @@
 """`python -m train.prepare --input DIR --output DIR --face-pack NAME_OR_DIR --workers N`.
 
-Pictures from the web, or a folder's, to records: each is decoded and turned upright, its one face
-is found and recognized by insightface, and what training could not use is left out and counted.
+Prepares training records from images of the web or a folder. It decodes each image, applies its
+EXIF orientation, and detects and embeds its face with insightface. Images without exactly one
+usable face are skipped and counted by reason.
 """
 
 import dataclasses
@@ -20,15 +21,15 @@ from train.prepare.summary import summarize
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is prepared, where, and by how many.
+    """Command-line options.
 
     Attributes:
-      input: img2dataset's output, parquet files with pictures, or a folder of pictures.
-      output: a new folder, or one that an interrupted run left: what is missing is made.
-      workers: processes on this machine.
-      shard: of an array of jobs, this one's number, from 0; each does every `of`-th input shard.
-      of: how many jobs there are.
-      settings: how pictures become records.
+      input: output of img2dataset, parquet files of images, or a folder of images.
+      output: a new folder, or the folder of an interrupted run to resume.
+      workers: worker processes on this machine.
+      shard: index of this job in a job array; it processes every `of`-th input shard.
+      of: number of jobs in the array.
+      settings: face pack and filters.
     """
 
     input: Path
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def prepare(options: Options) -> None:
-    """Makes what is missing of the output, and says what came of it."""
+    """Processes this job's missing shards, and prints a summary."""
     shards = find_shards(options.input)
     output = Output.open(options.output, plan(options.settings, shards))
     mine = [number for number in output.missing() if number % options.of == options.shard]

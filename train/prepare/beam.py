@@ -1,8 +1,9 @@
-"""`python -m train.prepare.beam --input DIR --output DIR ...`: the same on a runner of Apache Beam.
+"""`python -m train.prepare.beam --input DIR --output DIR ...`: `train.prepare` on Apache Beam.
 
-All options that are not ours go to Beam: `--runner DirectRunner --direct_num_workers 4
---direct_running_mode multi_processing` here, Flink's, Spark's or Dataflow's elsewhere. Workers must
-see input, output and face pack under the same names. Needs `pip install -e '.[train,beam]'`.
+Other options are passed on to Beam: `--runner DirectRunner --direct_num_workers 4
+--direct_running_mode multi_processing` on this machine, or those of Flink, Spark or Dataflow. All
+workers must see input, output and face pack under the same paths. Needs
+`pip install -e '.[train,beam]'`.
 """
 
 import dataclasses
@@ -24,12 +25,12 @@ from train.prepare.summary import summarize
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is prepared, and where.
+    """Command-line options.
 
     Attributes:
-      input: img2dataset's output, parquet files with pictures, or a folder of pictures.
-      output: a new folder, or one that an interrupted run left: what is missing is made.
-      settings: how pictures become records.
+      input: output of img2dataset, parquet files of images, or a folder of images.
+      output: a new folder, or the folder of an interrupted run to resume.
+      settings: face pack and filters.
     """
 
     input: Path
@@ -38,7 +39,7 @@ class Options:
 
 
 class PrepareShard(beam.DoFn):
-    """Takes numbers of shards; what it makes lies in the output folder."""
+    """Prepares the shards whose numbers it receives, in the output folder."""
 
     def __init__(self, settings: RecordSettings, shards: Sequence[InputShard], output: Output):
         self._settings, self._shards, self._output = settings, shards, output
@@ -48,19 +49,19 @@ class PrepareShard(beam.DoFn):
         self._analyzer = self._settings.analyzer()
 
     def process(self, number: int) -> None:
-        assert self._analyzer is not None  # `setup` is called first
+        assert self._analyzer is not None  # Beam calls `setup` first
         prepare_shard(number, self._shards[number], self._settings, self._output, self._analyzer)
 
 
 def prepare(options: Options, beam_options: Sequence[str]) -> None:
-    """Makes what is missing of the output, and says what came of it."""
+    """Processes the missing shards on a Beam runner, and prints a summary."""
     shards = find_shards(options.input)
     output = Output.open(options.output, plan(options.settings, shards))
     with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
         _ = (
             pipeline
             | beam.Create(output.missing())
-            # Else a runner may give all of them to one worker.
+            # Without a reshuffle, a runner may give all shards to one worker.
             | beam.Reshuffle()
             | beam.ParDo(PrepareShard(options.settings, shards, output))
         )

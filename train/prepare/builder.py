@@ -1,10 +1,10 @@
-"""`instantid_faces` as a builder of TFDS: one process, and what `train.prepare` makes of one input.
+"""`instantid_faces` as a TFDS builder: a single-process `train.prepare`.
 
     builder = InstantidFaces(data_dir="data", settings=RecordSettings())
     builder.download_and_prepare(download_config=DownloadConfig(manual_dir="web"))
     builder.as_data_source("train")
 
-Parts that were built or prepared apart read as one by `tfds.builder_from_directories`.
+`tfds.builder_from_directories` reads parts that were built separately as one dataset.
 """
 
 from pathlib import Path
@@ -22,10 +22,10 @@ from train.prepare.record_settings import RecordSettings
 from train.prepare.shard import write_shard
 
 
-# Unregistered: what is built reads by its name from its files, where this class, given no settings,
-# would look for a face pack.
+# Unregistered, so that TFDS reads a built dataset from its files. Constructing this class without
+# settings would look for a face pack.
 class InstantidFaces(FileReaderBuilder, skip_registration=True):
-    """Pictures with one measured face each, for training InstantID."""
+    """Images with one analyzed face each, for training InstantID."""
 
     VERSION = tfds.core.Version(CURRENT)
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -34,7 +34,7 @@ class InstantidFaces(FileReaderBuilder, skip_registration=True):
     )
 
     def __init__(self, *, settings: RecordSettings = RecordSettings(), **options: Any):
-        """options: those of every builder, such as `data_dir`."""
+        """`options` are those of every TFDS builder, such as `data_dir`."""
         self._settings = settings
         self._analyzer = settings.analyzer()
         super().__init__(file_format="array_record", **options)

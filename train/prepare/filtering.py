@@ -1,4 +1,4 @@
-"""Which pictures training takes: those with exactly one usable face."""
+"""Selects the images for training: those with exactly one usable face."""
 
 import dataclasses
 
@@ -12,13 +12,14 @@ from train.data.record_builder import Picture, Rejected
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Filter:
-    """What a picture and its face must be.
+    """Thresholds for an image and its face.
 
     Attributes:
-      min_side: of the picture's shorter side, in pixels.
-      min_face_share: of the picture's area that the face's box takes; smaller faces do not count.
-      min_det_score: the detector's confidence in the face; fainter ones do not count.
-      min_sharpness: of the face; tens are a blurred or enlarged one's, hundreds a sharp one's.
+      min_side: shorter side of the image, in pixels.
+      min_face_share: face box area over image area; smaller faces are ignored.
+      min_det_score: the detector's confidence; faces below it are ignored.
+      min_sharpness: variance of the Laplacian of the face; tens for blurred or upscaled faces,
+        hundreds for sharp ones.
     """
 
     min_side: int = 256
@@ -35,21 +36,21 @@ class Filter:
                 raise InputError(f"{name}={getattr(self, name)}: expected 0 or more")
 
     def check_size(self, size: Size) -> None:
-        """Refuses a picture before its faces are looked for, which takes longest.
+        """Rejects small images before the expensive face detection.
 
         Raises:
-          Rejected: if it is too small.
+          Rejected: if the image is too small.
         """
         if min(size) < self.min_side:
             raise Rejected("image too small")
 
     def only_face(self, boxes: np.ndarray, picture: Picture) -> int:
-        """The row of the one usable face.
+        """The index of the only usable face.
 
         Args:
-          boxes: [F, 5], left, top, right, bottom in pixels, and the detector's score.
+          boxes: [F, 5]: left, top, right, bottom in pixels, and detection score.
         Raises:
-          Rejected: if there is none, or are several, or it is blurred.
+          Rejected: if there is no usable face or more than one, or it is blurred.
         """
         if not len(boxes):
             raise Rejected("no face")

@@ -1,7 +1,6 @@
-"""The input as a list of shards, each the work of one process at a time, and the pictures in one.
+"""Splits the input into shards, the units of work, and reads their images.
 
-A shard is a tar of img2dataset, a parquet file with pictures in it, or a thousand pictures of a
-folder.
+A shard is an img2dataset tar, a parquet file of images, or a thousand images of a folder.
 """
 
 import dataclasses
@@ -17,22 +16,22 @@ from train.data.tars import DamagedTarError, object_of, tar_examples, text_of
 
 PICTURES_A_SHARD = 1000
 TARS = (".tar", ".tar.gz", ".tgz")
-# Rows of a parquet file that are in memory at a time.
+# Rows of a parquet file to hold in memory.
 ROWS = 64
-# Columns of a parquet file by what is in them; a picture may be bytes, or a struct with `bytes`.
+# Names of a parquet file's columns. Images are bytes, or a struct with a field `bytes`.
 PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
 CAPTION_COLUMNS = ("caption", "TEXT", "text")
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A picture and what is known of it.
+    """An image file and its metadata.
 
     Attributes:
       key: its name in the input.
-      picture: the file's bytes.
-      caption: or None.
-      notes: under img2dataset's names.
+      picture: contents of the file.
+      caption: its caption, if any.
+      notes: metadata by img2dataset's names.
     """
 
     key: str
@@ -46,8 +45,8 @@ class InputShard:
     """A part of the input.
 
     Attributes:
-      root: the folder that names are relative to.
-      names: of its files; of a folder's many, else of one.
+      root: folder that `names` are relative to.
+      names: one tar or parquet file, or many image files.
     """
 
     root: Path
@@ -55,14 +54,14 @@ class InputShard:
 
     @property
     def name(self) -> str:
-        """What it is called in manifests."""
+        """Its name in manifests."""
         return self.names[0]
 
     def entries(self, rejected: Counter[str]) -> Iterator[Entry]:
-        """Its pictures, in its order.
+        """Reads the shard's images in order.
 
         Args:
-          rejected: counts what cannot be read.
+          rejected: counts unreadable files by reason.
         """
         path = self.root / self.names[0]
         if path.name.endswith(TARS):
@@ -73,10 +72,10 @@ class InputShard:
 
 
 def find_shards(source: Path) -> list[InputShard]:
-    """The shards of a file or a folder, in the order of their names.
+    """Lists the shards of a file or folder, ordered by name.
 
-    Of a folder its tars, where there are none its parquet files (beside tars they are img2dataset's
-    notes), where there are none either its pictures, sub-folders included.
+    A folder is searched recursively for tars, then for parquet files (next to tars these are
+    img2dataset's metadata), then for images; the first kind found is used.
 
     Raises:
       InputError: if there is nothing to read.
@@ -100,7 +99,7 @@ def find_shards(source: Path) -> list[InputShard]:
 
 
 def _is_shard(path: Path, source: Path) -> bool:
-    """Whether a file is a tar or parquet; hidden ones are other systems' notes."""
+    """Whether a path is a tar or parquet file. Hidden files are other systems' metadata."""
     named = path.name.endswith((*TARS, ".parquet")) and not is_hidden(path, source)
     return named and path.is_file()
 
@@ -108,11 +107,11 @@ def _is_shard(path: Path, source: Path) -> bool:
 def _of_tar(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
     try:
         for example in tar_examples(path):
-            # One under its name is taken; two are seen, and the second is rejected.
+            # A second image of the same name is counted, and rejected as a duplicate.
             for picture in example.pictures:
                 yield Entry(example.key, picture, example.caption, example.notes)
     except DamagedTarError as error:
-        # Where no picture was begun, how many are lost with it nobody can tell.
+        # The number of images lost after the damage is unknown.
         rejected["truncated tar member" if error.lost else "damaged tar"] += 1
 
 
@@ -154,5 +153,5 @@ def _of_parquet(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
-        # How many pictures are lost with it nobody can tell.
+        # The number of images lost is unknown.
         rejected["unreadable parquet file"] += 1

@@ -1,4 +1,4 @@
-"""Pictures to records: decoded, their one face found, and the faces recognized many at a time."""
+"""Turns images into records: decodes, detects the face, and embeds faces in batches."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from train.prepare.inputs import Entry
 
 
 class _Found(NamedTuple):
-    """A picture whose face is not yet recognized."""
+    """An image whose face is detected but not yet embedded."""
 
     entry: Entry
     picture: Picture
@@ -29,11 +29,11 @@ def measured_records(
     caption_source: str,
     rejected: Counter[str],
 ) -> Iterator[tuple[Record, Size]]:
-    """Records of the pictures that training takes, in order, each with its (height, width).
+    """Yields the records of usable images in order, each with the image's (height, width).
 
     Args:
-      caption_source: what the pictures' own captions are called in the records.
-      rejected: counts the others by their reason.
+      caption_source: source name of the images' captions in the records.
+      rejected: counts the other images by reason.
     """
     waiting: list[_Found] = []
     keys = set()

@@ -1,12 +1,12 @@
-"""The folder that a run writes: shard by shard, in any order, by any number of processes.
+"""The output folder of a preparation, which any number of processes fill with shards in any order.
 
-    plan.json                       what decides the bytes; another plan is refused
-    instantid_faces/1.0.0/          the dataset as TFDS reads it
-    shards/00042.npz, 00042.json    what is told of a shard; the last makes it done
-    manifest.json                   all counts, once every shard is done
-    SHA256SUMS                      of every file of the dataset, as sha256sum and rclone check them
+    plan.json                       settings that determine the bytes; a run with others is rejected
+    instantid_faces/1.0.0/          the TFDS dataset
+    shards/00042.npz, 00042.json    statistics of a shard; the .json marks it as done
+    manifest.json                   total counts, once every shard is done
+    SHA256SUMS                      checksums of the dataset's files, for sha256sum and rclone
 
-Each file appears whole, under its name, or not at all; what is written twice has the same bytes.
+Files are written atomically, and rewriting one gives the same bytes.
 """
 
 import dataclasses
@@ -36,17 +36,17 @@ from train.data.writing import (
     write_metadata,
 )
 
-PLAN, TOLD, SCRATCH, SUMS = "plan.json", "shards", ".scratch", "SHA256SUMS"
+PLAN, SHARDS, SCRATCH, SUMS = "plan.json", "shards", ".scratch", "SHA256SUMS"
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A dataset in the making.
+    """A dataset that is being written.
 
     Attributes:
-      folder: where.
-      shards: how many it will have.
-      embedding_size: numbers in an embedding.
+      folder: the output folder.
+      shards: total number of shards.
+      embedding_size: length of an embedding.
     """
 
     folder: Path
@@ -55,23 +55,23 @@ class Output:
 
     @classmethod
     def open(cls, folder: Path, plan: Mapping[str, Any]) -> "Output":
-        """Makes the folder, or goes on with one of the same plan.
+        """Creates the folder, or reopens one with the same plan.
 
         Raises:
-          InputError: if it has another plan, or something else in it.
+          InputError: if it has another plan, or contains other files.
         """
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--output {folder} is a file: pass a new folder")
         output = cls(folder, plan["shards"], plan["embedding_size"])
         path = folder / PLAN
-        # A run that was killed at once has left folders and no plan.
-        others = {p.name for p in folder.glob("*")} - {NAME, TOLD, SCRATCH}
+        # A run that was killed early leaves folders but no plan.
+        others = {p.name for p in folder.glob("*")} - {NAME, SHARDS, SCRATCH}
         if others and not path.exists():
             raise InputError(f"--output {folder} contains other files: pass a new folder")
-        for made in (output.dataset, folder / TOLD, folder / SCRATCH):
+        for made in (output.dataset, folder / SHARDS, folder / SCRATCH):
             made.mkdir(parents=True, exist_ok=True)
         output._clear_scratch()
-        # As it is read back: tuples are lists.
+        # JSON turns tuples into lists.
         wanted = json.loads(json.dumps(plan))
         with output.scratch() as scratch:
             write_json(scratch / PLAN, wanted)
@@ -86,16 +86,16 @@ class Output:
         return self.folder / NAME / VERSION
 
     def is_done(self, shard: int) -> bool:
-        return self._told(shard, "json").is_file()
+        return self._shard_file(shard, "json").is_file()
 
     def missing(self) -> list[int]:
-        """Shards that are not done."""
+        """Numbers of the shards that are not done."""
         return [shard for shard in range(self.shards) if not self.is_done(shard)]
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder on the same file system, of nobody else's."""
-        # The name tells a later run on this machine whether who made it still lives.
+        """A temporary folder of this process, on the output's file system."""
+        # A later run on this machine removes the folders of dead processes by this name.
         with tempfile.TemporaryDirectory(
             prefix=f"{os.getpid()}.", suffix=f".{socket.gethostname()}", dir=self.folder / SCRATCH
         ) as folder:
@@ -106,49 +106,49 @@ class Output:
         shard: int,
         records: Path,
         contents: ShardContents,
-        told: Mapping[str, Any],
+        summary: Mapping[str, Any],
         scratch: Path,
     ) -> None:
-        """Moves a written shard into its place.
+        """Moves a written shard into the dataset.
 
         Args:
           records: the ArrayRecord file.
-          told: counts and names, for the manifest.
-          scratch: of this process.
+          summary: counts and names for the manifest.
+          scratch: temporary folder of this process.
         """
-        np.savez(scratch / "told.npz", sizes=contents.sizes, face_share=contents.face_share)
+        np.savez(scratch / "summary.npz", sizes=contents.sizes, face_share=contents.face_share)
         write_json(
-            scratch / "told.json",
+            scratch / "summary.json",
             {
-                **told,
+                **summary,
                 "digest": contents.digest,
                 "num_bytes": contents.num_bytes,
                 "sha256": sha256(records),
             },
         )
         os.replace(records, shard_path(self.dataset, shard, self.shards))
-        os.replace(scratch / "told.npz", self._told(shard, "npz"))
-        os.replace(scratch / "told.json", self._told(shard, "json"))
+        os.replace(scratch / "summary.npz", self._shard_file(shard, "npz"))
+        os.replace(scratch / "summary.json", self._shard_file(shard, "json"))
 
     def finish(self) -> dict[str, Any] | None:
-        """Writes what tells of the whole, if every shard is done; returns the manifest.
+        """If every shard is done, writes metadata, manifest and checksums; returns the manifest.
 
         Raises:
-          InputError: if no picture could be used.
+          InputError: if no image was usable.
         """
         if self.missing():
             return None
-        told = [read_json(self._told(shard, "json")) for shard in range(self.shards)]
-        contents = [self._contents(shard, each) for shard, each in enumerate(told)]
+        summaries = [read_json(self._shard_file(shard, "json")) for shard in range(self.shards)]
+        contents = [self._contents(shard, each) for shard, each in enumerate(summaries)]
         rejected: Counter[str] = Counter()
-        for each in told:
+        for each in summaries:
             rejected.update(each["rejected"])
-        kept = sum(each["kept"] for each in told)
+        kept = sum(each["kept"] for each in summaries)
         if not kept:
             reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.most_common())
             raise InputError(f"no usable image ({reasons or 'none seen'})")
         with self.scratch() as scratch:
-            # TFDS tells from the files' names what they are, and looks no further.
+            # TFDS derives its metadata from file names, so symbolic links suffice.
             for shard in range(self.shards):
                 path = shard_path(self.dataset, shard, self.shards)
                 (scratch / path.name).symlink_to(path.absolute())
@@ -161,7 +161,7 @@ class Output:
                 "buckets": {f"{h}x{w}": counts[i] for i, (h, w) in enumerate(aspect_buckets(1024))},
                 "fingerprint": str(index["fingerprint"]),
                 "plan": read_json(self.folder / PLAN),
-                "shards": told,
+                "shards": summaries,
             }
             write_json(scratch / MANIFEST, manifest)
             places = {
@@ -170,27 +170,27 @@ class Output:
                 if not path.is_symlink()
             }
             sums = {place: sha256(scratch / name) for name, place in places.items()}
-            for shard, each in enumerate(told):
+            for shard, each in enumerate(summaries):
                 sums[shard_path(self.dataset, shard, self.shards)] = each["sha256"]
             lines = [f"{s}  {p.relative_to(self.folder)}\n" for p, s in sorted(sums.items())]
             (scratch / SUMS).write_text("".join(lines))
             places[SUMS] = self.folder / SUMS
-            # What makes the folder a dataset comes last.
+            # dataset_info.json makes the folder a dataset, so it comes last.
             for name in sorted(places, key=lambda name: (name == "dataset_info.json", name)):
                 os.replace(scratch / name, places[name])
         return manifest
 
-    def _contents(self, shard: int, told: Mapping[str, Any]) -> ShardContents:
-        with np.load(self._told(shard, "npz"), allow_pickle=False) as arrays:
+    def _contents(self, shard: int, summary: Mapping[str, Any]) -> ShardContents:
+        with np.load(self._shard_file(shard, "npz"), allow_pickle=False) as arrays:
             return ShardContents(
-                arrays["sizes"], arrays["face_share"], told["digest"], told["num_bytes"]
+                arrays["sizes"], arrays["face_share"], summary["digest"], summary["num_bytes"]
             )
 
-    def _told(self, shard: int, kind: str) -> Path:
-        return self.folder / TOLD / f"{shard:05}.{kind}"
+    def _shard_file(self, shard: int, kind: str) -> Path:
+        return self.folder / SHARDS / f"{shard:05}.{kind}"
 
     def _clear_scratch(self) -> None:
-        """Removes what killed processes of this machine left."""
+        """Removes the temporary folders of killed processes of this machine."""
         for folder in (self.folder / SCRATCH).iterdir():
             process, _, host = folder.name.split(".", 2)
             if host == socket.gethostname() and not _lives(int(process)):
@@ -198,7 +198,7 @@ class Output:
 
 
 def sha256(path: Path) -> str:
-    """A file's, in hex."""
+    """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

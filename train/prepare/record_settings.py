@@ -1,4 +1,4 @@
-"""What decides the bytes of a prepared dataset, and the plan by which a folder is recognized."""
+"""Settings of a preparation, and the plan that identifies its output."""
 
 import dataclasses
 import hashlib
@@ -15,19 +15,19 @@ from train.prepare.inputs import InputShard
 from train.prepare.output import sha256
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider"]
-# What decodes pictures, finds faces and recognizes them.
+# Packages that decode images, and detect and embed faces.
 PACKAGES = ("insightface", "onnxruntime", "opencv-python", "pillow", "numpy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordSettings:
-    """How pictures become records.
+    """Face pack, captions and filters of a preparation.
 
     Attributes:
-      face_pack: a folder, or the name of a pack in insightface's own.
-      provider: of onnxruntime.
-      caption_source: what the pictures' own captions are called in the records.
-      filter: which pictures are taken.
+      face_pack: folder, or name of a pack in insightface's folder.
+      provider: execution provider of onnxruntime.
+      caption_source: source name of the images' captions in the records.
+      filter: thresholds for images and faces.
     """
 
     face_pack: str = "antelopev2"
@@ -36,14 +36,14 @@ class RecordSettings:
     filter: Filter = Filter()
 
     def analyzer(self) -> FaceAnalyzer:
-        # One thread each: processes share the cores, and the numbers do not depend on how many.
+        # One thread each: processes share the cores, and results do not depend on their number.
         return FaceAnalyzer(self.face_pack, providers=(self.provider,), threads=1)
 
 
 def plan(settings: RecordSettings, shards: Sequence[InputShard]) -> dict[str, Any]:
-    """All that decides the bytes: `settings`, the input, the pack and the packages.
+    """All that determines the output's bytes: settings, input, face pack and package versions.
 
-    The input is known by its files' names and sizes; to read it all would take as long as a run.
+    The input is identified by its files' names and sizes; hashing it would take as long as a run.
     """
     folder = find_pack(settings.face_pack)
     try:

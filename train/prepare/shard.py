@@ -1,4 +1,4 @@
-"""One input shard to one output shard: what every way of running comes down to."""
+"""Turns one input shard into one output shard; shared by all runners."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -20,12 +20,12 @@ def prepare_shard(
     analyzer: FaceAnalyzer,
     report: Callable[[int, int], None] = lambda seen, kept: None,
 ) -> None:
-    """Writes output shard `number` of an input shard, unless it is there.
+    """Writes output shard `number` from an input shard, unless it exists.
 
-    The same input gives the same bytes, so it does no harm if two processes do it at once.
+    The output is deterministic, so two processes may safely write the same shard.
 
     Args:
-      report: called after each kept picture with how many were seen, and kept, so far.
+      report: called after each kept image with the numbers of images seen and kept so far.
     """
     if output.is_done(number):
         return
@@ -33,13 +33,13 @@ def prepare_shard(
         path = scratch / "records"
         contents, rejected = write_shard(path, shard, settings, analyzer, report)
         kept = len(contents.sizes)
-        told = {
+        summary = {
             "input": shard.name,
             "seen": kept + rejected.total(),
             "kept": kept,
             "rejected": dict(sorted(rejected.items())),
         }
-        output.finish_shard(number, path, contents, told, scratch)
+        output.finish_shard(number, path, contents, summary, scratch)
 
 
 def write_shard(
@@ -49,10 +49,10 @@ def write_shard(
     analyzer: FaceAnalyzer,
     report: Callable[[int, int], None] = lambda seen, kept: None,
 ) -> tuple[ShardContents, Counter[str]]:
-    """Writes an ArrayRecord file of an input shard; returns what is in it, and what was rejected.
+    """Writes an ArrayRecord file from an input shard; returns its contents and the rejections.
 
     Args:
-      report: as of `prepare_shard`.
+      report: as in `prepare_shard`.
     """
     rejected: Counter[str] = Counter()
     records = measured_records(

@@ -1,10 +1,10 @@
-"""How a run ends: the dataset whole, or what is left of it."""
+"""Prints the outcome of a preparation: complete, or what remains to be done."""
 
 from train.prepare.output import Output
 
 
 def summarize(output: Output) -> None:
-    """Writes what tells of the whole, if every shard is done, and prints the counts."""
+    """Finishes the output if every shard is done, and prints the counts."""
     manifest = output.finish()
     if manifest is None:
         print(f"{len(output.missing())} of {output.shards} shards still to be done by other jobs")

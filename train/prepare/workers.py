@@ -1,4 +1,4 @@
-"""Shards shared out among processes of this machine, which end with the one that started them."""
+"""Distributes shards among worker processes of this machine."""
 
 import contextlib
 import multiprocessing
@@ -19,7 +19,7 @@ from train.prepare.output import Output
 from train.prepare.record_settings import RecordSettings
 from train.prepare.shard import prepare_shard
 
-# Fresh processes: a forked one would share onnxruntime's threads, which are not there.
+# Spawn: a forked process has onnxruntime's state without its threads.
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -30,17 +30,16 @@ def run(
     numbers: Sequence[int],
     workers: int,
 ) -> None:
-    """Prepares the shards of these numbers, and shows how it goes.
+    """Prepares the shards in `numbers`, and shows progress.
 
     Raises:
-      InputError: if a worker found that its input cannot be used.
-      SystemExit: if one was killed.
+      InputError: if a worker raised it.
+      SystemExit: if a worker failed or was killed.
     """
     if not numbers:
         return
     following = _CONTEXT.Value("q", 0)
-    # Of each shard the pictures seen and kept, and whether it is done; only who works on it writes,
-    # so no lock is needed.
+    # For each shard: images seen, images kept, done. Only its worker writes, so it needs no lock.
     counts = _CONTEXT.Array("q", 3 * len(numbers), lock=False)
     processes = {}
     with contextlib.ExitStack() as stack:
@@ -71,7 +70,7 @@ def run(
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """What is started inside never gets a terminal's Ctrl-C, which this process answers for all."""
+    """Processes started inside ignore Ctrl-C, which this process handles for all."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -94,7 +93,7 @@ def _show(bar: tqdm, counts: np.ndarray) -> None:
     of_shard = counts.reshape(-1, 3)
     seen, kept, done = of_shard.sum(axis=0).tolist()
     if done:
-        # The others are taken to be as large as those that are done.
+        # Assumes that the other shards are as large as the finished ones.
         of_done = of_shard[of_shard[:, 2] > 0, 0].mean()
         bar.total = max(seen, round(of_done * len(of_shard)))
     if seen:
@@ -138,9 +137,9 @@ def _work(
 
 
 def _end_with_parent() -> None:
-    """Also where the parent was killed and could tell nobody."""
+    """Exits when the parent ends, even if it was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # this is a worker
     connection.wait([parent.sentinel])
-    # Nothing is cleaned up: the next run does that.
+    # The next run cleans up.
     os._exit(1)

@@ -1,1 +1,1 @@
-"""Writing the folders of training runs, which `instantid_jax.runs` describes and reads."""
+"""Writes the folders of training runs; `instantid_jax.runs` defines and reads them."""

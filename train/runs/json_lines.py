@@ -1,4 +1,4 @@
-"""The line-by-line JSON files of a run's folder."""
+"""The JSON Lines files of a run's folder."""
 
 import json
 import math
@@ -11,9 +11,9 @@ from instantid_jax.runs.folder import RunFolder
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Appends one object as a line; numbers that are not finite become null.
+    """Appends one object as a line; non-finite numbers become null.
 
-    A torn last line, which a killed process leaves, stays a line of its own.
+    If a killed process left a partial last line, the object starts on a new line.
     """
     record = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -30,12 +30,12 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def append_event(run: RunFolder, event: str, **details: Any) -> None:
-    """Notes in events.jsonl that something happened."""
+    """Appends an event to `events.jsonl`."""
     append_line(run.events, {"event": event, **details})
 
 
 def cut_after(lines: bytes, step: int) -> bytes:
-    """The lines of a metrics file up to a step; torn lines are dropped."""
+    """The lines of a metrics file up to and including a step, without partial lines."""
     kept = []
     for line in lines.split(b"\n"):
         try:
@@ -47,7 +47,7 @@ def cut_after(lines: bytes, step: int) -> bytes:
 
 
 def cut_metrics(run: RunFolder, step: int) -> None:
-    """Cuts metrics.jsonl after a restored step, so that no step stands in it twice."""
+    """Truncates `metrics.jsonl` after a restored step, so that no step appears twice."""
     if not run.metrics.exists():
         return
     with replacing_file(run.metrics) as temporary:

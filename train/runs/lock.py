@@ -1,4 +1,4 @@
-"""One process, or one group of processes, at a time in a run's folder."""
+"""A lock that admits one run at a time to a run's folder."""
 
 import contextlib
 import fcntl
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(run: RunFolder) -> Iterator[None]:
-    """Holds a run's folder, which is made where it is missing and removed where it stays empty.
+    """Locks a run's folder, creating it if missing and removing it if it is still empty at the end.
 
-    Two runs in one folder would take each other's saves for what killed ones left. The lock is the
-    kernel's, on the folder itself: it leaves no file, and ends with the process however that ends.
-    Where several processes train together the first holds it.
+    Two runs in one folder would mistake each other's unfinished saves for remnants. The lock is an
+    flock on the folder itself: it leaves no file, and the kernel releases it however the process
+    ends. In a multi-process run, process 0 holds it.
 
     Raises:
-      InputError: if another run holds it.
+      InputError: if another run holds the lock.
     """
     if jax.process_index() > 0:
         yield
@@ -36,7 +36,7 @@ def locked(run: RunFolder) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # not empty
                 run.path.rmdir()
     finally:
         os.close(folder)
@@ -51,5 +51,5 @@ def _lock(descriptor: int, path: Path) -> None:
             "another --workdir"
         ) from error
     except OSError as error:
-        # Some network file systems have no locks.
+        # Some network file systems do not support locks.
         logger.warning("cannot lock %s against a second run: %s", path, error.strerror)

@@ -1,4 +1,4 @@
-"""Writing the checkpoints of a run: asynchronously, by Orbax; and noticing preemption."""
+"""Asynchronous checkpointing with Orbax, and detection of preemption."""
 
 import contextlib
 import logging
@@ -20,15 +20,15 @@ from instantid_jax.runs.orbax_logging import let_tasks_end, quiet_orbax
 
 logger = logging.getLogger(__name__)
 
-# Exit status of a run that SIGTERM ended after it saved: start it again (EX_TEMPFAIL).
+# Exit status after SIGTERM and a successful save: rerun to resume (EX_TEMPFAIL).
 PREEMPTED_STATUS = 75
 
 
 class Saver:
-    """Saves a run's state every so many steps, and when the machine is taken away.
+    """Saves a run's state at regular steps and on preemption.
 
-    A context manager; every process of the run opens it and makes the same calls. Leaving it waits
-    for the save under way.
+    A context manager. Every process of the run must open it and make the same calls. Exiting waits
+    for the pending save.
 
         with Saver(run, start=step, every=1000) as saver:
             saver.warm_up(state)
@@ -51,14 +51,14 @@ class Saver:
         keep: int = 3,
         keep_every: int | None = None,
     ):
-        """Opens a run's checkpoints for writing; what killed saves left is removed.
+        """Opens a run's checkpoints for writing, removing the remnants of killed saves.
 
         Args:
-          start: the step the run goes on from, 0 for a new one. Newer checkpoints, from which it
-            does not go on, are set aside in `superseded`.
+          start: the step the run resumes from, 0 for a new run. Newer checkpoints are moved to
+            `superseded`.
           every: steps between saves.
-          keep: how many of the newest stay.
-          keep_every: checkpoints of these steps' multiples stay for ever.
+          keep: number of newest checkpoints to keep.
+          keep_every: also keep checkpoints whose step is a multiple of this.
         """
         if jax.process_index() == 0:
             _set_aside_after(run, start)
@@ -79,7 +79,7 @@ class Saver:
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
             ),
             item_handlers={
-                # Weights hardly compress.
+                # Weights are nearly incompressible.
                 "state": ocp.PyTreeCheckpointHandler(use_compression=False),
                 "meta": ocp.JsonCheckpointHandler(META_FILE),
             },
@@ -87,8 +87,8 @@ class Saver:
 
     def __enter__(self) -> Self:
         self._entered.enter_context(quiet_orbax())
-        # Several processes agree on a step through JAX's service, which also catches the signal.
-        # A lone one needs no service, hence no port.
+        # With several processes, JAX's distributed service catches the signal and agrees on a step.
+        # A single process has no such service.
         if not jax.distributed.is_initialized() and _in_main_thread():
             before = signal.signal(signal.SIGTERM, self._terminate)
             self._entered.callback(signal.signal, signal.SIGTERM, before)
@@ -100,38 +100,38 @@ class Saver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # A second SIGTERM does not interrupt the last save.
+        # Keeps a second SIGTERM from interrupting the last save.
         with self._entered, self._writable():
             self._manager.close()
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether SIGTERM has come and this is the step to save and to end at.
+        """Whether to save and stop after this step because of SIGTERM.
 
-        Every process asks once after each step, with steps that grow by one. All get the same
-        answer, though the signal may have come to one of them alone.
+        Every process must ask once after each step. All get the same answer, even if only one of
+        them received the signal.
         """
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(step)
         return self._terminated
 
     def warm_up(self, state: Any) -> None:
-        """Compiles what `save` runs on the devices: SIGTERM may leave only seconds for the first.
+        """Compiles `save`'s device code, since SIGTERM may leave only seconds for the first save.
 
         Args:
-          state: as it will be saved; nothing happens to it.
+          state: as it will be saved; not modified.
         """
         checksums(named_arrays(state))
 
     def save(self, step: int, state: Any, meta: Meta, *, force: bool = False) -> bool:
-        """Saves if the step is due or `force`; returns whether it did.
+        """Saves if the step is due or `force` is set; returns whether it did.
 
-        Returns once the arrays are copied from the devices, so the caller may donate them; they
-        are written in the background. Waits for the save before.
+        Waits for the previous save, then returns once the arrays are copied from the devices, so
+        the caller may donate them. They are written in the background.
 
         Args:
-          state: any pytree of arrays, none of them empty.
+          state: any pytree of non-empty arrays.
         Raises:
-          InputError: if this save or the one before failed for want of room, say.
+          InputError: if this save or the previous one failed, for example on a full disk.
         """
         if not (force or step % self._every == 0) or step == self._manager.latest_step():
             return False
@@ -144,13 +144,13 @@ class Saver:
             return self._manager.save(step, args=contents, force=True)
 
     def wait(self) -> None:
-        """Waits until what was saved lies in the folder; raises if that failed."""
+        """Waits for the pending save; raises InputError if it failed."""
         with self._writable():
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:
-        """Tells in one line what Orbax raises, in its own thread or later, when a write fails."""
+        """Turns Orbax's errors on failed writes, which may come late, into one-line errors."""
         reason = None
         try:
             yield

@@ -1,4 +1,4 @@
-"""A worker holds one decoded picture and the bytes of 32, however many there are."""
+"""A worker's memory does not depend on the number of images."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests.face import synthetic_pack
 from tests.train.prepare import web
 
 ROOT = Path(__file__).parents[3]
-# What the last shards add to the memory that the first two took.
+# Measures the memory that the last shards need beyond the first two.
 MEASURE = """
 import json, sys
 from pathlib import Path
@@ -35,12 +35,12 @@ def prepare(*numbers):
 
 prepare(0, 1)
 added = peak_of(lambda: prepare(*range(2, len(shards))))
-print(json.dumps([added, json.loads((output._told(2, "json")).read_text())]))
+print(json.dumps([added, json.loads((output._shard_file(2, "json")).read_text())]))
 """
 
 
-def test_it_grows_neither_with_a_shards_size_nor_with_their_number(tmp_path):
-    """After shards of 40 pictures, two of 160, whose JPEGs take 50 MB each."""
+def test_memory_grows_neither_with_shard_size_nor_with_shard_count(tmp_path):
+    """Shards of 40 images are followed by two of 160, with 50 MB of JPEGs each."""
     pixels = np.random.default_rng(0).integers(0, 90, (560, 560, 3), np.uint8)
     synthetic_pack.draw_face(pixels, 112, 112, 112, 1)
     jpeg = web.encoded(pixels, quality=98)
@@ -55,7 +55,7 @@ def test_it_grows_neither_with_a_shards_size_nor_with_their_number(tmp_path):
     command = [sys.executable, "-c", MEASURE, source, tmp_path / "out", pack]
     ran = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    added, told = json.loads(ran.stdout.splitlines()[-1])
-    assert told["kept"] == 160, told
-    assert told["num_bytes"] > 48e6
+    added, summary = json.loads(ran.stdout.splitlines()[-1])
+    assert summary["kept"] == 160, summary
+    assert summary["num_bytes"] > 48e6
     assert added < 15e6
