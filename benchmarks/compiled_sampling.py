@@ -105,8 +105,8 @@ def compile_step(
       Per device: `hbm_bytes` (arguments, outputs and temporaries, minus aliased bytes, plus the
       weights that sampling needs outside the step); `temp_bytes`; `flops` (XLA's count plus what it
       misses in kernels and loops; None if XLA has no count, as on GPUs); `flops_by_hand` (matrix
-      products and convolutions by shape); `collective_bytes`. Of the compilation:
-      `compile_seconds`, and `compile_cpu_seconds` over all cores.
+      products and convolutions by shape); `collective_bytes`. The compilation's `compile_seconds`,
+      and its `compile_cpu_seconds` over all cores.
     """
     by_hand = step_flops(networks, batch, size, guidance)
     arguments = step_arguments(networks, batch, size, guidance)

@@ -1,8 +1,8 @@
-"""A run to see that everything works: a small untrained model, drawn faces, a CPU, under a minute.
+"""A trial run of under a minute on a CPU, with a small random model and drawn faces.
 
     python -m train configs/debug.py --workdir runs/debug
 
-The same command again goes on where the run ended; `--steps` moves the end.
+Rerun the command to resume the run; `--steps` extends it.
 """
 
 from instantid_jax.cache import cache_folder
@@ -26,12 +26,12 @@ def get_config() -> TrainConfig:
         checkpoints=CheckpointConfig(every=3, wait=True),
         validation=ValidationConfig(
             dataset=faces,
-            # Later than the run ends: `--steps 24` shows them, at a third more time to compile.
+            # After the run's end; `--steps 24` reaches it, at a third more time to compile.
             every=24,
             records=2,
             size=(64, 64),
             num_inference_steps=4,
-            # Without guidance a smaller program does.
+            # Without guidance, the program is smaller.
             guidance_scale=1.0,
         ),
         loader_threads=2,

@@ -1,9 +1,9 @@
-"""InstantID for SDXL at a megapixel on one GPU of 80 GB.
+"""InstantID for SDXL at one megapixel on one 80 GB GPU.
 
     python -m train configs/gpu_80gb.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-The paper's batch of 96 in micro-batches of two, no averaged copy: 6.7 GB that one GPU does better
-without. Memory: 43 of 80 GB, counted (benchmarks/README.md).
+The paper's batch of 96 in micro-batches of two. To save 6.7 GB, no moving average of the weights is
+kept. Estimated memory: 43 of 80 GB (benchmarks/README.md).
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""InstantID for SDXL at a megapixel on one machine of eight H200 of 141 GB.
+"""InstantID for SDXL at one megapixel on one machine with eight 141 GB H200 GPUs.
 
     python -m train configs/gpu_h200_8.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-Mesh 1 (data) x 8 (fsdp), twelve pictures a GPU: the paper's batch of 96. Memory: 40 of 141 GB a
-GPU, counted (benchmarks/README.md).
+Mesh 1 (data) x 8 (fsdp), twelve images per GPU: the paper's batch of 96. Estimated memory: 40 of
+141 GB per GPU (benchmarks/README.md).
 """
 
 import dataclasses

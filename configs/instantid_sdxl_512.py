@@ -1,11 +1,11 @@
-"""InstantID for SDXL, first stage: pictures of 512 pixels squared in five aspect ratios.
+"""InstantID for SDXL, first stage: images of 512 x 512 pixels in area, in five aspect ratios.
 
     python -m train configs/instantid_sdxl_512.py --workdir runs/512 --data.datasets.0.folder DIR
 
-A quarter of the second stage's work a picture: eight a GPU on 48 GPUs of 80 GB. The batch and the
-learning rate are larger than the second stage's, as in IP-Adapter's training, whose author gives
-1e-4 at 512 and 1e-5 at 1024 pixels (IP-Adapter's issue 255). On other devices, take the mesh from
-the file for them: `--mesh.data 16 --mesh.fsdp 16 --global-batch-size 1024`.
+An image takes a quarter of the second stage's compute, so each of 48 GPUs of 80 GB has eight. Batch
+size and learning rate are larger than in the second stage, as in IP-Adapter's training, where they
+were 1e-4 at 512 and 1e-5 at 1024 pixels (IP-Adapter's issue 255). For other devices, copy the mesh
+from their configuration: `--mesh.data 16 --mesh.fsdp 16 --global-batch-size 1024`.
 """
 
 import dataclasses

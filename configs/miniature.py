@@ -2,9 +2,9 @@
 
     python -m train configs/miniature.py --workdir runs/miniature/instantid
 
-miniature/README.md has the commands that make both folders named below. The identity always comes
-from another picture of the person than the one that is shown, so that an embedding's traces of
-style and light teach nothing.
+The commands that create the two folders below are in miniature/README.md. The ID embedding always
+comes from another picture of the person than the target, so that traces of style and light in the
+embedding are of no use.
 """
 
 from instantid_jax.models.resampler import ResamplerConfig
@@ -31,7 +31,7 @@ def get_config() -> TrainConfig:
                 output_dim=192,
                 ff_inner_dim=512,
             ),
-            # diffusers' (16, 32, 96, 256) would be two fifths of a step.
+            # diffusers' (16, 32, 96, 256) would take two fifths of a step's time.
             conditioning_channels=(8, 16, 32, 64),
         ),
         data=DataConfig(
@@ -48,12 +48,12 @@ def get_config() -> TrainConfig:
             drop_id=0.05,
             drop_text=0.05,
             drop_both=0.05,
-            # As the base model's own training, but for a wider spread in place of its even eighth.
+            # As in the base model's training, with a wider spread instead of its uniform eighth.
             log_noise=(0.0, 1.4),
             face_weight=2.0,
         ),
         optimizer=OptimizerConfig(
-            # A hundred times SDXL's: these networks are small, and start fresh.
+            # A hundred times SDXL's, for small networks that start from random weights.
             learning_rate=1e-3,
             schedule="cosine",
             warmup_steps=100,

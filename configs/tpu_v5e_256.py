@@ -1,10 +1,10 @@
-"""InstantID for SDXL at a megapixel on TPU v5e-256: 16 x 16 chips of 16 GB.
+"""InstantID for SDXL at one megapixel on TPU v5e-256: 16 x 16 chips of 16 GB.
 
     python -m train configs/tpu_v5e_256.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-Mesh 16 (data) x 16 (fsdp), one picture a chip. Memory, of 16 GB a chip: 11.5 live at once, 12.1
-as the compiler lays it out (benchmarks/README.md). The base model is split too: with it whole on
-each chip the compiler counted 17.0.
+Mesh 16 (data) x 16 (fsdp), one image per chip. The step needs 11.5 of a chip's 16 GB at its peak,
+and the compiler allocates 12.1 (benchmarks/README.md). The base model is sharded as well; with it
+replicated, the compiler counted 17.0.
 """
 
 import dataclasses

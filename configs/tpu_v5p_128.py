@@ -1,10 +1,10 @@
-"""InstantID for SDXL at a megapixel on TPU v5p-128: 4 x 4 x 4 chips of 95 GB.
+"""InstantID for SDXL at one megapixel on TPU v5p-128: 4 x 4 x 4 chips of 95 GB.
 
     python -m train configs/tpu_v5p_128.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-Mesh 4 (data) x 16 (fsdp), four pictures a chip: 18.2 of its 95 GB by the compiled program's report
-(benchmarks/README.md); without rematerialisation these would take 120. The name counts TensorCores,
-of which a chip has two.
+Mesh 4 (data) x 16 (fsdp), four images per chip. The compiled program reports 18.2 of a chip's 95 GB
+(benchmarks/README.md), and 120 without rematerialization. The name v5p-128 counts TensorCores, two
+per chip.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""InstantID for SDXL at a megapixel on TPU v6e-256: 16 x 16 chips of 32 GB.
+"""InstantID for SDXL at one megapixel on TPU v6e-256: 16 x 16 chips of 32 GB.
 
     python -m train configs/tpu_v6e_256.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-Mesh 16 (data) x 16 (fsdp), two pictures a chip. Memory: at most 14.6 of 32 GB a chip
+Mesh 16 (data) x 16 (fsdp), two images per chip. Memory: at most 14.6 of a chip's 32 GB
 (benchmarks/README.md).
 """
 
