@@ -1,4 +1,4 @@
-"""A side that counts up to what it is told, and fails after that: run by `test_alternation`."""
+"""A child process that yields the numbers below its argument, then fails."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Sides that take turns, as processes."""
+"""Child processes that take turns."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ def side():
     side.close()
 
 
-def test_it_tells_a_thing_each_time_it_may(side):
+def test_yields_one_result_per_go(side):
     assert side.result() == 0
     side.go()
     assert side.result() == 1
@@ -27,7 +27,7 @@ def test_it_tells_a_thing_each_time_it_may(side):
         pass
 
 
-def test_it_stands_still_while_another_measures(side):
+def test_stopped_pauses_the_process(side):
     assert side.result() == 0
     pid = side._process.pid
     with side.stopped():
@@ -37,6 +37,6 @@ def test_it_stands_still_while_another_measures(side):
     assert side.result() == 1
 
 
-def test_its_environment_has_what_is_added(side):
+def test_adds_variables_to_the_environment(side):
     environment = Path(f"/proc/{side._process.pid}/environ").read_bytes().split(b"\0")
     assert b"COUNTED=yes" in environment

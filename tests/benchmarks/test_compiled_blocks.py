@@ -1,4 +1,4 @@
-"""Blocks compiled for a TPU take no more memory and no more operations than they did."""
+"""Bounds the memory and operations of blocks compiled for a TPU."""
 
 import json
 import os
@@ -8,8 +8,8 @@ from importlib.util import find_spec
 
 import pytest
 
-# Bytes of temporaries, and operations, by libtpu 0.0.42. XLA's own logits of one layer of 4096
-# positions would be 1342 million bytes.
+# (bytes of temporaries, FLOPs) by libtpu 0.0.42. The logits of one layer of 4096 positions would
+# take 1342 MB if XLA materialized them.
 KEPT = {
     "down_blocks.0.resnets.0": (89_935_360, 128_397_164_544),
     "down_blocks.0.downsamplers.0": (0, 16_991_846_400),
@@ -18,17 +18,17 @@ KEPT = {
     "up_blocks.1.upsamplers.0": (44_693_504, 255_615_303_680),
 }
 QUIET = {
-    # Without them libtpu looks for the other chips of a slice, and says much.
+    # Keeps libtpu from looking for the other chips of a slice and from verbose logging.
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
-    # Another process may be compiling, too.
+    # Another process may be compiling as well.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is for Linux on x86_64 alone")
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu exists only for Linux on x86_64")
 def test_blocks_take_no_more_memory_or_operations():
     ran = subprocess.run(
         [sys.executable, "-m", "benchmarks.compiled_blocks"],
@@ -43,5 +43,5 @@ def test_blocks_take_no_more_memory_or_operations():
         temp_bytes, operations = KEPT[path]
         assert each["temp_bytes"] <= 1.05 * temp_bytes, (path, each)
         assert each["flops"] <= 1.01 * operations, (path, each)
-        # By hand are matrix products and convolutions alone.
+        # The count by hand covers only matrix products and convolutions.
         assert 1 <= each["flops"] / each["flops_by_hand"] < 1.15, (path, each)

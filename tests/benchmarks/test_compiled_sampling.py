@@ -1,4 +1,4 @@
-"""What is read off a compiled step, of a network small enough for a CPU."""
+"""The analysis of a compiled step, with a network small enough for a CPU."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def networks() -> Networks:
 
 
 def test_all_weights_are_resident(networks):
-    """Those too that make what no step changes, such as the keys and values of texts."""
+    """Includes weights used only outside the step, such as those of the text's keys and values."""
     found = compile_step(networks, sampling_mesh(), 1, (64, 64), guidance=True)
     parts = (*networks.controlnets, *(n for n in vars(networks).values() if hasattr(n, "shapes")))
     weights = sum(2 * leaf.size for part in parts for leaf in part.shapes.values())

@@ -1,8 +1,8 @@
-"""What is read off the text of compiled programs."""
+"""Collectives are counted in the text of compiled programs."""
 
 from benchmarks.hlo_collectives import array_bytes, collectives
 
-# Cut from what libtpu makes of a training step.
+# Excerpt of a training step compiled by libtpu.
 PROGRAM = """\
 %fused_computation.1 (param_0.1: bf16[2,320]) -> bf16[32,320] {
   %all-gather.1 = bf16[32,320]{1,0:T(8,128)(2,1)} all-gather(%param_0.1), x={chain_id="46"}
@@ -21,7 +21,7 @@ ENTRY %main (p: f32[]) -> f32[] {
   ROOT %add.7 = f32[]{:T(128)} add(%p.5, %all-reduce.5)
 }
 """
-# Of ten layers, in each of which something turns twice.
+# A loop over ten layers with an inner loop of two iterations.
 LOOPS = """\
 %inner.1 (p: (f32[8])) -> (f32[8]) {
   %all-gather.1 = f32[8]{0} all-gather(%p.1), channel_id=1
@@ -46,7 +46,7 @@ def test_each_collective_counts_once():
     }
 
 
-def test_of_a_start_its_results_count():
+def test_starts_count_their_results_only():
     program = """\
 ENTRY %main (p: f32[]) -> f32[] {
   %all-gather-start.1 = (bf16[2,8]{1,0}, bf16[4,8]{1,0}) all-gather-start(%p.1)
@@ -59,7 +59,7 @@ ENTRY %main (p: f32[]) -> f32[] {
     assert found["all-reduce"]["bytes"] == 48
 
 
-def test_collectives_in_loops_count_each_turn():
+def test_collectives_in_loops_count_each_iteration():
     (found,) = collectives(LOOPS).values()
     assert found == {"count": 10 + 20, "bytes": 10 * 16 + 20 * 32, "overlapped": 0}
 

@@ -1,4 +1,4 @@
-"""Kernels of a profile are told by kind."""
+"""Kernels of a profile are summed by kind."""
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,6 @@ def test_kernels_are_summed_by_kind_and_name():
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="a GPU has kernels")
-def test_without_a_gpu_there_are_none():
+def test_returns_none_without_a_gpu():
     double = jax.jit(lambda x: 2 * x)
     assert kernels(lambda: double(jnp.ones(3)).block_until_ready(), "double", 1) is None

@@ -1,4 +1,4 @@
-"""Peaks that can be counted by hand, in units of one array."""
+"""Peaks match those counted by hand, in units of one array."""
 
 import functools
 
@@ -35,7 +35,7 @@ def test_arrays_die_after_their_last_use():
     assert peak(lambda x: jnp.cos(jnp.sin(jnp.exp(x))), X) == 2
 
 
-def test_what_is_used_late_lives_until_then():
+def test_arrays_live_until_their_last_use():
     def function(x):
         first = jnp.exp(x)
         return first * jnp.cos(jnp.sin(jnp.sin(x)))
@@ -44,9 +44,9 @@ def test_what_is_used_late_lives_until_then():
 
 
 @pytest.mark.parametrize("run", [unrolled, looped])
-def test_rematerialisation_keeps_one_array_a_layer(run):
+def test_remat_keeps_one_array_per_layer(run):
     weights = jnp.zeros((LAYERS, WIDTH, WIDTH))
-    # Without: the tanh, its derivative and the input of each layer.
+    # Without remat: the tanh, its derivative and the input of each layer.
     assert peak(jax.grad(functools.partial(run, layer)), weights) > 2 * LAYERS
     within = peak(jax.grad(functools.partial(run, jax.checkpoint(layer))), weights)
     assert LAYERS <= within < LAYERS + 10

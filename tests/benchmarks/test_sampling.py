@@ -1,4 +1,4 @@
-"""The benchmark of sampling in its small form, and its PyTorch side's networks at full size."""
+"""The sampling benchmark with small networks, and its PyTorch networks at full size."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
         ("text_encoder_2", CLIPTextModelWithProjection, 1280, 694_659_840),
     ],
 )
-def test_the_peers_text_encoders_are_sdxls(name, kind, width, parameters):
+def test_torch_text_encoders_have_sdxls_sizes(name, kind, width, parameters):
     with torch.device("meta"):
         encoder = kind(clip_config(name, FULL[name]))
     assert encoder.config.hidden_size == width
@@ -31,7 +31,7 @@ def test_the_peers_text_encoders_are_sdxls(name, kind, width, parameters):
 
 
 @pytest.mark.slow
-def test_both_sides_make_pictures(tmp_path):
+def test_both_sides_generate_images(tmp_path):
     ran = subprocess.run(
         [sys.executable, "-m", "benchmarks.sampling", "--small", "--peer", "torch"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The configurations build; of full size, their states and batches lie on their meshes."""
+"""All configurations build; states and batches of full-size ones shard evenly on their meshes."""
 
 import functools
 import importlib
@@ -11,7 +11,7 @@ from benchmarks.compiled_step import sdxl_networks
 from miniature.base.architecture import SCHEDULER, UNET, VAE
 from train.compiled_step import batch_shapes, state_shapes
 
-# Devices of each; the paper's own two are for its 48 GPUs.
+# Number of devices of each; the paper's two configurations are for its 48 GPUs.
 DEVICES = {
     "instantid_sdxl": 48,
     "instantid_sdxl_512": 48,
@@ -21,7 +21,7 @@ DEVICES = {
     "gpu_h200_8": 8,
     "gpu_80gb": 1,
 }
-# Resampler, ID keys and values, IdentityNet: as counted in the trainers that reproduced the paper.
+# Resampler, ID keys and values, IdentityNet; the same in the trainers that reproduced the paper.
 TRAINABLES = 1_673_779_984
 
 networks = functools.cache(sdxl_networks)
@@ -36,14 +36,14 @@ def build(name):
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_mesh_takes_the_devices_and_shares_out_the_batch(name):
+def test_mesh_uses_all_devices_and_divides_the_batch(name):
     config, mesh = build(name)
     assert mesh.size == DEVICES[name]
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_state_has_its_shapes_on_the_mesh(name):
+def test_state_shards_evenly(name):
     config, mesh = build(name)
     state = state_shapes(config, networks(), mesh)
     assert sum(leaf.size for leaf in state.params.values()) == TRAINABLES
@@ -53,7 +53,7 @@ def test_state_has_its_shapes_on_the_mesh(name):
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_every_bucket_lies_on_the_mesh(name):
+def test_batches_of_every_bucket_shard_evenly(name):
     config, mesh = build(name)
     for size in config.data.buckets:
         for leaf in batch_shapes(config, networks(), mesh, size).values():
@@ -61,7 +61,7 @@ def test_every_bucket_lies_on_the_mesh(name):
             assert rows * mesh.shape["data"] * mesh.shape["fsdp"] == config.global_batch_size
 
 
-def test_the_miniatures_suits_its_base_model():
+def test_miniature_config_fits_its_base_model():
     config = importlib.import_module("configs.miniature").get_config()
     assert config.model.resampler.output_dim == UNET["cross_attention_dim"]
     assert config.objective.prediction_type == SCHEDULER["prediction_type"]

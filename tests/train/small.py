@@ -1,4 +1,4 @@
-"""A training problem small enough for tests: the random model's networks and a made-up batch."""
+"""A small training problem: networks like the random model's, and a random batch."""
 
 import functools
 
@@ -58,7 +58,7 @@ def frozen() -> dict[str, Params]:
 
 @functools.cache
 def trainables() -> Params:
-    """Of unit gain, which fresh ones are not."""
+    """Trainables of unit gain, unlike newly initialized ones."""
     adapter = component_shapes("ip_adapter", networks().unet)
     parts = {name: drawn(name, 4) for name in ("image_proj", "controlnet")}
     parts["ip_adapter"] = {k: v for k, v in drawn("unet", 4).items() if k in adapter}
@@ -66,12 +66,12 @@ def trainables() -> Params:
 
 
 def drawn(name: str, seed: int) -> Params:
-    """Drawn by NumPy, because compiling a network's own initialisation takes long."""
+    """Draws with NumPy, because compiling a network's own initialization takes long."""
     return jax.tree.map(jnp.asarray, draw_params(getattr(networks(), name), seed))
 
 
 def constants(dtype: str = "float32") -> Constants:
-    """`dtype`: of the frozen networks, as of the compute."""
+    """`dtype` is that of the frozen networks and of the computation."""
     empty = np.full(77, 513, np.int32)
     empty[0] = 512
     schedule = jnp.asarray(alphas_cumprod(ScheduleConfig()))
@@ -80,7 +80,7 @@ def constants(dtype: str = "float32") -> Constants:
 
 
 def batch(rows: int, seed: int = 0, side: int = 64) -> dict[str, np.ndarray]:
-    """With moments in place of pictures, which saves compiling the VAE's encoder."""
+    """A batch with cached latents, which avoids compiling the VAE's encoder."""
     random = np.random.default_rng(seed)
     ids = random.integers(0, 512, (2, rows, 77)).astype(np.int32)
     ids[:, :, 20:] = 513

@@ -1,4 +1,4 @@
-"""A batch on a mesh has the rows where the mesh wants them."""
+"""A batch's rows are placed on the right devices of a mesh."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from train.batch import gather_ids, place_batch, process_rows
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)], ids=str)
-def test_lone_process_places_all_rows(shape):
+def test_single_process_places_all_rows(shape):
     mesh = training_mesh(shape)
     rows = process_rows(16, mesh)
     assert rows == list(range(16))
@@ -20,8 +20,8 @@ def test_lone_process_places_all_rows(shape):
         assert placed[name].sharding.is_equivalent_to(batch_sharding(mesh), value.ndim)
 
 
-def test_rows_may_lie_apart():
-    """As those of a process whose devices are no neighbours on the mesh."""
+def test_rows_may_be_noncontiguous():
+    """Such are the rows of a process whose devices are not adjacent on the mesh."""
     mesh = training_mesh((2, 1, 1), jax.devices()[:2])
     shuffled = [8, 9, 0, 1, *range(2, 8), *range(10, 16)]
     values = np.arange(16)
@@ -29,5 +29,5 @@ def test_rows_may_lie_apart():
     np.testing.assert_array_equal(placed["a"], values)
 
 
-def test_ids_of_a_lone_process_are_its_own():
+def test_single_process_gathers_its_own_ids():
     assert gather_ids(["a", "b"], [0, 1]) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""The step as compiled, from shapes alone."""
+"""The memory of the compiled step, from shapes only."""
 
 import dataclasses
 
@@ -14,12 +14,12 @@ from train.data.config import DataConfig, DatasetShare
 from train.step import RematPolicy, StepConfig
 
 SIZE = (64, 64)
-# As deep as SDXL's stacks, so that what layers keep outweighs what one layer needs.
+# As deep as SDXL's stacks, so that saved activations outweigh those of a single layer.
 UNET = small.UNET | {"transformer_layers_per_block": [1, 10]}
 
 
 def temporary_bytes(remat: RematPolicy) -> int:
-    """Temporaries of a step whose stacks are loops: XLA's CPU compiler undoes remat elsewhere."""
+    """Temporaries of a step with scanned stacks; elsewhere XLA's CPU compiler undoes remat."""
     config = TrainConfig(
         model=ModelConfig(sdxl="not read"),
         data=DataConfig(
@@ -42,5 +42,5 @@ def temporary_bytes(remat: RematPolicy) -> int:
 
 
 @pytest.mark.slow
-def test_full_remat_lowers_the_temporaries():
+def test_full_remat_reduces_temporaries():
     assert temporary_bytes("full") < 0.6 * temporary_bytes("none")

@@ -1,4 +1,4 @@
-"""What a configuration refuses, and by what a run is recognized."""
+"""Configurations reject bad settings, and their identity covers what affects results."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def changed(**values):
     return dataclasses.replace(CONFIG, **values).identity()
 
 
-def test_how_and_where_a_run_is_made_is_not_its_identity():
+def test_identity_excludes_paths_sharding_and_logging():
     data = DataConfig(datasets=(DatasetShare(folder="elsewhere"),))
     same = changed(
         steps=20,
@@ -54,12 +54,12 @@ def test_how_and_where_a_run_is_made_is_not_its_identity():
         ),
     ],
 )
-def test_what_changes_the_numbers_is_named(values, name):
+def test_identity_names_settings_that_affect_results(values, name):
     before, after = CONFIG.identity(), changed(**values)
     assert [key for key in before if before[key] != after[key]] == [name]
 
 
-def test_options_that_are_off_are_not_in_the_identity():
+def test_identity_excludes_options_that_are_off():
     later = {"optimizer.algorithm", "objective.identity_weight", "objective.identity_window"}
     assert not later & CONFIG.identity().keys()
     muon = changed(optimizer=OptimizerConfig(algorithm="muon"))
@@ -69,19 +69,19 @@ def test_options_that_are_off_are_not_in_the_identity():
 @pytest.mark.parametrize(
     "values", [{"b1": 1.0}, {"b2": 1 - 1e-9}, {"b2": -1}, {"eps": 0}, {"weight_decay": -1}]
 )
-def test_optimizer_refuses_what_divides_by_zero(values):
+def test_optimizer_rejects_divisions_by_zero(values):
     with pytest.raises(InputError, match=next(iter(values))):
         OptimizerConfig(**values)
 
 
 @pytest.mark.parametrize("values", [{"data": 0}, {"fsdp": 0}, {"tensor": -1}])
-def test_mesh_refuses(values):
+def test_mesh_rejects_invalid_sizes(values):
     with pytest.raises(InputError, match="expected 1 or more"):
         MeshConfig(**values)
 
 
 @pytest.mark.parametrize("name", ["every", "keep", "keep_every"])
-def test_checkpoints_refuse_zero(name):
+def test_checkpoints_reject_zero(name):
     with pytest.raises(InputError, match=name):
         CheckpointConfig(**{name: 0})
 
@@ -89,7 +89,7 @@ def test_checkpoints_refuse_zero(name):
 @pytest.mark.parametrize(
     "values", [{"every": 0}, {"records": 0}, {"size": (100, 100)}, {"seed": -1}]
 )
-def test_validation_refuses(values):
+def test_validation_rejects_invalid_settings(values):
     with pytest.raises(InputError, match="validation"):
         ValidationConfig(dataset="c", **values)
 
@@ -109,12 +109,12 @@ def test_batch_must_divide_among_devices_and_micro_batches():
     ],
     ids=["no recognizer", "no weight"],
 )
-def test_identity_loss_takes_a_weight_and_a_recognizer(values):
+def test_identity_loss_needs_a_weight_and_a_recognizer(values):
     with pytest.raises(InputError, match="the identity loss needs both"):
         dataclasses.replace(CONFIG, **values)
 
 
-def test_an_identity_loss_that_is_off_is_no_part_of_the_identity():
+def test_identity_excludes_an_identity_loss_that_is_off():
     assert not any("identity" in name for name in CONFIG.identity())
     objective = ObjectiveConfig(identity_weight=0.5)
     model = ModelConfig(sdxl="a", recognizer="r.onnx")

@@ -1,4 +1,4 @@
-"""Several processes are one run, or none."""
+"""Either all processes join a run, or it fails."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ from train.distributed import ProcessConfig, check_same, expected_processes, joi
         ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
     ],
 )
-def test_environment_tells_how_many_are_expected(environment, count):
+def test_environment_determines_the_expected_processes(environment, count):
     assert expected_processes(environment) == count
 
 
-def test_run_ends_where_not_all_join(monkeypatch):
-    """Where several are expected, none may go on alone."""
+def test_fails_if_not_all_processes_join(monkeypatch):
+    """If several processes are expected, none may train alone."""
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
 
     def fails(*_):
@@ -34,7 +34,7 @@ def test_run_ends_where_not_all_join(monkeypatch):
         join(ProcessConfig())
 
 
-def test_run_ends_where_fewer_joined(monkeypatch):
+def test_fails_if_fewer_processes_joined(monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", lambda *_: None)
     with pytest.raises(InputError, match="expected 3 processes, but 1 joined"):
         join(ProcessConfig(processes=3))
@@ -49,13 +49,13 @@ def test_run_ends_where_fewer_joined(monkeypatch):
         ProcessConfig(processes=2, coordinator="a:1"),
     ],
 )
-def test_incomplete_settings_are_refused(wrong):
+def test_rejects_incomplete_settings(wrong):
     with pytest.raises(InputError, match="process"):
         join(wrong)
 
 
-def test_run_ends_where_the_machine_is_one_of_several(monkeypatch):
-    """As on a TPU pod whose environment says nothing of it."""
+def test_fails_if_the_machine_is_one_of_several(monkeypatch):
+    """Simulates a TPU pod without environment variables."""
     monkeypatch.setattr("jax.process_count", lambda: 4)
     with pytest.raises(InputError, match="one of 4"):
         join(ProcessConfig())
@@ -63,7 +63,7 @@ def test_run_ends_where_the_machine_is_one_of_several(monkeypatch):
 
 @pytest.mark.parametrize("differs", [None, 0, 1])
 def test_processes_must_have_the_same_settings(monkeypatch, differs):
-    """Here the second of two gives what the first gives, but for one setting."""
+    """Simulates a second process that differs in one setting."""
 
     def gathered(ours):
         theirs = ours.copy()
@@ -83,7 +83,7 @@ def test_processes_must_have_the_same_settings(monkeypatch, differs):
             check_same(settings)
 
 
-def test_lone_process_joins_nobody(monkeypatch):
+def test_single_process_does_not_initialize_jax_distributed(monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", lambda *_: pytest.fail("joined"))
     join(ProcessConfig())
     join(ProcessConfig(processes=1))

@@ -1,4 +1,4 @@
-"""Operations are counted as one counts them by hand."""
+"""FLOP counts match those by hand."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def test_convolution():
     assert flops(convolve, picture, kernel) == 2 * (2 * 10 * 10 * 6) * (3 * 3 * 4)
 
 
-def test_loops_count_each_time_and_what_is_inside_counts():
+def test_loops_count_every_iteration_and_nested_operations():
     square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
 
     @jax.jit
@@ -48,15 +48,15 @@ def test_loops_count_each_time_and_what_is_inside_counts():
     assert flops(outer, square) == 5 * 2 * 4**3
 
 
-def test_gradient_takes_twice_as_much_again():
+def test_gradient_takes_twice_the_forward_pass():
     def loss(a, b):
         return (a @ b.T).sum()
 
     assert flops(jax.grad(loss, (0, 1)), MATRIX, MATRIX) == 3 * flops(loss, MATRIX, MATRIX)
 
 
-def test_a_kernels_products_count_as_those_it_stands_for():
-    """The forward's two and the gradient's four, though it computes three again."""
+def test_pallas_kernels_count_without_recomputation():
+    """Two products forward and four backward, although the kernels recompute three."""
     x = jax.ShapeDtypeStruct((2, 1100, 3, 64), jnp.bfloat16)
     padded = 1152  # to the next multiple of 128
 
@@ -79,7 +79,7 @@ def test_xla_counts_a_loop_once():
     uncounted = uncounted_flops(jax.make_jaxpr(loop)(*arguments).jaxpr)
     product = 2 * 8 * 16 * 16
     assert uncounted == 9 * product
-    # And a few that count the turns.
+    # XLA also counts the loop counter's operations.
     assert 0 <= compiled.cost_analysis()["flops"] + uncounted - 10 * product < 100
 
 
@@ -93,7 +93,7 @@ def test_step_grows_with_the_batch_and_not_with_the_mesh():
     assert step_flops(config, small.networks(), split, (64, 64)) == one
 
 
-def test_utilization_is_known_only_where_the_peak_is(monkeypatch):
+def test_utilization_is_none_without_a_known_peak(monkeypatch):
     mesh = training_mesh((8, 1, 1))
     config = tiny_config.get_config()
     assert StepFlops(config, small.networks(), mesh).utilization((64, 64), 1.0) is None

@@ -1,4 +1,4 @@
-"""`python -m train`: what is asked wrongly gets one line, and nothing is written."""
+"""`python -m train`: bad input gives one line, and nothing is written."""
 
 import dataclasses
 
@@ -12,21 +12,21 @@ from train.runs.lock import locked
 
 @pytest.fixture(scope="module", autouse=True)
 def made():
-    """The model and the data, which are made on first use."""
+    """The model and the data, created on first use."""
     return tiny_config.get_config()
 
 
 def refused(capsys, workdir, *options, config=training_process.CONFIG):
-    """What is told: one line, or for a setting that is wrong by itself tyro's box."""
+    """Returns the error: one line, or tyro's box for a setting that is invalid on its own."""
     with pytest.raises(SystemExit) as ended:
         main([str(config), "--workdir", str(workdir), *map(str, options)])
     assert ended.value.code == 2
     assert not workdir.exists()
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    lines = [line for line in told.splitlines() if line.startswith("train: error: ")]
-    assert len(lines) == 1 or "Full helptext" in told or "full helptext" in told, told
-    return " ".join(lines) or " ".join(told.replace("│", " ").split())
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    lines = [line for line in message.splitlines() if line.startswith("train: error: ")]
+    assert len(lines) == 1 or "Full helptext" in message or "full helptext" in message, message
+    return " ".join(lines) or " ".join(message.replace("│", " ").split())
 
 
 WRONG = {
@@ -48,9 +48,9 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_setting_gets_one_line(capsys, tmp_path, wrong):
-    options, told = WRONG[wrong]
+    options, message = WRONG[wrong]
     batch = () if wrong == "batch" else ("--global-batch-size", 8)
-    assert told in refused(capsys, tmp_path / "run", *batch, *options)
+    assert message in refused(capsys, tmp_path / "run", *batch, *options)
 
 
 CONFIGS = {
@@ -73,11 +73,11 @@ CONFIGS = {
 
 @pytest.mark.parametrize("wrong", CONFIGS)
 def test_wrong_file_gets_one_line(capsys, tmp_path, wrong):
-    text, told = CONFIGS[wrong]
+    text, message = CONFIGS[wrong]
     path = tmp_path / "config.py"
     if text is not None:
         path.write_text(text)
-    assert told in refused(capsys, tmp_path / "run", config=path)
+    assert message in refused(capsys, tmp_path / "run", config=path)
 
 
 def test_workdir_that_is_a_file_gets_one_line(capsys, tmp_path):
@@ -89,17 +89,19 @@ def test_workdir_that_is_a_file_gets_one_line(capsys, tmp_path):
     assert f"{file} is a file" in capsys.readouterr().err
 
 
-def test_a_folder_in_use_gets_one_line(capsys, tmp_path):
+def test_locked_workdir_gets_one_line(capsys, tmp_path):
     with locked(RunFolder(tmp_path)):
         with pytest.raises(SystemExit) as ended:
             main([training_process.CONFIG, "--workdir", str(tmp_path), "--global-batch-size", "8"])
         assert not list(tmp_path.iterdir())
     assert ended.value.code == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"train: error: {tmp_path}: another process is training in this folder")
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(
+        f"train: error: {tmp_path}: another process is training in this folder"
+    )
 
 
-def test_without_a_config_it_says_what_to_give(capsys):
+def test_prints_usage_without_a_config(capsys):
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2
@@ -110,9 +112,9 @@ def test_every_setting_is_an_option(capsys):
     with pytest.raises(SystemExit) as ended:
         main([training_process.CONFIG, "--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert "--workdir" in told
+    message = capsys.readouterr().out
+    assert "--workdir" in message
     for section in ("optimizer", "objective", "step", "mesh", "checkpoints"):
         for field in dataclasses.fields(getattr(tiny_config.get_config(), section)):
             name = field.name.replace("_", "-")
-            assert f"--{section}.{name}" in told or f"--{section}.no-{name}" in told
+            assert f"--{section}.{name}" in message or f"--{section}.no-{name}" in message

@@ -1,4 +1,4 @@
-"""IdentityNet's configuration is diffusers', and the recognizer is one that fits."""
+"""IdentityNet's configuration matches diffusers', and the recognizer must fit the Resampler."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ from train.random_model import SETTINGS
     ],
     ids=["three levels", "two", "conditioning channels"],
 )
-def test_identitynet_settings_are_those_of_from_unet(unet, asked):
+def test_identitynet_settings_match_from_unet(unet, asked):
     import diffusers
 
     sdxl = {
@@ -33,7 +33,7 @@ def test_identitynet_settings_are_those_of_from_unet(unet, asked):
     wanted = dict(diffusers.ControlNetModel.from_unet(reference, **asked).config)
     ours = identitynet_settings(unet, *asked.values())
     ignored = {name for name in wanted if name.startswith("_")}
-    # The number of heads goes by either name.
+    # Either key may hold the number of heads.
     ignored |= {"num_attention_heads"}
     theirs = {name: wanted[name] for name in wanted.keys() - ignored}
     got = dict(diffusers.ControlNetModel.from_config(ours).config)
@@ -44,11 +44,11 @@ def test_identitynet_settings_are_those_of_from_unet(unet, asked):
     assert {name: plain(got[name]) for name in theirs} == {k: plain(v) for k, v in theirs.items()}
 
 
-def test_a_recognizer_of_other_embeddings_is_refused():
+def test_rejects_a_recognizer_with_other_embeddings():
     recognizer = find_recognizer(FACE_PACK / "recogniser.onnx").network
     fits = dataclasses.replace(small.networks(), recognizer=recognizer)
     check_recognizer(fits)
-    check_recognizer(small.networks())  # there need be none
+    check_recognizer(small.networks())  # the recognizer is optional
     config = dataclasses.replace(fits.image_proj.config, embedding_dim=256)
     wide = dataclasses.replace(fits.image_proj, config=config)
     with pytest.raises(

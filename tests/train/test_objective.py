@@ -1,4 +1,4 @@
-"""The objective's options, and what is random in it."""
+"""The objective's options and random draws."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def loss_at(config: ObjectiveConfig, timesteps: list[int], box=None) -> np.ndarr
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_min_snr_weighs_as_its_paper_says(prediction_type):
+def test_min_snr_weights_match_the_paper(prediction_type):
     timesteps = [0, 500, 990]
     plain = loss_at(ObjectiveConfig(prediction_type=prediction_type), timesteps)
     weighed = loss_at(
@@ -46,7 +46,7 @@ def test_face_weight_keeps_the_mean_weight():
     assert abs(inside - everywhere) > 1e-3
 
 
-def test_shares_of_dropped_conditions():
+def test_conditions_are_dropped_by_their_shares():
     config = ObjectiveConfig(drop_id=0.1, drop_text=0.2, drop_both=0.05)
     draws = jax.jit(lambda key: draw(config, key, jnp.arange(20_000), (1, 1, 4), ALPHAS))(
         jax.random.key(0)
@@ -59,7 +59,7 @@ def test_shares_of_dropped_conditions():
     assert timesteps.min() == 0 and timesteps.max() == 999
 
 
-def test_noise_is_drawn_around_what_is_asked_for():
+def test_log_noise_has_the_configured_distribution():
     alphas = jnp.cumprod(1 - jnp.linspace(0.03, 0.11, 1000) ** 2)
     config = ObjectiveConfig(log_noise=(-0.5, 0.7))
     draws = jax.jit(lambda key: draw(config, key, jnp.arange(20_000), (1, 1, 4), alphas))(
@@ -70,7 +70,7 @@ def test_noise_is_drawn_around_what_is_asked_for():
     np.testing.assert_allclose([log_noise.mean(), log_noise.std()], [-0.5, 0.7], atol=0.02)
 
 
-def test_draws_of_an_example_do_not_depend_on_its_neighbours():
+def test_draws_of_an_example_do_not_depend_on_other_examples():
     config, key = ObjectiveConfig(noise_offset=0.1, log_noise=(0.0, 1.0)), jax.random.key(3)
     together = draw(config, key, jnp.arange(6), SHAPE, ALPHAS)
     apart = draw(config, key, jnp.array([4]), SHAPE, ALPHAS)
@@ -94,6 +94,6 @@ def test_draws_of_an_example_do_not_depend_on_its_neighbours():
     ],
     ids=str,
 )
-def test_impossible_settings_are_refused(settings):
+def test_rejects_impossible_settings(settings):
     with pytest.raises(InputError):
         ObjectiveConfig(**settings)

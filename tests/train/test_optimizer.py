@@ -1,4 +1,4 @@
-"""The optimiser against torch's, its schedules against transformers', and the average."""
+"""The optimizer matches torch's, its schedules match transformers', and the average is exact."""
 
 import functools
 
@@ -25,7 +25,7 @@ def drawn(seed: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("decay_all", [False, True])
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
-def test_ten_steps_are_torchs(decay_all, clip_norm):
+def test_ten_adamw_steps_match_torch(decay_all, clip_norm):
     config = OptimizerConfig(
         learning_rate=1e-2,
         warmup_steps=0,
@@ -56,14 +56,14 @@ def test_ten_steps_are_torchs(decay_all, clip_norm):
         assert relative_error(value, theirs[name].detach().numpy()) < 1e-6, name
 
 
-def test_muons_steps_are_torchs():
+def test_muon_steps_match_torch():
     config = OptimizerConfig(
         algorithm="muon", learning_rate=1e-2, warmup_steps=0, weight_decay=0.1, clip_norm=None
     )
     params = {name: jnp.asarray(value) for name, value in drawn(0).items()}
 
     def matrix(kernel):
-        """Theirs knows matrices alone, of outputs by inputs."""
+        """A matrix of outputs by inputs, all that torch's Muon supports."""
         return np.array(kernel).reshape(36, 5).T.copy()
 
     weight = torch.tensor(matrix(params["conv.kernel"]), requires_grad=True)
@@ -79,11 +79,11 @@ def test_muons_steps_are_torchs():
         params = optax.apply_updates(params, updates)
         moved = (weight - before).detach().numpy()
         errors[step] = relative_error(matrix(updates["conv.kernel"]), moved)
-    # They compute in bfloat16. Between, optax corrects momentum for its start, and they do not.
+    # torch computes in bfloat16, and unlike optax does not correct the momentum's bias.
     assert errors[1] < 3e-2 and errors[10] < 3e-2 and max(errors.values()) < 0.1
 
 
-def test_muons_step_is_the_same_on_a_mesh():
+def test_muon_step_is_the_same_on_a_mesh():
     config = OptimizerConfig(algorithm="muon", learning_rate=1e-2, warmup_steps=0)
     params, gradients = drawn(0), drawn(1)
 
@@ -103,7 +103,7 @@ def test_muons_step_is_the_same_on_a_mesh():
 
 
 @pytest.mark.parametrize("decay_all", [False, True])
-def test_muon_leaves_all_but_kernels_to_adamw(decay_all):
+def test_muon_updates_other_parameters_with_adamw(decay_all):
     config = OptimizerConfig(
         algorithm="muon",
         learning_rate=1e-2,
@@ -142,7 +142,7 @@ def test_muon_leaves_all_but_kernels_to_adamw(decay_all):
     ids=["constant", "cosine", "linear"],
 )
 @pytest.mark.parametrize("warmup", [0, 10])
-def test_schedules_are_transformers(schedule, named, warmup):
+def test_schedules_match_transformers(schedule, named, warmup):
     config = OptimizerConfig(
         learning_rate=3e-4, schedule=schedule, warmup_steps=warmup, decay_steps=50
     )
@@ -158,7 +158,7 @@ def test_schedules_are_transformers(schedule, named, warmup):
     np.testing.assert_allclose(ours[:until], rates[:until], rtol=1e-5, atol=1e-9)
 
 
-def test_parameters_at_rest_are_their_own_average():
+def test_average_of_constant_parameters_is_exact():
     params = {name: jnp.asarray(value) for name, value in drawn(0).items()}
     ema = params
     for _ in range(3):
@@ -167,7 +167,7 @@ def test_parameters_at_rest_are_their_own_average():
         np.testing.assert_array_equal(ema[name], params[name])
 
 
-def test_average_forgets_as_its_decay_says():
+def test_average_decays_exponentially():
     ema = {"a": jnp.ones(())}
     for _ in range(1000):
         ema = update_ema(0.999, ema, {"a": jnp.zeros(())})

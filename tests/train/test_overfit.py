@@ -1,4 +1,4 @@
-"""Training learns, and what it learns comes through the face and the keypoints."""
+"""Training reduces the loss, through both the face and the keypoints."""
 
 import functools
 
@@ -26,7 +26,7 @@ OPTIMIZER = OptimizerConfig(learning_rate=2e-3, warmup_steps=10, weight_decay=0.
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
-    """All 64 drawn faces; their noise and timesteps are those of one key."""
+    """All 64 drawn faces; one key draws their noise and timesteps."""
     cache = tmp_path_factory.mktemp("cache")
     folder = random_model(cache)
     tokenizers = [
@@ -66,7 +66,7 @@ def evaluate(params, constants, batch):
 def test_loss_falls_and_rises_without_the_face_or_the_keypoints(batch):
     constants = small.constants()
     init = functools.partial(init_trainables, small.networks(), constants.frozen["unet"])
-    # With ID values of zero it is the base model.
+    # With zero ID values it is the base model.
     base, _ = evaluate(init(jax.random.key(1), zero_id_values=True), constants, batch)
     params = init(jax.random.key(1))
     opt_state = make_optimizer(OPTIMIZER, params).init(params)

@@ -1,4 +1,4 @@
-"""A trace begins when the first steps are over, and holds as many as asked for."""
+"""A trace skips the first steps, and covers the requested number of steps."""
 
 import jax.numpy as jnp
 import pytest
@@ -8,11 +8,11 @@ from train.profile import Profile
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the profiler is told, between the steps."""
-    told = []
-    monkeypatch.setattr("jax.profiler.start_trace", lambda folder: told.append("start"))
-    monkeypatch.setattr("jax.profiler.stop_trace", lambda: told.append("stop"))
-    return told
+    """Records steps and calls of the profiler in order."""
+    recorded = []
+    monkeypatch.setattr("jax.profiler.start_trace", lambda folder: recorded.append("start"))
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: recorded.append("stop"))
+    return recorded
 
 
 def run(calls, tmp_path, steps, until):
@@ -23,13 +23,13 @@ def run(calls, tmp_path, steps, until):
     return calls
 
 
-def test_so_many_whole_steps_are_traced(calls, tmp_path):
+def test_traces_the_requested_number_of_steps(calls, tmp_path):
     assert run(calls, tmp_path, 2, 16) == [11, 12, 13, "start", 14, 15, "stop", 16]
 
 
-def test_run_that_ends_before_ends_the_trace(calls, tmp_path):
+def test_exit_stops_the_trace(calls, tmp_path):
     assert run(calls, tmp_path, 5, 14) == [11, 12, 13, "start", 14, "stop"]
 
 
-def test_nothing_is_traced_unless_asked(calls, tmp_path):
+def test_traces_nothing_by_default(calls, tmp_path):
     assert run(calls, tmp_path, 0, 14) == [11, 12, 13, 14]

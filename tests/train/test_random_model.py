@@ -1,4 +1,4 @@
-"""The random model: in the layout of published ones."""
+"""The random model has the layout of published models."""
 
 import json
 
@@ -25,7 +25,7 @@ def tensors(folder):
     }
 
 
-def test_it_is_found_like_a_published_model(folder):
+def test_loads_like_a_published_model(folder):
     model = find_model(str(folder), str(folder))
     assert model.force_zeros_for_empty_prompt
     assert model.scheduler["_class_name"] == "EulerDiscreteScheduler"
@@ -33,11 +33,11 @@ def test_it_is_found_like_a_published_model(folder):
     assert (resampler.embedding_dim, resampler.num_queries) == (512, 16)
 
 
-def test_it_is_small(tensors):
+def test_is_small(tensors):
     assert sum(value.nbytes for value in tensors.values()) < 60e6
 
 
-def test_no_layer_is_zero_and_none_changes_the_scale(tensors):
+def test_layers_are_nonzero_and_preserve_scale(tensors):
     for name, value in tensors.items():
         assert value.dtype == np.float32
         if value.ndim == 1:
@@ -45,29 +45,29 @@ def test_no_layer_is_zero_and_none_changes_the_scale(tensors):
             continue
         if name.endswith("latents"):
             inputs = value.shape[-1]
-        else:  # torch has the outputs first; embeddings are rows of inputs too
+        else:  # torch puts outputs first; the rows of an embedding are inputs
             inputs = np.prod(value.shape[1:])
         gain = value.std() * np.sqrt(inputs)
         assert abs(gain - 1) < 3 / np.sqrt(value.size), name
 
 
-def test_no_two_layers_are_alike(tensors):
+def test_layers_differ(tensors):
     drawn = [value.ravel()[:16].tobytes() for value in tensors.values() if value.ndim > 1]
     assert len(set(drawn)) == len(drawn)
 
 
-def test_it_is_the_same_every_time(folder, tensors, tmp_path):
+def test_is_deterministic(folder, tensors, tmp_path):
     again = random_model.random_model(tmp_path)
     for file in sorted(folder.rglob("*.*")):
         assert (again / file.relative_to(folder)).read_bytes() == file.read_bytes()
 
 
-def test_it_is_made_once(folder, monkeypatch):
+def test_is_written_once(folder, monkeypatch):
     monkeypatch.setattr(random_model, "_write", lambda _: pytest.fail("made again"))
     assert random_model.random_model(folder.parent) == folder
 
 
-def test_nothing_is_left_when_making_it_is_interrupted(tmp_path, monkeypatch):
+def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(folder):
         (folder / "half").touch()
         raise KeyboardInterrupt
@@ -78,7 +78,7 @@ def test_nothing_is_left_when_making_it_is_interrupted(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_process_may_make_it_first(tmp_path, monkeypatch):
+def test_another_process_may_write_it_first(tmp_path, monkeypatch):
     made = tmp_path / f"untrained-{random_model.VERSION}"
 
     def overtaken(folder):
@@ -89,14 +89,14 @@ def test_another_process_may_make_it_first(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [made.name]
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+def test_error_names_an_unwritable_cache(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/cache cannot be written .*XDG_CACHE_HOME"):
         random_model.random_model(tmp_path / "file" / "cache")
 
 
-def test_its_vocabulary_takes_any_text(folder):
-    """CLIP's byte alphabet, and <|endoftext|> as the highest id, where the text is pooled."""
+def test_vocabulary_covers_any_text(folder):
+    """It has CLIP's byte alphabet, and <|endoftext|> as the highest id, as pooling requires."""
     vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
     assert len(vocabulary) == random_model.VOCABULARY == 2 * 256 + 2
     assert sorted(vocabulary.values()) == list(range(random_model.VOCABULARY))

@@ -1,4 +1,4 @@
-"""Metrics come one step late, whole, and end a run that diverges."""
+"""Metrics are written one step late and completely, and end a run that diverges."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ SIZE = (64, 64)
 
 
 def returned(loss=1.0, grad_norm=2.0):
-    """What a step returns."""
+    """The return value of a step."""
     crc = jnp.asarray([1, 2, 3, 4], jnp.uint32)
     return {
         "loss": jnp.float32(loss),
@@ -44,7 +44,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def report_of(run):
-    """Makes a report of a run that may skip some steps."""
+    """Returns a factory of reports that skip a number of steps."""
 
     def make(skip=0):
         config = tiny_config.get_config()
@@ -60,7 +60,7 @@ def take(report, step, **values):
     report.take(step, returned(**values), {"bucket": list(SIZE)}, waited=0.0, size=SIZE)
 
 
-def test_step_is_written_when_the_next_one_is_under_way(run, report_of):
+def test_step_is_written_once_the_next_is_dispatched(run, report_of):
     with report_of() as report:
         take(report, 1)
         assert lines(run) == []
@@ -81,7 +81,7 @@ def test_record_is_complete(run, report_of):
     assert line["images_per_second"] == pytest.approx(4 / line["seconds_per_step"])
     assert 0 <= line["data_wait_share"] <= 1
     assert line["bucket"] == list(SIZE)
-    assert "model_flop_utilization" not in line  # nobody knows what this CPU can do
+    assert "model_flop_utilization" not in line  # this CPU's peak is unknown
 
 
 def test_checksum_of_examples_depends_on_each_and_their_order():
@@ -93,7 +93,7 @@ def test_checksum_of_examples_depends_on_each_and_their_order():
 
 
 @pytest.mark.parametrize("bad", [{"loss": math.nan}, {"grad_norm": math.inf}])
-def test_what_is_not_finite_ends_the_run(run, report_of, bad):
+def test_nonfinite_steps_end_the_run(run, report_of, bad):
     with report_of() as report:
         take(report, 1, **bad)
         with pytest.raises(DivergedError, match=r"step 1: .* is (nan|inf)"):
@@ -101,7 +101,7 @@ def test_what_is_not_finite_ends_the_run(run, report_of, bad):
     assert lines(run)[0]["step"] == 1
 
 
-def test_so_many_in_a_row_may_be_skipped(run, report_of):
+def test_skips_consecutive_nonfinite_steps_up_to_the_limit(run, report_of):
     with report_of(skip=2) as report:
         for step, loss in enumerate([math.nan, math.nan, 1.0, math.nan, math.nan], start=1):
             take(report, step, loss=loss)

@@ -1,4 +1,4 @@
-"""Runs that end before their end and go on: to the bit as if nothing had happened."""
+"""Interrupted runs resume bit-identically to an uninterrupted one."""
 
 import shutil
 import signal
@@ -16,7 +16,7 @@ STEPS = 21
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run without an interruption."""
+    """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("straight")
     assert training_process.end(training_process.start(workdir, "--steps", STEPS)) == 0
     return workdir
@@ -30,12 +30,12 @@ def assert_same_state(one, other, step=STEPS):
         assert ours[name].tobytes() == theirs[name].tobytes(), name
 
 
-def test_sigkill_loses_at_most_the_interval_and_no_bit(straight, tmp_path):
+def test_sigkill_loses_at_most_one_interval_and_resumes_exactly(straight, tmp_path):
     killed = training_process.start(tmp_path, "--steps", 1000)
     training_process.signal_at(killed, tmp_path, 5, signal.SIGKILL)
     killed.communicate()
     last = training_process.metrics(tmp_path)[-1]["step"]
-    # A torn last line, as a killed process leaves it.
+    # A partial last line, as left by a killed process.
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')
     assert training_process.end(training_process.start(tmp_path, "--steps", STEPS)) == 0
@@ -47,7 +47,7 @@ def test_sigkill_loses_at_most_the_interval_and_no_bit(straight, tmp_path):
     assert_same_state(straight, tmp_path)
 
 
-def test_one_flipped_bit_parts_the_traces(straight, tmp_path):
+def test_flipped_bit_changes_the_trace(straight, tmp_path):
     state = training_process.state(straight, 3)
     name = "params/controlnet.conv_in.kernel"
     changed = state[name].copy()
@@ -65,7 +65,7 @@ def test_one_flipped_bit_parts_the_traces(straight, tmp_path):
     assert all(a["loss"] != b["loss"] for a, b in zip(ours, theirs, strict=True))
 
 
-def test_sigterm_saves_and_says_so(straight, tmp_path):
+def test_sigterm_saves_and_exits_with_its_status(straight, tmp_path):
     ended = training_process.start(tmp_path, "--steps", 1000, "--no-log-example-ids")
     training_process.signal_at(ended, tmp_path, 4, signal.SIGTERM)
     assert training_process.end(ended) == PREEMPTED_STATUS
@@ -75,9 +75,9 @@ def test_sigterm_saves_and_says_so(straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_save_the_same_step_and_one_goes_on_alone(straight, tmp_path):
+def test_two_processes_save_the_same_step_and_a_single_one_resumes(straight, tmp_path):
     first, second = training_process.start_two(tmp_path, "--steps", 1000)
-    # The signal comes to the one that writes nothing.
+    # The process that writes nothing gets the signal.
     training_process.signal_at(first, tmp_path, 20, signal.SIGCONT)
     second.send_signal(signal.SIGTERM)
     assert [training_process.end(first), training_process.end(second)] == [PREEMPTED_STATUS] * 2
@@ -90,7 +90,7 @@ def test_two_processes_save_the_same_step_and_one_goes_on_alone(straight, tmp_pa
         assert [line[name] for line in ours[:STEPS]] == [line[name] for line in theirs]
     losses = [[line["loss"] for line in lines[:20]] for lines in (ours, theirs)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    # What one process went on to is the stream that two would have had.
+    # A single process continues with the same examples as two would.
     expected = tmp_path / "alone"
     assert training_process.end(training_process.start(expected, "--steps", step + 2)) == 0
     tail = [
@@ -99,26 +99,26 @@ def test_two_processes_save_the_same_step_and_one_goes_on_alone(straight, tmp_pa
     assert tail[0] == tail[1]
 
 
-def test_another_configuration_is_refused_by_name(straight):
+def test_error_names_the_changed_setting(straight):
     before = sorted(straight.rglob("*"))
     process = training_process.start(
         straight, "--steps", STEPS + 1, "--optimizer.learning-rate", 2e-3
     )
-    _, told = process.communicate(timeout=training_process.LIMIT)
+    _, stderr = process.communicate(timeout=training_process.LIMIT)
     assert process.returncode == 2
-    line = told.strip().splitlines()[-1]
+    line = stderr.strip().splitlines()[-1]
     assert "optimizer.learning_rate was 0.001, is 0.002" in line
     assert sorted(straight.rglob("*")) == before
 
 
 @pytest.mark.slow
-def test_what_is_not_finite_is_never_saved(tmp_path):
-    """Such steps change nothing while they are skipped, and then end the run."""
+def test_nonfinite_states_are_never_saved(tmp_path):
+    """Skipped steps change nothing, and the last one ends the run."""
     options = ("--optimizer.learning-rate", 1e15, "--optimizer.skip-nonfinite", 2)
     process = training_process.start(tmp_path, "--steps", 20, "--checkpoints.every", 1, *options)
-    _, told = process.communicate(timeout=training_process.LIMIT)
+    _, stderr = process.communicate(timeout=training_process.LIMIT)
     assert process.returncode == 2
-    assert "this state is not saved" in told.splitlines()[-1]
+    assert "this state is not saved" in stderr.splitlines()[-1]
     failed = [line["step"] for line in training_process.metrics(tmp_path) if not line["finite"]]
     assert len(failed) == 3
     steps = RunFolder(tmp_path).steps()

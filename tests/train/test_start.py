@@ -1,4 +1,4 @@
-"""Where a run begins: its own newest state, another's, given weights, or fresh ones."""
+"""A run starts from its own newest checkpoint, another run's, given weights or new ones."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def fresh(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(fresh, tmp_path_factory):
-    """A run that saved steps 3 and 6."""
+    """A run with checkpoints 3 and 6."""
     run = RunFolder(tmp_path_factory.mktemp("run"))
     with Saver(run, start=0, every=3) as saver:
         for step in (3, 6):
@@ -52,27 +52,27 @@ def run(fresh, tmp_path_factory):
     return run
 
 
-def test_fresh_state(fresh):
+def test_new_state(fresh):
     assert (fresh.step, fresh.event) == (0, "started")
     for name, value in fresh.state.params.items():
         np.testing.assert_array_equal(value, fresh.state.ema[name])
     assert {value.sharding.mesh.size for value in fresh.state.params.values()} == {8}
 
 
-def test_own_newest_state_comes_first(run, fresh, tmp_path):
+def test_own_newest_checkpoint_has_priority(run, fresh, tmp_path):
     begun = started(run, state=tmp_path / "another")
     assert (begun.step, begun.event) == (6, "resumed")
     np.testing.assert_array_equal(begun.state.params[NAME], fresh.state.params[NAME] + 6)
 
 
-def test_then_another_runs_state(run, fresh, tmp_path):
+def test_starts_from_another_runs_checkpoint(run, fresh, tmp_path):
     begun = started(RunFolder(tmp_path), state=run.path)
     assert (begun.step, begun.event) == (6, "started")
     np.testing.assert_array_equal(begun.state.ema[NAME], fresh.state.ema[NAME] + 12)
 
 
-def test_then_weights_alone(run, fresh, tmp_path):
-    """Another run's average, as sampling takes it."""
+def test_starts_from_another_runs_weights(run, fresh, tmp_path):
+    """Uses another run's average, as sampling does."""
     model = dataclasses.replace(CONFIG.model, instantid=str(run.path))
     begun = started(RunFolder(tmp_path), dataclasses.replace(CONFIG, model=model))
     assert begun.step == 0
@@ -80,7 +80,7 @@ def test_then_weights_alone(run, fresh, tmp_path):
         np.testing.assert_array_equal(start[NAME], fresh.state.params[NAME] + 12)
 
 
-def test_published_weights_are_a_start(tmp_path):
+def test_starts_from_published_weights(tmp_path):
     folder = tiny_config.tiny_model()
     model = dataclasses.replace(CONFIG.model, instantid=folder)
     config = dataclasses.replace(CONFIG, model=model)
@@ -91,7 +91,7 @@ def test_published_weights_are_a_start(tmp_path):
     )
 
 
-def test_another_configuration_is_refused_unless_told(run, caplog):
+def test_rejects_another_configuration_unless_ignored(run, caplog):
     config = dataclasses.replace(CONFIG, seed=1)
     with pytest.raises(InputError, match="seed was 0, is 1"):
         started(run, config)
@@ -100,7 +100,7 @@ def test_another_configuration_is_refused_unless_told(run, caplog):
 
 
 def test_base_weights_are_recognized_by_their_contents(fresh, tmp_path):
-    """Float16 rounds them: another fingerprint; where they lie does not matter."""
+    """Rounding to float16 changes the fingerprint; moving the files does not."""
     again = started(RunFolder(tmp_path))
     assert again.fingerprint == fresh.fingerprint
     step = dataclasses.replace(CONFIG.step, dtype="bfloat16")

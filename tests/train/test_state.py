@@ -1,4 +1,4 @@
-"""Fresh trainables start where they should."""
+"""Trainables are initialized correctly."""
 
 import functools
 
@@ -17,7 +17,7 @@ from train.state import init_trainables, trainable_shapes
 
 @pytest.fixture(scope="module")
 def fresh():
-    """With ID values as copies, and as zeros."""
+    """Trainables with copied and with zero ID values."""
     init = functools.partial(init_trainables, small.networks(), small.frozen()["unet"])
     return [
         jax.jit(functools.partial(init, zero_id_values=zero))(jax.random.key(0))
@@ -25,7 +25,7 @@ def fresh():
     ]
 
 
-def test_names_shapes_and_dtypes_are_the_trainables(fresh):
+def test_names_shapes_and_dtypes_match_the_trainables(fresh):
     wanted = trainable_shapes(small.networks())
     for params in fresh:
         assert {k: (v.shape, v.dtype) for k, v in params.items()} == {
@@ -33,7 +33,7 @@ def test_names_shapes_and_dtypes_are_the_trainables(fresh):
         }
 
 
-def test_identitynet_is_the_encoder_with_zero_outputs(fresh):
+def test_identitynet_copies_the_encoder_with_zero_outputs(fresh):
     unet, parts = small.frozen()["unet"], split_parts(fresh[0])
     shared = [name for name in parts["controlnet"] if name in unet]
     assert len(shared) > len(parts["controlnet"]) / 2
@@ -48,7 +48,7 @@ def test_identitynet_is_the_encoder_with_zero_outputs(fresh):
             assert np.any(parts["controlnet"][name]), name
 
 
-def test_id_keys_and_values_are_the_texts(fresh):
+def test_id_keys_and_values_copy_the_texts(fresh):
     unet = small.frozen()["unet"]
     names = component_shapes("ip_adapter", small.networks().unet)
     copied, zero = (split_parts(params)["ip_adapter"] for params in fresh)
@@ -59,7 +59,7 @@ def test_id_keys_and_values_are_the_texts(fresh):
         np.testing.assert_array_equal(zero[name], text if ".to_k_ip." in name else 0 * text)
 
 
-def test_with_zero_id_values_step_0_is_the_base_model(fresh):
+def test_zero_id_values_reproduce_the_base_model(fresh):
     networks, constants, batch = small.networks(), small.constants(), small.batch(2)
     alphas = constants.alphas_cumprod
     draws = draw(ObjectiveConfig(), jax.random.key(1), jnp.arange(2), (8, 8, 4), alphas)
@@ -83,6 +83,6 @@ def test_with_zero_id_values_step_0_is_the_base_model(fresh):
         )
 
     wanted = base(constants.frozen["unet"], split_parts(fresh[0])["ip_adapter"])
-    # Zeros are added in another order than nothing at all: rounding.
+    # Adding zeros changes the order of summation, and so the rounding.
     assert relative_error(ours(fresh[1]), wanted) < 1e-5
     assert relative_error(ours(fresh[0]), wanted) > 1e-3

@@ -32,7 +32,7 @@ FOUR_MICRO_BATCHES = dataclasses.replace(FLOAT32, micro_batches=4)
 def params():
     init = jax.jit(functools.partial(init_trainables, small.networks()))
     fresh = init(small.frozen()["unet"], jax.random.key(1))
-    # Zero convolutions would hide what IdentityNet does.
+    # Zero convolutions would hide IdentityNet's effect.
     random = np.random.default_rng(2)
     return {
         name: value if np.any(value) else 0.1 * random.standard_normal(value.shape, np.float32)
@@ -42,7 +42,7 @@ def params():
 
 @functools.cache
 def compiled(step: StepConfig, mesh, frozen, objective=ObjectiveConfig()):
-    """The step for a configuration, compiled once for all tests, on one device or on a mesh."""
+    """The step of a configuration on one device or a mesh, compiled once for all tests."""
     networks = small.networks()
     if objective.identity_weight:
         networks = dataclasses.replace(networks, recognizer=recognizer()[0])
@@ -67,7 +67,7 @@ def frozen_places(mesh, frozen):
 
 @functools.cache
 def recognizer():
-    """The shipped one, and its parameters."""
+    """The shipped recognizer and its parameters."""
     network, load = read_recognizer(FACE_PACK / "recogniser.onnx")
     return network, load(jnp.dtype("float32"))
 
@@ -81,7 +81,7 @@ def start(params):
 
 
 def run(params, step=FLOAT32, *, mesh=None, frozen="replicated", steps=20, rows=8):
-    """Losses, and the state after the last step."""
+    """Returns the losses and the last state."""
     constants, state, place = small.constants(step.dtype), start(params), jnp.asarray
     if mesh is not None:
         state = jax.device_put(state, state_sharding(state, mesh))
@@ -102,7 +102,7 @@ def alone(params):
     return run(params)
 
 
-# Every mesh of eight, and fewer devices; each takes minutes of compilation.
+# Meshes of eight and of fewer devices; each takes minutes to compile.
 SHAPES = [
     (data, fsdp, count // data // fsdp)
     for count in (8, 4, 2)
@@ -118,20 +118,20 @@ QUICK = (1, 2, 2)
     [QUICK, *(pytest.param(s, marks=pytest.mark.slow) for s in SHAPES if s != QUICK)],
     ids=str,
 )
-def test_mesh_changes_no_loss(params, alone, shape):
+def test_losses_are_the_same_on_a_mesh(params, alone, shape):
     mesh = training_mesh(shape, jax.devices()[: math.prod(shape)])
     losses, _ = run(params, mesh=mesh)
     np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_split_base_changes_no_loss(params, alone):
+def test_losses_are_the_same_with_a_sharded_base(params, alone):
     mesh = training_mesh((2, 2, 1), jax.devices()[:4])
     losses, _ = run(params, FLOAT32, mesh=mesh, frozen="sharded", steps=3)
     np.testing.assert_allclose(losses, alone[0][:3], rtol=1e-5)
 
 
-def test_large_parameters_and_their_moments_are_split(params):
+def test_large_parameters_and_their_moments_are_sharded(params):
     state = start(params)
     sharding = state_sharding(state, training_mesh((2, 4, 1)))
     name = max(params, key=lambda name: params[name].size)
@@ -153,7 +153,7 @@ def test_accumulation_equals_one_batch(params, alone):
 
 @pytest.mark.slow
 def test_temporaries_do_not_grow_with_the_number_of_micro_batches(params):
-    """Of rows of one size; the batch itself grows, its pictures being 2 % of it all."""
+    """Micro-batches have the same size; the growing batch of images is 2 % of all memory."""
     sizes = {}
     for count in (2, 4):
         step = dataclasses.replace(FLOAT32, micro_batches=count)
@@ -167,7 +167,7 @@ def test_temporaries_do_not_grow_with_the_number_of_micro_batches(params):
 
 
 def residual_bytes(params, remat):
-    """What a step keeps between its way there and its way back, beside weights and inputs."""
+    """Bytes saved between forward and backward pass, except weights and inputs."""
     batch, constants = small.batch(2, side=128), small.constants()
     dtype = jnp.dtype("float32")
     alphas = constants.alphas_cumprod
@@ -198,14 +198,14 @@ def residual_bytes(params, remat):
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in kept)
 
 
-def test_remat_keeps_less_for_the_way_back(params):
+def test_remat_saves_less_for_the_backward_pass(params):
     weights = sum(value.nbytes for value in params.values())
     none, dots, full = (residual_bytes(params, remat) for remat in ("none", "dots", "full"))
     assert full < dots < none
     assert full - weights < 0.6 * (none - weights)
 
 
-def test_each_step_draws_anew_and_the_seed_decides(params):
+def test_draws_depend_on_seed_and_step(params):
     function, state = compiled(FLOAT32, None, "replicated"), start(params)
     batch, constants = jax.tree.map(jnp.asarray, small.batch(8)), small.constants()
     later, first = function(state, constants, batch, np.uint32(7))
@@ -217,13 +217,13 @@ def test_each_step_draws_anew_and_the_seed_decides(params):
     assert float(first["loss"]) != float(other_step["loss"])
 
 
-def test_bfloat16_stays_near_float32(params, alone):
+def test_bfloat16_is_close_to_float32(params, alone):
     losses, state = run(params, StepConfig(dtype="bfloat16", remat="full"))
     np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
     assert {value.dtype for value in state.params.values()} == {jnp.dtype("float32")}
 
 
-def test_step_that_is_not_finite_changes_nothing_but_its_number(params):
+def test_nonfinite_step_advances_only_the_step_count(params):
     function, state = compiled(FLOAT32, None, "replicated"), start(params)
     state = state._replace(ema={name: 2 * value for name, value in state.ema.items()})
     batch = jax.tree.map(jnp.asarray, small.batch(8))
@@ -255,14 +255,14 @@ def with_identity(params):
     return function(start(params), with_recognizer(small.constants()), batch, np.uint32(7))
 
 
-def test_identity_loss_is_told_and_learned_from(params, with_identity):
+def test_identity_loss_is_reported_and_trained_on(params, with_identity):
     state, metrics = with_identity
     batch = jax.tree.map(jnp.asarray, small.batch(8))
     other, without = compiled(FLOAT32, None, "replicated")(
         start(params), small.constants(), batch, np.uint32(7)
     )
     identity = float(metrics["identity_loss"])
-    assert 0.1 < identity < 1  # random faces are nobody's; less what noise takes
+    assert 0.1 < identity < 1  # random faces match nobody, and noise lowers the weight
     np.testing.assert_allclose(
         float(metrics["loss"]), float(without["loss"]) + 0.5 * identity, rtol=1e-5
     )

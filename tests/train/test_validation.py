@@ -1,4 +1,4 @@
-"""Validation pictures: photo, keypoints and what the weights make of them, in rows."""
+"""Validation images: rows of photo, keypoints and generated image."""
 
 import dataclasses
 
@@ -54,7 +54,7 @@ def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     pixels = np.asarray(first)
     columns = np.split(pixels, 3, axis=1)
     assert all(column.std() > 5 for column in columns)
-    # The average is what is shown: other parameters change nothing, another average does.
+    # Sampling uses the average: it alone changes the image.
     other = jax.tree.map(lambda value: value * 1.5, state.params)
     assert validation.save_pictures(paths[1], 5, state._replace(params=other), frozen)
     np.testing.assert_array_equal(np.asarray(Image.open(paths[1])), pixels)
@@ -64,8 +64,8 @@ def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     assert (changed[2] != columns[2]).mean() > 0.1
 
 
-def test_weights_that_are_laid_out_anew_stay_the_trainings_own(config, base, tmp_path, monkeypatch):
-    # As on a GPU, with whose layout the CPU computes as well.
+def test_sampling_layout_does_not_affect_training_weights(config, base, tmp_path, monkeypatch):
+    # Simulates a GPU's layout, with which the CPU computes as well.
     def turned(axes, platform, sharding):
         return Format(placement.GPU_CONVOLUTION, sharding) if axes == 4 else sharding
 
@@ -77,7 +77,7 @@ def test_weights_that_are_laid_out_anew_stay_the_trainings_own(config, base, tmp
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, state)))
 
 
-def test_pictures_that_are_not_finite_are_told_and_left_out(config, base, tmp_path, caplog):
+def test_nonfinite_images_are_skipped_with_a_warning(config, base, tmp_path, caplog):
     mesh = training_mesh((1, 1, 1), jax.devices()[:1])
     frozen = Frozen(base, config, mesh).params
     params = init_trainables_nan(base, frozen)
@@ -95,7 +95,7 @@ def init_trainables_nan(base, frozen):
     return {name: np.full(value.shape, np.nan, np.float32) for name, value in shapes.items()}
 
 
-def test_too_few_records_are_refused(config, base):
+def test_rejects_too_few_records(config, base):
     validation = dataclasses.replace(config.validation, records=65)
     with pytest.raises(InputError, match="has 64 usable records, but validation needs 65"):
         Validation(dataclasses.replace(config, validation=validation), base)

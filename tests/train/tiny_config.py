@@ -1,4 +1,4 @@
-"""A configuration for tests of the whole program: two-level networks, drawn faces."""
+"""A configuration for tests of the whole program: two-level networks and drawn faces."""
 
 from unittest import mock
 
@@ -20,7 +20,7 @@ SETTINGS = random_model.SETTINGS | {
 
 
 def tiny_model() -> str:
-    """The folder of the model, which is both `sdxl` and `instantid`."""
+    """The folder of the model, which serves as both `sdxl` and `instantid`."""
     with mock.patch.object(random_model, "SETTINGS", SETTINGS):
         return str(random_model.random_model(cache_folder() / "tiny"))
 

@@ -1,4 +1,4 @@
-"""Runs of `python -m train` in processes of their own, and what lies in their folders."""
+"""Runs `python -m train` in child processes, and reads their folders."""
 
 import json
 import os
@@ -37,10 +37,10 @@ def start(workdir: Path, *options: Any) -> subprocess.Popen:
 def end(process: subprocess.Popen) -> int:
     """Waits for the exit status."""
     try:
-        _, told = process.communicate(timeout=LIMIT)
+        _, stderr = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
-    assert "Traceback" not in told, told
+    assert "Traceback" not in stderr, stderr
     return process.returncode
 
 
@@ -53,7 +53,7 @@ def start_two(workdir: Path, *options: Any) -> list[subprocess.Popen]:
 
 
 def signal_at(process: subprocess.Popen, workdir: Path, step: int, number: signal.Signals) -> None:
-    """Sends a signal when the metrics of a step are there."""
+    """Sends a signal once the metrics of a step are written."""
     until = time.monotonic() + LIMIT
     while not any(line["step"] >= step for line in metrics(workdir)):
         assert process.poll() is None, process.communicate()[1]
@@ -71,7 +71,7 @@ def events(workdir: Path) -> list[dict[str, Any]]:
 
 
 def trace(workdir: Path) -> list[tuple]:
-    """What must be the same of each step, however the run came to it."""
+    """The values of each step that must not depend on interruptions."""
     names = ("step", "loss", "grad_norm", "learning_rate", "examples_crc32", "example_ids")
     return [tuple(json.dumps(line[name]) for name in names) for line in metrics(workdir)]
 

@@ -1,4 +1,4 @@
-"""Drawn records: pictures of noise with a coloured dot at each keypoint."""
+"""Drawn records: images of noise with a colored dot at each keypoint."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from PIL import Image
 from train.data.record import Record, picture_hash
 from train.data.writing import write_dataset
 
-# RGB of the dots, far apart, and none of them grey as the background is.
+# RGB of the dots: distinct colors, none near the gray background.
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
 
 
@@ -22,7 +22,7 @@ def jpeg(pixels: np.ndarray) -> bytes:
 
 
 def keypoints(height: int, width: int) -> np.ndarray:
-    """Five points of a face right of the middle and above it."""
+    """Five keypoints of a face right of and above the center."""
     middle = np.array([0.6 * width, 0.4 * height])
     side = 0.15 * min(height, width)
     offsets = np.array([[-1, -1], [1, -1], [0, 0], [-0.8, 1], [0.8, 1]])
@@ -30,15 +30,15 @@ def keypoints(height: int, width: int) -> np.ndarray:
 
 
 def picture(height: int, width: int, *, radius: int = 3, seed: int = 0) -> np.ndarray:
-    grey = np.random.default_rng(seed).integers(90, 110, (height, width, 1), np.uint8)
-    pixels = np.repeat(grey, 3, axis=-1)
+    gray = np.random.default_rng(seed).integers(90, 110, (height, width, 1), np.uint8)
+    pixels = np.repeat(gray, 3, axis=-1)
     for (x, y), color in zip(keypoints(height, width), COLORS, strict=True):
         cv2.circle(pixels, (int(x), int(y)), radius, color, cv2.FILLED)
     return pixels
 
 
 def record(number: int, height: int = 64, width: int = 64, **changes) -> Record:
-    """Record `number`, whose key, caption and embedding tell which it is."""
+    """Record `number`; its key, caption and embedding identify it."""
     kps = keypoints(height, width)
     margin = 0.1 * min(height, width)
     image = jpeg(picture(height, width, seed=number))
@@ -66,7 +66,7 @@ def dataset(
     first: int = 0,
     change: Callable[[int], dict] = lambda number: {},
 ) -> Path:
-    """Writes records of these picture sizes, numbered from `first`."""
+    """Writes records with images of these sizes, numbered from `first`."""
     numbers = range(first, first + len(sizes))
     write_dataset(
         folder,
@@ -77,7 +77,7 @@ def dataset(
 
 
 def tokenizer(prompts: Sequence[str]) -> np.ndarray:
-    """[B, 77] int32: the prompts' letters."""
+    """Encodes the prompts' characters: [B, 77] int32."""
     ids = np.zeros((len(prompts), 77), np.int32)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = [ord(letter) for letter in prompt[:77]]
@@ -85,5 +85,5 @@ def tokenizer(prompts: Sequence[str]) -> np.ndarray:
 
 
 def caption(ids: np.ndarray) -> str:
-    """The prompt that `tokenizer` was given."""
+    """Inverts `tokenizer`."""
     return "".join(chr(i) for i in ids if i)

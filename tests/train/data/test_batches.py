@@ -16,7 +16,7 @@ SIZES = {"square": (64, 64), "tall": (96, 64), "wide": (64, 96)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """96 square pictures, 48 tall and 16 wide ones, not in buckets' exact sizes."""
+    """96 square, 48 tall and 16 wide images, not in the buckets' exact sizes."""
     sizes = [(70, 70)] * 96 + [(120, 80)] * 48 + [(60, 90)] * 16
     order = np.random.default_rng(0).permutation(len(sizes))
     return drawn.dataset(
@@ -49,7 +49,7 @@ def assert_equal(a, b):
             np.testing.assert_array_equal(value, b[name], err_msg=name)
 
 
-def test_a_batch_has_what_training_takes(folder):
+def test_batch_has_the_documented_arrays(folder):
     batch = batches(folder).batch(5)
     height, width = batch["images"].shape[1:3]
     described = {k: (v.shape, str(v.dtype)) for k, v in batch.items() if k != "example_ids"}
@@ -75,7 +75,7 @@ def test_a_batch_has_what_training_takes(folder):
         assert reference or (batch["id_embeds"][i] == own).all()
 
 
-def test_a_batch_is_a_function_of_seed_and_step(folder):
+def test_batch_is_a_function_of_seed_and_step(folder):
     one, two = batches(folder), batches(folder)
     for step in (9, 3, 200, 3):
         assert_equal(one.batch(step), two.batch(step))
@@ -86,7 +86,7 @@ def test_a_batch_is_a_function_of_seed_and_step(folder):
 
 
 @pytest.mark.parametrize("start", [0, 7, 41])
-def test_the_loader_gives_the_same_from_any_step(folder, start):
+def test_loader_yields_the_same_batches_from_any_step(folder, start):
     made = batches(folder)
     loader = Loader(made, start_step=start, threads=3)
     for expected, (step, batch) in zip(range(start, start + 5), islice(loader, 5), strict=True):
@@ -97,7 +97,7 @@ def test_the_loader_gives_the_same_from_any_step(folder, start):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_processes_rows_together_are_the_batch(folder, processes):
+def test_rows_of_all_processes_make_up_the_batch(folder, processes):
     whole = batches(folder)
     loaders = [
         Loader(
@@ -118,7 +118,7 @@ def test_processes_rows_together_are_the_batch(folder, processes):
         loader.close()
 
 
-def test_rows_may_be_any_of_the_batch(folder):
+def test_accepts_any_rows_of_the_batch(folder):
     made = batches(folder)
     whole = made.batch(2)
     np.testing.assert_array_equal(made.batch(2, range(6, 8))["images"], whole["images"][6:])
@@ -128,7 +128,7 @@ def test_rows_may_be_any_of_the_batch(folder):
             made.batch(2, rows)
 
 
-def test_an_epoch_has_every_record_once_and_each_bucket_its_share(folder):
+def test_epoch_visits_every_record_once_and_each_bucket_by_its_share(folder):
     made = batches(folder)
     assert made.records == 160
     keys = []
@@ -142,7 +142,7 @@ def test_an_epoch_has_every_record_once_and_each_bucket_its_share(folder):
     assert keys[0] != keys[1]
 
 
-def test_a_bucket_that_fills_no_whole_batch_loses_no_record(tmp_path):
+def test_bucket_smaller_than_a_batch_loses_no_record(tmp_path):
     made = batches(drawn.dataset(tmp_path / "d", [(64, 64)] * 5 + [(96, 64)] * 2), size=4)
     found: dict[tuple, list] = {}
     for step in range(20):
@@ -154,21 +154,21 @@ def test_a_bucket_that_fills_no_whole_batch_loses_no_record(tmp_path):
     assert len(found[SIZES["tall"]]) / 80 == pytest.approx(2 / 7, abs=0.05)
 
 
-def test_a_mixture_keeps_the_weights(folder, tmp_path):
+def test_mixture_follows_the_weights(folder, tmp_path):
     few = drawn.dataset(tmp_path / "few", [(64, 64)] * 8 + [(96, 64)] * 8, first=1000)
     made = batches(folder, few, weights=(3, 1))
     steps = 2 * 176 // 8
     keys = [int(key) for step in range(steps) for key in made.batch(step)["example_ids"]]
     counts = Counter(keys)
     assert sum(key >= 1000 for key in keys) / (8 * steps) == pytest.approx(0.25, abs=0.03)
-    # Within a dataset every record comes as often as the others, to one.
+    # Within a dataset, the records' counts differ by at most one.
     for low, high in ((0, 1000), (1000, 2000)):
         in_bucket = [n for key, n in counts.items() if low <= key < high]
         assert max(in_bucket) - min(in_bucket) <= 3
     assert len(counts) == 176
 
 
-def test_small_pictures_can_be_left_out(folder):
+def test_min_side_skips_small_images(folder):
     made = batches(folder, min_side=70)
     assert made.records == 96 + 48
     with pytest.raises(InputError, match="min_side=500"):
@@ -176,7 +176,7 @@ def test_small_pictures_can_be_left_out(folder):
 
 
 def test_choices_do_not_depend_on_the_batch_size(folder):
-    # One bucket, so that examples are the same records whatever the batch.
+    # With one bucket, examples are the same records for any batch size.
     one, two = (batches(folder, size=n, buckets=((64, 64),)) for n in (4, 8))
     halves = [one.batch(step) for step in (6, 7)]
     whole = two.batch(3)
@@ -185,7 +185,7 @@ def test_choices_do_not_depend_on_the_batch_size(folder):
 
 
 def broken(numbers):
-    """Bad in different ways: picture bytes, a keypoint, a hash."""
+    """A dataset with three kinds of damage: image bytes, a keypoint, a hash."""
     ways = (
         {"image": b"nothing"},
         {"kps": np.full((5, 2), np.nan, np.float32)},
@@ -209,7 +209,7 @@ def test_corrupt_records_are_replaced_and_counted(tmp_path, caplog):
         assert_equal(again.batch(step), seen[step])
     for step in range(6):
         expected = whole.batch(step)
-        # No other example changes, and the size of the pictures does not.
+        # Other examples and the image sizes do not change.
         for i, key in enumerate(expected["example_ids"]):
             if int(key) in bad:
                 assert int(seen[step]["example_ids"][i]) not in bad
@@ -217,7 +217,7 @@ def test_corrupt_records_are_replaced_and_counted(tmp_path, caplog):
                 assert seen[step]["example_ids"][i] == key
                 np.testing.assert_array_equal(seen[step]["images"][i], expected["images"][i])
         assert seen[step]["images"].shape == expected["images"].shape
-    # Rows read by other processes agree.
+    # Other processes read the same rows.
     parts = [batches(folder, size=4).batch(0, rows) for rows in (slice(0, 2), slice(2, 4))]
     assert parts[0]["example_ids"] + parts[1]["example_ids"] == seen[0]["example_ids"]
 
@@ -227,21 +227,21 @@ def test_too_many_corrupt_records_end_the_run(tmp_path):
     made = batches(folder, max_corrupt_share=0)
     with pytest.raises(
         InputError, match=r"1 corrupt records .* exceed max_corrupt_share=0"
-    ) as told:
+    ) as error:
         made.batch(0)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     loader = Loader(batches(folder, max_corrupt_share=0.002))
-    with pytest.raises(InputError, match="corrupt records in") as told:
+    with pytest.raises(InputError, match="corrupt records in") as error:
         for _ in range(10):
             next(loader)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     loader.close()
     nothing = drawn.dataset(tmp_path / "bad", [(64, 64)] * 3, change=broken({0, 1, 2}))
     with pytest.raises(InputError, match="100 consecutive records are corrupt"):
         batches(nothing, max_corrupt_share=1).batch(0)
 
 
-def test_what_cannot_be_read_is_told_in_a_line(folder, tmp_path):
+def test_unreadable_data_gives_one_line_errors(folder, tmp_path):
     with pytest.raises(InputError, match=r"has no dataset: .*train\.data\.build"):
         batches(tmp_path)
     with pytest.raises(InputError, match="global_batch_size=0"):
@@ -270,14 +270,14 @@ def test_flipped_bytes_in_a_shard_are_corrupt_records(tmp_path):
     assert len(set(keys)) == 7
 
 
-def test_the_fingerprint_is_of_the_records(folder, tmp_path):
+def test_fingerprint_depends_on_the_records(folder, tmp_path):
     other = drawn.dataset(tmp_path / "d", [(64, 64)] * 8)
     prints = {batches(*f).fingerprint for f in ((folder,), (other,), (folder, other))}
     assert len(prints) == 3
     assert batches(folder, seed=5, size=4).fingerprint == batches(folder).fingerprint
 
 
-def test_clip_tokenizers_do(folder, tmp_path):
+def test_works_with_clip_tokenizers(folder, tmp_path):
     from instantid_jax.prompt import PromptTokenizer
     from train.random_model import write_tokenizer
 

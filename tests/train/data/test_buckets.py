@@ -7,7 +7,7 @@ import pytest
 from train.data.buckets import Interleave, aspect_buckets, nearest_buckets
 
 
-def test_buckets_are_sdxls_at_1024_and_fit_the_networks_below():
+def test_buckets_are_sdxls_at_1024_and_multiples_of_32_below():
     assert aspect_buckets(1024) == (
         (1024, 1024),
         (1152, 896),
@@ -22,11 +22,11 @@ def test_buckets_are_sdxls_at_1024_and_fit_the_networks_below():
         assert all(side % 32 == 0 for size in buckets for side in size)
 
 
-def test_pictures_go_to_the_nearest_aspect_ratio():
+def test_images_go_to_the_nearest_aspect_ratio():
     buckets = ((1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216))
     sizes = np.array([[500, 500], [5000, 1000], [1000, 5000], [1150, 900], [900, 1150], [100, 96]])
     np.testing.assert_array_equal(nearest_buckets(sizes, buckets), [0, 3, 4, 1, 2, 0])
-    # Buckets of one ratio: the first takes all.
+    # Among buckets of equal ratio, the first gets all images.
     assert nearest_buckets(np.array([[64, 64]]), ((32, 32), (64, 64))).tolist() == [0]
 
 
@@ -37,7 +37,7 @@ def test_each_bucket_gets_its_share_in_order(counts):
     places = [interleave.place(step) for step in range(steps)]
     for bucket, count in enumerate(counts):
         numbers = [number for b, number in places if b == bucket]
-        # The batches of a bucket come one after the other, none left out.
+        # The batches of a bucket are consecutive.
         assert numbers == list(range(len(numbers)))
         share = count / sum(counts)
         epoch_length = sum(counts) / 8
@@ -46,7 +46,7 @@ def test_each_bucket_gets_its_share_in_order(counts):
     assert epochs == sorted(epochs) and epochs[0] <= 8 // sum(counts) + 1
 
 
-def test_an_epoch_has_each_bucket_as_often_as_its_examples_fill_batches():
+def test_epoch_has_as_many_batches_of_a_bucket_as_its_examples_fill():
     interleave = Interleave((64, 32, 8), 8, seed=1)
     orders = []
     for epoch in range(3):
@@ -60,16 +60,16 @@ def test_an_epoch_has_each_bucket_as_often_as_its_examples_fill_batches():
     assert tuple(other.place(step)[0] for step in range(13)) != orders[0]
 
 
-def test_what_is_left_of_a_batch_counts_in_the_next_epoch():
+def test_partial_batches_carry_over_to_the_next_epoch():
     interleave = Interleave((Fraction(20), Fraction(4)), 8, seed=0)
-    # 2.5 and 0.5 batches an epoch: 5 and 1 in two.
+    # 2.5 and 0.5 batches per epoch: 5 and 1 in two epochs.
     for pair in range(4):
         steps = range(6 * pair, 6 * (pair + 1))
         assert Counter(interleave.place(step)[0] for step in steps) == {0: 5, 1: 1}
         assert {interleave.epoch(step) // 2 for step in steps} == {pair}
 
 
-def test_far_steps_cost_no_more():
+def test_late_steps_need_no_state():
     interleave = Interleave((6_000_000, 1_234_567), 96, seed=0)
     bucket, number = interleave.place(10**9)
     share = (6_000_000, 1_234_567)[bucket] / 7_234_567

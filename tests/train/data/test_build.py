@@ -57,13 +57,13 @@ def records(folder: Path) -> dict:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Good pictures of several kinds, and one for each reason to reject."""
+    """Good images of several kinds, and one image for each reason to reject."""
     source = tmp_path / "in"
     pixels = drawn.picture(64, 48)
     put(source, "a.jpg", drawn.jpeg(pixels), face(64, 48), "größe\n")
     put(source, "sub/b.png", encoded(pixels, "PNG"), face(64, 48, 1))
-    grey = np.repeat(pixels[..., :1], 3, axis=-1)
-    put(source, "grey.jpg", encoded(grey[..., 0], "JPEG"), face(64, 48))
+    gray = np.repeat(pixels[..., :1], 3, axis=-1)
+    put(source, "gray.jpg", encoded(gray[..., 0], "JPEG"), face(64, 48))
     put(source, "none.jpg", drawn.jpeg(pixels), None)
     put(source, "torn.jpg", drawn.jpeg(pixels)[:-200], face(64, 48))
     put(source, "empty.jpg", b"", face(64, 48))
@@ -78,7 +78,7 @@ def folder(tmp_path):
     return source
 
 
-def test_a_folder_becomes_a_dataset_and_every_picture_is_accounted_for(folder, tmp_path):
+def test_builds_a_folder_and_accounts_for_every_image(folder, tmp_path):
     manifest = build(folder, tmp_path / "out", shards=2, resolution=512)
     rejected = {
         "no face file": 1,
@@ -96,9 +96,9 @@ def test_a_folder_becomes_a_dataset_and_every_picture_is_accounted_for(folder, t
     assert manifest["buckets"]["576x448"] == 3
     assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
     made = records(tmp_path / "out")
-    assert made.keys() == {"a", "sub/b", "grey"}
+    assert made.keys() == {"a", "sub/b", "gray"}
     a = made["a"]
-    assert a.image == (folder / "a.jpg").read_bytes()  # upright RGB JPEG is kept
+    assert a.image == (folder / "a.jpg").read_bytes()  # an upright RGB JPEG is kept
     assert a.sha256 == picture_hash(a.image)
     assert a.captions == {"alt": "größe"}
     assert a.original_size == (64, 48)
@@ -107,14 +107,14 @@ def test_a_folder_becomes_a_dataset_and_every_picture_is_accounted_for(folder, t
     np.testing.assert_array_equal(a.embedding, face(64, 48).embedding)
     assert a.reference_embeddings.shape == (0, 512)
     assert made["sub/b"].captions == {}
-    for name in ("sub/b", "grey"):
+    for name in ("sub/b", "gray"):
         with Image.open(io.BytesIO(made[name].image)) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (48, 64))
     difference = np.abs(made["sub/b"].picture().astype(int) - drawn.picture(64, 48))
     assert difference.mean() < 3
 
 
-def test_the_index_has_buckets_sizes_and_face_shares(folder, tmp_path):
+def test_index_has_buckets_sizes_and_face_shares(folder, tmp_path):
     build(folder, tmp_path / "out", shards=2, resolution=512)
     path = next((tmp_path / "out").glob("**/index.npz"))
     with np.load(path) as index:
@@ -127,23 +127,23 @@ def test_the_index_has_buckets_sizes_and_face_shares(folder, tmp_path):
     np.testing.assert_array_equal(dataset.bucket(((64, 64), (96, 64))), [1] * 3)
 
 
-def test_tfds_loads_what_was_built(folder, tmp_path):
+def test_tfds_loads_the_dataset(folder, tmp_path):
     build(folder, tmp_path / "out")
     by_name = tfds.data_source("instantid_faces", split="train", data_dir=tmp_path / "out")
-    # tfds decodes the picture itself here.
+    # Here TFDS decodes the image.
     assert sorted(example["image"].shape for example in by_name) == [(64, 48, 3)] * 3
     path = tmp_path / "out" / "instantid_faces" / "1.0.0"
     assert len(tfds.builder_from_directory(path).as_data_source(split="train")) == 3
     share = DatasetShare(folder=str(tmp_path / "out"))
     config = DataConfig(datasets=(share,), buckets=((96, 64),))
     batch = Batches(config, [drawn.tokenizer] * 2, 3, 0).batch(0)
-    assert sorted(batch["example_ids"]) == ["a", "grey", "sub/b"]
+    assert sorted(batch["example_ids"]) == ["a", "gray", "sub/b"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_stored_upright(tmp_path, orientation):
+def test_images_are_stored_upright(tmp_path, orientation):
     upright = drawn.picture(64, 48, radius=5)
-    # As the camera would have stored it: the inverse of what the tag asks for.
+    # As a camera stores it: the inverse of the tag's rotation.
     turned = {
         1: lambda p: p,
         2: lambda p: p[:, ::-1],
@@ -167,7 +167,7 @@ def test_pictures_are_stored_upright(tmp_path, orientation):
         np.testing.assert_allclose(pixels[y, x].astype(int), color, atol=25)
 
 
-def test_a_face_of_a_larger_copy_is_scaled(tmp_path):
+def test_face_of_a_larger_copy_is_scaled(tmp_path):
     put(tmp_path / "in", "a.jpg", drawn.jpeg(drawn.picture(64, 48)), face(256, 192))
     build(tmp_path / "in", tmp_path / "out")
     (record,) = records(tmp_path / "out").values()
@@ -182,8 +182,8 @@ def add(tar: tarfile.TarFile, name: str, data: bytes):
     tar.addfile(member, io.BytesIO(data))
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_an_img2dataset_tar_becomes_a_dataset(tmp_path, beside):
+@pytest.mark.parametrize("faces_in_tar", [True, False])
+def test_builds_img2dataset_tars(tmp_path, faces_in_tar):
     shards = tmp_path / "in"
     shards.mkdir()
     for shard in range(2):
@@ -202,10 +202,10 @@ def test_an_img2dataset_tar_becomes_a_dataset(tmp_path, beside):
                 add(tar, f"{key}.txt", f"caption {key}".encode())
                 file = tmp_path / "faces" / f"{key}.npz"
                 face(64, 48, i).save(file)
-                if beside:
+                if faces_in_tar:
                     add(tar, f"{key}.npz", file.read_bytes())
             add(tar, f"{shard:05}0003.json", b"{}")  # a download that failed
-    manifest = build(shards, tmp_path / "out", faces=None if beside else tmp_path / "faces")
+    manifest = build(shards, tmp_path / "out", faces=None if faces_in_tar else tmp_path / "faces")
     assert (manifest["seen"], manifest["kept"]) == (6, 6)
     made = records(tmp_path / "out")
     record = made["000010002"]
@@ -216,7 +216,7 @@ def test_an_img2dataset_tar_becomes_a_dataset(tmp_path, beside):
     assert one["kept"] == 3
 
 
-def test_people_have_references_of_their_other_photos(tmp_path):
+def test_people_get_references_from_their_other_photos(tmp_path):
     for person, photos in (("ann", 3), ("bob", 1)):
         for i in range(photos):
             seed = 10 * len(person) * photos + i
@@ -230,7 +230,7 @@ def test_people_have_references_of_their_other_photos(tmp_path):
     np.testing.assert_array_equal(made["ann/1"].reference_embeddings, expected)
 
 
-def test_nothing_is_left_when_a_build_fails(folder, tmp_path):
+def test_failed_build_leaves_nothing(folder, tmp_path):
     tar = tmp_path / "torn.tar"
     with tarfile.open(tar, "w") as opened:
         for i in range(3):
@@ -242,13 +242,13 @@ def test_nothing_is_left_when_a_build_fails(folder, tmp_path):
     (tmp_path / "bare").mkdir()
     put(tmp_path / "faceless", "a.jpg", drawn.jpeg(drawn.picture(64, 48)), None)
     before = sorted(tmp_path.iterdir())
-    for source, told in (
+    for source, message in (
         (tar, "damaged tar"),
         (tmp_path / "bare", "holds no pictures"),
         (tmp_path / "missing", "is not a folder"),
         (tmp_path / "faceless", r"no usable image \(1 no face file\)"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             build(source, tmp_path / "out")
     with pytest.raises(InputError, match="not an empty folder"):
         build(folder, folder)
@@ -257,7 +257,7 @@ def test_nothing_is_left_when_a_build_fails(folder, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_program_tells_what_it_did(folder, tmp_path):
+def test_program_prints_a_summary(folder, tmp_path):
     program = [sys.executable, "-m", "train.data.build", "--input", str(folder), "--output"]
     done = subprocess.run([*program, str(tmp_path / "out")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ from train.data.crop import choose_crop
 FACE = np.array([[30.0, 20.0], [50.0, 60.0]])
 
 
-def test_a_picture_of_the_targets_shape_is_resized_alone():
+def test_image_of_the_targets_shape_is_only_resized():
     crop = choose_crop((200, 100), (100, 50), FACE, "random", (0.9, 0.9))
     assert (crop.resized, crop.top, crop.left) == ((100, 50), 0, 0)
     np.testing.assert_array_equal(crop.points(np.array([[30, 20]])), [[15, 10]])
@@ -14,7 +14,7 @@ def test_a_picture_of_the_targets_shape_is_resized_alone():
 
 
 @pytest.mark.parametrize(("source", "target"), [((300, 100), (96, 96)), ((100, 300), (96, 64))])
-def test_random_windows_reach_everywhere_the_face_stays_inside(source, target):
+def test_random_windows_cover_all_positions_that_contain_the_face(source, target):
     face = np.array([[40.0, 60.0], [60.0, 90.0]])
     found = set()
     for draw in np.arange(0, 1, 0.004):
@@ -41,7 +41,7 @@ def test_center_moves_only_for_the_face():
     assert tops == [100, 10, 199]
 
 
-def test_a_face_longer_than_the_window_is_centred():
+def test_face_longer_than_the_window_is_centered():
     face = np.array([[0.0, 50.0], [100.0, 250.0]])
     for policy in ("center", "random"):
         crop = choose_crop((300, 100), (100, 100), face, policy, (0.99, 0.0))
@@ -50,7 +50,7 @@ def test_a_face_longer_than_the_window_is_centred():
     assert choose_crop((300, 100), (100, 100), beyond, "random").top == 25
 
 
-def test_pictures_are_enlarged_where_they_are_too_small():
+def test_small_images_are_upscaled():
     crop = choose_crop((30, 40), (96, 96), np.array([[5.0, 5.0]]), "center")
     assert crop.resized == (96, 128)
     assert crop.picture(np.zeros((30, 40, 3), np.uint8)).shape == (96, 96, 3)
@@ -69,18 +69,18 @@ def test_every_shape_covers_the_target():
 @pytest.mark.parametrize(
     ("source", "reduction"), [((127, 300), 1), ((128, 300), 2), ((256, 256), 4), ((900, 700), 8)]
 )
-def test_pictures_are_decoded_as_small_as_covers_the_target(source, reduction):
+def test_reduction_is_the_largest_that_covers_the_target(source, reduction):
     crop = choose_crop(source, (64, 64), FACE, "center")
     assert crop.reduction == reduction
 
 
-def test_shrinking_does_not_alias():
-    # Lines one pixel apart are grey from afar.
+def test_downscaling_does_not_alias():
+    # One-pixel stripes average to gray.
     stripes = np.zeros((96, 150, 3), np.uint8)
     stripes[:, ::2] = 200
     crop = choose_crop((96, 150), (64, 64), np.array([[70.0, 50.0]]), "center")
     cut = crop.picture(stripes).astype(int)
-    # Area averaging leaves 33 of 100, no blur 100.
+    # Area averaging leaves a contrast of 33 of 100, no blur 100.
     assert np.abs(cut - 100).max() < 33
     flat = np.full((96, 150, 3), 77, np.uint8)
     np.testing.assert_array_equal(crop.picture(flat), 77)

@@ -19,12 +19,12 @@ def config(**settings) -> DataConfig:
 
 
 def dots(pixels: np.ndarray) -> np.ndarray:
-    """[5, 2]: the centre of each keypoint's colour."""
+    """The center of each keypoint's color, [5, 2]."""
     found = []
     for color in drawn.COLORS:
         near = np.abs(pixels.astype(int) - color).sum(-1) < 120
         y, x = np.nonzero(near)
-        assert len(x), f"no dot of colour {color}"
+        assert len(x), f"no dot of color {color}"
         found.append([x.mean(), y.mean()])
     return np.array(found)
 
@@ -40,7 +40,7 @@ def dots(pixels: np.ndarray) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("policy", ["random", "center"])
-def test_picture_keypoints_and_box_move_together(source, target, policy):
+def test_image_keypoints_and_box_move_together(source, target, policy):
     image = drawn.jpeg(drawn.picture(*source, radius=max(source) // 50))
     record = drawn.record(0, *source, image=image, sha256="")
     lefts = set()
@@ -59,7 +59,7 @@ def test_picture_keypoints_and_box_move_together(source, target, policy):
             atol=0.6,
         )
         np.testing.assert_allclose(example["kps"], expected, atol=0.6)
-        # The golden drawing, of the dots as they lie in the crop, to the rounding of the scale.
+        # The drawing matches that of the dots found in the crop, up to rounding.
         drawing = draw_keypoints(*target, expected)
         differing = (example["keypoint_pictures"] != drawing).any(-1).sum()
         assert differing <= 0.1 * (drawing > 0).any(-1).sum()
@@ -71,7 +71,7 @@ def test_picture_keypoints_and_box_move_together(source, target, policy):
 
 
 def test_keypoints_are_drawn_in_target_pixels():
-    # A photo four times as large gives the same discs of radius 10, which is what sampling draws.
+    # A photo four times as large gives the same discs of radius 10, as in sampling.
     small, large = drawn.record(0, 256, 256), drawn.record(0, 1024, 1024)
     large = drawn.record(0, 1024, 1024, kps=small.kps * 4, bbox=small.bbox * 4, image=large.image)
     examples = [make_example(r, (256, 256), config(), Choices(0, 0)) for r in (small, large)]
@@ -89,14 +89,14 @@ def test_pixels_are_those_of_the_jpeg():
     np.testing.assert_array_equal(example["images"], expected)
 
 
-def test_a_size_other_than_the_stored_one_is_only_a_condition():
-    # The face is measured in the picture as stored.
+def test_original_size_affects_only_the_time_ids():
+    # Faces are in pixels of the stored image.
     record = drawn.record(0, 96, 64, original_size=(960, 640))
     example = make_example(record, (96, 64), config(), Choices(0, 0))
     np.testing.assert_array_equal(example["time_ids"], [960, 640, 0, 0, 96, 64])
 
 
-def test_captions_are_taken_by_weight():
+def test_captions_are_drawn_by_weight():
     draws = np.random.default_rng(0).random(2000)
     held = {"alt": "a", "blip2": "b", "vlm": "c"}
 
@@ -106,14 +106,14 @@ def test_captions_are_taken_by_weight():
         return {text: count / len(draws) for text, count in counts.items()}
 
     assert shares(held) == pytest.approx({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, abs=0.04)
-    # No weight is spent on what a record does not have.
+    # Sources that a record lacks take no share.
     wanted = ("blip2", 3), ("alt", 1), ("other", 5)
     assert shares(held, *wanted) == pytest.approx({"a": 0.25, "b": 0.75}, abs=0.04)
     assert shares({"vlm": "c"}, ("alt", 1)) == {"": 1}
     assert shares({}) == {"": 1}
 
 
-def test_references_are_taken_as_often_as_configured():
+def test_references_are_drawn_with_the_configured_probability():
     references = np.ones((3, 512), np.float32) * [[1], [2], [3]]
     record = drawn.record(0, reference_embeddings=references.astype(np.float32))
     choices = [Choices(0, index) for index in range(2000)]
@@ -129,7 +129,7 @@ def test_references_are_taken_as_often_as_configured():
     assert set(first(config(reference_probability=1), drawn.record(0))) == {own}
 
 
-def test_no_setting_changes_another_choice():
+def test_settings_do_not_affect_other_choices():
     record = drawn.record(0, 200, 64, reference_embeddings=np.ones((2, 512)))
     plain = make_example(record, (64, 64), config(), Choices(5, 6))
     other = config(reference_probability=1.0, captions=(CaptionShare(source="none"),))
@@ -146,7 +146,7 @@ def test_keypoints_that_cannot_be_drawn_are_corrupt():
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"datasets": ()}, "datasets is empty"),
         ({"datasets": (DatasetShare(folder="a", weight=0),)}, "expected a positive"),
@@ -158,6 +158,6 @@ def test_keypoints_that_cannot_be_drawn_are_corrupt():
         ({"reference_probability": 1.5}, "expected 0 to 1"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, told):
-    with pytest.raises(InputError, match=told):
+def test_rejects_invalid_settings(settings, message):
+    with pytest.raises(InputError, match=message):
         config(**settings)

@@ -1,4 +1,4 @@
-"""Training on cached latents: the same examples, the same loss, and no cache taken for another."""
+"""Cached latents give the same examples and loss, and mismatched caches are rejected."""
 
 import functools
 import shutil
@@ -33,11 +33,11 @@ from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
 from train.objective import ObjectiveConfig, draw, encode_batch, losses, picture_moments, predict
 
-# As `aspect_buckets(96)`.
+# Equals `aspect_buckets(96)`.
 BUCKETS = ((96, 96), (128, 64), (64, 128))
-# Of float16, relative to a number.
+# Relative rounding error of float16.
 ROUNDING = 2.0**-11
-# Its target has the latents in it.
+# This objective's target contains the latents.
 VELOCITY = ObjectiveConfig(prediction_type="v_prediction")
 
 
@@ -69,7 +69,7 @@ def assert_same_but_for_the_picture(cached, plain):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures in the three buckets' ratios or nearly so, and their latents."""
+    """Images with about the three buckets' ratios, and their latents."""
     folder = drawn.dataset(
         tmp_path_factory.mktemp("data") / "d",
         [(100, 100), (140, 70), (96, 96), (80, 200), (130, 100), (90, 93), (64, 128), (100, 45)],
@@ -83,7 +83,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_all_but_the_picture_is_as_without_the_cache(folder):
+def test_cached_examples_differ_only_in_the_image(folder):
     plain, cached = batches(folder), batches(folder, cached_latents=True)
     assert cached.fingerprint == plain.fingerprint
     for step in range(6):
@@ -92,14 +92,14 @@ def test_all_but_the_picture_is_as_without_the_cache(folder):
         height, width = plain.bucket(step)
         assert batch["latent_moments"].shape == (4, height // 8, width // 8, 8)
         assert batch["latent_moments"].dtype == np.float16
-        if (height, width) == BUCKETS[0]:  # each size compiles
+        if (height, width) == BUCKETS[0]:  # each size compiles separately
             moments = encoder()(small.vae(), expected["images"])
             np.testing.assert_allclose(batch["latent_moments"], moments, rtol=ROUNDING, atol=1e-5)
             compared = True
     assert compared
 
 
-def test_threads_read_the_same(folder):
+def test_threads_read_the_same_rows(folder):
     made = batches(folder, cached_latents=True)
     loader = Loader(made, threads=4)
     for step, batch in (next(loader) for _ in range(4)):
@@ -107,7 +107,7 @@ def test_threads_read_the_same(folder):
     loader.close()
 
 
-def test_a_steps_loss_is_as_without_the_cache(folder):
+def test_cached_step_has_the_same_loss(folder):
     networks, constants, objective = small.networks(), small.constants(), VELOCITY
     alphas = constants.alphas_cumprod
     encode = jax.jit(functools.partial(encode_batch, networks))
@@ -135,7 +135,7 @@ def test_a_steps_loss_is_as_without_the_cache(folder):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_batch_has_the_shapes_that_operations_are_counted_by(folder, cached):
+def test_batch_shapes_match_batches(folder, cached):
     data = config(folder, cached_latents=cached)
     settings = TrainConfig(model=ModelConfig(sdxl="any"), data=data, global_batch_size=4, steps=1)
     mesh = training_mesh((1, 1, 1), jax.devices()[:1])
@@ -152,7 +152,7 @@ def broken(number):
     return ways[number % 3] if number in (1, 5, 6) else {}
 
 
-def test_missing_records_are_replaced_as_corrupt_ones_are(tmp_path):
+def test_missing_rows_are_replaced_like_corrupt_records(tmp_path):
     folder = drawn.dataset(tmp_path / "d", [(96, 96)] * 10, change=broken)
     assert cache(folder)["missing"] == 3
     plain, cached = batches(folder), batches(folder, cached_latents=True)
@@ -183,7 +183,7 @@ def test_flipped_bytes_in_a_shard_are_corrupt_records(folder, tmp_path):
     assert made.corruption.corrupt > 0
 
 
-def test_shards_read_as_one(folder, tmp_path, monkeypatch):
+def test_shards_read_as_one_sequence(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(latent_cache, "_SHARD_RECORDS", 3)
     dataset = FaceDataset(folder)
     moments = np.random.default_rng(0).normal(size=(7, 2, 3, 8)).astype(np.float16)
@@ -199,20 +199,20 @@ def test_shards_read_as_one(folder, tmp_path, monkeypatch):
         written[7]
 
 
-def test_another_vae_is_refused(folder):
+def test_rejects_another_vae(folder):
     made, params = batches(folder, cached_latents=True), small.vae()
     made.check_vae(params)
     made.check_vae(params | {"decoder.conv_in.bias": 1 + params["decoder.conv_in.bias"]})
     other = params | {"encoder.conv_in.bias": 1e-6 + params["encoder.conv_in.bias"]}
     with pytest.raises(
         InputError, match=r"computed with another VAE .* run `python -m train"
-    ) as told:
+    ) as error:
         made.check_vae(other)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     batches(folder).check_vae(other)
 
 
-def test_the_fingerprint_is_of_bits_and_names():
+def test_vae_fingerprint_depends_on_bits_and_names():
     params = small.vae()
     again = {name: np.array(params[name]) for name in sorted(params)}
     assert vae_fingerprint(again) == vae_fingerprint(params)
@@ -221,9 +221,9 @@ def test_the_fingerprint_is_of_bits_and_names():
     assert vae_fingerprint(swapped) != vae_fingerprint(params)
 
 
-def test_only_a_whole_cache_of_these_records_is_taken(folder, tmp_path):
-    def refused(where, told, **settings):
-        with pytest.raises(InputError, match=told) as error:
+def test_rejects_incomplete_or_mismatched_caches(folder, tmp_path):
+    def refused(where, message, **settings):
+        with pytest.raises(InputError, match=message) as error:
             batches(where, cached_latents=True, **settings)
         assert "\n" not in str(error.value)
 
@@ -253,7 +253,7 @@ def test_only_a_whole_cache_of_these_records_is_taken(folder, tmp_path):
     refused(copy, "has version 0, but 1 is expected")
 
 
-def test_numbers_beyond_the_cache_are_refused(folder, tmp_path):
+def test_rejects_latents_that_overflow(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "d", ignore=shutil.ignore_patterns("latents"))
     params = small.vae() | {"quant_conv.bias": np.full(8, 1e5, np.float32)}
     with pytest.raises(InputError, match="overflow float16"):
@@ -261,7 +261,7 @@ def test_numbers_beyond_the_cache_are_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--sdxl", "--vae"])
-def test_the_program_makes_what_training_takes(tmp_path, capsys, flag):
+def test_program_writes_a_cache_for_training(tmp_path, capsys, flag):
     folder = drawn.dataset(tmp_path / "d", [(96, 96)] * 4)
     model = tmp_path / "sdxl" / "vae"
     model.mkdir(parents=True)
@@ -277,7 +277,7 @@ def test_the_program_makes_what_training_takes(tmp_path, capsys, flag):
     moments = encoder()(small.vae(), batches(folder).batch(0)["images"])
     got = made.batch(0)["latent_moments"]
     np.testing.assert_allclose(got, moments, rtol=ROUNDING, atol=1e-5)
-    for wrong, told in (
+    for wrong, message in (
         (args, "delete it to recompute"),
         (args[:1], "--sdxl"),
         ([*args, "--batch-size", "0"], "--batch-size 0: expected 1 or more"),
@@ -286,4 +286,4 @@ def test_the_program_makes_what_training_takes(tmp_path, capsys, flag):
             main(wrong)
         assert exit.value.code == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
-        assert line.startswith("train.data.latents: error: ") and told in line
+        assert line.startswith("train.data.latents: error: ") and message in line

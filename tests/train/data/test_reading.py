@@ -1,4 +1,4 @@
-"""What the errors of other packages mean when a record is read."""
+"""Errors of other packages are classified when a record is read."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from train.data.record import CorruptRecord
 
 
 def failing(*errors):
-    """A read that fails so, one error a time, and then gives 7."""
+    """A read that raises each error in turn, then returns 7."""
     left = list(errors)
 
     def read():
@@ -19,7 +19,7 @@ def failing(*errors):
     return read
 
 
-def test_pythons_own_failure_replaces_no_record():
+def test_parser_bug_of_python_replaces_no_record():
     mismatch = SystemError("AST constructor recursion depth mismatch (before=51, after=47)")
     assert read_record(failing(mismatch), "faces") == 7
     with pytest.raises(InputError, match=r"a record of faces cannot be read .*try again"):
@@ -27,7 +27,7 @@ def test_pythons_own_failure_replaces_no_record():
 
 
 @pytest.mark.parametrize("error", [OSError("stale file"), RuntimeError("busy")], ids=str)
-def test_trouble_with_a_file_is_no_corrupt_record(error):
+def test_file_system_errors_are_not_corrupt_records(error):
     with pytest.raises(InputError, match=f"{error}.*try again"):
         read_record(failing(error), "faces")
 
@@ -37,6 +37,6 @@ def test_trouble_with_a_file_is_no_corrupt_record(error):
     [SystemError("bad call"), ValueError("no header"), RuntimeError("Corrupted\nat 3")],
     ids=str,
 )
-def test_what_cannot_be_parsed_is_corrupt(error):
+def test_unparsable_records_are_corrupt(error):
     with pytest.raises(CorruptRecord, match="its bytes cannot be read"):
         read_record(failing(error), "faces")

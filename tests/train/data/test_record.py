@@ -56,10 +56,10 @@ def test_records_come_back_from_a_tfds_data_source_bit_by_bit(tmp_path):
         assert_same(dataset[row], expected)
 
 
-def test_parts_read_as_one_in_the_order_of_their_names(tmp_path):
+def test_parts_read_as_one_ordered_by_name(tmp_path):
     for part, first, sizes in (("a", 0, [(64, 64)] * 3), ("b", 3, [(64, 96)] * 2)):
         drawn.dataset(tmp_path / "all" / part, sizes, first=first)
-    drawn.dataset(tmp_path / "all" / ".c.torn", [(64, 64)])  # what a killed build leaves
+    drawn.dataset(tmp_path / "all" / ".c.torn", [(64, 64)])  # the remnant of a killed build
     dataset = FaceDataset(tmp_path / "all")
     keys = [dataset[row].key for row in range(len(dataset))]
     assert keys == ["00000", "00002", "00001", "00003", "00004"]
@@ -68,7 +68,7 @@ def test_parts_read_as_one_in_the_order_of_their_names(tmp_path):
     assert len(tfds.builder_from_directories(folders).as_data_source(split="train")) == 5
 
 
-def test_embeddings_may_have_another_size(tmp_path):
+def test_supports_other_embedding_sizes(tmp_path):
     record = drawn.record(
         1, embedding=np.arange(1, 9, dtype=np.float32), reference_embeddings=np.ones((2, 8))
     )
@@ -89,7 +89,7 @@ def test_same_records_give_the_same_bytes_and_fingerprint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("embedding", np.full(512, np.nan), "embedding holds NaN"),
         ("embedding", np.zeros(512), "embedding is all zeros"),
@@ -103,38 +103,38 @@ def test_same_records_give_the_same_bytes_and_fingerprint(tmp_path):
         ("license", None, "cannot be read"),
     ],
 )
-def test_garbage_in_a_field_is_corrupt(field, value, told):
+def test_invalid_fields_are_corrupt(field, value, message):
     feature = features()
     data = feature.serialize_example(feature.encode_example(drawn.record(0).encode()))
     example = feature.deserialize_example_np(data, decoders={"image": tfds.decode.SkipDecoding()})
     Record.decode(example)
-    with pytest.raises(CorruptRecord, match=told):
+    with pytest.raises(CorruptRecord, match=message):
         Record.decode({**example, field: value})
 
 
-def test_damaged_pictures_are_corrupt():
+def test_damaged_images_are_corrupt():
     good = drawn.record(0, 64, 48)
     assert good.picture().shape == (64, 48, 3)
     flipped = bytearray(good.image)
     flipped[-100] ^= 1
-    for image, told in (
+    for image, message in (
         (bytes(flipped), "sha256"),
         (good.image[:-50], "sha256"),
         (b"", "sha256"),
     ):
-        with pytest.raises(CorruptRecord, match=told):
+        with pytest.raises(CorruptRecord, match=message):
             drawn.record(0, image=image, sha256=good.sha256).picture()
-    for image, told in (
+    for image, message in (
         (good.image[:-50], "truncated JPEG"),
         (b"\xff\xd8 garbage \xff\xd9", "cannot be decoded"),
     ):
-        with pytest.raises(CorruptRecord, match=told):
+        with pytest.raises(CorruptRecord, match=message):
             drawn.record(0, image=image, sha256="").picture()
-        with pytest.raises(CorruptRecord, match=told):
+        with pytest.raises(CorruptRecord, match=message):
             drawn.record(0, image=image, sha256=picture_hash(image)).picture()
 
 
-def test_pictures_can_be_decoded_smaller():
+def test_images_decode_at_reduced_size():
     record = drawn.record(0, image=drawn.jpeg(drawn.picture(131, 98, radius=20)), sha256="")
     assert record.size() == (131, 98)
     whole = record.picture()

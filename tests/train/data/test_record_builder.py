@@ -1,4 +1,4 @@
-"""Pictures and notes of any kind become records, or are rejected with a reason."""
+"""Images and metadata of any kind become records, or are rejected with a reason."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ from train.data.record_builder import Rejected, captions_of, record_of, upright_
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is of this size."""
+    """A PNG of a few bytes whose header claims this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -27,13 +27,13 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
 
 
-def test_a_decompression_bomb_is_a_picture_that_cannot_be_read():
+def test_rejects_decompression_bombs():
     with pytest.raises(Rejected, match=r"^unreadable image$"):
         upright_jpeg(png_header(60_000, 60_000))
 
 
 @pytest.mark.parametrize("error", [struct.error, KeyError, RuntimeError, RecursionError])
-def test_whatever_a_plugin_raises_rejects_the_picture(monkeypatch, error):
+def test_any_plugin_error_rejects_the_image(monkeypatch, error):
     monkeypatch.setattr(
         record_builder, "read_picture", lambda _: (_ for _ in ()).throw(error("odd"))
     )
@@ -41,7 +41,7 @@ def test_whatever_a_plugin_raises_rejects_the_picture(monkeypatch, error):
         upright_jpeg(web.encoded(web.photo()))
 
 
-def test_memory_that_ran_out_is_no_fault_of_the_picture(monkeypatch):
+def test_memory_errors_do_not_reject_the_image(monkeypatch):
     monkeypatch.setattr(
         record_builder, "read_picture", lambda _: (_ for _ in ()).throw(MemoryError)
     )
@@ -49,14 +49,14 @@ def test_memory_that_ran_out_is_no_fault_of_the_picture(monkeypatch):
         upright_jpeg(web.encoded(web.photo()))
 
 
-def test_a_picture_longer_than_a_jpeg_can_be_is_rejected():
+def test_rejects_images_too_long_for_jpeg():
     buffer = io.BytesIO()
     Image.new("RGB", (8, 65_501)).save(buffer, format="PNG")
     with pytest.raises(Rejected, match=r"^image side too long$"):
         upright_jpeg(buffer.getvalue())
 
 
-def test_texts_that_have_no_bytes_and_sizes_that_no_record_holds_are_stored():
+def test_stores_unencodable_text_and_ignores_oversized_dimensions():
     picture = upright_jpeg(web.encoded(web.photo(web.ONE)))
     face = Face(
         embedding=np.ones(512),

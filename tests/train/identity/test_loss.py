@@ -1,4 +1,4 @@
-"""The identity loss sees what insightface sees, and gradients of it lead to the person."""
+"""The identity loss matches insightface, and its gradients lead to the person."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ def portraits():
 
 @pytest.fixture(scope="module")
 def networks():
-    """The miniature's VAE and recognizer among the tests' networks, and their parameters."""
+    """The tests' networks with the miniature's VAE and recognizer, and the parameters of these."""
     vae = find_network(str(SDXL / "vae"), "vae")
     recognizer, load = read_recognizer(FACE_PACK / "recogniser.onnx")
     float32 = jnp.dtype("float32")
@@ -38,7 +38,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def encoded(networks, portraits):
-    """Latents, keypoints, and the embeddings that insightface's crops of the pictures have."""
+    """Latents, keypoints, and the embeddings of insightface's crops of the portraits."""
     both, frozen = networks
     pixels, kps = portraits
     crops = np.stack([aligned_crop(p, k, 112) for p, k in zip(pixels, kps, strict=True)])
@@ -63,9 +63,9 @@ def losses(networks):
     return run
 
 
-def test_crops_are_insightfaces(portraits):
+def test_crops_match_insightface(portraits):
     pixels, kps = portraits
-    # A face that is turned, large, and half outside of the picture, too.
+    # Includes a face that is rotated, large and half outside the image.
     turned = kps[:1] @ np.array([[0.8, 0.9], [-0.9, 0.8]], np.float32) + np.array([90, -40])
     pixels = np.concatenate([pixels, pixels[:1]])
     kps = np.concatenate([kps, turned.astype(np.float32)])
@@ -73,19 +73,19 @@ def test_crops_are_insightfaces(portraits):
         wanted = [aligned_crop(p, k, side) for p, k in zip(pixels, kps, strict=True)]
         got = aligned_faces(jnp.asarray(pixels / 127.5 - 1, jnp.float32), jnp.asarray(kps), side)
         difference = np.abs((np.asarray(got) + 1) * 127.5 - np.stack(wanted))
-        # OpenCV rounds places to a 32nd of a pixel, and values to whole ones.
+        # OpenCV rounds positions to 1/32 pixel, and values to integers.
         assert difference.mean() < 0.6 and np.quantile(difference, 0.999) < 6
     assert (np.stack(wanted)[-1] == 0).any()
 
 
-def test_the_person_is_near_and_others_are_far(encoded, losses):
+def test_loss_is_low_for_the_person_and_high_for_others(encoded, losses):
     latents, kps, embeddings = encoded
     own = losses(latents, kps, embeddings)
     other = losses(latents, kps, jnp.roll(embeddings, 1, axis=0))
     assert own.max() < 0.25 and other.min() > 0.6
 
 
-def test_nobody_wanted_is_no_loss_and_no_gradient(encoded, losses):
+def test_dropped_id_has_no_loss_and_no_gradient(encoded, losses):
     latents, kps, embeddings = encoded
     wanted = embeddings.at[1].set(0)
     each, gradient = jax.value_and_grad(lambda x: losses(x, kps, wanted).sum())(latents)
@@ -94,7 +94,7 @@ def test_nobody_wanted_is_no_loss_and_no_gradient(encoded, losses):
     assert np.isfinite(gradient).all() and not gradient[1].any() and gradient[0].any()
 
 
-def test_a_window_about_the_face_sees_the_same(encoded, losses):
+def test_window_gives_the_same_loss(encoded, losses):
     latents, kps, embeddings = encoded
     whole = losses(latents, kps, embeddings)
     np.testing.assert_allclose(losses(latents, kps, embeddings, window=16), whole, rtol=1e-5)
@@ -103,7 +103,7 @@ def test_a_window_about_the_face_sees_the_same(encoded, losses):
     assert np.abs(near - whole).max() < 0.05 and (near != whole).all()
 
 
-def test_a_face_that_is_cut_off_teaches_nothing(encoded, losses):
+def test_truncated_face_has_no_loss(encoded, losses):
     latents, kps, embeddings = encoded
     assert not losses(latents, kps, embeddings, window=5).any()
     moved = kps + jnp.array([[[60, 0]], [[0, 0]], [[0, -60]]], jnp.float32)
@@ -111,7 +111,7 @@ def test_a_face_that_is_cut_off_teaches_nothing(encoded, losses):
     assert seen[0] == seen[2] == 0 and seen[1] > 0
 
 
-def test_share_inside_is_that_of_insightfaces_crop(portraits):
+def test_share_inside_matches_insightfaces_crop(portraits):
     _, kps = portraits
     kps = np.concatenate([kps, 2 * kps, kps - 40]).astype(np.float32)
     white = np.full((128, 128, 3), 255, np.uint8)
@@ -121,7 +121,7 @@ def test_share_inside_is_that_of_insightfaces_crop(portraits):
     assert min(wanted) < LEAST_INSIDE < max(wanted)
 
 
-def test_gradients_lead_to_another_person(encoded, losses):
+def test_gradient_descent_changes_the_identity(encoded, losses):
     latents, kps, embeddings = encoded
     wanted = jnp.roll(embeddings, 1, axis=0)
     gradient = jax.jit(jax.grad(lambda x: losses(x, kps, wanted, window=12).sum()))

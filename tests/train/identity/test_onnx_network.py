@@ -1,4 +1,4 @@
-"""Recognizers run by JAX give onnxruntime's numbers, and what insightface makes of a face."""
+"""Recognizers in JAX match onnxruntime and insightface."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ SIDE = 112
 
 
 def arcface(names=("first", "second"), side=SIDE, outputs=1, odd=None, **of_odd):
-    """A small network of ArcFace's operations, as its exporters write them."""
+    """A small network of ArcFace's operations, in its exporters' form."""
     random = np.random.default_rng(0)
     weights, nodes = {}, []
 
@@ -83,19 +83,19 @@ def drawn(side, rows=3):
 
 
 @pytest.mark.parametrize("path", [FACE_PACK / "recogniser.onnx", JUDGE], ids=["shipped", "judge"])
-def test_the_miniatures_recognizers_give_onnxruntimes_numbers(path):
+def test_miniature_recognizers_match_onnxruntime(path):
     pixels = drawn(112)
     assert relative_error(ours(path, pixels), theirs(path, pixels)) < 1e-5
 
 
-def test_arcfaces_operations_give_onnxruntimes_numbers(saved):
+def test_arcface_operations_match_onnxruntime(saved):
     path, pixels = saved(), drawn(SIDE)
     assert relative_error(ours(path, pixels), theirs(path, pixels)) < 1e-5
 
 
 @pytest.mark.parametrize("names", [("first", "second"), ("Sub_0", "Mul_1"), ("Sub_0", "second")])
-def test_pixels_come_in_the_range_that_insightface_gives(saved, names):
-    """It guesses from the names of nodes whether a network wants bytes."""
+def test_input_range_is_insightfaces(saved, names):
+    """insightface infers the range from the nodes' names."""
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
     path = saved(names=names)
@@ -106,7 +106,7 @@ def test_pixels_come_in_the_range_that_insightface_gives(saved, names):
     assert relative_error(got, wanted) < 1e-5
 
 
-def test_what_is_no_recognizer_is_refused(saved, tmp_path):
+def test_rejects_files_that_are_not_recognizers(saved, tmp_path):
     missing, text = tmp_path / "missing.onnx", tmp_path / "text.onnx"
     text.write_text("not a network")
     for path, words in (
@@ -127,13 +127,13 @@ def test_what_is_no_recognizer_is_refused(saved, tmp_path):
 
 
 @pytest.mark.parametrize("side", [0, 96, 128])
-def test_another_side_than_the_templates_is_refused(saved, side):
+def test_rejects_other_input_sizes(saved, side):
     with pytest.raises(InputError, match=f"takes faces of {side or 'any'} pixels a side"):
         read_recognizer(saved(side=side))
 
 
 def single(op, shape, *inputs, **attributes):
-    """One operation, behind a product with a constant that is a node, as some exporters write."""
+    """One operation after a product with a Constant node, as some exporters write them."""
     side = 112
     kinds = {"picture": ["batch", 3, side, side], "out": ["batch", *shape]}
     declared = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in kinds.items()]
@@ -169,9 +169,7 @@ PER_CHANNEL = [weights(3)] * 4
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_exporters_leave_out_or_write_out_is_as_in_onnxruntime(
-    tmp_path, op, shape, inputs, attributes
-):
+def test_omitted_and_default_attributes_match_onnxruntime(tmp_path, op, shape, inputs, attributes):
     path = tmp_path / "single.onnx"
     onnx.save(single(op, shape, *inputs, **attributes), path)
     pixels = drawn(112)
@@ -187,7 +185,7 @@ def test_what_exporters_leave_out_or_write_out_is_as_in_onnxruntime(
     ],
     ids=["padding", "training", "unknown"],
 )
-def test_a_use_of_an_operation_that_is_not_known_is_refused(tmp_path, op, inputs, attributes):
+def test_rejects_unsupported_attributes(tmp_path, op, inputs, attributes):
     path = tmp_path / "single.onnx"
     onnx.save(single(op, (3, 112, 112), *inputs, **attributes), path)
     name, value = next(iter(attributes.items()))
@@ -195,7 +193,7 @@ def test_a_use_of_an_operation_that_is_not_known_is_refused(tmp_path, op, inputs
         read_recognizer(path)
 
 
-def test_other_parameters_are_refused():
+def test_rejects_other_parameters():
     network, load = read_recognizer(FACE_PACK / "recogniser.onnx")
     params = load(jnp.dtype("float32"))
     del params[next(iter(params))]

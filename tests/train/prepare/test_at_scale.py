@@ -1,4 +1,4 @@
-"""Thousands of drawn portraits through the miniature's face pack; what is kept trains."""
+"""Prepares thousands of drawn portraits with the miniature's face pack, and trains on them."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ from tests.train.prepare import web
 ROOT = Path(__file__).parents[3]
 PACK = ROOT / "instantid_jax" / "embedded" / "faces"
 SIZE = (160, 160)
-# Drawn, each of them then cut in other ways.
+# Number of drawings; each is used in several variants.
 PORTRAITS, CUTS = 180, 24
 
 
@@ -46,8 +46,8 @@ KINDS = web.kinds_of(
 
 
 @pytest.mark.slow
-def test_every_picture_of_thousands_is_accounted_for_and_what_is_kept_trains(tmp_path):
-    # A hundred a tar: the numbers of the kinds then go on from tar to tar.
+def test_accounts_for_thousands_of_images_and_trains_on_the_kept(tmp_path):
+    # 100 per tar, so that the tars start with different kinds.
     expected = web.write_tars(tmp_path / "web", 36, 100, kinds=KINDS)
     output = tmp_path / "faces"
     command = (
@@ -66,7 +66,7 @@ def test_every_picture_of_thousands_is_accounted_for_and_what_is_kept_trains(tmp
     assert manifest["seen"] == expected.total() > 3500
     assert manifest["kept"] + sum(manifest["rejected"].values()) == manifest["seen"]
     kept = expected.pop("kept")
-    # The pack was trained; it is not perfect. What is no picture is counted to the last one.
+    # The face pack makes mistakes, but the count of files that are not images is exact.
     for reason in ("unreadable image", "image too small", "truncated tar member"):
         assert manifest["rejected"][reason] == expected[reason]
     assert abs(manifest["kept"] - kept) < 0.02 * kept

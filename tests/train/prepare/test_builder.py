@@ -1,4 +1,4 @@
-"""The dataset as TFDS builds it, and parts that read as one."""
+"""TFDS builds the dataset, and separate parts read as one."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def settings(tmp_path_factory) -> RecordSettings:
 
 @pytest.fixture(scope="module")
 def parts(settings, tmp_path_factory) -> tuple[Path, Path]:
-    """One built by TFDS, one prepared, of different pictures."""
+    """One part built by TFDS and one prepared, from different images."""
     folder = tmp_path_factory.mktemp("parts")
     for name, tars in (("built", 1), ("prepared", 2)):
         web.write_tars(folder / name, tars, 11, cut=False)
@@ -35,7 +35,7 @@ def parts(settings, tmp_path_factory) -> tuple[Path, Path]:
     return Path(builder.data_dir), output / "instantid_faces" / "1.0.0"
 
 
-def test_what_tfds_builds_loads_by_name_and_holds_what_prepare_makes(parts):
+def test_tfds_build_loads_by_name_and_equals_prepare(parts):
     built, _ = parts
     source = tfds.data_source(
         "instantid_faces:1.0.0",
@@ -53,7 +53,7 @@ def test_parts_read_as_one_and_train(parts):
     dataset = FaceDataset(parts[1].parents[2])
     assert len(dataset) == 15
     keys = [dataset[row].key for row in range(15)]
-    # Both parts have a tar of number 0.
+    # Both parts have a tar number 0.
     assert len(set(keys)) == 10
     for row in range(15):
         assert np.isfinite(dataset[row].embedding).all()

@@ -1,4 +1,4 @@
-"""Which faces count, and what is said of the others."""
+"""Filters select the usable face, and give reasons for rejecting images."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def only_face(*boxes: list[float], pixels: np.ndarray = PIXELS) -> int:
     return FILTER.only_face(rows, Picture(b"", pixels))
 
 
-def test_the_one_face_is_found_among_those_that_do_not_count():
+def test_finds_the_usable_face_among_ignored_ones():
     assert only_face(GOOD) == 0
     assert only_face(FAINT, SMALL, GOOD) == 2
 
@@ -31,12 +31,12 @@ def test_the_one_face_is_found_among_those_that_do_not_count():
         ([GOOD, [50, 50, 95, 95, 0.7]], "several faces"),
     ],
 )
-def test_reasons(boxes, reason):
+def test_rejects_with_the_reason(boxes, reason):
     with pytest.raises(Rejected, match=f"^{reason}$"):
         only_face(*boxes)
 
 
-def test_blurred_faces_and_small_pictures_are_rejected():
+def test_rejects_blurred_faces_and_small_images():
     with pytest.raises(Rejected, match="face blurred"):
         only_face(GOOD, pixels=np.full_like(PIXELS, 128))
     FILTER.check_size((50, 900))
@@ -45,6 +45,6 @@ def test_blurred_faces_and_small_pictures_are_rejected():
 
 
 @pytest.mark.parametrize("wrong", [{"min_face_share": 2}, {"min_det_score": -1}, {"min_side": -1}])
-def test_what_no_picture_could_meet_is_refused(wrong):
+def test_rejects_impossible_thresholds(wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))}=.*expected 0"):
         Filter(**wrong)

@@ -1,4 +1,4 @@
-"""What the input is cut into, and the pictures in it."""
+"""The input is split into shards, and their images are read."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ def entries(source: Path) -> tuple[list[inputs.Entry], Counter[str]]:
     return [e for shard in find_shards(source) for e in shard.entries(rejected)], rejected
 
 
-def test_a_folder_is_cut_by_the_number_of_its_pictures(tmp_path, monkeypatch):
+def test_splits_a_folder_by_number_of_images(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "PICTURES_A_SHARD", 2)
     for name in ("b/2.png", "a.jpg", "b/1.jpg", "notes.txt", ".trash/00000.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def test_a_folder_is_cut_by_the_number_of_its_pictures(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_parquet_holds_pictures_as_bytes_or_structs(tmp_path, monkeypatch, nested):
+def test_reads_parquet_images_as_bytes_or_structs(tmp_path, monkeypatch, nested):
     monkeypatch.setattr(inputs, "ROWS", 2)
     pictures = [{"bytes": b"one", "path": "1.jpg"}, {"bytes": b"two", "path": None}, None]
     if not nested:
@@ -53,13 +53,13 @@ def test_parquet_holds_pictures_as_bytes_or_structs(tmp_path, monkeypatch, neste
     assert [(e.key, e.picture, e.caption) for e in found] == [
         ("0/00000000", b"one", "a"),
         ("0/00000001", b"two", None),
-        # It is seen, and rejected as no picture.
+        # It is counted, and rejected later.
         ("0/00000002", b"", "c"),
     ]
     assert found[0].notes["LICENSE"] == "CC0"
 
 
-def test_a_torn_parquet_file_ends_no_run(tmp_path):
+def test_damaged_parquet_file_does_not_end_the_run(tmp_path):
     parquet.write_table(pyarrow.table({"image": [b"x" * 100]}), tmp_path / "0.parquet")
     whole = (tmp_path / "0.parquet").read_bytes()
     (tmp_path / "1.parquet").write_bytes(whole[:-20])
@@ -67,7 +67,7 @@ def test_a_torn_parquet_file_ends_no_run(tmp_path):
     assert len(found) == 1 and rejected == {"unreadable parquet file": 1}
 
 
-def test_a_tar_that_is_none_is_counted_and_one_without_pictures_is_not(tmp_path):
+def test_counts_invalid_tars_but_not_empty_ones(tmp_path):
     (tmp_path / "0.tar").write_bytes(b"")
     (tmp_path / "1.tar").write_bytes(b"<html>404</html>" * 100)
     with tarfile.open(tmp_path / "2.tar", "w"):
@@ -77,7 +77,7 @@ def test_a_tar_that_is_none_is_counted_and_one_without_pictures_is_not(tmp_path)
 
 @pytest.fixture
 def five(tmp_path) -> tuple[Path, list[int]]:
-    """A tar of five pictures, and where their headers are."""
+    """A tar of five images, and the offsets of their headers."""
     path = tmp_path / "0.tar"
     with tarfile.open(path, "w") as tar:
         for i in range(5):
@@ -87,8 +87,8 @@ def five(tmp_path) -> tuple[Path, list[int]]:
 
 
 @pytest.mark.parametrize("damage", ["broken header", "cut between files"])
-def test_what_a_tar_loses_without_an_error_of_tarfile_is_told(five, damage):
-    """tarfile takes either for the end. Whether the example before it is whole, nobody knows."""
+def test_detects_damage_that_tarfile_ignores(five, damage):
+    """tarfile takes either for the end, so the preceding example may be incomplete."""
     path, headers = five
     data = bytearray(path.read_bytes())
     if damage == "broken header":
@@ -101,7 +101,7 @@ def test_what_a_tar_loses_without_an_error_of_tarfile_is_told(five, damage):
     assert rejected == {"truncated tar member": 1}
 
 
-def test_compressed_tars_are_read_beside_others_and_their_damage_is_told(five):
+def test_reads_compressed_tars_and_detects_their_damage(five):
     path, _ = five
     whole = gzip.compress(path.read_bytes())
     (path.parent / "1.tar.gz").write_bytes(whole)
@@ -112,7 +112,7 @@ def test_compressed_tars_are_read_beside_others_and_their_damage_is_told(five):
     assert sum(rejected.values()) == 1
 
 
-def test_names_and_notes_of_any_bytes_are_read(tmp_path):
+def test_reads_names_and_metadata_of_any_bytes(tmp_path):
     with tarfile.open(tmp_path / "0.tar", "w", encoding="utf-8", errors="surrogateescape") as tar:
         web.put(tar, "b\udcff.jpg", b"one")
         web.put(tar, "b\udcff.json", b"[" * 100_000)
@@ -120,7 +120,7 @@ def test_names_and_notes_of_any_bytes_are_read(tmp_path):
     assert (entry.key, entry.notes, dict(rejected)) == ("b\\xff", {}, {})
 
 
-def test_two_pictures_of_one_name_are_both_seen(tmp_path):
+def test_yields_both_images_of_one_name(tmp_path):
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for name in ("a.jpg", "a.txt", "a.png"):
             web.put(tar, name, name.encode())
@@ -128,7 +128,7 @@ def test_two_pictures_of_one_name_are_both_seen(tmp_path):
     assert [(e.key, e.picture) for e in found] == [("a", b"a.jpg"), ("a", b"a.png")]
 
 
-def test_what_cannot_be_read_ends_the_run_and_is_not_counted_as_damaged(tmp_path):
+def test_file_system_errors_end_the_run(tmp_path):
     (tmp_path / "0.tar").touch()
     (tmp_path / "._0.tar").write_bytes(b"another system's")
     (tmp_path / "folder.tar").mkdir()
@@ -138,7 +138,7 @@ def test_what_cannot_be_read_ends_the_run_and_is_not_counted_as_damaged(tmp_path
         list(shard.entries(Counter()))
 
 
-def test_what_holds_no_pictures_is_refused(tmp_path):
+def test_rejects_input_without_images(tmp_path):
     parquet.write_table(pyarrow.table({"URL": ["https://"]}), tmp_path / "0.parquet")
     with pytest.raises(InputError, match=r"0.parquet has the columns URL: expected an image"):
         entries(tmp_path)

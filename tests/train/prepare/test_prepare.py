@@ -1,4 +1,4 @@
-"""From tars to records, through insightface: counted, kept, killed, and shared out."""
+"""Preparation from tars to records: counts, checksums, kills, workers and job arrays."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def pack(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Six tars, and what is to become of their pictures."""
+    """Six tars, and the expected outcome of their images."""
     folder = tmp_path_factory.mktemp("web") / "tars"
     return folder, web.write_tars(folder, 6, 24)
 
@@ -53,7 +53,7 @@ def undisturbed(source, settings, tmp_path_factory) -> Path:
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
-    """All files but those of nobody, by a hash."""
+    """Hashes of all files outside the scratch folder."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -61,7 +61,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
     }
 
 
-def test_every_picture_is_accounted_for(undisturbed, source):
+def test_accounts_for_every_image(undisturbed, source):
     manifest = json.loads((undisturbed / "manifest.json").read_text())
     expected = dict(source[1])
     assert manifest["kept"] == expected.pop("kept")
@@ -73,8 +73,8 @@ def test_every_picture_is_accounted_for(undisturbed, source):
     assert {"onnxruntime", "insightface"} <= manifest["plan"]["versions"].keys()
 
 
-def test_a_copy_can_be_checked(undisturbed, tmp_path):
-    """By sha256sum, as the README has it; rclone reads the same lines."""
+def test_checksums_verify_a_copy(undisturbed, tmp_path):
+    """Uses sha256sum; rclone reads the same format."""
     copy = tmp_path / "copy"
     shutil.copytree(undisturbed, copy)
     listed = {line.split("  ")[1] for line in (copy / "SHA256SUMS").read_text().splitlines()}
@@ -86,11 +86,11 @@ def test_a_copy_can_be_checked(undisturbed, tmp_path):
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    told = subprocess.run(check, cwd=copy, capture_output=True, text=True)
-    assert told.returncode == 1 and f"{shard.name}: FAILED" in told.stdout
+    checked = subprocess.run(check, cwd=copy, capture_output=True, text=True)
+    assert checked.returncode == 1 and f"{shard.name}: FAILED" in checked.stdout
 
 
-def test_records_hold_what_insightface_measures(undisturbed, pack):
+def test_records_match_insightface(undisturbed, pack):
     from instantid_jax.face.analysis import FaceAnalyzer
 
     dataset = FaceDataset(undisturbed)
@@ -110,7 +110,7 @@ def test_records_hold_what_insightface_measures(undisturbed, pack):
 
 
 @pytest.mark.parametrize("workers", [2])
-def test_workers_and_arrays_of_jobs_give_the_same_bytes(
+def test_workers_and_job_arrays_give_the_same_bytes(
     undisturbed, source, settings, tmp_path, workers, capsys
 ):
     for shard in (1, 0):
@@ -142,7 +142,7 @@ def test_beam_gives_the_same_bytes(undisturbed, source, pack, tmp_path):
     assert bytes_of(output) == bytes_of(undisturbed)
 
 
-def test_a_folder_that_a_run_killed_at_once_left_is_gone_on_with(source, settings, tmp_path):
+def test_resumes_a_folder_of_a_run_killed_at_its_start(source, settings, tmp_path):
     (tmp_path / "out" / "instantid_faces").mkdir(parents=True)
     shards = find_shards(source[0])
     Output.open(tmp_path / "out", plan(settings, shards))
@@ -153,7 +153,7 @@ def test_a_folder_that_a_run_killed_at_once_left_is_gone_on_with(source, setting
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
 
 
-def test_other_options_on_the_same_folder_are_refused(undisturbed, source, settings):
+def test_rejects_other_options_on_the_same_folder(undisturbed, source, settings):
     before = bytes_of(undisturbed)
     other = RecordSettings(face_pack=settings.face_pack, filter=Filter(**FILTER | {"min_side": 65}))
     with pytest.raises(InputError, match=r"was started with filter .*use the same settings"):
@@ -161,7 +161,7 @@ def test_other_options_on_the_same_folder_are_refused(undisturbed, source, setti
     assert bytes_of(undisturbed) == before
 
 
-def test_an_input_that_has_changed_is_refused(source, settings, tmp_path):
+def test_rejects_a_changed_input(source, settings, tmp_path):
     shutil.copytree(source[0], tmp_path / "web")
     plans = [plan(settings, find_shards(folder)) for folder in (source[0], tmp_path / "web")]
     assert plans[0] == plans[1]
@@ -181,7 +181,7 @@ def command(module: str, source, pack: Path, output: Path, **more) -> list[str]:
 
 
 def processes(output: Path) -> list[int]:
-    """Whose command line names a folder, and what they started."""
+    """Processes whose command line names a folder, and their descendants."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True)
     rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()[1:]]
     found = {int(pid) for pid, _, arguments in rows if str(output) in arguments}
@@ -189,9 +189,7 @@ def processes(output: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
-    undisturbed, source, pack, tmp_path, kills
-):
+def test_resumes_to_the_same_bytes_after_any_kill(undisturbed, source, pack, tmp_path, kills):
     output = tmp_path / "out"
     random = np.random.default_rng(0)
     done: dict[str, int] = {}
@@ -202,7 +200,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        # Some while it starts, the others once it works.
+        # Kills some runs at the start, others during the work.
         if i % 3:
             wait_for((output / "shards").is_dir)
         time.sleep(random.uniform(0, 2.5))
@@ -210,7 +208,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
         program.send_signal(signal.SIGKILL)
         program.wait()
         wait_for_end(started)
-        # What was done before is not done again.
+        # Finished shards are not redone.
         for name, made in done.items():
             assert (output / "shards" / name).stat().st_mtime_ns == made
         done = {p.name: p.stat().st_mtime_ns for p in output.glob("shards/*.json")}
@@ -222,7 +220,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(
     assert bytes_of(output) == bytes_of(undisturbed)
 
 
-def test_two_runs_at_once_do_no_harm(undisturbed, source, pack, tmp_path):
+def test_two_concurrent_runs_give_the_same_bytes(undisturbed, source, pack, tmp_path):
     output = tmp_path / "out"
     started = [
         subprocess.Popen(
@@ -235,14 +233,14 @@ def test_two_runs_at_once_do_no_harm(undisturbed, source, pack, tmp_path):
         for _ in range(2)
     ]
     for ran in started:
-        _, told = ran.communicate()
-        assert ran.returncode == 0, told
+        _, stderr = ran.communicate()
+        assert ran.returncode == 0, stderr
     assert bytes_of(output) == bytes_of(undisturbed)
 
 
-def test_an_interrupt_ends_all_with_one_line(source, pack, tmp_path):
+def test_interrupt_ends_all_processes_with_one_line(source, pack, tmp_path):
     output = tmp_path / "out"
-    # As a terminal's: a background shell's children would ignore it.
+    # Like a terminal's Ctrl-C, which the children of a background shell would ignore.
     listening = "signal.signal(signal.SIGINT, signal.default_int_handler)"
     module = "runpy.run_module('train.prepare', run_name='__main__')"
     code = f"import runpy, signal; {listening}; {module}"
@@ -258,8 +256,8 @@ def test_an_interrupt_ends_all_with_one_line(source, pack, tmp_path):
     time.sleep(1)
     started = processes(output)
     os.killpg(ran.pid, signal.SIGINT)
-    _, told = ran.communicate()
-    assert (ran.returncode, told.splitlines()) == (130, ["prepare: error: interrupted"])
+    _, stderr = ran.communicate()
+    assert (ran.returncode, stderr.splitlines()) == (130, ["prepare: error: interrupted"])
     wait_for_end(started)
 
 

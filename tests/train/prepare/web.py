@@ -1,4 +1,4 @@
-"""A small web: tars as img2dataset writes them, of photos of red squares and of what goes wrong."""
+"""A small web: img2dataset tars with photos of red squares and with defective files."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.face import synthetic_pack
 
-# Pixels [H, W, 3] by a number.
+# Makes pixels [H, W, 3] from a number.
 Picture = Callable[[int], np.ndarray]
 SIZE = (128, 160)
 ONE = (20, 30, 52, 1)
@@ -29,7 +29,7 @@ def encoded(pixels: np.ndarray, kind: str = "JPEG", mode: str = "RGB", **options
 
 
 def rotated(pixels: np.ndarray) -> bytes:
-    """Stored on its side, with the EXIF tag that says so."""
+    """A rotated image with its EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return encoded(np.ascontiguousarray(np.rot90(pixels)), quality=95, exif=exif)
@@ -49,7 +49,7 @@ def alpha(pixels: np.ndarray) -> bytes:
 def kinds_of(
     one: Picture, nobody: Picture, three: Picture, tiny: Picture
 ) -> dict[str, tuple[str, Callable[[int], bytes]]]:
-    """What the web holds, by name: a file's ending, and its bytes by a number."""
+    """Kinds of files by name: extension, and a function from a number to bytes."""
     return {
         # kept
         "plain": ("jpg", lambda n: encoded(one(n), quality=95)),
@@ -86,10 +86,10 @@ REASONS = {
 def write_tars(
     folder: Path, tars: int, each: int, cut: bool = True, kinds: Mapping = KINDS
 ) -> Counter[str]:
-    """Tars of `each` pictures of all kinds in turn; returns how often each reason is expected.
+    """Writes tars of `each` images of all kinds; returns the expected counts by outcome.
 
     Args:
-      cut: of the last tar the end is missing, in the middle of a picture.
+      cut: truncate the last tar in the middle of an image.
     """
     folder.mkdir(parents=True)
     expected: Counter[str] = Counter()
@@ -106,9 +106,9 @@ def write_tars(
                 put(tar, f"{key}.txt", f"a {name} picture".encode())
                 put(tar, f"{key}.json", json.dumps(notes).encode())
                 expected[REASONS.get(name, "kept")] += 1
-            # A download that failed leaves its notes alone.
+            # A failed download leaves only metadata.
             put(tar, f"{number:05}9999.json", b"{}")
-        # The same notes again, which are no pictures.
+        # img2dataset repeats the metadata in parquet files, which have no images.
         (folder / f"{number:05}.parquet").write_bytes(b"PAR1")
     if cut:
         with tarfile.open(path) as tar:

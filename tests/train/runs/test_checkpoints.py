@@ -1,4 +1,4 @@
-"""Checkpoints of a run: what comes back, onto which mesh, and what damage is told."""
+"""Checkpoints of a run: restoring, changes of mesh, and detection of damage."""
 
 import resource
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class Moments(NamedTuple):
 
 
 class State(NamedTuple):
-    """Shaped as the training's: a named tuple with the optimiser's nested ones inside."""
+    """Structured like the training state: a named tuple that nests the optimizer's."""
 
     step: jax.Array
     params: dict[str, jax.Array]
@@ -69,13 +69,13 @@ def save(run, steps, *, start=0, keep=9, **options):
 
 
 def data_file(run, step):
-    """Where Orbax put the arrays' bytes: the largest file."""
+    """The file with the arrays' bytes: Orbax's largest."""
     files = (run.checkpoints / str(step) / "state").rglob("*")
     return max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
 
 
 def flip(run, step, name, state):
-    """Flips one bit of one stored array, which is too large to lie in Orbax's index."""
+    """Flips a bit of a stored array that is too large for Orbax's index."""
     raw = np.asarray(named_arrays(state)[name]).tobytes()
     files = [p for p in (run.checkpoints / str(step) / "state").rglob("*") if p.is_file()]
     (path,) = [p for p in files if raw in p.read_bytes()]
@@ -97,7 +97,7 @@ def message(call, *args, **kwargs) -> str:
     return str(caught.value)
 
 
-def test_state_comes_back_bit_for_bit(run):
+def test_state_is_restored_bit_for_bit(run):
     state = make_state(3)
     save(run, [3])
     step, got, meta = restore(run, template(state))
@@ -107,12 +107,12 @@ def test_state_comes_back_bit_for_bit(run):
     assert meta.versions["jax"] == jax.__version__
 
 
-def test_names_are_readable():
+def test_array_names_are_readable():
     names = set(named_arrays(make_state()))
     assert {f"params/{KERNEL}", f"opt_state/0/mu/{KERNEL}", "step", f"ema/{KERNEL}"} <= names
 
 
-def test_saves_are_due_every_so_many_steps_or_forced_and_old_ones_go(run):
+def test_saves_regularly_or_when_forced_and_removes_old_checkpoints(run):
     with Saver(run, start=0, every=2, keep=2, keep_every=4) as saver:
         saved = [step for step in range(1, 11) if saver.save(step, make_state(step), META)]
         assert saved == [2, 4, 6, 8, 10]
@@ -135,14 +135,14 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(run):
 
 @pytest.fixture
 def no_room():
-    """No file of this process grows beyond 100 kB."""
+    """Limits this process's files to 100 kB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_save_that_finds_no_room_is_told_and_leaves_the_one_before(run, no_room, capfd):
+def test_full_disk_gives_one_line_and_keeps_the_previous_checkpoint(run, no_room, capfd):
     large = make_state(2)._replace(ema={"large": jnp.ones((400, 400))})
 
     def save_both():
@@ -157,7 +157,7 @@ def test_a_save_that_finds_no_room_is_told_and_leaves_the_one_before(run, no_roo
     assert_same_bits(restore(run, template(make_state())).state, make_state(1))
 
 
-def test_warming_up_changes_nothing(run):
+def test_warm_up_changes_nothing(run):
     state = make_state(1)
     with Saver(run, start=0, every=1) as saver:
         saver.warm_up(state)
@@ -185,7 +185,7 @@ def test_state_moves_to_another_mesh(run):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "uint32", "bool"])
-def test_checksum_sees_every_single_bit_and_no_mesh(dtype):
+def test_checksum_depends_on_every_bit_but_not_on_the_mesh(dtype):
     rng = np.random.default_rng(0)
     raw = rng.integers(0, 2 if dtype == "bool" else 256, 8 * 4 * jnp.dtype(dtype).itemsize)
     raw = raw.astype(np.uint8)
@@ -200,7 +200,7 @@ def test_checksum_sees_every_single_bit_and_no_mesh(dtype):
             other = raw.copy()
             other[at] ^= 1 << bit
             flipped[f"{at}.{bit}"] = jnp.asarray(other.view(value.dtype).reshape(8, 4))
-    # XLA may make one NaN of another when it only copies; bits are bits all the same.
+    # XLA may change a NaN's bits even when copying.
     assert all(found != want["x"] for found in checksums(flipped).values())
 
 
@@ -213,7 +213,7 @@ def test_one_flipped_bit_is_found_and_named(run, name):
     assert "step 3 is damaged" in line and name in line and "1 array" in line
 
 
-def test_weights_are_read_without_the_optimiser(run):
+def test_weights_are_read_without_the_optimizer(run):
     state = make_state(3)
     save(run, [3])
     flip(run, 3, f"opt_state/0/mu/{KERNEL}", state)
@@ -226,7 +226,7 @@ def test_weights_are_read_without_the_optimiser(run):
     assert f"params/{KERNEL}" in message(restore_weights, run, raw=True)
 
 
-def test_weights_are_raw_where_there_is_no_average(run):
+def test_weights_are_the_raw_ones_without_an_average(run):
     with Saver(run, start=0, every=1) as saver:
         saver.save(1, make_state(1)._replace(ema={}), META)
     assert_same_bits(restore_weights(run), make_state(1).params)
@@ -237,7 +237,7 @@ DAMAGES = ["data cut", "data gone", "index cut", "index flipped", "item gone", "
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_one_line_and_older_ones_are_used_when_asked(run, damage, capfd):
+def test_damage_gives_one_line_and_allow_older_uses_an_older_checkpoint(run, damage, capfd):
     save(run, [3, 6])
     place = run.checkpoints / "6"
     target = {
@@ -271,14 +271,14 @@ def test_damage_is_one_line_and_older_ones_are_used_when_asked(run, damage, capf
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_all_damaged_is_told(run):
+def test_error_if_all_checkpoints_are_damaged(run):
     save(run, [3, 6])
     for step in (3, 6):
         data_file(run, step).write_bytes(b"")
     assert "all of 3, 6" in message(restore, run, template(make_state()), allow_older=True)
 
 
-def test_going_on_from_an_older_one_sets_newer_ones_aside(run):
+def test_resuming_from_an_older_checkpoint_sets_newer_ones_aside(run):
     save(run, [3, 6, 9])
     save(run, [6], start=3)
     assert run.steps() == [3, 6]
@@ -287,7 +287,7 @@ def test_going_on_from_an_older_one_sets_newer_ones_aside(run):
     assert sorted(p.name for p in run.superseded.iterdir()) == ["6", "6.2", "9"]
 
 
-def test_other_arrays_are_listed(run):
+def test_mismatched_arrays_are_listed(run):
     save(run, [3])
     want = template(make_state())
     want.params["new.kernel"] = want.params.pop(KERNEL)
@@ -298,11 +298,11 @@ def test_other_arrays_are_listed(run):
     assert f"1 unexpected: params/{KERNEL}" in line
     assert "params/ip_adapter.bias is (5,), expected (6,)" in line
     assert f"ema/{KERNEL} is float32, expected bfloat16" in line
-    # An average that the run no longer has is not passed over.
+    # A stored average that the run does not have is an error.
     assert "2 unexpected: ema/" in message(restore, run, template(make_state()._replace(ema={})))
 
 
-def test_another_fingerprint_is_refused_unless_ignored(run, caplog):
+def test_rejects_another_fingerprint_unless_ignored(run, caplog):
     save(run, [3])
     want = template(make_state())
     assert restore(run, want, fingerprint=META.fingerprint).step == 3
@@ -313,13 +313,13 @@ def test_another_fingerprint_is_refused_unless_ignored(run, caplog):
     assert "dataset was d1, is d2" in caplog.text
 
 
-def test_no_checkpoint_and_no_such_step(run):
+def test_errors_without_a_checkpoint_or_for_a_missing_step(run):
     assert "has no checkpoint" in message(restore, run, template(make_state()))
     assert "has no checkpoint" in message(restore_weights, run)
     save(run, [3, 6])
     assert "of step 4, only of 3, 6" in message(restore, run, template(make_state()), step=4)
 
 
-def test_arrays_of_one_name_are_refused():
+def test_rejects_arrays_of_the_same_name():
     with pytest.raises(ValueError, match="two arrays"):
         named_arrays({"a/b": jnp.zeros(1), "a": {"b": jnp.zeros(1)}})

@@ -1,4 +1,4 @@
-"""The line-by-line files of a run's folder."""
+"""The JSON Lines files of a run's folder."""
 
 import json
 
@@ -8,26 +8,26 @@ from train.runs.json_lines import append_event, append_line, cut_after, cut_metr
 LINES = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.4}\n{"step": 3, "loss": 0.3}\n'
 
 
-def test_cut_keeps_the_lines_up_to_the_step_byte_for_byte():
+def test_cut_keeps_lines_up_to_the_step_byte_for_byte():
     assert cut_after(LINES, 2) == LINES[: LINES.index(b'{"step": 3')]
     assert cut_after(LINES, 3) == LINES
     assert cut_after(LINES, 0) == b""
     assert cut_after(b"", 5) == b""
 
 
-def test_cut_drops_torn_lines_at_every_length():
+def test_cut_drops_partial_lines_of_any_length():
     whole = cut_after(LINES, 2)
     last = LINES[len(whole) :]
     for length in range(len(last) - 1):
         assert cut_after(whole + last[:length], 9) == whole
-    # Whole but for its newline: complete.
+    # A line without its newline is still complete.
     assert cut_after(LINES[:-1], 9) == LINES
-    # Something was appended to a torn line.
+    # Something was appended to a partial line.
     assert cut_after(b'{"step": 1, "lo{"step": 2}\n{"step": 3}\n', 9) == b'{"step": 3}\n'
     assert cut_after(b'12\n{"loss": 1}\n{"step": 3}\n', 9) == b'{"step": 3}\n'
 
 
-def test_metrics_file_is_cut_in_place(tmp_path):
+def test_metrics_file_is_truncated_in_place(tmp_path):
     run = RunFolder(tmp_path / "run")
     cut_metrics(run, 2)
     assert not run.metrics.exists()
@@ -38,7 +38,7 @@ def test_metrics_file_is_cut_in_place(tmp_path):
     assert [path.name for path in run.path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_appended_lines_are_json_each(tmp_path):
+def test_appended_lines_are_valid_json(tmp_path):
     run = RunFolder(tmp_path / "run")
     append_event(run, "started")
     append_event(run, "resumed", step=3)

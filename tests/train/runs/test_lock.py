@@ -13,7 +13,7 @@ from train.runs.lock import locked
 ROOT = Path(__file__).parent.parent.parent.parent
 
 
-def test_a_second_run_is_refused_while_the_first_goes_on(tmp_path):
+def test_rejects_a_second_run_while_the_first_is_running(tmp_path):
     run = RunFolder(tmp_path / "deep" / "run")
     with locked(run):
         (run.path / "metrics.jsonl").touch()
@@ -27,14 +27,14 @@ def test_a_second_run_is_refused_while_the_first_goes_on(tmp_path):
         pass
 
 
-def test_a_folder_that_stays_empty_is_removed(tmp_path):
+def test_removes_a_folder_that_stays_empty(tmp_path):
     run = RunFolder(tmp_path / "run")
     with pytest.raises(InputError, match="nothing fits"), locked(run):
         raise InputError("nothing fits")
     assert not run.path.exists()
 
 
-def test_a_killed_process_holds_nothing(tmp_path):
+def test_killed_process_releases_the_lock(tmp_path):
     script = (
         "import sys, time; from pathlib import Path; from instantid_jax.runs.folder import "
         "RunFolder; from train.runs.lock import locked\n"
@@ -52,7 +52,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
         pass
 
 
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+def test_warns_on_file_systems_without_locks(tmp_path, monkeypatch, caplog):
     def flock(descriptor, operation):
         raise OSError(95, os.strerror(95))
 

@@ -1,4 +1,4 @@
-"""Runs that are killed: SIGTERM saves and ends them, SIGKILL leaves the checkpoint before."""
+"""Killed runs: SIGTERM saves and ends them, SIGKILL leaves the previous checkpoint."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def start():
-    """Starts workers, and leaves none behind."""
+    """Starts workers, and kills them at the end."""
     started = []
 
     def start_one(run, *options, devices=2):
@@ -68,16 +68,16 @@ def read_until(worker, word):
 
 
 def finish(worker) -> tuple[int, list[str], str]:
-    """Status, the worker's own lines, and the log."""
+    """Exit status, the worker's own lines, and the log."""
     out, log = worker.communicate(timeout=LIMIT)
     assert "Traceback" not in log, log[-4000:]
-    # Threads of the transport print, too, and at times into each other's lines.
+    # Threads of the transport also print, sometimes into each other's lines.
     own = [line for line in out.splitlines() if line.startswith(("resumed", "step"))]
     return worker.returncode, own, log
 
 
 def counted(run):
-    """The step of the newest checkpoint, whose numbers must be those of that step."""
+    """The step of the newest checkpoint, after checking its values."""
     template = {
         "params": jax.ShapeDtypeStruct((64, 256), jnp.float32),
         "step": jax.ShapeDtypeStruct((), jnp.float32),
@@ -87,7 +87,7 @@ def counted(run):
     return step
 
 
-def test_sigterm_to_a_lone_run_saves_the_step_and_ends_it_with_its_own_status(run, start):
+def test_sigterm_to_a_single_process_saves_and_exits_with_its_own_status(run, start):
     worker = start(run, "--every", 1000)
     read_until(worker, "step 3")
     worker.send_signal(signal.SIGTERM)
@@ -99,7 +99,7 @@ def test_sigterm_to_a_lone_run_saves_the_step_and_ends_it_with_its_own_status(ru
     assert counted(run) == step
 
 
-def test_sigterm_to_one_of_two_makes_both_save_the_same_step(run, start):
+def test_sigterm_to_one_of_two_processes_makes_both_save_the_same_step(run, start):
     workers = start_two(start, run, "--every", 2)
     read_until(workers[0], "step 3")
     workers[1].send_signal(signal.SIGTERM)
@@ -109,23 +109,23 @@ def test_sigterm_to_one_of_two_makes_both_save_the_same_step(run, start):
     step = counted(run)
     assert lines[-1] == f"step {step}"
 
-    # What the second process wrote is damaged. It alone reads that, yet both go back together.
+    # Only the second process reads the damaged data it wrote, yet both fall back together.
     older = run.steps()[-2]
     for path in (run.checkpoints / str(step) / "state" / "ocdbt.process_1" / "d").iterdir():
         path.write_bytes(path.read_bytes()[:10])
     workers = start_two(start, run, "--every", 100, "--stop", older + 3)
-    for worker, told in zip(
+    for worker, message in zip(
         workers, ("process 1 cannot read it", "params cannot be read"), strict=True
     ):
         status, lines, log = finish(worker)
         assert status == 0
-        assert f"step {step} is damaged: {told}" in log
+        assert f"step {step} is damaged: {message}" in log
         assert lines[0] == f"resumed {older}"
         assert lines[-1] == f"step {older + 3}"
     assert counted(run) == older + 3
 
 
-def test_sigkill_in_the_middle_of_a_save_leaves_the_one_before(run, start):
+def test_sigkill_during_a_save_keeps_the_previous_checkpoint(run, start):
     worker = start(run, "--die")
     assert finish(worker)[0] == -signal.SIGKILL
     assert len(list(run.checkpoints.iterdir())) == 2
@@ -137,7 +137,7 @@ def test_sigkill_in_the_middle_of_a_save_leaves_the_one_before(run, start):
     assert restore_weights(run)["x"].tolist() == [0] * 8
 
 
-def test_signal_is_caught_inside_alone(run):
+def test_signal_handler_is_restored_on_exit(run):
     before = signal.getsignal(signal.SIGTERM)
     with Saver(run, start=0, every=100) as saver:
         assert not saver.reached_preemption(1)

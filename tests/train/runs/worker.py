@@ -1,4 +1,4 @@
-"""A run of its own process, for tests that kill it: counts in an array spread over all devices."""
+"""A killable run in its own process, which counts in an array sharded over all devices."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ META = Meta(fingerprint={"config": "counting"}, seed=0, position=0)
 
 
 def count(state: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """One step. The sum makes the processes wait for each other, as gradients do."""
+    """One step. The sum synchronizes the processes, as gradients do."""
     total = jnp.sum(state["params"])
     return {"params": state["params"] + 1 + 0 * total, "step": state["step"] + 1}
 
@@ -62,7 +62,7 @@ def train(run: RunFolder, stop: int, every: int, pause: float) -> int:
 
 
 def die_while_saving(run: RunFolder) -> None:
-    """Saves step 1, and is gone in the middle of saving step 2."""
+    """Saves step 1, and exits in the middle of saving step 2."""
     with Saver(run, start=0, every=1) as saver:
         saver.save(1, {"params": {"x": jnp.ones((8,))}}, META)
         saver.wait()
