@@ -19,6 +19,7 @@ test-slow: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tests.english
 	$(MAKE) types
 
 types: $(VENV)/.installed-test

@@ -8,7 +8,7 @@ from instantid_jax.errors import InputError
 
 @pytest.mark.parametrize("topology", ["h200x", "v9:1x1", "v5e:a", "v5e:0x1"])
 def test_unknown_topology_error_names_it(topology):
-    with pytest.raises(InputError, match=f"topology '?{topology}'? .*") as refused:
+    with pytest.raises(InputError, match=f"topology '?{topology}'?[: ]") as refused:
         absent_devices(topology)
     assert "\n" not in str(refused.value)
 
