@@ -16,9 +16,11 @@ from instantid_jax.compilation import compiler_options
 from instantid_jax.components import network
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
+from instantid_jax.models.instantid import Texts
 from instantid_jax.params import Network
 from instantid_jax.pipeline import programs
-from instantid_jax.placement import weight_format
+from instantid_jax.pipeline.placement import weight_format
+from instantid_jax.pipeline.step import StepInputs, StepProgram, denoise
 from instantid_jax.sharding import replicated, sampling_mesh
 from instantid_jax.weights.sdxl_base import SCHEDULER
 from train.flops import count_flops, uncounted_flops
@@ -41,7 +43,7 @@ def step_arguments(
     guidance: bool,
     dtype: jnp.dtype = DTYPE,
 ) -> tuple[Any, ...]:
-    """Shapes of the arguments of `programs.denoise`, preceded by its static arguments.
+    """Shapes of the arguments of `step.denoise`, preceded by its static argument.
 
     Args:
       size: (height, width) of the images.
@@ -54,39 +56,35 @@ def step_arguments(
         "unet": _params(networks.unet, dtype),
         "controlnets": tuple(_params(each, dtype) for each in networks.controlnets),
     }
-    prompts = programs.Prompts(
+    texts = Texts(
         jax.ShapeDtypeStruct((batch, TOKENS, config.cross_attention_dim), dtype),
         jax.ShapeDtypeStruct((batch, networks.text_encoder_2.config.projection_dim), dtype),
     )
-    id_tokens = (networks.image_proj.config.num_queries, networks.image_proj.config.output_dim)
+    tokens = (networks.image_proj.config.num_queries, networks.image_proj.config.output_dim)
     rows = 2 * batch if guidance else batch
     conditions = jax.eval_shape(
         functools.partial(programs.prepare, networks, 1),
         params,
-        prompts,
-        prompts if guidance else None,
+        texts,
+        texts if guidance else None,
         shape((rows, 6)),
-        jax.ShapeDtypeStruct((batch, *id_tokens), dtype),
-        jax.ShapeDtypeStruct((1, *id_tokens), dtype),
-        shape(()),
+        tuple(jax.ShapeDtypeStruct((n, *tokens), dtype) for n in (1, batch)),
+        shape((batch,)),
         tuple(jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8) for _ in networks.controlnets),
     )
     latents = shape((batch, size[0] // 8, size[1] // 8, config.in_channels))
     state = jax.eval_shape(sampler.rule.init, latents)
-    residuals = networks.controlnets[0].config.residuals
-    return (
-        networks,
-        sampler.rule,
-        guidance,
-        params,
-        state,
-        conditions,
-        {name: shape((1,)) for name in sampler.row(0)},
-        shape(()),
-        shape(()),
-        shape((len(networks.controlnets), residuals, rows)),
-        latents if sampler.rule.stochastic else None,
+    inputs = StepInputs(
+        row={name: shape((batch,)) for name in sampler.row(0)},
+        timesteps=shape((rows,)),
+        guidance_scale=shape((batch,)),
+        residual_scales=shape(
+            (len(networks.controlnets), networks.controlnets[0].config.residuals, rows)
+        ),
+        noise=latents if sampler.rule.stochastic else None,
     )
+    program = StepProgram(networks.unet, networks.controlnets, sampler.rule, guidance)
+    return program, params, state, conditions, inputs
 
 
 def compile_step(
@@ -141,7 +139,7 @@ def compile_step(
 
 def _traced(arguments: tuple[Any, ...], mesh: Mesh, options: dict[str, Any]) -> jax.stages.Traced:
     """Traces the step on a mesh, with replicated weights and sharded latents."""
-    static, (params, state, *others) = arguments[:3], arguments[3:]
+    program, params, state, *others = arguments
     everywhere, platform = replicated(mesh), mesh.devices.flat[0].platform
     params = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
@@ -153,14 +151,14 @@ def _traced(arguments: tuple[Any, ...], mesh: Mesh, options: dict[str, Any]) -> 
     state = _placed(state, NamedSharding(mesh, PartitionSpec("data", "rows")))
     # keep_unused counts weights that only `prepare` uses; they are resident as well.
     step = jax.jit(
-        programs.denoise.__wrapped__,
-        static_argnames=("networks", "rule", "guidance"),
+        denoise.__wrapped__,
+        static_argnames=("program",),
         donate_argnames=("state",),
         keep_unused=True,
         compiler_options=options,
     )
     with jax.set_mesh(mesh):
-        return step.trace(*static, params, state, *others)
+        return step.trace(program, params, state, *others)
 
 
 def _placed(shapes: Any, sharding: NamedSharding) -> Any:
@@ -175,8 +173,8 @@ def step_flops(
     """FLOPs of one step's matrix products and convolutions, from their shapes."""
     arguments = step_arguments(networks, batch, size, guidance)
     # Bypasses jit, whose cache would reuse this trace on other platforms.
-    step = functools.partial(programs.denoise.__wrapped__, *arguments[:3])
-    return count_flops(jax.make_jaxpr(step)(*arguments[3:]).jaxpr)
+    step = functools.partial(denoise.__wrapped__, arguments[0])
+    return count_flops(jax.make_jaxpr(step)(*arguments[1:]).jaxpr)
 
 
 def _params(net: Network, dtype: jnp.dtype) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,13 +1,11 @@
 """Times sampling in this library, on this process's device: a child of `sampling`."""
 
-import contextlib
 import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -19,7 +17,10 @@ from benchmarks.kernels import kernels
 from benchmarks.random_pipeline import random_pipeline
 from benchmarks.sizes import FULL, SMALL
 from instantid_jax import Face, InstantIDPipeline
-from instantid_jax.pipeline import programs, sampling
+from instantid_jax.pipeline import stages
+from instantid_jax.pipeline.observer import Observer
+from instantid_jax.pipeline.plan import resolve
+from instantid_jax.request import Request
 from train.flops import PEAK
 
 PROMPT, NEGATIVE_PROMPT = "film noir, a man in the rain", "blurry"
@@ -44,31 +45,31 @@ def measure(job: Job) -> Iterator[Any]:
 def _measure_case(pipe: InstantIDPipeline, case: Case, repeats: int) -> Iterator[Any]:
     face = Face(embedding=np.ones(512), kps=case.size * KEYPOINTS)
 
+    def requests(seed: int, steps: int = case.steps) -> list[Request]:
+        return [
+            Request(
+                PROMPT,
+                face=face,
+                negative_prompt=NEGATIVE_PROMPT,
+                height=case.size,
+                width=case.size,
+                num_inference_steps=steps,
+                guidance_scale=5.0 if case.guidance else 1.0,
+                seed=seed + i,
+            )
+            for i in range(case.batch)
+        ]
+
     def call(seed: int, steps: int = case.steps) -> float:
         start = time.perf_counter()
-        pipe(
-            [PROMPT] * case.batch,
-            face=face,
-            negative_prompt=NEGATIVE_PROMPT,
-            height=case.size,
-            width=case.size,
-            num_inference_steps=steps,
-            guidance_scale=5.0 if case.guidance else 1.0,
-            seed=[seed + i for i in range(case.batch)],
-            progress=False,
-        )
+        pipe.run(requests(seed, steps))
         return time.perf_counter() - start
 
     first = {"first_picture_seconds": round(call(0), 3)}
     yield first
     seeds = [case.batch * (i + 1) for i in range(repeats)]
     pictures = [call(seed) for seed in seeds]
-    # Timed separately, because waiting for each part leaves the device idle before the next.
-    parts = []
-    for seed in seeds:
-        with _timed() as seconds:
-            call(seed)
-        parts.append(seconds)
+    parts = [_timed_stages(pipe, requests(seed)) for seed in seeds]
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
     seconds["picture"] = statistics.median(pictures)
     size = (case.size, case.size)
@@ -89,31 +90,17 @@ def _measure_case(pipe: InstantIDPipeline, case: Case, repeats: int) -> Iterator
     yield dataclasses.asdict(case) | first | result
 
 
-@contextlib.contextmanager
-def _timed() -> Iterator[dict[str, float]]:
-    """Collects the seconds of `text` (with all other step-independent work), `steps`, `decode`."""
-    seconds = dict.fromkeys(("text", "steps", "decode"), 0.0)
-
-    def timed(function: Callable, name: str) -> Callable:
-        def call(*args: Any, **options: Any) -> Any:
-            start = time.perf_counter()
-            result = jax.block_until_ready(function(*args, **options))
-            seconds[name] += time.perf_counter() - start
-            return result
-
-        return call
-
-    with contextlib.ExitStack() as stack:
-        for module, function, name in (
-            (programs, "encode_text", "text"),
-            (programs, "encode_id", "text"),
-            (programs, "prepare", "text"),
-            (sampling, "denoise", "steps"),
-            (sampling, "decode", "decode"),
-        ):
-            wrapped = timed(getattr(module, function), name)
-            stack.enter_context(mock.patch.object(module, function, wrapped))
-        yield seconds
+def _timed_stages(pipe: InstantIDPipeline, requests: list[Request]) -> dict[str, float]:
+    """Seconds of each stage, timed separately: waiting for one leaves the device idle."""
+    plan = resolve(pipe.model, requests)
+    start = time.perf_counter()
+    conditions = jax.block_until_ready(stages.encode(pipe.model, plan))
+    encoded = time.perf_counter()
+    latents = jax.block_until_ready(stages.sample(pipe.model, plan, conditions, Observer()))
+    sampled = time.perf_counter()
+    stages.decode(pipe.model, plan, latents, np.dtype(np.uint8))
+    decoded = time.perf_counter()
+    return {"text": encoded - start, "steps": sampled - encoded, "decode": decoded - sampled}
 
 
 if __name__ == "__main__":

@@ -82,10 +82,10 @@ def _jax_step() -> Callable[[], object]:
 
     from benchmarks.compiled_sampling import sdxl_networks, step_arguments
     from benchmarks.random_pipeline import draw_all
-    from instantid_jax.pipeline import programs
+    from instantid_jax.pipeline.step import denoise
 
     arguments = step_arguments(sdxl_networks(), 1, (SIZE, SIZE), True, jnp.dtype("float32"))
-    static, params, shapes = arguments[:3], arguments[3], arguments[4:]
+    program, params, *shapes = arguments
     params = {
         "unet": draw_all(params["unet"], jnp.dtype("float32")),
         "controlnets": tuple(
@@ -96,7 +96,7 @@ def _jax_step() -> Callable[[], object]:
 
     def step() -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(programs.denoise(*static, params, state, *others))
+        state, _ = jax.block_until_ready(denoise(program, params, state, *others))
 
     return step
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from instantid_jax.checkpoint import save_model
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.errors import InputError
-from instantid_jax.runs.trained import find_published_or_trained
-from instantid_jax.weights.layouts import find_model
+from instantid_jax.pipeline.sources import Sources
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -40,15 +39,14 @@ def to_jax(
       dtype: of all weights; None keeps each tensor's own.
     """
     check_new(output)
-    model = find_model(
-        sdxl,
-        instantid,
+    model = Sources(
+        sdxl=sdxl,
+        instantid=instantid,
         controlnets=controlnets,
         vae=vae,
         tokenizers=tokenizers,
         variant=variant,
-        find=find_published_or_trained,
-    )
+    ).find()
     components = model.components
     kept = None if dtype is None else jnp.dtype(dtype)
     for i, name in enumerate(save_model(model, output, kept), start=1):

@@ -12,6 +12,12 @@ from instantid_jax.diffusion.guidance import classifier_free_guidance
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.face.keypoints import draw_keypoints
+from instantid_jax.models.instantid import (
+    Texts,
+    condition,
+    condition_controlnet,
+    sum_residuals,
+)
 from instantid_jax.params import Network, Params
 
 STEPS = 30
@@ -97,13 +103,11 @@ def _residuals(
     inputs: dict[str, jax.Array],
 ) -> list[jax.Array]:
     identitynet = network.bind(params)
-    return identitynet(
-        sample,
-        timestep,
-        identitynet.keys_values(id_tokens),
-        identitynet.embed_added(inputs["pooled"], inputs["time_ids"]),
-        identitynet.embed_picture(jnp.tile(inputs["picture"] / 255, (2, 1, 1, 1))),
+    image = identitynet.embed_image(jnp.tile(inputs["picture"] / 255, (2, 1, 1, 1)))
+    conditions = condition_controlnet(
+        identitynet, id_tokens, inputs["pooled"], inputs["time_ids"], image
     )
+    return sum_residuals([identitynet], sample, timestep, [conditions])
 
 
 @functools.partial(jax.jit, static_argnames="network")
@@ -117,13 +121,11 @@ def _prediction(
     inputs: dict[str, jax.Array],
 ) -> jax.Array:
     unet = network.bind(params)
-    return unet(
-        sample,
-        timestep,
-        unet.keys_values(inputs["text"], id_tokens, inputs["ip_adapter_scale"]),
-        unet.embed_added(inputs["pooled"], inputs["time_ids"]),
-        residuals,
+    texts = Texts(inputs["text"], inputs["pooled"])
+    conditions = condition(
+        unet, [], texts, inputs["time_ids"], id_tokens, inputs["ip_adapter_scale"], []
     )
+    return unet(sample, timestep, conditions.context, conditions.added, residuals)
 
 
 def jax_step(model: Model, inputs: Inputs) -> Outputs:

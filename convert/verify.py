@@ -10,7 +10,7 @@ from convert.verification_step import Inputs, Outputs, draw_inputs, jax_step
 from instantid_jax.checkpoint import open_model
 from instantid_jax.components import Model
 from instantid_jax.errors import InputError
-from instantid_jax.weights.layouts import find_model
+from instantid_jax.pipeline.sources import Sources
 
 TOLERANCE = 1e-4
 INSTALL = "pip install torch==2.13.0 diffusers==0.42.1"
@@ -46,7 +46,9 @@ def verify(
     for name, value in (("height", height), ("width", width)):
         if value < 8 or value % 8:
             raise InputError(f"--{name} {value}: expected a multiple of 8")
-    published = find_model(sdxl, instantid, tokenizers=tokenizers, variant=variant)
+    published = Sources(
+        sdxl=sdxl, instantid=instantid, tokenizers=tokenizers, variant=variant
+    ).find()
     ours = published if model is None else open_model(model)
     inputs = draw_inputs(published, height, width, seed)
     theirs = _torch_step(published, inputs)

@@ -61,6 +61,7 @@ def save_model(model: Model, path: Path, dtype: jnp.dtype | None = None) -> Iter
                 "format": FORMAT,
                 "components": list(model.components),
                 "force_zeros_for_empty_prompt": model.force_zeros_for_empty_prompt,
+                "guidance_scale": model.guidance_scale,
                 "files": {
                     str(file.relative_to(folder)): [file.stat().st_size, _crc32(file)]
                     for file in _parameter_files(folder)
@@ -99,6 +100,8 @@ def open_model(path: Path) -> Model:
         read_json(path / "scheduler" / "scheduler_config.json"),
         (path / "tokenizer", path / "tokenizer_2"),
         bool(index["force_zeros_for_empty_prompt"]),
+        # Folders of the first versions name none.
+        index.get("guidance_scale"),
     )
 
 

@@ -1,8 +1,10 @@
-"""What the compiler of a platform is told beside the program."""
+"""Compiling: XLA's options by platform, and who is told when a program compiles."""
 
+import contextlib
+import contextvars
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,32 +13,45 @@ import jax.numpy as jnp
 logger = logging.getLogger(__name__)
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    # An option without documentation. As it behaves, libtpu tries windows for a convolution or
-    # matrix product until it expects one to come this near to the best possible, by default nearly
-    # all: a step of SDXL then takes almost twice as long to compile, for layers that by its own
-    # estimates run at most 1.5 % faster.
+    # Undocumented. As it behaves, libtpu tries windows for a convolution or matrix product until it
+    # expects one to come this near to the best possible, by default nearly all: a step of SDXL then
+    # takes almost twice as long to compile, for layers that by its own estimates run at most 1.5 %
+    # faster.
     "tpu": {"xla_jf_convolution_performance_target": 0.98},
 }
+_on_compile: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(
+    "on_compile", default=None
+)
 
 
 @functools.cache
 def compiler_options(platform: str) -> dict[str, Any]:
-    """The options for programs of a platform; none where this process's compiler refuses them."""
+    """The options for programs of a platform; none where this process's compiler rejects them."""
     options = OPTIONS.get(platform, {})
     # For devices that are not there, nothing can be tried.
     if options and platform == jax.default_backend():
         try:
             jax.jit(lambda: jnp.zeros(()), compiler_options=options).lower().compile()
         except jax.errors.JaxRuntimeError as error:
-            logger.warning("compiling takes longer, because its options are refused: %s", error)
+            logger.warning("compiling takes longer, because its options are rejected: %s", error)
             return {}
     return options
+
+
+@contextlib.contextmanager
+def reporting_compiles(on_compile: Callable[[str], None]) -> Iterator[None]:
+    """Inside, `on_compile` is called with a program's name before it is traced and compiled."""
+    token = _on_compile.set(on_compile)
+    try:
+        yield
+    finally:
+        _on_compile.reset(token)
 
 
 class Compiled:
     """A jitted function that is compiled with the options of the process's own devices.
 
-    Which these are, JAX may be asked only when it is first called: asking sets them for good.
+    JAX can be asked for the devices only on the first call: asking fixes them for the process.
     """
 
     def __init__(self, function: Callable, **arguments: Any):
@@ -47,8 +62,15 @@ class Compiled:
 
     @functools.cached_property
     def _jitted(self) -> Callable:
+        @functools.wraps(self._function)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            # jit runs this body to trace it: before each compilation, and at no other time.
+            if (on_compile := _on_compile.get()) is not None:
+                on_compile(self._function.__name__)
+            return self._function(*args, **kwargs)
+
         options = compiler_options(jax.default_backend())
-        return jax.jit(self._function, compiler_options=options, **self._arguments)
+        return jax.jit(traced, compiler_options=options, **self._arguments)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._jitted(*args, **kwargs)

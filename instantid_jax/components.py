@@ -47,20 +47,37 @@ class Component:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """All that sampling needs, not yet loaded.
+class Base:
+    """SDXL, found but not loaded.
 
     Attributes:
-      components: keyed as `REQUIRED`, and further ControlNets.
+      components: its networks, and in `Model` all others.
       scheduler: settings of `scheduler_config.json`.
       tokenizers: folders of the tokenizers of text encoders 1 and 2.
       force_zeros_for_empty_prompt: without a negative prompt, its embedding is zeros.
+      guidance_scale: that suits the model; None is SDXL's usual one.
     """
 
     components: Mapping[str, Component]
     scheduler: Mapping[str, Any]
     tokenizers: tuple[Path, Path]
     force_zeros_for_empty_prompt: bool = True
+    guidance_scale: float | None = None
+
+    def with_parts(self, parts: Mapping[str, Component]) -> "Model":
+        """The model of this base and InstantID's parts."""
+        return Model(
+            {**self.components, **parts},
+            self.scheduler,
+            self.tokenizers,
+            self.force_zeros_for_empty_prompt,
+            self.guidance_scale,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Base):
+    """All that sampling needs, found but not loaded; components keyed as `REQUIRED`."""
 
     def __post_init__(self):
         check_fit({name: part.network for name, part in self.components.items()})

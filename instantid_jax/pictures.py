@@ -1,6 +1,5 @@
 """Picture files in and out: any picture Pillow reads becomes upright RGB, results become PNGs."""
 
-import json
 import logging
 import os
 import struct
@@ -126,16 +125,14 @@ def save_png(
     picture: Image.Image | np.ndarray,
     path: str | os.PathLike[str],
     *,
-    prompt: str | None = None,
-    settings: Mapping[str, object] | None = None,
+    text: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a PNG that says how it was made; whole or not at all.
 
     Args:
       picture: a Pillow image, or uint8 [H, W, 3] RGB.
       path: ends in `.png`; parent folders are made.
-      prompt: kept in the text chunk `prompt`.
-      settings: kept as JSON in the text chunk `instantid`; values JSON does not know as `str`.
+      text: the file's text chunks, by keyword.
 
     Raises:
       InputError: if `path` does not end in `.png` or is a folder, or `picture` cannot be read.
@@ -149,14 +146,12 @@ def save_png(
         raise InputError(f"{path} is a folder: give the name of a file to write")
     if not isinstance(picture, Image.Image):
         picture = Image.fromarray(read_picture(picture))
-    text = PngInfo()
-    # Pillow writes tEXt where Latin-1 is enough and iTXt elsewhere.
-    if prompt is not None:
-        text.add_text("prompt", prompt)
-    if settings is not None:
-        text.add_text("instantid", json.dumps(settings, ensure_ascii=False, default=str))
+    chunks = PngInfo()
+    for keyword, value in (text or {}).items():
+        # Pillow writes tEXt where Latin-1 is enough and iTXt elsewhere.
+        chunks.add_text(keyword, value)
     with replacing_file(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=text)
+        picture.save(temporary, format="PNG", pnginfo=chunks)
 
 
 def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:

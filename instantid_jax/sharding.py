@@ -76,6 +76,11 @@ def sampling_mesh(
     )
 
 
+def mesh_text(mesh: Mesh) -> str:
+    """What `parse_sampling_mesh` reads: "data=4,guidance=2,rows=1"."""
+    return ",".join(f"{name}={size}" for name, size in mesh.shape.items())
+
+
 def parse_sampling_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh that a text such as "data=4,guidance=2" names; what it leaves out is 1.
 

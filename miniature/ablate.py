@@ -18,8 +18,9 @@ from instantid_jax.cli.entry import entry
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
-from instantid_jax.pipeline import inputs
-from miniature.evaluation.generation import Model, Sampling, make_pictures
+from instantid_jax.request import Settings
+from instantid_jax.request.checks import check_whole
+from miniature.evaluation.generation import SAMPLING, Model, make_pictures
 from miniature.evaluation.held_out import HeldOut
 
 SHOWN = {
@@ -41,6 +42,8 @@ class Options:
       adapter: strengths of the adapter.
       identitynet: strengths of IdentityNet.
       photos: up to so many of each person.
+      sampling: of the images.
+      batch: images made at a time.
     """
 
     output: Path
@@ -50,7 +53,8 @@ class Options:
     identitynet: tuple[float, ...] = (0.0, 0.5, 0.8, 1.5)
     photos: int = 5
     model: Model = Model()
-    sampling: Sampling = Sampling()
+    sampling: Settings = SAMPLING
+    batch: int = 20
 
 
 def main() -> None:
@@ -71,13 +75,14 @@ def ablate(options: Options) -> None:
         )
     if not options.adapter or not options.identitynet:
         raise InputError("--adapter and --identitynet: expected one strength or more of each")
-    inputs.check_whole("seed", options.seed, 0, 2**32 - 1)
+    check_whole("seed", options.seed, 0, 2**32 - 1)
+    check_whole("batch", options.batch, 1, 1024)
     of_scales = [
         {"ip_adapter_scale": adapter, "controlnet_conditioning_scale": identitynet}
         for adapter, identitynet in itertools.product(options.adapter, options.identitynet)
     ]
     for scales in ({}, *of_scales):
-        dataclasses.replace(options.sampling, **scales).check()
+        dataclasses.replace(options.sampling, **scales)  # Checks them.
     check_folder(options.output)
     pipe = options.model.load()
     held_out = HeldOut(
@@ -86,13 +91,16 @@ def ablate(options: Options) -> None:
 
     # The sampling's own strengths stand in both plots.
     @functools.cache
-    def figures(sampling: Sampling, photos: int) -> dict[str, float]:
-        return held_out.score(make_pictures(pipe, held_out, sampling, options.seed, photos))
+    def figures(sampling: Settings, photos: int) -> dict[str, float]:
+        made = make_pictures(
+            pipe, held_out, sampling, options.seed, batch=options.batch, photos=photos
+        )
+        return held_out.score(made)
 
     told = {
         "identities": options.identities,
         "seed": options.seed,
-        "sampling": dataclasses.asdict(options.sampling),
+        "sampling": options.sampling.to_json(),
         "scales": [s | figures(dataclasses.replace(options.sampling, **s), 1) for s in of_scales],
         "photos": [{"photos": n} | figures(options.sampling, n) for n in range(options.photos + 1)],
     }

@@ -15,9 +15,10 @@ from PIL import Image
 from instantid_jax.cli.entry import entry
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.errors import InputError
-from instantid_jax.pipeline import inputs
+from instantid_jax.request import Settings
+from instantid_jax.request.checks import check_whole
 from miniature.evaluation.fidelity import psnr
-from miniature.evaluation.generation import Model, Sampling, make_pictures
+from miniature.evaluation.generation import SAMPLING, Model, make_pictures
 from miniature.evaluation.held_out import JUDGE, HeldOut
 from miniature.evaluation.restoration import restore
 from miniature.portraits import SIDE
@@ -32,6 +33,8 @@ class Options:
       seed: another seed is other people.
       save: a folder for the pictures, made anew.
       judge: the recogniser that scores; for what is still chosen, take the face pack's own.
+      sampling: of the images.
+      batch: images made at a time.
     """
 
     identities: int = 1000
@@ -39,7 +42,8 @@ class Options:
     save: Path | None = None
     judge: Path = JUDGE
     model: Model = Model()
-    sampling: Sampling = Sampling()
+    sampling: Settings = SAMPLING
+    batch: int = 20
 
 
 def main() -> None:
@@ -56,8 +60,8 @@ def evaluate(options: Options) -> dict[str, float]:
     """
     if options.identities < 2:
         raise InputError(f"--identities is {options.identities}: expected 2 up")
-    inputs.check_whole("seed", options.seed, 0, 2**32 - 1)
-    options.sampling.check()
+    check_whole("seed", options.seed, 0, 2**32 - 1)
+    check_whole("batch", options.batch, 1, 1024)
     if options.save is not None:
         if options.save.exists():
             raise InputError(f"--save {options.save} is there already: name a new folder")
@@ -70,9 +74,9 @@ def evaluate(options: Options) -> dict[str, float]:
         options.sampling, ip_adapter_scale=0.0, controlnet_conditioning_scale=0.0
     )
     pictures = {
-        "": make_pictures(pipe, held_out, options.sampling, options.seed),
+        "": make_pictures(pipe, held_out, options.sampling, options.seed, batch=options.batch),
         "ceiling": [case.target.image for case in held_out.cases],
-        "floor": make_pictures(pipe, held_out, text_only, options.seed),
+        "floor": make_pictures(pipe, held_out, text_only, options.seed, batch=options.batch),
     }
     if options.save is not None:
         photos = [case.photos[0].image for case in held_out.cases]

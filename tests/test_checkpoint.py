@@ -18,7 +18,7 @@ from instantid_jax.checkpoint import (
     stored_params,
 )
 from instantid_jax.errors import InputError
-from instantid_jax.weights.layouts import find_model
+from instantid_jax.pipeline.sources import Sources
 from tests.convert.published import UNET, write_published
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -39,7 +39,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     source = folder / "source"
     write_published(source, unet=UNET, controlnet=UNET, dtype="float32")
-    list(save_model(find_model(str(source), str(source)), folder / "model"))
+    list(save_model(Sources(sdxl=str(source), instantid=str(source)).find(), folder / "model"))
     return folder / "model"
 
 

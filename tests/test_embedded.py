@@ -12,7 +12,7 @@ from PIL import Image
 
 from instantid_jax import Face, InputError, embedded
 from instantid_jax.face.analysis import FaceAnalyzer
-from instantid_jax.weights.layouts import find_model
+from instantid_jax.pipeline.sources import Sources
 from miniature.portraits import draw_random
 
 FILES = sorted(path for path in Path(embedded.__file__).parent.rglob("*") if path.is_file())
@@ -25,7 +25,7 @@ def test_it_is_small_enough_to_ship():
 
 
 def test_it_is_found_like_a_published_model():
-    model = find_model(str(embedded.SDXL), str(embedded.INSTANTID))
+    model = Sources().find()
     names = {"unet", "vae", "text_encoder", "text_encoder_2", "ip_adapter", "image_proj"}
     assert model.components.keys() >= names
     for component in model.components.values():
@@ -55,7 +55,9 @@ def test_photographs_are_refused_with_what_to_do(analyzer, name):
     if name == "t1":
         path = Path(os.path.dirname(insightface.__file__), "data", "images", "t1.jpg")
         photo = np.asarray(Image.open(path))
-    with pytest.raises(InputError, match=r"me\.jpg: .*drawn people alone.*--sdxl and --instantid"):
+    with pytest.raises(
+        InputError, match=r"me\.jpg does not look like a drawn .*--sdxl and --instantid"
+    ):
         embedded.check_drawn(analyzer.analyze(photo), "me.jpg")
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from instantid_jax.errors import InputError
 from instantid_jax.models.controlnet import ControlNetConfig
 from instantid_jax.models.resampler import ResamplerConfig
+from instantid_jax.request import Settings
 from train.data.buckets import Size
 from train.data.config import DataConfig
 from train.objective import ObjectiveConfig
@@ -121,28 +122,39 @@ class ValidationConfig:
       records: number of records. Each gives one row: photo, keypoints, and the image generated
         from the record's keypoints, embedding and caption.
       size: (height, width) of each image.
-      num_inference_steps, guidance_scale, seed: sampling arguments.
+      num_inference_steps, guidance_scale, seed: sampling arguments, as in `Settings`.
     """
 
     dataset: str
     every: int = 1000
     records: int = 4
     size: Size = (1024, 1024)
-    num_inference_steps: int = 30
-    guidance_scale: float = 5.0
-    seed: int = 0
+    num_inference_steps: int = Settings.num_inference_steps
+    guidance_scale: float | None = Settings.guidance_scale
+    seed: int = Settings.seed
+
+    @property
+    def settings(self) -> Settings:
+        """The sampling settings of every image."""
+        height, width = self.size
+        return Settings(
+            height=height,
+            width=width,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            seed=self.seed,
+        )
 
     def __post_init__(self):
-        for name in ("every", "records", "num_inference_steps"):
+        for name in ("every", "records"):
             if getattr(self, name) < 1:
                 raise InputError(f"validation {name}={getattr(self, name)}: expected 1 or more")
-        if not 0 <= self.seed < 2**32 or not 0 <= self.guidance_scale < float("inf"):
-            raise InputError(
-                f"validation seed={self.seed}, guidance_scale={self.guidance_scale}: expected a "
-                "seed of 0 to 2**32 - 1 and a scale of 0 or more"
-            )
         if min(self.size) < 64 or any(side % 32 for side in self.size):
             raise InputError(f"validation size={self.size}: expected multiples of 32, 64 or more")
+        try:
+            _ = self.settings
+        except InputError as error:
+            raise InputError(f"validation: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

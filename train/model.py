@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding
 
-from instantid_jax.components import Component, check_fit, component_shapes, network
+from instantid_jax.components import Base, Component, check_fit, component_shapes, network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.errors import InputError
 from instantid_jax.models.controlnet import ControlNetConfig
@@ -42,20 +42,16 @@ class BaseModel:
       frozen: components by the names of `Networks.frozen`.
       start: components by the names in `TRAINED` with the initial weights; None initializes them.
       settings: `config.json` of the trained networks "image_proj" and "controlnet".
-      scheduler: contents of `scheduler_config.json`.
       tokenizers: those of text encoders 1 and 2.
-      tokenizer_folders: their folders.
-      force_zeros_for_empty_prompt: as in the pipeline.
+      base: SDXL as it was found.
     """
 
     networks: Networks
     frozen: Mapping[str, Component]
     start: Mapping[str, Component] | None
     settings: Mapping[str, Mapping[str, Any]]
-    scheduler: Mapping[str, Any]
     tokenizers: tuple[PromptTokenizer, PromptTokenizer]
-    tokenizer_folders: tuple[Path, Path]
-    force_zeros_for_empty_prompt: bool
+    base: Base
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -67,7 +63,7 @@ class BaseModel:
         }
         facts = networks | {"schedule": dataclasses.asdict(self.schedule)}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        for folder in self.tokenizer_folders:
+        for folder in self.base.tokenizers:
             for name in ("tokenizer.json", "vocab.json", "merges.txt"):
                 if (folder / name).is_file():
                     digest.update((folder / name).read_bytes())
@@ -75,7 +71,7 @@ class BaseModel:
 
     @functools.cached_property
     def schedule(self) -> ScheduleConfig:
-        return ScheduleConfig.from_dict(self.scheduler)
+        return ScheduleConfig.from_dict(self.base.scheduler)
 
 
 def find_base(
@@ -88,9 +84,8 @@ def find_base(
     Raises:
       InputError: if a file is missing, damaged or of the wrong kind, or the networks do not fit.
     """
-    parts, scheduler, folders, force_zeros = find_sdxl(
-        config.sdxl, tokenizers=config.tokenizers, variant=config.variant
-    )
+    base = find_sdxl(config.sdxl, tokenizers=config.tokenizers, variant=config.variant)
+    parts = dict(base.components)
     if config.vae is not None:
         parts["vae"] = find_network(config.vae, "vae", variant=config.variant)
     if config.recognizer is not None:
@@ -121,11 +116,9 @@ def find_base(
             positions=getattr(networks, name).config.max_position_embeddings,
             vocabulary=getattr(networks, name).config.vocab_size,
         )
-        for folder, name in zip(folders, ("text_encoder", "text_encoder_2"), strict=True)
+        for folder, name in zip(base.tokenizers, ("text_encoder", "text_encoder_2"), strict=True)
     )
-    return BaseModel(
-        networks, parts, start, settings, scheduler, (first, second), folders, force_zeros
-    )
+    return BaseModel(networks, parts, start, settings, (first, second), base)
 
 
 def find_recognizer(path: Path) -> Component:

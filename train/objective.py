@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 from instantid_jax.diffusion.schedule import timesteps_of_noise, velocity_target
 from instantid_jax.errors import InputError
+from instantid_jax.models import instantid
 from instantid_jax.models.blocks import Remat, keep
+from instantid_jax.models.instantid import Texts, condition
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params, split_parts
 from train.identity.onnx_network import OnnxNetwork
@@ -207,24 +209,17 @@ def predict(
     controlnet = networks.controlnet.bind(parts["controlnet"])
     dtype = controlnet.conv_in.kernel.dtype
     id_tokens = networks.image_proj.bind(parts["image_proj"])(conditions.id_embeds)
-    sample = noisy.astype(dtype)
-    text, pooled = conditions.text.astype(dtype), conditions.pooled
-    timesteps = timesteps.astype(jnp.float32)
-    residuals = controlnet(
-        sample,
-        timesteps,
-        controlnet.keys_values(id_tokens),
-        controlnet.embed_added(pooled, conditions.time_ids),
-        remat(controlnet.embed_picture)(conditions.picture),
-        remat,
+    given = condition(
+        unet,
+        [controlnet],
+        Texts(conditions.text.astype(dtype), conditions.pooled),
+        conditions.time_ids,
+        id_tokens,
+        jnp.ones((), dtype),
+        [remat(controlnet.embed_image)(conditions.picture)],
     )
-    output = unet(
-        sample,
-        timesteps,
-        unet.keys_values(text, id_tokens, jnp.ones((), dtype)),
-        unet.embed_added(pooled, conditions.time_ids),
-        residuals,
-        remat,
+    output = instantid.predict(
+        unet, [controlnet], noisy.astype(dtype), timesteps.astype(jnp.float32), given, remat=remat
     )
     return output.astype(jnp.float32)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.params import Params, cast, split_parts
 from instantid_jax.pictures import save_png
 from instantid_jax.pipeline import InstantIDPipeline
+from instantid_jax.request import Request
 from train.config import TrainConfig, ValidationConfig
 from train.data.config import DataConfig, DatasetShare
 from train.data.examples import Choices, make_example
@@ -87,25 +89,19 @@ class Validation:
             np.concatenate([example["images"], example["keypoint_pictures"], picture], axis=1)
             for example, picture in zip(self._examples, made, strict=True)
         ]
-        settings = dataclasses.asdict(self._config) | {"step": step}
+        settings = json.dumps(dataclasses.asdict(self._config) | {"step": step})
         captions = " | ".join(example["caption"] for example in self._examples)
-        save_png(np.concatenate(rows), path, prompt=captions, settings=settings)
+        save_png(np.concatenate(rows), path, text={"prompt": captions, "instantid": settings})
         return True
 
     def _generate(self, pipe: InstantIDPipeline, example: Mapping[str, Any]) -> np.ndarray:
-        height, width = self._config.size
-        result = pipe(
+        request = Request(
             example["caption"],
             image_embeds=example["id_embeds"],
-            image=example["keypoint_pictures"],
-            height=height,
-            width=width,
-            num_inference_steps=self._config.num_inference_steps,
-            guidance_scale=self._config.guidance_scale,
-            seed=self._config.seed,
-            progress=False,
+            kps_image=example["keypoint_pictures"],
+            **vars(self._config.settings),
         )
-        return np.asarray(result.images[0])
+        return np.asarray(pipe.run([request]).images[0])
 
     def _model(self, parts: Mapping[str, Params]) -> Model:
         """The run's weights as a model for the pipeline."""
@@ -115,12 +111,7 @@ class Validation:
             network = base.networks.unet if name == "ip_adapter" else getattr(base.networks, name)
             load = functools.partial(_in_memory, parts[name])
             components[name] = Component(network, base.settings.get(name, {}), load, "the run")
-        return Model(
-            components,
-            base.scheduler,
-            base.tokenizer_folders,
-            base.force_zeros_for_empty_prompt,
-        )
+        return base.base.with_parts(components)
 
 
 def _in_memory(params: Mapping[str, jax.Array], dtype: jnp.dtype | None) -> Params:

@@ -20,11 +20,19 @@ def _run(args: Sequence[str] | None) -> None:
     from instantid_jax.cli.demo import demo
     from instantid_jax.cli.embed import embed
     from instantid_jax.cli.generate import generate
+    from instantid_jax.cli.like import with_recorded_defaults
     from instantid_jax.cli.warmup import warmup
+
+    commands = {
+        "generate": with_recorded_defaults(generate, args),
+        "embed": embed,
+        "demo": demo,
+        "warmup": warmup,
+    }
 
     run_command(
         "instantid",
-        {"generate": generate, "embed": embed, "demo": demo, "warmup": warmup},
+        commands,
         args,
         "Puts a person, given by a photo, into any picture: InstantID in JAX. "
         "`instantid --version` reports versions and devices.",

@@ -1,6 +1,6 @@
 """`instantid demo`: one person in several pictures, side by side, with how alike they are."""
 
-import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from instantid_jax import embedded
 from instantid_jax.cli.faces import FacePack
-from instantid_jax.cli.generate import Sampling, Weights
-from instantid_jax.cli.outputs import check_picture
+from instantid_jax.cli.outputs import check_png
+from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
 from instantid_jax.pictures import read_picture, save_png
+from instantid_jax.pipeline.observer import Bar
+from instantid_jax.request import Request, Settings
 
 PROMPTS = (
     "a cartoon of a smiling person, wearing a red hoodie, in the mountains, even light",
@@ -32,11 +34,11 @@ def demo(
     output: Path = Path("out/demo.png"),
     face: tuple[str, ...] = (),
     prompts: tuple[str, ...] = PROMPTS,
-    weights: Weights = Weights(),  # noqa: B008
-    sampling: Sampling = Sampling(),  # noqa: B008
-    face_pack: FacePack = FacePack(),  # noqa: B008
+    weights: Weights = Weights(),
+    settings: Settings = Settings(),
+    face_pack: FacePack = FacePack(),
 ) -> None:
-    """Makes a picture for each prompt; shows them beside the photo, similarity under each.
+    """Makes an image for each prompt; shows them next to the photo, similarity under each.
 
     Args:
       output: a .png file.
@@ -44,34 +46,38 @@ def demo(
         embedded portrait.
       prompts: what to show; each has seeds of its own.
     """
-    check_picture(output)
+    check_png(output)
     if weights.controlnets:
-        raise InputError("--controlnets need a picture each: use `instantid generate`")
-    sampling = sampling.suited(weights)
-    sampling.check()
+        raise InputError("--controlnets need an image each: use `instantid generate`")
+    settings.windows(1)
     if not prompts:
-        raise InputError("no prompts are named: give at least one")
+        raise InputError("no prompts: give at least one")
     pack = weights.pack(face_pack)
     photos = face or (str(embedded.PORTRAIT),)
     if Path(photos[0]).suffix.lower() == ".npz":
         raise InputError(f"{photos[0]} cannot be shown: name a photo first in --face, then others")
     photo = Image.fromarray(read_picture(photos[0]))
     shown = weights.person(photos, pack)
-    each = sampling.num_images_per_prompt
-    seeds = [sampling.seed + i * each for i in range(len(prompts))]
-    arguments = sampling.arguments() | {"seed": seeds}
-    pictures = weights.load()(list(prompts), face=shown, **arguments).images
-    alike = [similarity(shown, picture, pack.analyzer()) for picture in pictures]
-    told = ["no face" if cosine is None else f"{cosine:.2f}" for cosine in alike]
-    sheet = side_by_side([photo, *pictures], ["the photo", *told])
-    settings = {"face": list(face), **dataclasses.asdict(weights), **arguments}
-    save_png(sheet, output, prompt="\n".join(prompts), settings=settings)
+    each = settings.num_images_per_prompt
+    requests = [
+        Request(prompt, face=shown, **vars(settings) | {"seed": settings.seed + i * each})
+        for i, prompt in enumerate(prompts)
+    ]
+    pipe = weights.load()
+    with Bar() as bar:
+        images = pipe.run(requests, observer=bar).images
+    alike = [similarity(shown, image, pack.analyzer()) for image in images]
+    captions = ["no face" if cosine is None else f"{cosine:.2f}" for cosine in alike]
+    sheet = side_by_side([photo, *images], ["the photo", *captions])
+    made = {"face": list(face), "weights": vars(weights), "settings": settings.to_json()}
+    text = {"prompt": "\n".join(prompts), "demo": json.dumps(made, ensure_ascii=False)}
+    save_png(sheet, output, text=text)
     print(
-        f"{output}: the photo, then pictures with their faces' cosine similarity to it",
+        f"{output}: the photo, then images with their faces' cosine similarity to it",
         file=sys.stdout,
     )
-    for prompt, cosine in zip(np.repeat(prompts, each), told, strict=True):
-        print(f"{cosine}  {prompt}", file=sys.stdout)
+    for prompt, caption in zip(np.repeat(prompts, each), captions, strict=True):
+        print(f"{caption}  {prompt}", file=sys.stdout)
 
 
 def similarity(face: Face, picture: Image.Image, analyzer: FaceAnalyzer) -> float | None:

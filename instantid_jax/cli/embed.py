@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def embed(
     photos: tyro.conf.Positional[Path],
     output: Path,
-    face_pack: FacePack = FacePack(),  # noqa: B008
+    face_pack: FacePack = FacePack(),
 ) -> None:
     """Writes the largest face of every photo as .npz, for `instantid generate --face`.
 

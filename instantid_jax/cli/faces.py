@@ -23,13 +23,18 @@ class FacePack:
     face_pack: str | None = None
     download_face_pack: bool = False
 
+    @property
+    def name(self) -> str:
+        """The pack that is used."""
+        return self.face_pack or "antelopev2"
+
     def analyzer(self) -> FaceAnalyzer:
         return _analyzer(self)
 
 
 @functools.cache
 def _analyzer(pack: FacePack) -> FaceAnalyzer:
-    return FaceAnalyzer(pack.face_pack or "antelopev2", download=pack.download_face_pack)
+    return FaceAnalyzer(pack.name, download=pack.download_face_pack)
 
 
 def read_faces(sources: Sequence[str], pack: FacePack) -> list[Face]:

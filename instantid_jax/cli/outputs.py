@@ -6,8 +6,8 @@ from pathlib import Path
 from instantid_jax.errors import InputError
 
 
-def check_picture(output: Path) -> None:
-    """Refuses a name under which no picture can be written."""
+def check_png(output: Path) -> None:
+    """Refuses a name under which no PNG can be written."""
     if output.suffix.lower() != ".png":
         raise InputError(f"--output {output}: expected a name ending in .png")
     if output.is_dir():

@@ -6,13 +6,15 @@
 import jax
 import jax.numpy as jnp
 
+from instantid_jax.diffusion.rules import per_image
+
 
 def classifier_free_guidance(uncond_and_cond: jax.Array, scale: float | jax.Array) -> jax.Array:
     """Pushes the prediction away from the negative prompt: u + s (c - u), in float32.
 
     Args:
       uncond_and_cond: [2B, ...], the network's output, negative prompts first.
-      scale: of all pictures. 1 gives the positive prediction alone.
+      scale: [B], each image's, or one for all. 1 gives the positive prediction alone.
     Returns:
       [B, ...] float32.
     Raises:
@@ -25,4 +27,4 @@ def classifier_free_guidance(uncond_and_cond: jax.Array, scale: float | jax.Arra
             f"guidance needs [negative, positive] along the first axis: got {uncond_and_cond.shape}"
         )
     uncond, cond = jnp.split(uncond_and_cond.astype(jnp.float32), 2)  # [B, ...] each
-    return uncond + jnp.asarray(scale, jnp.float32) * (cond - uncond)
+    return uncond + per_image(jnp.atleast_1d(scale), cond) * (cond - uncond)

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal, get_args
 
+from instantid_jax.errors import InputError
+
 SamplerName = Literal[
     "euler",
     "euler_trailing",
@@ -35,3 +37,10 @@ SAMPLERS: dict[SamplerName, tuple[str, dict[str, Any]]] = {
     "unipc": (UNIPC, {}),
     "lcm": (LCM, {}),
 }
+
+
+def check_sampler(name: str, value: Any) -> SamplerName:
+    """A name of `SAMPLERS`, given as the argument `name`."""
+    if value not in SAMPLER_NAMES:
+        raise InputError(f"{name}={value!r}: expected None or one of {', '.join(SAMPLER_NAMES)}")
+    return value

@@ -21,6 +21,7 @@ from instantid_jax.diffusion.names import (
     LCM,
     SAMPLERS,
     UNIPC,
+    check_sampler,
 )
 from instantid_jax.diffusion.rules import StepRule
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
@@ -153,11 +154,9 @@ def make_sampler(
                 f"the checkpoint's scheduler is {class_name}: expected one of {', '.join(_ALL)}; "
                 f"choose a scheduler: {', '.join(SAMPLERS)}"
             )
-    elif name in SAMPLERS:
-        class_name, settings = SAMPLERS[name]
-        config = dataclasses.replace(config, **settings)
     else:
-        raise InputError(f"scheduler={name!r}: expected None or one of {', '.join(SAMPLERS)}")
+        class_name, settings = SAMPLERS[check_sampler("scheduler", name)]
+        config = dataclasses.replace(config, **settings)
     _check_settings(config, class_name)
     steps = _check_steps(config, num_inference_steps)
     _check_eta(eta, class_name)

@@ -152,11 +152,24 @@ class KeysValues(NamedTuple):
     values: jax.Array
 
 
+class Branch(NamedTuple):
+    """What a decoupled cross-attention attends to in addition to the text.
+
+    Attributes:
+      keys, values: [B, N, K, d]; the branch's strength is in the values.
+      mask: [B, H * W, 1], by how much each position takes part; None is everywhere.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    mask: jax.Array | None = None
+
+
 class DecoupledKeysValues(NamedTuple):
-    """What a decoupled cross-attention attends to: the text, and the person."""
+    """What a decoupled cross-attention attends to: the text, and images such as faces."""
 
     text: KeysValues
-    id: KeysValues
+    images: tuple[Branch, ...]
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -220,16 +233,19 @@ class DecoupledCrossAttention(CrossAttention):
     def keys_values(
         self, text: jax.Array, id_tokens: jax.Array, ip_adapter_scale: jax.Array
     ) -> DecoupledKeysValues:
-        """text: [B, L, token_dim]; id_tokens: [B, N, token_dim]; ip_adapter_scale: scalar.
+        """text: [B, L, token_dim]; id_tokens: [B, N, token_dim]; ip_adapter_scale: [B] or scalar.
 
         The scale goes into the ID values, where it costs a step nothing.
         """
-        scale = ip_adapter_scale.astype(id_tokens.dtype)
-        id_keys = split_heads(self.to_k_ip(id_tokens), self.heads)
-        id_values = split_heads(self.to_v_ip(id_tokens) * scale, self.heads)
-        return DecoupledKeysValues(super().keys_values(text), KeysValues(id_keys, id_values))
+        scale = ip_adapter_scale.astype(id_tokens.dtype).reshape(-1, 1, 1)
+        keys = split_heads(self.to_k_ip(id_tokens), self.heads)
+        values = split_heads(self.to_v_ip(id_tokens) * scale, self.heads)
+        return DecoupledKeysValues(super().keys_values(text), (Branch(keys, values),))
 
     def __call__(self, x: jax.Array, context: DecoupledKeysValues) -> jax.Array:
         query = split_heads(self.to_q(x), self.heads)
-        hidden = attention(query, *context.text) + attention(query, *context.id)
+        hidden = attention(query, *context.text)
+        for branch in context.images:
+            image = attention(query, branch.keys, branch.values)
+            hidden = hidden + (image if branch.mask is None else branch.mask[..., None] * image)
         return self.to_out[0](merge_heads(hidden))

@@ -100,7 +100,7 @@ class ControlNetModel(ConditionedEncoder):
             "mid_block": self.mid_block.keys_values(tokens),
         }
 
-    def embed_picture(self, picture: jax.Array) -> jax.Array:
+    def embed_image(self, picture: jax.Array) -> jax.Array:
         """Embeds the control picture, once: [B, 8H, 8W, 3] in [0, 1] to [B, H, W, C]."""
         return self.controlnet_cond_embedding(
             picture.astype(self.controlnet_cond_embedding.conv_in.kernel.dtype)
@@ -112,15 +112,15 @@ class ControlNetModel(ConditionedEncoder):
         timestep: jax.Array,
         context: dict[str, tuple],
         added: jax.Array,
-        picture_embedding: jax.Array,
+        image_embedding: jax.Array,
         remat: Remat = keep,
     ) -> list[jax.Array]:
         """Returns the residuals, unscaled: one for each skip of the UNet, the middle block's last.
 
-        Args as `UNet2DConditionModel`; `picture_embedding` from `embed_picture`.
+        Args as `UNet2DConditionModel`; `image_embedding` from `embed_image`.
         """
         time = self.embed_time(timestep, added)
-        x, skips = self.encode(self.conv_in(sample) + picture_embedding, time, context, remat)
+        x, skips = self.encode(self.conv_in(sample) + image_embedding, time, context, remat)
         residuals = [
             conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)
         ]

@@ -280,7 +280,7 @@ class UNet2DConditionModel(ConditionedEncoder):
         Args:
           text: [B, L, cross_attention_dim], hidden states of both text encoders.
           id_tokens: [B, N, cross_attention_dim], from the Resampler.
-          ip_adapter_scale: scalar strength of the ID branch.
+          ip_adapter_scale: [B] or scalar, the ID branch's strength.
         """
         tokens = (text, id_tokens, ip_adapter_scale)
         return {

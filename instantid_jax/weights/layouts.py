@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from instantid_jax.components import Component, Model, component_shapes, network
+from instantid_jax.components import Base, Component, Model, component_shapes, network
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json
 from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.params import Network, Params
+from instantid_jax.request.checks import check_number
 from instantid_jax.weights import names, original, sdxl_base, selection
 from instantid_jax.weights.hub import Select, folder_of
 from instantid_jax.weights.identify import identify, kind_of
@@ -22,6 +23,8 @@ from instantid_jax.weights.tensors import Tensors
 from instantid_jax.weights.torch_files import TensorFile, open_tensors
 
 SDXL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+# Of a folder whose model is not sampled as SDXL is: {"guidance_scale": 2.0}.
+DEFAULTS = "defaults.json"
 
 
 def find_instantid(
@@ -45,39 +48,16 @@ def find_instantid(
     }
 
 
-def find_model(
-    sdxl: str,
-    instantid: str,
-    *,
-    controlnets: Sequence[str] = (),
-    vae: str | None = None,
-    tokenizers: str | None = None,
-    variant: str | None = None,
-    find: Callable[..., dict[str, Component]] = find_instantid,
-) -> Model:
-    """Finds all parts of a model in PyTorch's files; reads configurations and names, not weights.
+def find_sdxl(source: str, *, tokenizers: str | None = None, variant: str | None = None) -> Base:
+    """SDXL from a folder, a single file or a hub id; reads configurations and names, not weights.
 
-    The arguments are `InstantIDPipeline.load`'s.
+    The arguments are those of `pipeline.sources.Sources`.
 
-    Args:
-      find: what finds InstantID's parts, called as `find_instantid`.
     Raises:
-      InputError: if something is missing, damaged, another thing than expected, or does not fit.
+      InputError: if something is missing, damaged, or of another kind than expected.
     """
-    parts, scheduler, tokenizer_folders, force_zeros = find_sdxl(
-        sdxl, tokenizers=tokenizers, variant=variant
-    )
-    parts |= find(instantid, parts["unet"].network, variant=variant)
-    model = Model(parts, scheduler, tokenizer_folders, force_zeros)
-    return add_parts(model, controlnets, vae, variant=variant)
-
-
-def find_sdxl(
-    source: str, *, tokenizers: str | None = None, variant: str | None = None
-) -> tuple[dict[str, Component], dict[str, Any], tuple[Path, Path], bool]:
-    """SDXL's networks, scheduler settings, tokenizers, and `force_zeros_for_empty_prompt`."""
     if Path(source).is_file():
-        return *_single_file(Path(source), tokenizers), True
+        return Base(*_single_file(Path(source), tokenizers))
     try:
         folder = folder_of(source, lambda files: selection.sdxl_files(files, variant))
     except InputError as error:
@@ -91,12 +71,20 @@ def find_sdxl(
     }
     index = folder / "model_index.json"
     settings = read_json(index) if index.is_file() else {}
-    return (
+    return Base(
         parts,
         read_json(folder / "scheduler" / "scheduler_config.json"),
         (folder / "tokenizer", folder / "tokenizer_2"),
         bool(settings.get("force_zeros_for_empty_prompt", True)),
+        _usual_guidance(folder / DEFAULTS),
     )
+
+
+def _usual_guidance(defaults: Path) -> float | None:
+    """The guidance scale that a model's folder says suits it."""
+    if not defaults.is_file():
+        return None
+    return check_number("guidance_scale", read_json(defaults).get("guidance_scale"), 0)
 
 
 def find_vae(sdxl: str, *, variant: str | None = None) -> Component:

@@ -84,3 +84,6 @@ PIPELINE = {
     # No negative prompt is the empty one, as a tenth of the captions are in training.
     "force_zeros_for_empty_prompt": False,
 }
+# `defaults.json`. Of those tried, people are most like themselves with this, and little of
+# the caption is lost (miniature/README.md).
+DEFAULTS = {"guidance_scale": 2.0}

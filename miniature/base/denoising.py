@@ -44,7 +44,7 @@ def load(networks: Mapping[str, Network], folder: Path) -> Params:
     Raises:
       InputError: if something is missing there, or another network.
     """
-    found, *_ = find_sdxl(str(folder))
+    found = find_sdxl(str(folder)).components
     for part in PARTS:
         if found[part].network != networks[part]:
             raise InputError(

@@ -22,9 +22,11 @@ from instantid_jax.json_files import read_json, write_json
 from instantid_jax.params import split_parts
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.runs.folder import RunFolder
+from instantid_jax.weights import layouts
 from instantid_jax.weights.layouts import find_network
 from miniature.base import denoising
 from miniature.base.architecture import (
+    DEFAULTS,
     PIPELINE,
     SCHEDULER,
     TEXT_ENCODER,
@@ -132,6 +134,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         (folder / "scheduler").mkdir()
         write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
         write_json(folder / "model_index.json", PIPELINE)
+        write_json(folder / layouts.DEFAULTS, DEFAULTS)
 
 
 if __name__ == "__main__":

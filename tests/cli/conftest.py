@@ -4,12 +4,17 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar, Self
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from instantid_jax import Face, cli
+from instantid_jax import Face, InstantIDPipeline, cli
 from instantid_jax.cli import faces
+from instantid_jax.pipeline import Result
+from instantid_jax.request import Request
+from instantid_jax.request.provenance import Provenance
 from tests.face import synthetic_pack
 from tests.pipeline import small_model
 
@@ -70,6 +75,43 @@ def run(cache, tmp_path, monkeypatch, capfd, caplog) -> Callable[..., Ran]:
 def pack(tmp_path_factory) -> Path:
     """A folder with a face pack that finds red squares."""
     return synthetic_pack.write_pack(tmp_path_factory.mktemp("packs") / "synthetic")
+
+
+class Recorder:
+    """In place of a pipeline: what it was loaded with, what it was asked for, and drawn images."""
+
+    FACTS: ClassVar = {"version": "0", "scheduler": "euler"}
+
+    def __init__(self, draw):
+        self.weights: dict = {}
+        self.requests: list[Request] = []
+        self.draw = draw
+
+    def load(self, **weights) -> Self:
+        self.weights = weights
+        return self
+
+    def run(self, requests, *, observer) -> Result:
+        self.requests = requests
+        sized = {"height": 64, "width": 64, "guidance_scale": 5.0}
+        provenance = [
+            Provenance(
+                dataclasses.replace(request, **sized), image, i, len(requests), (), self.FACTS
+            )
+            for i, request in enumerate(requests)
+            for image in range(request.num_images_per_prompt)
+        ]
+        images = [self.draw(i) for i in range(len(provenance))]
+        seeds = [seed for request in requests for seed in request.seeds]
+        return Result(images, np.zeros((len(images), 1)), seeds, provenance)
+
+
+@pytest.fixture
+def recorder(monkeypatch) -> Recorder:
+    """In place of every pipeline that is loaded."""
+    fake = Recorder(lambda i: Image.new("RGB", (8, 8), (i, 0, 0)))
+    monkeypatch.setattr(InstantIDPipeline, "load", fake.load)
+    return fake
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ from PIL import Image
 from instantid_jax import Face, InstantIDPipeline, embedded
 from instantid_jax.cli.demo import LINE, PROMPTS, ROW, side_by_side, similarity
 from instantid_jax.face.analysis import FaceAnalyzer
-from instantid_jax.pipeline import Result
 from miniature.drawing.scene import random_scene
 from miniature.portraits import draw, draw_random
 
@@ -25,9 +24,9 @@ def test_it_shows_a_person_in_other_pictures_and_how_alike_they_are(run):
     with Image.open("out/demo.png") as sheet:
         assert sheet.size == (3 * ROW, ROW + LINE)
         assert sheet.text["prompt"] == "\n".join(prompts)
-        settings = json.loads(sheet.text["instantid"])
+        made = json.loads(sheet.text["demo"])
         # No path of this machine.
-        assert (settings["num_inference_steps"], settings["face"]) == (12, [])
+        assert (made["settings"]["num_inference_steps"], made["face"]) == (12, [])
         photo, *pictures = np.split(np.asarray(sheet)[:ROW], 3, axis=1)
     with Image.open(embedded.PORTRAIT) as portrait:
         np.testing.assert_array_equal(photo, portrait.resize((ROW, ROW), Image.Resampling.LANCZOS))
@@ -35,34 +34,23 @@ def test_it_shows_a_person_in_other_pictures_and_how_alike_they_are(run):
 
 
 @pytest.fixture
-def made(monkeypatch):
-    """The arguments of the pipeline's call, which makes drawn pictures."""
-    called = {}
-
-    def load(**weights):
-        def make(prompts, **arguments):
-            called.update(arguments)
-            each = arguments["num_images_per_prompt"]
-            pictures = [draw_random(i).image for i in range(len(prompts) * each)]
-            return Result(pictures, latents=None, seeds=[])
-
-        return make
-
-    monkeypatch.setattr(InstantIDPipeline, "load", load)
-    return called
+def drawn(recorder):
+    """A pipeline that makes drawn portraits."""
+    recorder.draw = lambda i: draw_random(i).image
+    return recorder
 
 
-def test_several_pictures_of_a_prompt_have_seeds_of_their_own(run, made):
+def test_several_images_of_a_prompt_have_seeds_of_their_own(run, drawn):
     ran = run("demo", "--seed", 7, "--num-images-per-prompt", 2, "--prompts", "x", "y")
-    assert ran.status == 0 and made["seed"] == [7, 9]
+    assert ran.status == 0 and [request.seed for request in drawn.requests] == [7, 9]
     assert [line[-1] for line in ran.out[1:]] == ["x", "x", "y", "y"]
 
 
-def test_further_controlnets_are_refused(run, made):
+def test_additional_controlnets_are_refused(run, drawn):
     ran = run("demo", "--sdxl", "a", "--instantid", "b", "--controlnets", "c")
-    assert ran.status == 2 and not made
+    assert ran.status == 2 and not drawn.requests
     assert ran.err == [
-        "instantid: error: --controlnets need a picture each: use `instantid generate`"
+        "instantid: error: --controlnets need an image each: use `instantid generate`"
     ]
 
 
@@ -89,9 +77,12 @@ def test_pictures_of_all_sizes_stand_in_a_row():
 
 BAD = {
     "output": (("--output", "demo.jpg"), "--output demo.jpg: expected a name ending in .png"),
-    "no prompt": (("--prompts",), "no prompts are named"),
+    "no prompt": (("--prompts",), "no prompts: give at least one"),
     "a face file": (("--face", "me.npz"), "me.npz cannot be shown"),
-    "a photograph": (("--face", "astronaut.png"), "astronaut.png: its face is no drawn portrait's"),
+    "a photograph": (
+        ("--face", "astronaut.png"),
+        "astronaut.png does not look like a drawn portrait",
+    ),
 }
 
 

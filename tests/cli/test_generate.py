@@ -1,3 +1,5 @@
+import dataclasses
+import importlib.metadata
 import json
 import re
 from pathlib import Path
@@ -8,7 +10,7 @@ from PIL import Image
 
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.face.analysis import FaceAnalyzer
-from instantid_jax.pipeline import Result
+from instantid_jax.request import Request, Settings
 from tests.pipeline import small_model
 from tests.runs.trained_run import assert_same_bits, part_of, write_run
 
@@ -38,39 +40,42 @@ def test_a_face_file_and_a_prompt_make_the_pipelines_picture(run, pipe, weights,
     assert picture.size == small_model.SIZE[::-1]
 
 
-def test_a_picture_carries_how_it_was_made(run, model, weights, face_file):
-    told = ("--negative-prompt", "snow", "--seed", 7, "--ip-adapter-scale", 1, "--guess-mode")
-    asked = ("--face", face_file, "--prompt", "雨", "--output", "out.png")
-    ran = run("generate", *asked, *told, *weights, *FAST)
+def test_an_image_records_how_it_was_made(run, model, weights, face_file):
+    asked = ("--face", face_file, "--prompt", "雨", "--output", "out.png", "--seed", 7)
+    chosen = ("--negative-prompt", "snow", "--ip-adapter-scale", 1, "--guess-mode")
+    ran = run("generate", *asked, *chosen, *weights, *FAST)
     assert ran.status == 0
     with Image.open("out.png") as image:
         assert image.text["prompt"] == "雨"
-        settings = json.loads(image.text["instantid"])
+        recorded = json.loads(image.text["instantid"])
+        parameters = image.text["parameters"]
     expected = {
         "seed": 7,
-        "face": [str(face_file)],
         "negative_prompt": "snow",
         "ip_adapter_scale": 1.0,
         "guess_mode": True,
         "num_inference_steps": 2,
         "scheduler": None,
-        "sdxl": model,
-        "model": None,
-        "pose": None,
+        "guidance_scale": 5.0,
+        "height": 64,
     }
-    assert settings.items() >= expected.items()
+    assert recorded["request"].items() >= expected.items()
+    assert recorded["weights"]["sdxl"] == model and recorded["weights"]["model"] is None
+    assert recorded["scheduler"] == "EulerDiscreteScheduler" and recorded["dtype"] == "float32"
+    assert recorded["version"] == importlib.metadata.version("instantid-jax")
+    assert recorded["face_files"] == [str(face_file)] and recorded["face_pack"] == "antelopev2"
+    assert re.fullmatch("[0-9a-f]{16}", recorded["weights_hash"])
+    assert parameters.splitlines()[:2] == ["雨", "Negative prompt: snow"]
+    assert "Steps: 2, Sampler: Euler, CFG scale: 5.0, Seed: 7, Size: 128x64" in parameters
 
 
-def test_several_pictures_are_numbered_and_have_seeds_of_their_own(run, face_file, monkeypatch):
-    pictures = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-    result = Result(pictures, latents=None, seeds=[5, 6])
-    monkeypatch.setattr(InstantIDPipeline, "load", lambda **_: lambda *_, **__: result)
-    ran = run("generate", "--face", face_file, "--prompt", "x", "--output", "a/out.png")
+def test_several_images_are_numbered_and_record_seeds_of_their_own(run, face_file, recorder):
+    asked = ("--num-images-per-prompt", 2, "--seed", 5)
+    ran = run("generate", "--face", face_file, "--prompt", "x", "--output", "a/out.png", *asked)
     assert ran.out == ["a/out-1.png", "a/out-2.png"]
-    for path, picture, seed in zip(ran.out, pictures, result.seeds, strict=True):
-        with Image.open(path) as image:
-            assert json.loads(image.text["instantid"])["seed"] == seed
-        np.testing.assert_array_equal(pixels(path), np.asarray(picture))
+    for i, path in enumerate(ran.out):
+        assert Request.from_png(path).seed == 5 + i
+        assert (pixels(path) == (i, 0, 0)).all()
 
 
 def test_photos_are_analysed_averaged_and_posed(run, pipe, weights, photo, pack):
@@ -91,77 +96,67 @@ def test_photos_are_analysed_averaged_and_posed(run, pipe, weights, photo, pack)
     np.testing.assert_array_equal(pixels("out.png"), np.asarray(picture))
 
 
-def test_every_setting_reaches_the_pipeline(run, face_file, monkeypatch):
-    called = {}
+WEIGHTS = {
+    "sdxl": "some/sdxl",
+    "instantid": "some/instantid",
+    "controlnets": ("one",),
+    "vae": "some/vae",
+    "tokenizers": "some/tokenizers",
+    "variant": "fp16",
+    "dtype": "bfloat16",
+    "vae_dtype": "float32",
+}
+SETTINGS = Settings(
+    negative_prompt="b",
+    prompt_2="c",
+    negative_prompt_2="d",
+    height=72,
+    width=80,
+    num_inference_steps=9,
+    guidance_scale=3.5,
+    ip_adapter_scale=0.7,
+    controlnet_conditioning_scale=(0.6, 0.5),
+    control_guidance_start=0.1,
+    control_guidance_end=(0.8, 0.9),
+    guess_mode=True,
+    clip_skip=1,
+    original_size=(1, 2),
+    crops_coords_top_left=(3, 4),
+    target_size=(5, 6),
+    negative_original_size=(7, 8),
+    negative_crops_coords_top_left=(9, 10),
+    negative_target_size=(11, 12),
+    scheduler="ddim",
+    eta=0.25,
+    seed=11,
+    num_images_per_prompt=3,
+)
 
-    class Loaded:
-        def __call__(self, *arguments, **settings):
-            called.update(settings, prompt=arguments)
-            raise KeyboardInterrupt
 
-    def load(**weights):
-        called.update(weights)
-        return Loaded()
+def flags(values: dict) -> list:
+    """The command line of these values."""
+    made = []
+    for name, value in values.items():
+        rest = () if value is True else value if isinstance(value, tuple) else (value,)
+        made += [f"--{name.replace('_', '-')}", *rest]
+    return made
 
-    monkeypatch.setattr(InstantIDPipeline, "load", load)
+
+def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder):
+    for field in dataclasses.fields(Settings):
+        assert getattr(SETTINGS, field.name) != field.default, f"{field.name} is not tried"
     Image.new("RGB", (8, 8)).save("control.png")
-    weights = {
-        "sdxl": "some/sdxl",
-        "instantid": "some/instantid",
-        "controlnets": ["one"],
-        "vae": "some/vae",
-        "tokenizers": "some/tokenizers",
-        "variant": "fp16",
-        "dtype": "bfloat16",
-        "vae_dtype": "float32",
-    }
-    settings = {
-        "control_images": ["control.png"],
-        "negative_prompt": "b",
-        "prompt_2": "c",
-        "negative_prompt_2": "d",
-        "height": 72,
-        "width": 80,
-        "num_inference_steps": 9,
-        "guidance_scale": 3.5,
-        "ip_adapter_scale": 0.7,
-        "controlnet_conditioning_scale": [0.6, 0.5],
-        "control_guidance_start": 0.1,
-        "control_guidance_end": [0.8, 0.9],
-        "clip_skip": 1,
-        "original_size": [1, 2],
-        "crops_coords_top_left": [3, 4],
-        "target_size": [5, 6],
-        "scheduler": "ddim",
-        "eta": 0.25,
-        "seed": 11,
-        "num_images_per_prompt": 3,
-    }
-    flags = []
-    for name, value in (weights | settings).items():
-        flags += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
-    ran = run(
-        "generate",
-        "--face",
-        face_file,
-        "--prompt",
-        "a",
-        "--output",
-        "o.png",
-        *flags,
-        "--guess-mode",
-        "--mesh",
-        "guidance=2",
-    )
-    assert (ran.status, ran.err) == (130, ["instantid: error: interrupted"])
-    assert dict(called.pop("mesh").shape) == {"data": 1, "guidance": 2, "rows": 1}
-    face = called.pop("face")
-    assert face.image_size == (64, 128) and called.pop("pose") is None
-    lists = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in (weights | settings).items()
-    }
-    rest = {"prompt": ("a",), "model": None, "guess_mode": True, "raw": False}
-    assert called == lists | rest
+    asked = ("--face", face_file, "--prompt", "a", "--output", "o.png")
+    given = flags(WEIGHTS | vars(SETTINGS) | {"control_images": ("control.png",)})
+    ran = run("generate", *asked, *given, "--mesh", "guidance=2")
+    assert (ran.status, ran.err) == (0, [])
+    mesh = recorder.weights.pop("mesh")
+    assert dict(mesh.shape) == {"data": 1, "guidance": 2, "rows": 1}
+    assert recorder.weights == WEIGHTS | {"model": None, "raw": False}
+    (request,) = recorder.requests
+    assert request.settings == SETTINGS and request.prompt == "a"
+    assert request.face.image_size == (64, 128) and request.pose is None
+    assert request.control_images == ("control.png",)
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -171,25 +166,23 @@ def test_what_a_run_trained_is_taken(run, model, face_file, tmp_path, monkeypatc
     saved = write_run(tmp_path / "trained", unet=unet)[3, raw]
     loaded = []
 
-    def call(pipe, *_, **__):
+    def run_pipeline(pipe, requests, **_):
         loaded.append(pipe)
-        return Result([Image.new("RGB", (8, 8))], latents=None, seeds=[0])
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(InstantIDPipeline, "__call__", call)
+    monkeypatch.setattr(InstantIDPipeline, "run", run_pipeline)
     ran = run(
         *("generate", "--sdxl", model, "--instantid", "trained", *(["--raw"] if raw else [])),
         *("--face", face_file, "--prompt", "x", "--output", "o.png"),
     )
     weights = "the raw parameters" if raw else "the moving average"
-    assert (ran.status, ran.out, ran.log) == (0, ["o.png"], [f"trained: step 3, {weights}"])
+    assert (ran.status, ran.log) == (130, [f"trained: step 3, {weights}"])
     params = loaded[0].model.params
     assert_same_bits(params["controlnets"][0], part_of(saved, "controlnet"))
     assert_same_bits(params["image_proj"], part_of(saved, "image_proj"))
     adapter = part_of(saved, "ip_adapter")
     assert_same_bits({name: params["unet"][name] for name in adapter}, adapter)
-    with Image.open("o.png") as image:
-        settings = json.loads(image.text["instantid"])
-    assert (settings["instantid"], settings["raw"]) == ("trained", raw)
+    assert (loaded[0].sources.instantid, loaded[0].sources.raw) == ("trained", raw)
 
 
 @pytest.fixture
@@ -228,7 +221,8 @@ BAD = {
     "a folder": ({"face": "folder"}, "folder is a folder"),
     "nobody": ({"face": "nobody.png"}, "no face found in nobody.png"),
     "no pose": ({"pose": "nowhere.jpg"}, "nowhere.jpg: no such file"),
-    "no face at all": ({"face": ()}, "the mean of no faces"),
+    "no face at all": ({"face": ()}, "no face: give --face"),
+    "no prompt": ({"prompt": None}, "no prompt: give --prompt, or --like"),
     "a missing pack": (
         {"face": "nobody.png", "face_pack": None, "sdxl": "folder", "instantid": "folder"},
         "face pack antelopev2 not found: .*--download-face-pack",
@@ -236,7 +230,7 @@ BAD = {
     "a suffix that is no picture's": ({"output": "out.jpg"}, "out.jpg: expected a name ending in"),
     "output is a folder": ({"output": "folder.png"}, "folder.png is a folder"),
     "output in a file": ({"output": "words.jpg/o.png"}, "words.jpg is a file, expected a folder"),
-    "size": ({"height": 100, "width": 100}, "height=100 is no multiple of 8: take 96 or 104"),
+    "size": ({"height": 100, "width": 100}, "height=100 must be a multiple of 8: use 96 or 104"),
     "half a size": ({"height": 64}, "give both or neither"),
     "no steps": ({"num_inference_steps": 0}, "num_inference_steps=0"),
     "no pictures": ({"num_images_per_prompt": 0}, "num_images_per_prompt=0"),
@@ -253,6 +247,12 @@ BAD = {
         "give sdxl and instantid, or model alone",
     ),
     "half of the weights": ({"sdxl": "folder"}, "give sdxl and instantid, or model alone"),
+    "half of the weights, whose face pack is not there": (
+        {"face": "nobody.png", "face_pack": None, "instantid": "folder"},
+        "give sdxl and instantid, or model alone",
+    ),
+    "like a file that is not there": ({"like": "no.png"}, "no.png: no such file"),
+    "like an image without text": ({"like": "nobody.png"}, "does not say how it was made"),
     "raw of nothing": ({"raw": ()}, "raw with instantid=None: only the folder of a training run"),
     "raw of published weights": (
         {"sdxl": "folder", "instantid": "folder", "raw": ()},
@@ -283,7 +283,7 @@ def test_bad_input_is_one_line_and_writes_nothing(bad, case):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"scheduler": "heun"}, {"seed": "x"}, {"prompt": None}, {"fase": "x"}]
+    "arguments", [{"scheduler": "heun"}, {"seed": "x"}, {"output": None}, {"fase": "x"}]
 )
 def test_usage_errors_are_the_parsers(bad, arguments):
     ran = bad(**arguments)

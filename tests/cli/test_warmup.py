@@ -30,7 +30,7 @@ def test_a_later_process_compiles_nothing(cache, weights, face_file, tmp_path):
 
     asked = ("--num-images-per-prompt", 2, "--scheduler", "ddim", "--eta", 0.5, "--clip-skip", 1)
     (told,) = instantid("warmup", "--sizes", 64, 128, *asked)
-    assert told.startswith("64 x 128, 2 pictures at a time: ")
+    assert told.startswith("64 x 128, 2 images at a time: ")
     warm = kept()
     assert len(warm) > 5
     size = ("--height", 64, "--width", 128, "--num-inference-steps", 3)

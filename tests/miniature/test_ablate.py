@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from instantid_jax.errors import InputError
+from instantid_jax.request import Settings
 from miniature import ablate
-from miniature.evaluation.generation import Model, Sampling
+from miniature.evaluation.generation import Model
 
 
 @pytest.fixture
@@ -22,7 +23,8 @@ def calls(monkeypatch):
         def score(self, pictures):
             return dict.fromkeys(ablate.SHOWN, pictures)
 
-    def make_pictures(pipe, held_out, sampling, seed, photos):
+    def make_pictures(pipe, held_out, sampling, seed, *, batch, photos):
+        assert batch == 20
         made.append((sampling.ip_adapter_scale, sampling.controlnet_conditioning_scale, photos))
         return sum(made[-1])
 
@@ -40,7 +42,7 @@ def test_each_pair_of_strengths_and_each_number_of_photos_is_scored_once(calls, 
         adapter=(0.0, 0.8),
         identitynet=(0.0, 0.4, 0.8),
         photos=2,
-        sampling=Sampling(ip_adapter_scale=0.8, controlnet_conditioning_scale=0.8),
+        sampling=Settings(ip_adapter_scale=0.8, controlnet_conditioning_scale=0.8),
     )
     ablate.ablate(options)
     told = json.loads((tmp_path / "out" / "ablation.json").read_text())

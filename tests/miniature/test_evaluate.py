@@ -9,7 +9,7 @@ from PIL import Image
 
 from instantid_jax.errors import InputError
 from miniature import evaluate
-from miniature.evaluation.generation import Model, Sampling
+from miniature.evaluation.generation import Model
 from miniature.portraits import SIDE
 
 
@@ -37,7 +37,8 @@ def made_up(monkeypatch):
         assert vae == Path("sdxl/vae")
         return pictures - 10  # an error of 10 of 255 levels
 
-    def make_pictures(pipe, held_out, sampling, seed):
+    def make_pictures(pipe, held_out, sampling, seed, *, batch):
+        assert batch == 20
         scales = sampling.ip_adapter_scale, sampling.controlnet_conditioning_scale
         return [portrait(3 if any(scales) else 2).image] * len(held_out.cases)
 
@@ -84,7 +85,7 @@ def test_what_cannot_be_evaluated_is_refused(made_up, tmp_path):
     with pytest.raises(InputError, match="seed=-1"):
         evaluate.evaluate(evaluate.Options(identities=2, seed=-1))
     with pytest.raises(InputError, match="batch=0"):
-        evaluate.evaluate(evaluate.Options(identities=2, sampling=Sampling(batch=0)))
+        evaluate.evaluate(evaluate.Options(identities=2, batch=0))
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is a file"):
         evaluate.evaluate(evaluate.Options(identities=2, save=tmp_path / "file" / "made"))

@@ -20,7 +20,7 @@ def residuals(controlnet, inputs):
         model = network.bind(params)
         context = model.keys_values(inputs["id_tokens"])
         added = model.embed_added(inputs["pooled"], inputs["time_ids"])
-        embedding = model.embed_picture(picture)
+        embedding = model.embed_image(picture)
         return model(inputs["sample"], inputs["timestep"], context, added, embedding)
 
     return run

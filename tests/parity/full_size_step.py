@@ -132,7 +132,7 @@ def our_side(folder: Path) -> dict[str, np.ndarray]:
             timestep,
             net.keys_values(tokens),
             net.embed_added(pooled, time_ids),
-            net.embed_picture(picture),
+            net.embed_image(picture),
         )
         return [SCALE * residual for residual in residuals]
 

@@ -164,7 +164,7 @@ def run_controlnet(pair):
     def run(params, sample, timesteps, tokens, pooled, time_ids, picture):
         net = pair.network.bind(params)
         added = net.embed_added(pooled, time_ids)
-        return net(sample, timesteps, net.keys_values(tokens), added, net.embed_picture(picture))
+        return net(sample, timesteps, net.keys_values(tokens), added, net.embed_image(picture))
 
     return run
 

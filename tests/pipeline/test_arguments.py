@@ -7,7 +7,8 @@ from PIL import Image
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.errors import InputError
 from instantid_jax.face.keypoints import draw_keypoints
-from instantid_jax.pipeline import programs
+from instantid_jax.pipeline import programs, stages
+from instantid_jax.pipeline.sources import Sources
 from instantid_jax.prompt import tokenize
 from tests.face import synthetic_pack
 from tests.pipeline.small_model import KPS, SIZE, person
@@ -27,7 +28,7 @@ def encoded(pipe, text: str) -> dict[str, np.ndarray]:
     ids = tokenize(pipe.model.tokenizers, ([text], [text]))
     states = programs.encode_text(pipe.model.networks, params, ids, 0)
     return {
-        "prompt_embeds": np.asarray(states.text),
+        "prompt_embeds": np.asarray(states.hidden),
         "pooled_prompt_embeds": np.asarray(states.pooled),
     }
 
@@ -131,9 +132,8 @@ def test_outside_its_window_a_controlnet_counts_nothing(sample, way):
 
 def test_a_converted_model_makes_the_same_picture(pipe, sample, plain, folder, tmp_path):
     from instantid_jax.checkpoint import save_model
-    from instantid_jax.weights.layouts import find_model
 
-    list(save_model(find_model(folder, folder), tmp_path / "model"))
+    list(save_model(Sources(sdxl=folder, instantid=folder).find(), tmp_path / "model"))
     converted = InstantIDPipeline.load(model=str(tmp_path / "model"))
     assert_same(sample(pipe=converted), plain)
 
@@ -149,7 +149,7 @@ def test_a_photo_is_analysed(pipe, sample, tmp_path):
 
 NINE = np.ones((9, 2))
 REFUSED = {
-    "no prompt": ({"prompt": None}, "give prompt or prompt_embeds"),
+    "no prompt": ({"prompt": None}, "no prompt: give prompt or prompt_embeds"),
     "prompt twice": (
         {"prompt_embeds": np.ones((1, 77, 96)), "pooled_prompt_embeds": np.ones((1, 64))},
         "prompt and prompt_embeds are both given",
@@ -161,10 +161,10 @@ REFUSED = {
             "prompt_embeds": np.ones((1, 77, 95)),
             "pooled_prompt_embeds": np.ones((1, 64)),
         },
-        r"prompt_embeds has shape \[1, 77, 95\]: expected \[1, L, 96\]",
+        r"prompt_embeds has shape \[77, 95\]: expected \[L, 96\]",
     ),
     "prompt of numbers": ({"prompt": [1]}, "holds a int: expected text"),
-    "no face": ({"face": None}, "give face or image_embeds"),
+    "no face": ({"face": None}, "give either face or image_embeds"),
     "a photo as face": ({"face": "me.jpg"}, r"pipe.analyze\(photo\) makes one"),
     "a face of another pack": ({"face": person(0, embedding=np.ones(256))}, "antelopev2"),
     "embeddings that do not fit": ({"face": None, "image_embeds": np.ones(4)}, r"expected \[512\]"),
@@ -172,9 +172,9 @@ REFUSED = {
         {"face": None, "image_embeds": np.ones(512)},
         "give image, kps or pose",
     ),
-    "nine keypoints": ({"kps": NINE}, r"kps has shape \(9, 2\)"),
+    "nine keypoints": ({"kps": NINE}, r"kps has shape \[9, 2\]"),
     "no such pose": ({"pose": "nowhere.jpg"}, "nowhere.jpg|antelopev2"),
-    "odd height": ({"height": 100}, "height=100 is no multiple of 8: take 96 or 104"),
+    "odd height": ({"height": 100}, "height=100 must be a multiple of 8: use 96 or 104"),
     "half a size": ({"height": None}, "give both or neither"),
     "a size of words": ({"width": "wide"}, "width='wide': expected a whole number"),
     "steps": ({"num_inference_steps": 0}, "num_inference_steps=0"),
@@ -190,8 +190,12 @@ REFUSED = {
     "seed of words": ({"seed": "random"}, "expected a whole number"),
     "latents of torch": ({"latents": np.ones((1, 4, 8, 16))}, "channels last"),
     "latents with NaN": ({"latents": np.full((1, 8, 16, 4), np.nan)}, "not finite"),
-    "a control picture too many": ({"control_images": ["a.png"]}, "0 further ControlNets"),
+    "a control picture too many": ({"control_images": ["a.png"]}, "0 additional ControlNets"),
     "one size of the two": ({"original_size": 5}, "expected two whole numbers"),
+    "strengths and windows of different numbers": (
+        {"controlnet_conditioning_scale": [1, 1], "control_guidance_end": [1, 1, 1]},
+        "controlnet_conditioning_scale 2, control_guidance_end 3",
+    ),
     "output": ({"output_type": "pt"}, "output_type='pt'"),
     "generator": ({"generator": None}, "did you mean seed"),
     "pose by another name": ({"pose_image": None}, "did you mean pose"),
@@ -209,8 +213,8 @@ def test_argument_is_refused_in_one_line(sample, case):
 
 
 def test_arguments_are_refused_before_anything_is_computed(pipe, sample, monkeypatch):
-    for name in ("encode_text", "encode_id", "prepare", "draw_noise", "begin", "denoise"):
-        monkeypatch.delattr(programs, name)
+    for name in ("encode", "sample", "decode"):
+        monkeypatch.delattr(stages, name)
     for arguments, message in REFUSED.values():
         with pytest.raises(InputError, match=message):
             sample(**arguments)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
-from instantid_jax.pipeline import programs
-from instantid_jax.pipeline.sampling import INITIAL
+from instantid_jax.pipeline.stages import INITIAL
+from instantid_jax.pipeline.step import draw_noise
 from tests.pipeline.small_model import SIZE, person, unit_noise
 
 PROMPTS = ["a man in the rain", "a woman on mars", "film noir", ""]
@@ -72,15 +72,15 @@ def test_lists_of_different_lengths_are_refused(sample):
 @pytest.mark.parametrize("step", [0, 7, INITIAL])
 def test_noise_is_drawn_from_seed_and_step(step):
     shape = (3, 5, 4)
-    drawn = programs.draw_noise(np.array(SEEDS, np.uint32), np.uint32(step), shape)
+    drawn = draw_noise(np.array(SEEDS, np.uint32), np.full(len(SEEDS), step, np.uint32), shape)
     for seed, noise in zip(SEEDS, np.asarray(drawn), strict=True):
         key = jax.random.fold_in(jax.random.key(np.uint32(seed)), step)
         np.testing.assert_allclose(noise, jax.random.normal(key, shape), rtol=1e-6, atol=1e-6)
 
 
 def test_a_seed_draws_the_noise_that_may_be_given_as_latents(sample):
-    seeds = np.array([7], np.uint32)
-    noise = programs.draw_noise(seeds, np.uint32(INITIAL), (SIZE[0] // 8, SIZE[1] // 8, 4))
+    seed, initial = np.array([7], np.uint32), np.array([INITIAL], np.uint32)
+    noise = draw_noise(seed, initial, (SIZE[0] // 8, SIZE[1] // 8, 4))
     given = sample(latents=np.asarray(noise), seed=0)
     np.testing.assert_array_equal(given.latents, sample(seed=7).latents)
     assert error(sample(latents=unit_noise(1)).latents, given.latents) > 0.1

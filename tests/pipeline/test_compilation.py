@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from instantid_jax import InstantIDPipeline
-from instantid_jax.pipeline import programs
+from instantid_jax.pipeline import step
+from instantid_jax.request import Request
 from tests.pipeline.small_model import SIZE, person, unit_noise
 
 compiled: list[str] = []
@@ -62,7 +63,8 @@ CHANGES = {
     "guess mode": {"guess_mode": True},
     "fewer steps": {"num_inference_steps": 1},
     "more steps": {"num_inference_steps": 5},
-    "sampler of the same rule": {"scheduler": "ddim"},
+    "sampler of the same order": {"scheduler": "ddim"},
+    "callback": {"callback_on_step_end": lambda pipe, step, timestep, given: given},
     "micro-conditioning": {
         "original_size": (300, 500),
         "crops_coords_top_left": (4, 8),
@@ -78,9 +80,30 @@ def test_a_change_compiles_nothing(warm, compiled_by, change):
     assert compiled_by(warm, **{"output_type": "pil"} | CHANGES[change]) == []
 
 
+def test_a_batch_of_other_scales_samplers_and_steps_compiles_nothing(pipe, warm, compiled_by):
+    def run(**changes):
+        height, width = SIZE
+        common = {"height": height, "width": width, "face": person(0), "guidance_scale": 5}
+        requests = [
+            Request("a", **common | {name: values[i] for name, values in changes.items()})
+            for i in range(2)
+        ]
+        return pipe.run(requests)
+
+    run(scheduler=["dpmpp_2m", "euler"])
+    changed = {
+        "scheduler": ["ddim", "dpmpp_2m_karras"],
+        "guidance_scale": [7, 1],
+        "ip_adapter_scale": [0.1, 0.9],
+        "num_inference_steps": [3, 5],
+        "guess_mode": [True, False],
+    }
+    assert compiled_by(run, **changed) == []
+
+
 def test_a_first_call_compiles_whole_programs_alone(sample, compiled_by):
     """No operation runs outside them, where JAX would compile a program for each of its shapes."""
-    first = compiled_by(sample, scheduler="unipc", num_images_per_prompt=2, output_type="pil")
+    first = compiled_by(sample, scheduler="unipc", num_images_per_prompt=7, output_type="pil")
     # Counted at least: some may have been compiled by tests before.
     assert {"jit(prepare)", "jit(begin)", "jit(denoise)", "jit(decode)"} <= set(first)
     programs = ("encode_text", "encode_id", "prepare", "draw_noise", "begin", "denoise", "decode")
@@ -107,9 +130,9 @@ def test_the_same_model_loaded_again_compiles_nothing(warm, compiled_by, folder)
 def test_a_step_computes_nothing_that_no_step_changes(pipe, sample, monkeypatch):
     """Read off the compiled program: it takes none of the weights that only such things need."""
     calls = []
-    denoise = programs.denoise
+    denoise = step.denoise
     monkeypatch.setattr(
-        programs, "denoise", lambda *args: calls.append(denoise.lower(*args)) or denoise(*args)
+        step, "denoise", lambda *args: calls.append(denoise.lower(*args)) or denoise(*args)
     )
     sample(num_inference_steps=1)
     program = calls[0].compile().as_text()

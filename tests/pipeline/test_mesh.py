@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.hlo_collectives import collectives
 from instantid_jax import InputError, InstantIDPipeline
-from instantid_jax.pipeline import programs
+from instantid_jax.pipeline import step
 from instantid_jax.sharding import sampling_mesh, training_mesh
 from tests.pipeline.small_model import person
 
@@ -63,9 +63,9 @@ def test_without_guidance_and_with_given_latents(sample, on):
 def test_devices_exchange_latents_and_nothing_larger(sample, on, monkeypatch, shape):
     """The halves of guidance meet in the prediction; all of it is less than one full-size map."""
     calls = []
-    denoise = programs.denoise
+    denoise = step.denoise
     monkeypatch.setattr(
-        programs, "denoise", lambda *args: calls.append(denoise.lower(*args)) or denoise(*args)
+        step, "denoise", lambda *args: calls.append(denoise.lower(*args)) or denoise(*args)
     )
     sample(pipe=on(*shape), num_inference_steps=1, **FOUR)
     with jax.set_mesh(sampling_mesh(*shape)):

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from instantid_jax.errors import InputError
-from instantid_jax.pipeline import programs, sampling
+from instantid_jax.pipeline import stages, step
+from instantid_jax.pipeline.observer import Cancelled, Observer
 from tests.pipeline.small_model import SIZE
 
 
@@ -58,7 +59,7 @@ def test_pixels_that_are_not_finite_end_the_call(sample, poisoned):
 def test_the_picture_that_is_not_finite_is_named():
     finite = np.array([True, True, False, False])
     with pytest.raises(InputError, match="of seed 30 "):
-        sampling.check_finite(finite, [10, 20, 30, 40], "the latents")
+        stages.check_finite(finite, [10, 20, 30, 40], "the latents")
 
 
 class Terminal(io.StringIO):
@@ -73,14 +74,14 @@ def shown_by(call, **arguments) -> str:
     return screen.getvalue()
 
 
-def test_progress_tells_compiling_sampling_and_decoding(pipe, sample):
-    fresh = copy.copy(pipe)
-    fresh._compiled = set()
-    first = shown_by(sample, pipe=fresh, output_type="pil")
+def test_progress_reports_compiling_sampling_and_decoding(sample):
+    # A batch size of its own, so that its programs are new.
+    asked = {"num_images_per_prompt": 3, "output_type": "pil"}
+    first = shown_by(sample, **asked)
     assert first.index("compiling") < first.index("sampling") < first.rindex("compiling")
-    assert "3/3" in first and "preparing" not in first
-    second = shown_by(sample, pipe=fresh, output_type="pil")
-    assert second.index("preparing") < second.index("sampling") < second.index("decoding")
+    assert "3/3" in first
+    second = shown_by(sample, **asked)
+    assert second.index("encoding") < second.index("sampling") < second.index("decoding")
     assert "3/3" in second and "compiling" not in second
 
 
@@ -93,36 +94,109 @@ def test_progress_is_silent_without_a_terminal(sample, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-class Recorder:
-    """In the place of a progress bar and of the compiled step: writes down what came when."""
+class Recorder(Observer):
+    """Writes down what came when."""
 
-    def __init__(self, denoise):
-        self.events: list[str] = []
+    def __init__(self, denoise=None):
+        self.events: list = []
         self.denoise = denoise
 
     def step(self, *arguments):
         self.events.append("start")
         return self.denoise(*arguments)
 
-    def update(self) -> None:
+    def on_stage(self, stage):
+        self.events.append(stage)
+
+    def on_compile(self, program):
+        self.events.append(f"compile {program}")
+
+    def on_progress(self, done, total):
         self.events.append("ready")
 
-    def unpause(self) -> None: ...
 
-    def set_description(self, text: str) -> None:
-        self.events.append(text)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None: ...
-
-
-def test_two_steps_are_in_flight_and_the_bar_moves_with_the_one_before(sample, monkeypatch):
-    recorder = Recorder(programs.denoise)
-    monkeypatch.setattr(programs, "denoise", recorder.step)
-    monkeypatch.setattr("instantid_jax.pipeline.pipeline.tqdm", lambda **_: recorder)
-    sample(num_inference_steps=5)
+def test_two_steps_are_in_flight_and_progress_comes_with_the_one_before(sample, monkeypatch):
+    recorder = Recorder(step.denoise)
+    monkeypatch.setattr(step, "denoise", recorder.step)
+    sample(num_inference_steps=5, observer=recorder)
     steps = [event for event in recorder.events if event in ("start", "ready")]
     assert steps == ["start"] * 2 + ["start", "ready"] * 3 + ["ready"] * 2
-    assert recorder.events.index("sampling") == recorder.events.index("start") + 1
+    assert recorder.events.index("sample") < recorder.events.index("start")
+
+
+def test_an_observer_hears_of_stages_and_of_each_programs_compilation(sample):
+    asked = {"num_images_per_prompt": 5, "output_type": "pil", "observer": Recorder()}
+    sample(**asked)
+    stages_heard = [e for e in asked["observer"].events if e in ("encode", "sample", "decode")]
+    assert stages_heard == ["encode", "sample", "decode"]
+    compiled = [e for e in asked["observer"].events if e.startswith("compile ")]
+    assert {"compile prepare", "compile denoise", "compile decode"} <= set(compiled)
+    assert len(compiled) == len(set(compiled))
+    again = asked | {"observer": Recorder()}
+    sample(**again)
+    assert not [e for e in again["observer"].events if e.startswith("compile ")]
+
+
+class Steps(Observer):
+    def __init__(self, at_step):
+        self.at_step = at_step
+
+    def on_step(self, step):
+        return self.at_step(step)
+
+
+def test_an_observer_sees_latents_and_previews(sample):
+    seen = []
+    result = sample(
+        num_images_per_prompt=2,
+        observer=Steps(lambda step: seen.append((step.index, step.latents, step.preview()))),
+    )
+    assert [index for index, *_ in seen] == [0, 1, 2]
+    np.testing.assert_array_equal(seen[-1][1], result.latents)
+    preview = seen[-1][2]
+    assert preview.shape == (2, SIZE[0] // 8, SIZE[1] // 8, 3) and preview.dtype == np.uint8
+    assert preview.std() > 0
+
+
+def test_an_observer_replaces_latents(sample):
+    noise = sample(num_inference_steps=1).latents
+
+    def last(step):
+        return noise if step.index + 1 == step.total else None
+
+    np.testing.assert_array_equal(sample(observer=Steps(last)).latents, noise)
+    with pytest.raises(InputError, match=r"replaced latents have shape \[2\]: expected \[1, 8"):
+        sample(observer=Steps(lambda step: np.ones(2)))
+
+
+def test_an_observer_cancels(sample):
+    seen = []
+
+    def cancel(step):
+        seen.append(step.index)
+        if step.index == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        sample(num_inference_steps=5, observer=Steps(cancel))
+    assert seen == [0, 1]
+    assert np.isfinite(sample().latents).all()
+
+
+def test_diffusers_callback_gets_and_gives_latents(pipe, sample):
+    calls = []
+
+    def keep(given_pipe, index, timestep, given):
+        calls.append((given_pipe is pipe, index, timestep, given["latents"].shape))
+        return given
+
+    result = sample(callback_on_step_end=keep, callback_on_step_end_tensor_inputs=["latents"])
+    np.testing.assert_array_equal(result.latents, sample().latents)
+    assert [call[:2] for call in calls] == [(True, 0), (True, 1), (True, 2)]
+    assert calls[0][2] > calls[1][2] > calls[2][2] and calls[0][3] == result.latents.shape
+    zeros = sample(callback_on_step_end=lambda *_: {"latents": np.zeros_like(result.latents)})
+    assert not zeros.latents.any()
+    with pytest.raises(InputError, match="only latents can be passed"):
+        sample(callback_on_step_end=keep, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+    with pytest.raises(InputError, match="callback_on_step_end returned a int"):
+        sample(callback_on_step_end=lambda *_: 1)

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from instantid_jax.errors import InputError
-from instantid_jax.weights.layouts import find_model
+from instantid_jax.pipeline.sources import Sources
 from train import random_model
 
 
@@ -26,7 +26,7 @@ def tensors(folder):
 
 
 def test_loads_like_a_published_model(folder):
-    model = find_model(str(folder), str(folder))
+    model = Sources(sdxl=str(folder), instantid=str(folder)).find()
     assert model.force_zeros_for_empty_prompt
     assert model.scheduler["_class_name"] == "EulerDiscreteScheduler"
     resampler = model.components["image_proj"].network.config

@@ -8,8 +8,8 @@ import pytest
 from jax.experimental.layout import Format
 from PIL import Image
 
-from instantid_jax import placement
 from instantid_jax.errors import InputError
+from instantid_jax.pipeline import placement
 from instantid_jax.sharding import training_mesh
 from tests.train import tiny_config
 from train.config import ValidationConfig

@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from instantid_jax.errors import InputError
+from instantid_jax.pipeline.sources import Sources
 from instantid_jax.weights import layouts, sdxl_base
-from instantid_jax.weights.layouts import find_model, find_network, find_vae, read_params
+from instantid_jax.weights.layouts import find_network, find_vae, read_params
 from instantid_jax.weights.tensors import LazyTensor
 from tests.convert.published import UNET, save_weights, write_published
 from tests.parity.test_full_size import NETWORKS
@@ -34,7 +35,7 @@ def folder(sound, tmp_path):
 
 
 def find(folder, **options):
-    return find_model(str(folder), str(folder), **options)
+    return Sources(sdxl=str(folder), instantid=str(folder), **options).find()
 
 
 def set_json(path, **settings):
@@ -181,11 +182,13 @@ def found(single, sound, full_networks, monkeypatch):
 
 
 def test_single_file_has_all_parts_of_sdxl(found, sound):
-    parts, scheduler, tokenizers, force_zeros = found()
+    base = found()
+    parts = base.components
     assert tuple(parts) == ("unet", "vae", "text_encoder", "text_encoder_2")
     assert all(part.network == NETWORKS[name][0] for name, part in parts.items())
-    assert scheduler == sdxl_base.SCHEDULER
-    assert tokenizers == (sound / "tokenizer", sound / "tokenizer_2") and force_zeros is True
+    assert base.scheduler == sdxl_base.SCHEDULER
+    assert base.tokenizers == (sound / "tokenizer", sound / "tokenizer_2")
+    assert base.force_zeros_for_empty_prompt is True
     vae = parts["vae"].load(jnp.bfloat16)
     assert {p.dtype for p in vae.values()} == {np.dtype(ml_dtypes.bfloat16)}
 
@@ -207,7 +210,7 @@ def test_single_file_has_a_vae_alone(single, full_networks, monkeypatch):
     ],
 )
 def test_markers_of_a_single_file(found, options, settings):
-    assert found(**options)[1] == sdxl_base.SCHEDULER | settings
+    assert found(**options).scheduler == sdxl_base.SCHEDULER | settings
 
 
 def test_single_file_that_lacks_a_tensor(found):

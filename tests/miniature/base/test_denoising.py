@@ -7,6 +7,8 @@ import pytest
 
 from instantid_jax.components import network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
+from instantid_jax.pipeline.conditions.canvas import resolve_time_ids
+from instantid_jax.request import Request
 from miniature.base import denoising
 from miniature.base.architecture import SCHEDULER, TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE
 from miniature.base.latents import Latents
@@ -121,9 +123,6 @@ def test_a_tenth_of_the_captions_is_empty():
 
 
 def test_whole_pictures_are_announced_as_a_pipeline_does():
-    from instantid_jax.pipeline import inputs
-
     size = (UNET["sample_size"] * 8,) * 2
-    np.testing.assert_array_equal(
-        np.ravel(inputs.time_ids(size, None, (0, 0), None)), denoising.TIME_IDS
-    )
+    time_ids = resolve_time_ids([Request("")], size, guidance=False)
+    np.testing.assert_array_equal(np.ravel(time_ids), denoising.TIME_IDS)

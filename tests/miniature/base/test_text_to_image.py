@@ -88,8 +88,10 @@ def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_p
         tmp_path / "sdxl", dtype=torch.float32
     )
     theirs.set_progress_bar_config(disable=True)
-    parts, scheduler, _, force_zeros = find_sdxl(str(tmp_path / "sdxl"))
-    assert scheduler["prediction_type"] == "v_prediction" and not force_zeros
+    base = find_sdxl(str(tmp_path / "sdxl"))
+    assert base.scheduler["prediction_type"] == "v_prediction"
+    assert not base.force_zeros_for_empty_prompt and base.guidance_scale == 2.0
+    parts = base.components
     prompt = "a comic book drawing of a sad person, wearing a red hoodie, in the snow, even light"
     with torch.no_grad():
         text, _, pooled, _ = theirs.encode_prompt(prompt, do_classifier_free_guidance=False)

@@ -1,4 +1,4 @@
-"""Where the weights of sampling lie, and in which order of their axes."""
+"""Device placement and memory layout of the sampling weights."""
 
 import jax
 from jax.experimental.layout import Format, Layout
@@ -30,8 +30,8 @@ def place(params: Params, mesh: Mesh | None) -> Params:
     return jax.device_put(params, formats, donate=mesh is not None)
 
 
-def beside(params: Params) -> Sharding:
-    """Where to put what enters a program along with weights: whole, on each of their devices."""
+def sharding_of(params: Params) -> Sharding:
+    """For arrays that enter a program along with weights: whole, on each of their devices."""
     sharding = next(iter(params.values())).sharding
     return replicated(sharding.mesh) if isinstance(sharding, NamedSharding) else sharding
 

@@ -1,8 +1,10 @@
-"""A model on its devices: its networks, their weights and tokenizers, and what they encode."""
+"""A model on its devices: networks, weights, tokenizers and schedule."""
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Iterator
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +16,18 @@ from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
-from instantid_jax.pipeline import conditioning, inputs, programs
-from instantid_jax.placement import beside, place
-from instantid_jax.prompt import PromptTokenizer, tokenize
+from instantid_jax.pipeline import programs
+from instantid_jax.pipeline.placement import place, sharding_of
+from instantid_jax.pipeline.step import DenoiserParams
+from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.sharding import SAMPLING_AXES, check_shares
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-# Of both encoders, [B, L] each.
-TokenIds = tuple[np.ndarray, np.ndarray]
+Arrays = TypeVar("Arrays")
+# Guidance of SDXL in the official demos, where the weights name none of their own.
+GUIDANCE_SCALE = 5.0
+# Matrices of each network that go into a model's hash: megabytes of gigabytes.
+HASHED = 8
 
 
 class LoadedModel:
@@ -29,9 +35,10 @@ class LoadedModel:
 
     Attributes:
       schedule: of the checkpoint.
+      guidance_scale: for requests that give none.
       tokenizers: of both text encoders.
       networks, params: by component.
-      dtype, vae_dtype: what is computed in.
+      dtype, vae_dtype: computed in.
       mesh: of `sampling_mesh`, each device of which has all weights; None is one device.
     """
 
@@ -56,6 +63,8 @@ class LoadedModel:
         self.schedule = ScheduleConfig.from_dict(model.scheduler)
         make_sampler(self.schedule, None, 1)
         self.force_zeros_for_empty_prompt = model.force_zeros_for_empty_prompt
+        usual = model.guidance_scale
+        self.guidance_scale = GUIDANCE_SCALE if usual is None else usual
         parts = model.components
         self.tokenizers = tuple(
             PromptTokenizer(
@@ -89,9 +98,9 @@ class LoadedModel:
 
     @contextlib.contextmanager
     def on_devices(self, dtype: jnp.dtype) -> Iterator[None]:
-        """Inside, programs run on the mesh; where float32 was chosen, so do matrix products.
+        """Inside, programs run on the mesh, and for float32 matrix products use float32.
 
-        Accelerators would round the factors, to TensorFloat-32 or bfloat16, unless told.
+        Accelerators round the factors to TensorFloat-32 or bfloat16 by default.
         """
         chosen = jax.config.jax_default_matmul_precision
         with contextlib.ExitStack() as stack:
@@ -102,79 +111,69 @@ class LoadedModel:
             yield
 
     @property
-    def denoiser_params(self) -> dict[str, Params | tuple[Params, ...]]:
+    def denoiser_params(self) -> DenoiserParams:
         return {name: self.params[name] for name in ("unet", "controlnets")}
 
     @property
-    def pictures_at_once(self) -> int:
-        """Whole pictures that the devices work on."""
+    def long_side(self) -> int:
+        """Of the images that the model was trained for, in pixels."""
+        return 8 * self.networks.unet.config.sample_size
+
+    @property
+    def images_at_once(self) -> int:
+        """How many whole images the devices decode at a time."""
         return 1 if self.mesh is None else self.mesh.shape["data"]
 
     def check_mesh(self, size: tuple[int, int], batch: int, guidance: bool) -> None:
-        """Refuses what cannot be shared out among the devices.
+        """Raises an InputError for what the mesh's devices cannot share evenly.
 
         Args:
-          size: (height, width) of the pictures, of which there are `batch`.
+          size: (height, width) of the images, of which there are `batch`.
         """
         if self.mesh is not None:
             levels = len(self.networks.unet.config.block_out_channels)
             check_shares(self.mesh, size, batch, guidance, levels)
 
     @functools.cached_property
-    def empty_id(self) -> jax.Array:
-        """ID tokens of nobody: the Resampler's, of an embedding of zeros. They never change."""
-        return self.encode_id(
-            np.zeros((1, self.networks.image_proj.config.embedding_dim), np.float32)
-        )
+    def nobody(self) -> jax.Array:
+        """[1, N, D], ID tokens of nobody: the Resampler's for an embedding of zeros."""
+        network = self.networks.image_proj
+        zeros = np.zeros((1, network.config.embedding_dim), np.float32)
+        with self.on_devices(self.dtype):
+            return programs.encode_id(network, self.params["image_proj"], zeros)
 
-    def encode_id(self, embeddings: np.ndarray) -> jax.Array:
-        return programs.encode_id(self.networks.image_proj, self.params["image_proj"], embeddings)
+    @functools.cached_property
+    def rgb_of_latents(self) -> np.ndarray:
+        """[C + 1, 3] float32: an affine map from scaled latents to RGB in [0, 1], for previews.
 
-    def prompts(
-        self, count: int, prompts: tuple, embeds: tuple, what: str, clip_skip: int | None = None
-    ) -> tuple[programs.Prompts | TokenIds | None, int]:
-        """A prompt's token ids or, where they are given, its states; and which layers to skip."""
-        configs = [getattr(self.networks, name).config for name in TEXT_ENCODERS]
-        layers = min(config.num_hidden_layers for config in configs)
-        skip = 0 if clip_skip is None else inputs.check_whole("clip_skip", clip_skip, 0, layers - 1)
-        given = conditioning.prompts_given(
-            prompts,
-            embeds,
-            count,
-            what,
-            (self.networks.unet.config.cross_attention_dim, configs[1].projection_dim),
-            self.dtype,
-        )
-        if given is not None and not isinstance(given, programs.Prompts):
-            given = tokenize(self.tokenizers, given)
-        return given, skip
+        Fitted by least squares to what the VAE's encoder makes of solid colors.
+        """
+        levels = np.linspace(-1, 1, 5, dtype=np.float32)
+        colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
+        with self.on_devices(self.vae_dtype):
+            latents = programs.encode_colors(self.networks.vae, self.params["vae"], colors)
+        latents = np.asarray(latents, np.float64)
+        affine = np.concatenate([latents, np.ones((len(latents), 1))], axis=1)
+        fitted, *_ = np.linalg.lstsq(affine, colors / 2 + 0.5, rcond=None)
+        return fitted.astype(np.float32)
 
-    def encode_text(self, given: programs.Prompts | TokenIds, clip_skip: int) -> programs.Prompts:
-        if isinstance(given, programs.Prompts):
-            return self._bound(given)
-        params = (self.params["text_encoder"], self.params["text_encoder_2"])
-        return programs.encode_text(self.networks, params, given, clip_skip)
+    @functools.cached_property
+    def weights_hash(self) -> str:
+        """Of some weights of every network, as loaded: it tells models apart, not tampered ones."""
+        digest = hashlib.sha256()
+        for name, params in self.params.items():
+            for each in params if isinstance(params, tuple) else (params,):
+                matrices = sorted(key for key, value in each.items() if value.ndim == 2)
+                for key in matrices[:: -(-len(matrices) // HASHED)]:
+                    digest.update(f"{name}.{key}".encode())
+                    digest.update(np.asarray(each[key]).tobytes())
+        return digest.hexdigest()[:16]
 
-    def _bound(self, prompts: programs.Prompts) -> programs.Prompts:
-        """Given ones beside the weights, as encoded ones are, for which programs compile."""
+    def place(self, arrays: Arrays) -> Arrays:
+        """Arrays next to the weights, where encoded ones are, for which programs compile."""
         if self.mesh is not None:
-            return prompts
-        return jax.device_put(prompts, beside(self.params["unet"]))
-
-    def encode_negative(
-        self, given: programs.Prompts | TokenIds | None, positive: programs.Prompts
-    ) -> programs.Prompts:
-        """The negative prompts; zeros where there are none."""
-        if given is None:
-            zeros = (np.zeros(each.shape, each.dtype) for each in positive)
-            return self._bound(programs.Prompts(*zeros))
-        negative = self.encode_text(given, 0)
-        if negative.text.shape != positive.text.shape:
-            raise InputError(
-                f"prompt and negative prompt have embeddings of shapes {positive.text.shape} and "
-                f"{negative.text.shape}: expected the same"
-            )
-        return negative
+            return arrays
+        return jax.device_put(arrays, sharding_of(self.params["unet"]))
 
 
 def compute_dtype(name: str, value: jnp.dtype | str | None, default: jnp.dtype) -> jnp.dtype:

@@ -8,7 +8,7 @@ from jax.experimental.layout import Format
 from jax.sharding import SingleDeviceSharding
 
 from instantid_jax.models.layers import conv3x3
-from instantid_jax.placement import GPU_CONVOLUTION, place, weight_format
+from instantid_jax.pipeline.placement import GPU_CONVOLUTION, place, weight_format
 
 ON_CPU = SingleDeviceSharding(jax.devices()[0])
 

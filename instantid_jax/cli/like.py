@@ -1,0 +1,54 @@
+"""`--like FILE`: what a PNG records becomes the defaults of a command's flags."""
+
+import argparse
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from instantid_jax.request.provenance import Provenance
+
+
+def with_recorded_defaults(
+    command: Callable[..., None], args: Sequence[str] | None
+) -> Callable[..., None]:
+    """The command with the defaults that the file of its `--like` records, if `args` name one.
+
+    Args:
+      command: takes `prompt`, `weights` and `settings`.
+      args: None is the command line's.
+    Raises:
+      InputError: if the file does not say how it was made.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--like", type=Path)
+    try:
+        like = parser.parse_known_args(sys.argv[1:] if args is None else list(args))[0].like
+    except argparse.ArgumentError:
+        return command  # The command's own parser says what is wrong.
+    if like is None:
+        return command
+    recorded = Provenance.read(like)
+    defaults = {
+        "prompt": recorded.request.prompt,
+        "settings": recorded.request.image(recorded.image).settings,
+    }
+    signature = inspect.signature(command)
+    weights = type(signature.parameters["weights"].default)
+    if recorded.facts.get("weights") is not None:
+        names = ("dtype", "vae_dtype", "mesh")
+        own = {name: recorded.facts.get(name) for name in names}
+        defaults["weights"] = weights(**recorded.facts["weights"] | own)
+
+    @functools.wraps(command)
+    def with_defaults(*arguments: object, **options: object) -> None:
+        command(*arguments, **options)
+
+    with_defaults.__signature__ = signature.replace(
+        parameters=[
+            parameter.replace(default=defaults.get(name, parameter.default))
+            for name, parameter in signature.parameters.items()
+        ]
+    )
+    return with_defaults

@@ -1,0 +1,58 @@
+"""Weights on the command line, and the faces that go with them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from instantid_jax import embedded
+from instantid_jax.cli.faces import FacePack, read_faces
+from instantid_jax.face.analysis import NoFaceError
+from instantid_jax.face.face import Face
+from instantid_jax.pipeline import InstantIDPipeline
+from instantid_jax.pipeline.sources import Sources
+from instantid_jax.sharding import parse_sampling_mesh
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights(Sources):
+    """--sdxl and --instantid, or --model; without any, the embedded miniature.
+
+    Attributes:
+      dtype: to compute in; None is bfloat16 on accelerators and float32 on a CPU.
+      vae_dtype: the same for the VAE; None is as --dtype.
+      mesh: devices to sample on, such as data=4,guidance=2: images at a time, halves of guidance,
+        and rows, parts of an image; None is one device.
+    """
+
+    dtype: Dtype | None = None
+    vae_dtype: Dtype | None = None
+    mesh: str | None = None
+
+    def pack(self, chosen: FacePack) -> FacePack:
+        """The face pack: the embedded model has its own, unless another is chosen."""
+        if not self.embedded or chosen.face_pack is not None:
+            return chosen
+        return dataclasses.replace(chosen, face_pack=str(embedded.FACE_PACK))
+
+    def person(self, sources: Sequence[str], pack: FacePack) -> Face:
+        """One person from photos and `.npz` files; the embedded model takes drawn ones only."""
+        if not self.embedded:
+            return Face.mean(read_faces(sources, pack))
+        try:
+            faces = read_faces(sources, pack)
+        except NoFaceError as error:
+            raise NoFaceError(f"{error}; {embedded.ADVICE}") from error
+        for source, face in zip(sources, faces, strict=True):
+            embedded.check_drawn(face, source)
+        return Face.mean(faces)
+
+    def load(self) -> InstantIDPipeline:
+        arguments: dict[str, Any] = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+        }
+        mesh = arguments.pop("mesh")
+        if mesh is not None:
+            arguments["mesh"] = parse_sampling_mesh(mesh)
+        return InstantIDPipeline.load(**arguments)

@@ -1,0 +1,148 @@
+"""InstantID as a whole: an SDXL UNet, ControlNets of which IdentityNet is the first, ID tokens.
+
+Assembled here alone, for sampling, training and the comparison with PyTorch.
+Source: Wang et al. 2024 (InstantID), section 3; the official StableDiffusionXLInstantIDPipeline.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+
+from instantid_jax.models.blocks import Remat, keep
+from instantid_jax.models.controlnet import ControlNetModel
+from instantid_jax.models.unet import UNet2DConditionModel
+
+
+class ControlNetConditions(NamedTuple):
+    """What one ControlNet needs and no denoising step changes.
+
+    Attributes:
+      context: keys and values of its cross-attentions.
+      added: [B, time_dim], embedded pooled text and sizes.
+      image: [B, H, W, C], its embedded control image.
+    """
+
+    context: dict[str, tuple]
+    added: jax.Array
+    image: jax.Array
+
+
+class Conditions(NamedTuple):
+    """What the networks need and no denoising step changes.
+
+    Attributes:
+      context: keys and values of the UNet's cross-attentions.
+      added: [B, time_dim], embedded pooled text and sizes.
+      controlnets: of each ControlNet, IdentityNet first.
+    """
+
+    context: dict[str, tuple]
+    added: jax.Array
+    controlnets: tuple[ControlNetConditions, ...]
+
+
+class Texts(NamedTuple):
+    """Prompts as the networks take them.
+
+    Attributes:
+      hidden: [B, L, D], hidden states of both text encoders side by side.
+      pooled: [B, P], the pooled state of the second.
+    """
+
+    hidden: jax.Array
+    pooled: jax.Array
+
+
+def condition(
+    unet: UNet2DConditionModel,
+    controlnets: Sequence[ControlNetModel],
+    texts: Texts,
+    time_ids: jax.Array,
+    id_tokens: jax.Array,
+    ip_adapter_scale: jax.Array,
+    images: Sequence[jax.Array],
+) -> Conditions:
+    """Computes what no denoising step changes; all arrays have B rows.
+
+    Args:
+      time_ids: [B, 6] float32, SDXL's micro-conditioning.
+      id_tokens: [B, N, D], from the Resampler.
+      ip_adapter_scale: [B] or scalar.
+      images: of each ControlNet, from its `embed_image`.
+    """
+    # IdentityNet attends to the person in place of the text.
+    tokens = itertools.chain([id_tokens], itertools.repeat(texts.hidden))
+    each = [
+        condition_controlnet(controlnet, attended, texts.pooled, time_ids, image)
+        for (controlnet, image), attended in zip(
+            zip(controlnets, images, strict=True), tokens, strict=False
+        )
+    ]
+    return Conditions(
+        context=unet.keys_values(texts.hidden, id_tokens, ip_adapter_scale),
+        added=unet.embed_added(texts.pooled, time_ids),
+        controlnets=tuple(each),
+    )
+
+
+def condition_controlnet(
+    controlnet: ControlNetModel,
+    tokens: jax.Array,
+    pooled: jax.Array,
+    time_ids: jax.Array,
+    image: jax.Array,
+) -> ControlNetConditions:
+    """One ControlNet's part of `condition`; tokens: [B, N, D], what it attends to."""
+    return ControlNetConditions(
+        context=controlnet.keys_values(tokens),
+        added=controlnet.embed_added(pooled, time_ids),
+        image=image,
+    )
+
+
+def sum_residuals(
+    controlnets: Sequence[ControlNetModel],
+    sample: jax.Array,
+    timesteps: jax.Array,
+    conditions: Sequence[ControlNetConditions],
+    scales: jax.Array | None = None,
+    remat: Remat = keep,
+) -> list[jax.Array]:
+    """What the ControlNets add to the UNet's skips, the middle block's last.
+
+    Args:
+      scales: [ControlNets, residuals, B] float32, factors of each; None is full strength.
+    """
+    total: list[jax.Array] = []
+    for i, (controlnet, given) in enumerate(zip(controlnets, conditions, strict=True)):
+        residuals = controlnet(sample, timesteps, *given, remat)
+        if scales is not None:
+            residuals = [
+                residual * scale.astype(residual.dtype)[:, None, None, None]
+                for residual, scale in zip(residuals, scales[i], strict=True)
+            ]
+        total = [a + b for a, b in zip(total, residuals, strict=True)] if total else residuals
+    return total
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    controlnets: Sequence[ControlNetModel],
+    sample: jax.Array,
+    timesteps: jax.Array,
+    conditions: Conditions,
+    scales: jax.Array | None = None,
+    remat: Remat = keep,
+) -> jax.Array:
+    """Predicts the noise, or the velocity: [B, H, W, C], in the weights' dtype.
+
+    Args:
+      sample: [B, H, W, C], scaled for the networks, in the weights' dtype.
+      timesteps: [B] float32.
+      scales: as of `sum_residuals`.
+      remat: wraps every resnet and transformer block, for training.
+    """
+    residuals = sum_residuals(controlnets, sample, timesteps, conditions.controlnets, scales, remat)
+    return unet(sample, timesteps, conditions.context, conditions.added, residuals, remat)

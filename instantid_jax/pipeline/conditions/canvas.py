@@ -1,0 +1,65 @@
+"""The canvas: the images' size, and SDXL's micro-conditioning on sizes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from instantid_jax.errors import InputError
+from instantid_jax.face.face import output_size
+from instantid_jax.pictures import read_picture
+from instantid_jax.request.checks import check_side
+from instantid_jax.request.request import Request
+from instantid_jax.request.settings import Settings
+
+
+def resolve_size(requests: Sequence[Request], long_side: int) -> tuple[int, int]:
+    """Height and width of all images: as given, of an image of keypoints, or by the photos' shape.
+
+    Args:
+      long_side: that the model was trained for, where only a photo's aspect ratio is known.
+    Raises:
+      InputError: if the requests need different sizes.
+    """
+    sizes = {_size(request, long_side) for request in requests} - {None}
+    if len(sizes) > 1:
+        each = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise InputError(f"a batch has one size, these ask for {each}: give height and width")
+    return next(iter(sizes), (long_side, long_side))
+
+
+def _size(request: Request, long_side: int) -> tuple[int, int] | None:
+    if request.height is not None:
+        return request.height, request.width
+    if request.kps_image is not None:
+        height, width = read_picture(request.kps_image).shape[:2]
+        return check_side("height", height), check_side("width", width)
+    if request.face is not None and request.face.image_size is not None:
+        return output_size(request.face.image_size, long_side=long_side)
+    return None
+
+
+def resolve_time_ids(
+    requests: Sequence[Request], size: tuple[int, int], guidance: bool
+) -> np.ndarray:
+    """SDXL's micro-conditioning: [B, 6] float32, with guidance [2B, 6], negatives first.
+
+    Source: diffusers' StableDiffusionXLControlNetPipeline._get_add_time_ids.
+    """
+    positive = [_time_ids(request, size) for request in requests]
+    negative = [_negative_time_ids(request, size) for request in requests]
+    return np.array([*negative, *positive] if guidance else positive, np.float32)
+
+
+def _time_ids(settings: Settings, size: tuple[int, int]) -> tuple[int, ...]:
+    return (
+        *(settings.original_size or size),
+        *settings.crops_coords_top_left,
+        *(settings.target_size or size),
+    )
+
+
+def _negative_time_ids(settings: Settings, size: tuple[int, int]) -> tuple[int, ...]:
+    original, target = settings.negative_original_size, settings.negative_target_size
+    if original is None or target is None:
+        return _time_ids(settings, size)
+    return (*original, *settings.negative_crops_coords_top_left, *target)

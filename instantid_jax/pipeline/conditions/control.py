@@ -1,0 +1,97 @@
+"""ControlNets: their images, and how strongly each counts at each step."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from instantid_jax.errors import InputError
+from instantid_jax.params import Network
+from instantid_jax.pictures import Picture, read_picture
+from instantid_jax.request.request import Request
+from instantid_jax.request.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ControlInputs:
+    """What the ControlNets of B requests are given.
+
+    Attributes:
+      images: for each ControlNet after IdentityNet [B, H, W, 3] uint8.
+      scales: [T, ControlNets, residuals, rows] float32, what residuals are multiplied by; T is the
+        largest number of steps. With guidance the negative rows come first.
+    """
+
+    images: tuple[np.ndarray, ...]
+    scales: np.ndarray
+
+
+def resolve_control(
+    controlnets: Sequence[Network],
+    requests: Sequence[Request],
+    size: tuple[int, int],
+    guidance: bool,
+) -> ControlInputs:
+    """Reads the images, resized to (height, width), and computes the strengths.
+
+    Args:
+      requests: of equally many images each.
+    Raises:
+      InputError: for another number of images or strengths than there are ControlNets.
+    """
+    extra = len(controlnets) - 1
+    for request in requests:
+        if len(request.control_images) != extra:
+            raise InputError(
+                f"control_images has {len(request.control_images)} entries, {extra} additional "
+                "ControlNets are loaded: give one image for each"
+            )
+    images = tuple(
+        np.stack([resize(request.control_images[i], size) for request in requests])
+        for i in range(extra)
+    )
+    nets = [network.config.residuals for network in controlnets]
+    steps = max(request.num_inference_steps for request in requests)
+    each = [residual_scales(request, nets, steps, guidance) for request in requests]
+    repeats = requests[0].num_images_per_prompt
+    # [T, nets, residuals, halves, images]
+    scales = np.repeat(np.stack(each, axis=-1), repeats, axis=-1)
+    return ControlInputs(images, scales.reshape(*scales.shape[:3], -1))
+
+
+def residual_scales(
+    settings: Settings, residuals: Sequence[int], steps: int, guidance: bool
+) -> np.ndarray:
+    """What each ControlNet's residuals are multiplied by at each step.
+
+    A net counts at step i of T when start <= i/T and (i+1)/T <= end. In guess mode the scales rise
+    from a tenth to one over the residuals, and the negative half gets none.
+
+    Args:
+      residuals: how many each net makes; they must agree.
+      steps: rows of the result; those after the request's own steps are zeros.
+    Returns:
+      [steps, nets, residuals, halves] float32; halves [negative, positive] with guidance.
+    Source: diffusers' StableDiffusionXLControlNetPipeline.__call__, ControlNetModel.forward.
+    """
+    strengths, starts, ends = np.array(settings.windows(len(residuals))).T
+    own = settings.num_inference_steps
+    i = np.arange(own)[:, None]
+    inside = (i / own >= starts) & ((i + 1) / own <= ends)  # [own, nets]
+    depth = np.logspace(-1, 0, residuals[0]) if settings.guess_mode else np.ones(residuals[0])
+    halves = np.ones(2 if guidance else 1)
+    if guidance and settings.guess_mode:
+        halves[0] = 0
+    scales = (inside * strengths)[:, :, None, None] * depth[:, None] * halves
+    return np.pad(scales, [(0, steps - own), (0, 0), (0, 0), (0, 0)]).astype(np.float32)
+
+
+def resize(image: Picture, size: tuple[int, int]) -> np.ndarray:
+    """An image for a ControlNet, [H, W, 3] uint8, resized as in diffusers (Lanczos)."""
+    pixels = read_picture(image)
+    if pixels.shape[:2] == size:
+        return pixels
+    height, width = size
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(resized)

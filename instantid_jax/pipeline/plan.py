@@ -1,0 +1,103 @@
+"""Plan: all that a call computes with, on the host. `resolve` makes it and computes nothing."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from instantid_jax.diffusion.samplers import SamplerBatch, make_sampler
+from instantid_jax.errors import InputError
+from instantid_jax.pipeline.conditions.canvas import resolve_size, resolve_time_ids
+from instantid_jax.pipeline.conditions.control import ControlInputs, resolve_control
+from instantid_jax.pipeline.conditions.person import PersonInputs, resolve_person
+from instantid_jax.pipeline.conditions.start import resolve_noise
+from instantid_jax.pipeline.conditions.text import TextInputs, resolve_text
+from instantid_jax.pipeline.model import LoadedModel
+from instantid_jax.pipeline.step import StepProgram
+from instantid_jax.request.request import Request
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A batch of requests, checked against a model.
+
+    Attributes:
+      requests: of equally many images each.
+      program: jit's static argument of the step.
+      samplers: of each image.
+      size: (height, width) of the images, in pixels.
+      latent_shape: (H, W, C) of an image's latents.
+      guidance_scale: [B] float32, of each image.
+      text, person, control: the conditions of each request.
+      time_ids: [requests, 6] float32, with guidance [2 requests, 6].
+      noise: [B, H, W, C] float32 that was given; None where the seeds draw it.
+    """
+
+    requests: tuple[Request, ...]
+    program: StepProgram
+    samplers: SamplerBatch
+    size: tuple[int, int]
+    latent_shape: tuple[int, int, int]
+    guidance_scale: np.ndarray
+    text: TextInputs
+    person: PersonInputs
+    control: ControlInputs
+    time_ids: np.ndarray
+    noise: np.ndarray | None
+
+    @property
+    def repeats(self) -> int:
+        """Images of each request."""
+        return self.requests[0].num_images_per_prompt
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of each image."""
+        return [seed for request in self.requests for seed in request.seeds]
+
+
+def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
+    """Checks requests against the model and each other.
+
+    Requests of different numbers of images become requests of one image each.
+
+    Raises:
+      InputError: for what the model does not take, or what cannot be in one batch.
+    """
+    if not requests:
+        raise InputError("no requests: give at least one")
+    for request in requests:
+        if not isinstance(request, Request):
+            raise InputError(f"a request is a {type(request).__name__}: expected a Request")
+    if len({request.num_images_per_prompt for request in requests}) > 1:
+        requests = [r.image(i) for r in requests for i in range(r.num_images_per_prompt)]
+    networks, repeats = model.networks, requests[0].num_images_per_prompt
+    scales = [_guidance_scale(model, request) for request in requests]
+    guidance = max(scales) > 1
+    samplers = [
+        make_sampler(model.schedule, r.scheduler, r.num_inference_steps, r.eta) for r in requests
+    ]
+    batch = SamplerBatch.of([sampler for sampler in samplers for _ in range(repeats)])
+    size = resolve_size(requests, model.long_side)
+    model.check_mesh(size, len(requests) * repeats, guidance)
+    shape = (size[0] // 8, size[1] // 8, networks.unet.config.in_channels)
+    person = resolve_person(model, requests, size)
+    return Plan(
+        requests=tuple(requests),
+        program=StepProgram(networks.unet, networks.controlnets, batch.rule, guidance),
+        samplers=batch,
+        size=size,
+        latent_shape=shape,
+        # In a guided batch, a scale of 1 gives the positive prediction alone.
+        guidance_scale=np.repeat(np.maximum(scales, 1).astype(np.float32), repeats),
+        text=resolve_text(model, requests, guidance),
+        person=person,
+        control=resolve_control(networks.controlnets, requests, size, guidance),
+        time_ids=resolve_time_ids(requests, size, guidance),
+        noise=resolve_noise(requests, shape),
+    )
+
+
+def _guidance_scale(model: LoadedModel, request: Request) -> float:
+    given = request.guidance_scale
+    return model.guidance_scale if given is None else given

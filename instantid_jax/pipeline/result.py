@@ -1,0 +1,89 @@
+"""Result: what a call made, and how each image was made."""
+
+import dataclasses
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from instantid_jax.pictures import save_png
+from instantid_jax.pipeline.model import LoadedModel
+from instantid_jax.pipeline.plan import Plan
+from instantid_jax.pipeline.sources import Sources
+from instantid_jax.request.provenance import Provenance
+from instantid_jax.sharding import mesh_text
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """What a call made.
+
+    Attributes:
+      images: a list of Pillow images; for "np" [B, H, W, 3] float32 in [0, 1]; for "latent" None.
+      latents: [B, H/8, W/8, C] float32, scaled as the VAE's.
+      seeds: of each image.
+      provenance: of each image, how to make it again.
+    """
+
+    images: list[Image.Image] | np.ndarray | None
+    latents: np.ndarray
+    seeds: list[int]
+    provenance: Sequence[Provenance] = ()
+
+    def only(self, i: int) -> "Result":
+        """The result of image `i` alone."""
+        images = None if self.images is None else self.images[i : i + 1]
+        return Result(
+            images, self.latents[i : i + 1], self.seeds[i : i + 1], self.provenance[i : i + 1]
+        )
+
+    def save(self, path: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> list[Path]:
+        """Writes the images as PNG files that say how they were made (`Request.from_png`).
+
+        Args:
+          path: ends in .png; of several images, each gets its number, out-1.png, out-2.png.
+          facts: more to record, such as where the face came from, in types that JSON knows.
+        Returns:
+          The files that were written.
+        Raises:
+          ValueError: if the images are not Pillow images.
+          InputError: if a file cannot be written under this name.
+        """
+        if not isinstance(self.images, list):
+            raise ValueError('only images of output_type="pil" can be saved')
+        path, paths = Path(path), []
+        for i, (image, provenance) in enumerate(zip(self.images, self.provenance, strict=True)):
+            target = path.with_stem(f"{path.stem}-{i + 1}") if len(self.images) > 1 else path
+            save_png(image, target, text=provenance.to_text(facts or {}))
+            paths.append(target)
+        return paths
+
+
+def provenance_of(model: LoadedModel, plan: Plan, sources: Sources | None) -> list[Provenance]:
+    """How each image of a plan was made, in a form that makes it again."""
+    facts = {
+        "version": importlib.metadata.version("instantid-jax"),
+        "weights": None if sources is None else vars(sources),
+        "weights_hash": model.weights_hash,
+        "dtype": model.dtype.name,
+        "vae_dtype": model.vae_dtype.name,
+        "mesh": None if model.mesh is None else mesh_text(model.mesh),
+    }
+    height, width = plan.size
+    made = []
+    for position, request in enumerate(plan.requests):
+        scale = request.guidance_scale
+        resolved = dataclasses.replace(
+            request,
+            height=height,
+            width=width,
+            guidance_scale=model.guidance_scale if scale is None else scale,
+        )
+        own = facts | {"scheduler": request.scheduler or model.schedule.class_name}
+        place = {"position": position, "requests": len(plan.requests), "facts": own}
+        made += [Provenance(resolved, image, **place) for image in range(plan.repeats)]
+    return made

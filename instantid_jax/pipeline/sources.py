@@ -1,0 +1,109 @@
+"""Sources: which files a model is loaded from, the same for Python, the command and conversion."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from instantid_jax import embedded
+from instantid_jax.components import Model
+from instantid_jax.errors import InputError
+from instantid_jax.request.aliases import refuse_unknown
+from instantid_jax.runs.trained import check_raw, find_published_or_trained
+from instantid_jax.weights.layouts import add_parts, find_sdxl
+
+Call = TypeVar("Call", bound=Callable)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Weights: sdxl and instantid, or model; none of them is the embedded miniature.
+
+    Attributes:
+      sdxl: SDXL base: a diffusers folder, a single .safetensors or .ckpt file in the original
+        layout, or a hub id.
+      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id; or the folder of a
+        training run, whose newest checkpoint is taken.
+      model: a folder that `python -m convert to-jax` made, in place of both.
+      controlnets: additional ControlNets, each a folder or a hub id.
+      vae: a VAE in place of SDXL's own: a folder or a hub id.
+      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
+        SDXL base's.
+      variant: take the weights files with this infix, such as fp16.
+      raw: of a training run, take the parameters themselves in place of their moving average.
+    Raises:
+      InputError: for sources that exclude each other, or one of two that belong together.
+    """
+
+    sdxl: str | None = None
+    instantid: str | None = None
+    model: str | None = None
+    controlnets: tuple[str, ...] = ()
+    vae: str | None = None
+    tokenizers: str | None = None
+    variant: str | None = None
+    raw: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.controlnets, str):
+            raise InputError(f"controlnets={self.controlnets!r}: expected a list")
+        object.__setattr__(self, "controlnets", tuple(self.controlnets))
+        check_raw(self.raw, self.instantid)
+        both = self.sdxl is not None and self.instantid is not None
+        neither = self.sdxl is None and self.instantid is None
+        if not (neither or (both and self.model is None)):
+            raise InputError(
+                f"sdxl={self.sdxl!r}, instantid={self.instantid!r}, model={self.model!r}: give "
+                "sdxl and instantid, or model alone"
+            )
+        if self.model is not None and self.tokenizers is not None:
+            raise InputError(
+                f"tokenizers={self.tokenizers!r} with model={self.model!r}: a converted model has "
+                "its own; leave them out"
+            )
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+        """Sources from arguments by name; refuses unknown names with the nearest known one."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        refuse_unknown([name for name in arguments if name not in names], names)
+        return cls(**arguments)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether no weights are named, so that the embedded miniature is used."""
+        return self.sdxl is None and self.model is None
+
+    def find(self) -> Model:
+        """Finds all parts; reads configurations and names, not weights.
+
+        Raises:
+          InputError: if something is missing, damaged, of another kind or does not fit.
+        """
+        if self.model is not None:
+            from instantid_jax.checkpoint import open_model  # Orbax is slow to import
+
+            found = open_model(Path(self.model))
+        else:
+            sdxl = str(embedded.SDXL) if self.embedded else self.sdxl
+            instantid = str(embedded.INSTANTID) if self.embedded else self.instantid
+            base = find_sdxl(sdxl, tokenizers=self.tokenizers, variant=self.variant)
+            parts = find_published_or_trained(
+                instantid, base.components["unet"].network, variant=self.variant, raw=self.raw
+            )
+            found = base.with_parts(parts)
+        return add_parts(found, self.controlnets, self.vae, variant=self.variant)
+
+
+def takes_sources(call: Call) -> Call:
+    """Decorates a function that takes `**sources`; gives it the names of `Sources`."""
+    signature = inspect.signature(call)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    named = [
+        p
+        for name, p in inspect.signature(Sources).parameters.items()
+        if name not in signature.parameters
+    ]
+    call.__signature__ = signature.replace(parameters=[*own, *named])
+    return call

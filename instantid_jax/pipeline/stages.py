@@ -1,0 +1,131 @@
+"""The stages of a call after `resolve`: encode, sample, decode. Each runs compiled programs."""
+
+import collections
+
+import jax
+import numpy as np
+
+from instantid_jax.errors import InputError
+from instantid_jax.models.instantid import Conditions
+from instantid_jax.pipeline import programs, step
+from instantid_jax.pipeline.conditions.person import encode_person
+from instantid_jax.pipeline.conditions.text import encode_text
+from instantid_jax.pipeline.model import LoadedModel
+from instantid_jax.pipeline.observer import Observer, Step
+from instantid_jax.pipeline.plan import Plan
+
+# fold_in(seed, step) draws the noise of a step; this, which is no step, the initial latents.
+INITIAL = 2**32 - 1
+IN_FLIGHT = 2
+
+
+def encode(model: LoadedModel, plan: Plan) -> Conditions:
+    """Encodes prompts, persons and control images."""
+    guidance = plan.program.guidance
+    with model.on_devices(model.dtype):
+        positive, negative = encode_text(model, plan.text, guidance)
+        return programs.prepare(
+            model.networks,
+            plan.repeats,
+            model.denoiser_params,
+            positive,
+            negative,
+            plan.time_ids,
+            encode_person(model, plan.person),
+            plan.person.scale,
+            (plan.person.keypoints, *plan.control.images),
+        )
+
+
+def sample(model: LoadedModel, plan: Plan, conditions: Conditions, observer: Observer) -> jax.Array:
+    """Runs the steps, two in flight: [B, H, W, C] float32 latents, scaled as the VAE's.
+
+    Raises:
+      InputError: naming the first seed and step whose latents are not finite.
+    """
+    with model.on_devices(model.dtype):
+        state = _begin(model, plan)
+        in_flight: collections.deque[jax.Array] = collections.deque()
+        total, done = len(plan.samplers), 0
+        for i in range(total):
+            state, finite = step.denoise(
+                plan.program, model.denoiser_params, state, conditions, _step_inputs(plan, i)
+            )
+            at = Step(i, total, plan.samplers.timesteps[i], state["sample"], model)
+            if (replaced := observer.on_step(at)) is not None:
+                state["sample"] = _replacement(model, replaced, state["sample"])
+            in_flight.append(finite)
+            while len(in_flight) > (IN_FLIGHT if i + 1 < total else 0):
+                done += 1
+                check_finite(in_flight.popleft(), plan.seeds, f"the latents after step {done}")
+                observer.on_progress(done, total)
+        return state["sample"]
+
+
+def decode(model: LoadedModel, plan: Plan, latents: jax.Array, dtype: np.dtype) -> np.ndarray:
+    """Images of latents, [B, 8H, 8W, 3]; dtype is uint8, or float32 for [0, 1].
+
+    Raises:
+      InputError: naming the first seed whose pixels are not finite.
+    """
+    at_once, vae = model.images_at_once, model.networks.vae
+    with model.on_devices(model.vae_dtype):
+        parts = [
+            jax.device_get(
+                programs.decode(vae, at_once, dtype, model.params["vae"], latents, np.int32(i))
+            )
+            for i in range(len(latents) // at_once)
+        ]
+    # [at_once, parts, ...]: each part of the mesh decoded consecutive images.
+    images, finite = (np.concatenate(np.stack(each, 1)) for each in zip(*parts, strict=True))
+    check_finite(finite, plan.seeds, "the decoded pixels")
+    return images
+
+
+def _begin(model: LoadedModel, plan: Plan) -> dict[str, jax.Array]:
+    noise = _draw(plan, INITIAL) if plan.noise is None else plan.noise
+    state = step.begin(plan.program.rule, noise, plan.samplers.init_noise_sigma)
+    # The weights are bound to their devices, and so is what a step returns: for a first state that
+    # is not, jit would compile the step twice. On a sampling mesh it is bound already.
+    if all(len(value.sharding.device_set) == 1 for value in state.values()):
+        state = model.place(state)
+    return state
+
+
+def _step_inputs(plan: Plan, i: int) -> step.StepInputs:
+    samplers = plan.samplers
+    return step.StepInputs(
+        row=samplers.row(i),
+        timesteps=np.tile(samplers.timesteps[i], plan.program.halves),
+        guidance_scale=plan.guidance_scale,
+        residual_scales=plan.control.scales[i],
+        noise=_draw(plan, i) if plan.program.rule.stochastic else None,
+    )
+
+
+def _draw(plan: Plan, number: int) -> jax.Array:
+    seeds = np.array(plan.seeds, np.uint32)
+    return step.draw_noise(seeds, np.full(len(seeds), number, np.uint32), plan.latent_shape)
+
+
+def _replacement(model: LoadedModel, latents: np.ndarray, sample: jax.Array) -> jax.Array:
+    """What an observer gives in place of latents, where they lie."""
+    latents = np.asarray(latents, np.float32)
+    if latents.shape != sample.shape:
+        raise InputError(
+            f"replaced latents have shape {list(latents.shape)}: expected {list(sample.shape)}, "
+            "channels last"
+        )
+    return jax.device_put(latents, sample.sharding)
+
+
+def check_finite(finite: jax.Array | np.ndarray, seeds: list[int], what: str) -> None:
+    """Raises an InputError if a result is not finite; waits for the results."""
+    finite = np.asarray(finite)
+    if not finite.all():
+        seed = seeds[int(np.argmin(finite))]
+        raise InputError(
+            f"{what} of seed {seed} are not finite: the dtype overflowed or the weights are "
+            "damaged; try dtype float32 (or vae_dtype float32), or check the files with "
+            "`python -m convert inspect`"
+        )

@@ -1,0 +1,130 @@
+"""The compiled denoising step: predict, guide, update. Each piece is pure.
+
+What a user changes between images or steps is data, with a row for each image; what decides the
+program is `StepProgram`. So images at different steps, of different samplers, scales and strengths
+share one compiled step.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from instantid_jax.compilation import compiled
+from instantid_jax.diffusion.guidance import classifier_free_guidance
+from instantid_jax.diffusion.rules import Row, State, StepRule
+from instantid_jax.models import instantid
+from instantid_jax.models.instantid import Conditions
+from instantid_jax.params import Network, Params
+from instantid_jax.sharding import split_maps, split_pictures
+
+DenoiserParams = dict[str, Params | tuple[Params, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepProgram:
+    """All that decides which step is compiled, apart from shapes.
+
+    Attributes:
+      unet, controlnets: the networks, IdentityNet first.
+      rule: of the samplers of all images.
+      guidance: whether there is classifier-free guidance.
+    """
+
+    unet: Network
+    controlnets: tuple[Network, ...]
+    rule: StepRule
+    guidance: bool
+
+    @property
+    def halves(self) -> int:
+        """How many rows of the networks' batch each image has."""
+        return 2 if self.guidance else 1
+
+
+class StepInputs(NamedTuple):
+    """What differs from step to step; R is B, or 2B with guidance, negative rows first.
+
+    Attributes:
+      row: the samplers' coefficients, each [B] float32.
+      timesteps: [R] float32, as the networks take them.
+      guidance_scale: [B] float32, not used without guidance.
+      residual_scales: [ControlNets, residuals, R] float32: strength, window and guess mode in one.
+      noise: [B, H, W, C] unit variance if a sampler is stochastic, else None.
+    """
+
+    row: Row
+    timesteps: jax.Array
+    guidance_scale: jax.Array
+    residual_scales: jax.Array
+    noise: jax.Array | None
+
+
+@compiled(static_argnames=("program",), donate_argnames=("state",))
+def denoise(
+    program: StepProgram,
+    params: DenoiserParams,
+    state: State,
+    conditions: Conditions,
+    inputs: StepInputs,
+) -> tuple[State, jax.Array]:
+    """One denoising step.
+
+    Args:
+      params: of `unet` and `controlnets`.
+      state: of the rule; `sample` is [B, H, W, C].
+      conditions: of R rows.
+    Returns:
+      The next state, and whether each of the B samples is finite.
+    """
+    sample = program.rule.scale_input(state, inputs.row)
+    output = predict(program, params, sample, conditions, inputs)
+    if program.guidance:
+        output = classifier_free_guidance(output, inputs.guidance_scale)
+    state = split_state(program.rule.step(state, output, inputs.row, inputs.noise))
+    return state, jnp.isfinite(state["sample"]).all(axis=(1, 2, 3))
+
+
+def predict(
+    program: StepProgram,
+    params: DenoiserParams,
+    sample: jax.Array,
+    conditions: Conditions,
+    inputs: StepInputs,
+) -> jax.Array:
+    """What the networks predict for samples [B, H, W, C]: [R, H, W, C] in the weights' dtype."""
+    unet = program.unet.bind(params["unet"])
+    controlnets = [
+        network.bind(weights)
+        for network, weights in zip(program.controlnets, params["controlnets"], strict=True)
+    ]
+    if program.guidance:
+        sample = jnp.concatenate([sample, sample])
+    sample = split_maps(sample.astype(unet.conv_in.kernel.dtype))
+    return instantid.predict(
+        unet, controlnets, sample, inputs.timesteps, conditions, inputs.residual_scales
+    )
+
+
+@compiled(static_argnames=("rule",))
+def begin(rule: StepRule, noise: jax.Array, init_noise_sigma: jax.Array) -> State:
+    """The state before the first step, from unit noise [B, H, W, C]; init_noise_sigma: [B]."""
+    return split_state(rule.init(noise * init_noise_sigma[:, None, None, None]))
+
+
+@compiled(static_argnames=("shape",))
+def draw_noise(seeds: jax.Array, steps: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Unit noise [B, *shape] from fold_in(seed, step): the same alone and in a batch.
+
+    seeds, steps: [B] uint32.
+    """
+
+    def draw(seed: jax.Array, step: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(jax.random.key(seed), step), shape)
+
+    return split_pictures(jax.vmap(draw)(seeds, steps))
+
+
+def split_state(state: State) -> State:
+    return {name: split_pictures(value) for name, value in state.items()}

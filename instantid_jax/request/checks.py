@@ -1,0 +1,83 @@
+"""Checks of single values. Each returns the value in plain Python, or raises an InputError."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from instantid_jax.errors import InputError
+
+# Checks the value of a named setting and returns it, normalized.
+Check = Callable[[str, Any], Any]
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """A finite number in [low, high]."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not low <= number <= high or not math.isfinite(number):
+        between = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name}={value!r}: expected a number {between}")
+    return number
+
+
+def check_whole(name: str, value: Any, low: int, high: int) -> int:
+    """A whole number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"{name}={value!r}: expected a whole number")
+    if not low <= value <= high:
+        raise InputError(f"{name}={value}: expected {low} to {high}")
+    return int(value)
+
+
+def check_side(name: str, value: Any) -> int:
+    """Height or width of an image in pixels: a multiple of 8, as the VAE needs."""
+    side = check_whole(name, value, 8, 16384)
+    if side % 8:
+        below, above = side // 8 * 8, -(-side // 8) * 8
+        raise InputError(f"{name}={side} must be a multiple of 8: use {below} or {above}")
+    return side
+
+
+def check_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} holds a {type(value).__name__}: expected text")
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}={value!r}: expected True or False")
+    return bool(value)
+
+
+def check_pair(name: str, value: Any) -> tuple[int, int]:
+    """Two whole numbers, (height, width) or (top, left)."""
+    try:
+        first, second = value
+    except (TypeError, ValueError):
+        raise InputError(f"{name}={value!r}: expected two whole numbers") from None
+    low, high = -65536, 65536
+    return check_whole(name, first, low, high), check_whole(name, second, low, high)
+
+
+def one_or_each(check: Check) -> Check:
+    """One value for all ControlNets, or a tuple with one for each, IdentityNet's first."""
+
+    def checked(name: str, value: Any) -> Any:
+        if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+            return check(name, value)
+        values = tuple(check(name, item) for item in value)
+        if not values:
+            raise InputError(f"{name} is empty: give one number, or one for each ControlNet")
+        return values[0] if len(values) == 1 else values
+
+    return checked
+
+
+def optional(check: Check) -> Check:
+    """None, or what `check` accepts."""
+    return lambda name, value: None if value is None else check(name, value)

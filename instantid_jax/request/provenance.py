@@ -1,0 +1,198 @@
+"""Provenance: how an image was made, as its PNG file tells it, and as it is made again."""
+
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from instantid_jax.errors import InputError
+from instantid_jax.face.face import Face
+from instantid_jax.request.request import EMBEDS, Request
+from instantid_jax.request.settings import CHECKS, Settings
+from instantid_jax.request.webui import KEY, read_parameters, write_parameters
+
+CHUNK = "instantid"
+# Too large for a PNG's text.
+UNRECORDED = ("latents", *EMBEDS, *EMBEDS.values())
+PATHS = ("kps_image",)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Provenance:
+    """How one image was made.
+
+    Attributes:
+      request: as it was called, with the size and guidance scale that were resolved.
+      image: which of the request's images this is.
+      position: the request's place in its batch, of `requests`. Rounding depends on the batch: the
+        same bytes come out of a batch of the same shape.
+      unrecorded: names of what a file does not record and the request lacks.
+      facts: the version, the scheduler, dtypes, a hash of the weights, and what the caller adds.
+    """
+
+    request: Request
+    image: int = 0
+    position: int = 0
+    requests: int = 1
+    unrecorded: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_person(self) -> bool:
+        return self.request.face is not None or self.request.image_embeds is not None
+
+    def changed(self, changes: Mapping[str, Any]) -> Request:
+        """The request of this image alone, with other values for some fields.
+
+        Raises:
+          InputError: if something that is not recorded is not among the changes.
+        """
+        for name in self.unrecorded:
+            if name not in changes:
+                raise InputError(
+                    f"the image was made with {name}, which its file does not record: give {name}"
+                )
+        nobody = {"image_embeds": None} if "face" in changes else {}
+        return dataclasses.replace(self.request.image(self.image), **nobody | dict(changes))
+
+    def made_by(self, prompt: str, settings: Settings) -> bool:
+        """Whether this image alone has this prompt and these settings."""
+        alone = self.changed({})
+        return (prompt, settings) == (alone.prompt, alone.settings)
+
+    @property
+    def batch(self) -> list[Request]:
+        """A batch of the original one's shape, in which this image has its original place."""
+        return [self.request] * self.requests
+
+    @property
+    def row(self) -> int:
+        """The image's place among the images of `batch`."""
+        return self.position * self.request.num_images_per_prompt + self.image
+
+    def to_text(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        """The text chunks of the image's PNG file: ours, the prompt, and the web UI's.
+
+        Args:
+          facts: more to record, in types that JSON knows.
+        """
+        facts = {**self.facts, **facts}
+        request, unrecorded = _encode(self.request)
+        ours = {
+            **facts,
+            "request": request,
+            "unrecorded": unrecorded,
+            "image": self.image,
+            "position": self.position,
+            "requests": self.requests,
+        }
+        prompt = self.request.prompt or ""
+        parameters = write_parameters(
+            prompt, self.changed({}), facts["scheduler"], facts["version"]
+        )
+        return {
+            "prompt": prompt,
+            CHUNK: json.dumps(ours, ensure_ascii=False),
+            KEY: parameters,
+        }
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> Self:
+        """Reads a PNG that `Result.save`, the command or AUTOMATIC1111's web UI wrote.
+
+        Raises:
+          InputError: if the file is not such a PNG, or its text is damaged.
+        """
+        text = _read_text(Path(path))
+        if CHUNK not in text:
+            return cls(Request(**read_parameters(text[KEY])))
+        try:
+            ours = json.loads(text[CHUNK])
+            values = _decode(ours.pop("request"))
+            request, unrecorded = Request(**values), tuple(ours.pop("unrecorded"))
+            place = {name: int(ours.pop(name)) for name in ("image", "position", "requests")}
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: its text chunk {CHUNK!r} is damaged ({error}): take another file"
+            ) from error
+        return cls(request, **place, unrecorded=unrecorded, facts=ours)
+
+
+def _read_text(path: Path) -> dict[str, str]:
+    try:
+        with Image.open(path) as image:
+            image.load()  # Text may follow the pixels.
+            text = getattr(image, "text", {})
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; give a PNG of `instantid generate`") from error
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as an image: {error}") from error
+    if CHUNK not in text and KEY not in text:
+        raise InputError(
+            f"{path} does not say how it was made (no text chunk {CHUNK!r} or {KEY!r}): give a PNG "
+            "as `instantid generate` wrote it, not edited since"
+        )
+    return text
+
+
+def _encode(request: Request) -> tuple[dict[str, Any], list[str]]:
+    """A request's values in types that JSON knows, and the names of what is left out."""
+    values: dict[str, Any] = request.to_json() | {"prompt": request.prompt}
+    unrecorded = [name for name in UNRECORDED if getattr(request, name) is not None]
+    for name in ("face", "pose"):
+        if (face := getattr(request, name)) is not None:
+            values[name] = _encode_face(face)
+    if request.kps is not None:
+        values["kps"] = request.kps.tolist()
+    if request.image_embeds is not None:
+        values["image_embeds"] = _encode_array(request.image_embeds)
+    images = {
+        name: [getattr(request, name)] for name in PATHS if getattr(request, name) is not None
+    }
+    images |= {"control_images": list(request.control_images)} if request.control_images else {}
+    for name, given in images.items():
+        if all(isinstance(each, str | os.PathLike) for each in given):
+            paths = [os.path.abspath(each) for each in given]
+            values[name] = paths if name == "control_images" else paths[0]
+        else:
+            unrecorded.append(name)
+    return values, unrecorded
+
+
+def _decode(values: Mapping[str, Any]) -> dict[str, Any]:
+    decoded = {n: tuple(v) if n in CHECKS and isinstance(v, list) else v for n, v in values.items()}
+    for name in ("face", "pose"):
+        if name in values:
+            decoded[name] = _decode_face(values[name])
+    if "image_embeds" in values:
+        decoded["image_embeds"] = _decode_array(values["image_embeds"])
+    return decoded
+
+
+def _encode_face(face: Face) -> dict[str, Any]:
+    values = {
+        "embedding": _encode_array(face.embedding),
+        "kps": face.kps.tolist(),
+        "image_size": None if face.image_size is None else list(face.image_size),
+        "det_score": face.det_score,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _decode_face(values: Mapping[str, Any]) -> Face:
+    return Face(**{**values, "embedding": _decode_array(values["embedding"])})
+
+
+def _encode_array(array: np.ndarray) -> str:
+    """float32, little-endian, in base64: exact, and a third of its decimal digits."""
+    return base64.b64encode(array.astype("<f4").tobytes()).decode()
+
+
+def _decode_array(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f4")

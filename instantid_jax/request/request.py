@@ -1,0 +1,130 @@
+"""Request: everything that the images of one prompt are asked to be."""
+
+import dataclasses
+import os
+from typing import Any, Self
+
+import numpy as np
+
+from instantid_jax.errors import InputError
+from instantid_jax.face.face import Face
+from instantid_jax.pictures import Picture
+from instantid_jax.request.checks import check_text
+from instantid_jax.request.settings import CHECKS, Settings
+
+# Prompts that are given encoded: the hidden states' field, and that of the pooled state.
+EMBEDS = {
+    "prompt_embeds": "pooled_prompt_embeds",
+    "negative_prompt_embeds": "negative_pooled_prompt_embeds",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request(Settings):
+    """The images of one prompt: `Settings`, with the person, the prompt and what is drawn.
+
+    Attributes:
+      prompt: what to show.
+      face: the person to show. Supplies the embedding and, unless `pose` is given, the keypoints.
+      pose: a Face that supplies the keypoints instead.
+      kps: [5, 2] keypoints in pixels of the output, in place of the face's.
+      kps_image: an image of drawn keypoints, in place of all others.
+      control_images: one image for each ControlNet after IdentityNet.
+      image_embeds: [E], a raw face embedding in place of `face`.
+      prompt_embeds, negative_prompt_embeds: [L, D], hidden states in place of the prompt.
+      pooled_prompt_embeds, negative_pooled_prompt_embeds: [P], the pooled states with them.
+      latents: [num_images_per_prompt, H/8, W/8, C] unit-variance noise in place of the seed's.
+    Raises:
+      InputError: for a value that no model takes, or two that exclude each other.
+    """
+
+    prompt: str | None = None
+    _: dataclasses.KW_ONLY
+    face: Face | None = None
+    pose: Face | None = None
+    kps: np.ndarray | None = None
+    kps_image: Picture | None = None
+    control_images: tuple[Picture, ...] = ()
+    image_embeds: np.ndarray | None = None
+    prompt_embeds: np.ndarray | None = None
+    pooled_prompt_embeds: np.ndarray | None = None
+    negative_prompt_embeds: np.ndarray | None = None
+    negative_pooled_prompt_embeds: np.ndarray | None = None
+    latents: np.ndarray | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.prompt is not None:
+            check_text("prompt", self.prompt)
+        for name in ("face", "pose"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Face):
+                raise InputError(
+                    f"{name} is a {type(value).__name__}: expected a Face; pipe.analyze(photo) "
+                    "makes one"
+                )
+        self._check_prompts()
+        object.__setattr__(self, "control_images", tuple(self.control_images))
+        self._set_array("kps", (5, 2))
+        self._set_array("image_embeds", (None,), flat=True)
+        self._set_array("latents", (None,) * 4)
+        for hidden, pooled in EMBEDS.items():
+            self._set_array(hidden, (None, None))
+            self._set_array(pooled, (None,))
+
+    def _check_prompts(self) -> None:
+        for hidden, pooled in EMBEDS.items():
+            given = getattr(self, hidden) is not None
+            if given != (getattr(self, pooled) is not None):
+                raise InputError(f"{hidden} and {pooled}: give both or neither")
+            prompt = hidden.removesuffix("_embeds")
+            texts = (getattr(self, prompt), getattr(self, f"{prompt}_2"))
+            if given and texts != (None, None):
+                raise InputError(f"{prompt} and {hidden} are both given: give one")
+
+    def _set_array(self, name: str, shape: tuple[int | None, ...], flat: bool = False) -> None:
+        """Replaces what is given by an array of float32; checks its shape and numbers."""
+        value = getattr(self, name)
+        if value is None:
+            return
+        array = np.asarray(value, np.float32)
+        array = array.reshape(-1) if flat else array
+        fits = array.ndim == len(shape) and all(
+            want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            expected = ", ".join("*" if want is None else str(want) for want in shape)
+            raise InputError(f"{name} has shape {list(array.shape)}: expected [{expected}]")
+        if not np.isfinite(array).all():
+            raise InputError(f"{name} holds numbers that are not finite")
+        object.__setattr__(self, name, array)
+
+    @property
+    def settings(self) -> Settings:
+        """The words and numbers alone, which compare and hash by value."""
+        return Settings(**{name: getattr(self, name) for name in CHECKS})
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each image."""
+        return tuple(self.seed + i for i in range(self.num_images_per_prompt))
+
+    def image(self, i: int) -> Self:
+        """The request of image `i` alone."""
+        latents = None if self.latents is None else self.latents[i : i + 1]
+        changes = {"seed": self.seed + i, "num_images_per_prompt": 1, "latents": latents}
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_png(cls, path: str | os.PathLike, **changes: Any) -> "Request":
+        """What `Result.save` or `instantid generate` recorded in an image's PNG file.
+
+        Args:
+          changes: fields in place of what is recorded, such as another face.
+        Raises:
+          InputError: if the file does not say how it was made, or something it was made with is not
+            in it (encoded prompts, latents, images given as arrays) and not in `changes`.
+        """
+        from instantid_jax.request.provenance import Provenance  # It is made of requests.
+
+        return Provenance.read(path).changed(changes)

@@ -1,0 +1,179 @@
+"""Settings: the words and numbers of a request, with their defaults and their checks."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Self
+
+from instantid_jax.diffusion.names import SamplerName, check_sampler
+from instantid_jax.errors import InputError
+from instantid_jax.request.aliases import refuse_unknown
+from instantid_jax.request.checks import (
+    Check,
+    check_flag,
+    check_number,
+    check_pair,
+    check_side,
+    check_text,
+    check_whole,
+    one_or_each,
+    optional,
+)
+
+SEEDS = 2**32
+# Of one number that stands for all ControlNets, or of one for each.
+PerControlNet = float | tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How an image is made; names and meanings follow diffusers.
+
+    Attributes:
+      negative_prompt: what to keep out of the image.
+      prompt_2: prompt of the second text encoder; None uses the first's.
+      negative_prompt_2: negative prompt of the second text encoder; None uses the first's.
+      height: in pixels, a multiple of 8; None takes the photo's aspect ratio at the size the model
+        was trained for (a long side of 1024 for SDXL).
+      width: in pixels, a multiple of 8; given together with height.
+      num_inference_steps: denoising steps.
+      guidance_scale: how strongly the prompt is followed; up to 1 there is no guidance, at half
+        the cost. None takes the model's own: 5 for SDXL, 2 for the embedded model.
+      ip_adapter_scale: strength of the Image Adapter, for likeness.
+      controlnet_conditioning_scale: strength of IdentityNet, for likeness and the positions of
+        eyes, nose and mouth; or of each ControlNet, IdentityNet first.
+      control_guidance_start: share of the steps after which IdentityNet begins; or each ControlNet.
+      control_guidance_end: share of the steps after which IdentityNet ends; or each ControlNet.
+      guess_mode: let the ControlNets lead, with or without a prompt.
+      clip_skip: layers of the text encoders to leave out in addition to the last.
+      original_size: SDXL's micro-conditioning, (height, width); None is the image's size.
+      crops_coords_top_left: SDXL's micro-conditioning, (top, left).
+      target_size: SDXL's micro-conditioning, (height, width); None is the image's size.
+      negative_original_size: the same for the negative prompt, where both sizes are given.
+      negative_crops_coords_top_left: the same for the negative prompt.
+      negative_target_size: the same for the negative prompt.
+      scheduler: the sampler; None takes the checkpoint's own.
+      eta: share of DDPM's noise, for ddim.
+      seed: 0 to 2**32 - 1; image i of several has seed + i.
+      num_images_per_prompt: how many images to make.
+    Raises:
+      InputError: for a value that no model takes.
+    """
+
+    negative_prompt: str | None = None
+    prompt_2: str | None = None
+    negative_prompt_2: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int = 30
+    guidance_scale: float | None = None
+    ip_adapter_scale: float = 0.8
+    controlnet_conditioning_scale: PerControlNet = 0.8
+    control_guidance_start: PerControlNet = 0.0
+    control_guidance_end: PerControlNet = 1.0
+    guess_mode: bool = False
+    clip_skip: int | None = None
+    original_size: tuple[int, int] | None = None
+    crops_coords_top_left: tuple[int, int] = (0, 0)
+    target_size: tuple[int, int] | None = None
+    negative_original_size: tuple[int, int] | None = None
+    negative_crops_coords_top_left: tuple[int, int] = (0, 0)
+    negative_target_size: tuple[int, int] | None = None
+    scheduler: SamplerName | None = None
+    eta: float = 0.0
+    seed: int = 0
+    num_images_per_prompt: int = 1
+
+    def __post_init__(self):
+        for name, check in CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+        if (self.height is None) != (self.width is None):
+            raise InputError(f"height={self.height}, width={self.width}: give both or neither")
+        check_whole("seed", self.seed, 0, SEEDS - self.num_images_per_prompt)
+        self.windows(self.controlnets or 1)
+
+    @property
+    def controlnets(self) -> int | None:
+        """How many ControlNets the strengths and windows are for; None if one stands for all."""
+        counts = {
+            name: len(v) for name in PER_CONTROLNET if isinstance(v := getattr(self, name), tuple)
+        }
+        if len(set(counts.values())) > 1:
+            lengths = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise InputError(f"one value for each ControlNet is expected, got lists of {lengths}")
+        return next(iter(counts.values()), None)
+
+    def windows(self, controlnets: int) -> list[tuple[float, float, float]]:
+        """(strength, start, end) of each ControlNet, IdentityNet first.
+
+        Raises:
+          InputError: if the values are for another number of ControlNets, or a window is empty.
+        """
+        columns = []
+        for name in PER_CONTROLNET:
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,) * controlnets
+            if len(values) != controlnets:
+                raise InputError(
+                    f"{name} has {len(values)} entries for {controlnets} ControlNets: give one "
+                    "number, or one for each, IdentityNet's first"
+                )
+            columns.append(values)
+        for start, end in zip(*columns[1:], strict=True):
+            if start >= end:
+                raise InputError(
+                    f"control_guidance_start={start:g} must be below control_guidance_end={end:g}"
+                )
+        return list(zip(*columns, strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings, in types that JSON knows; tuples become lists."""
+        values = {name: getattr(self, name) for name in CHECKS}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; missing settings take their defaults.
+
+        Raises:
+          InputError: for an unknown name, or a value that no model takes.
+        """
+        refuse_unknown([name for name in values if name not in CHECKS], list(CHECKS))
+        return cls(**values)
+
+
+PER_CONTROLNET = (
+    "controlnet_conditioning_scale",
+    "control_guidance_start",
+    "control_guidance_end",
+)
+
+
+_strength = partial(check_number, low=0)
+_share = partial(check_number, low=0, high=1)
+# Every setting's check; nothing checks a setting a second time but what a model limits.
+CHECKS: dict[str, Check] = {
+    "negative_prompt": optional(check_text),
+    "prompt_2": optional(check_text),
+    "negative_prompt_2": optional(check_text),
+    "height": optional(check_side),
+    "width": optional(check_side),
+    "num_inference_steps": partial(check_whole, low=1, high=10**6),
+    "guidance_scale": optional(_strength),
+    "ip_adapter_scale": _strength,
+    "controlnet_conditioning_scale": one_or_each(_strength),
+    "control_guidance_start": one_or_each(_share),
+    "control_guidance_end": one_or_each(_share),
+    "guess_mode": check_flag,
+    "clip_skip": optional(partial(check_whole, low=0, high=1024)),
+    "original_size": optional(check_pair),
+    "crops_coords_top_left": check_pair,
+    "target_size": optional(check_pair),
+    "negative_original_size": optional(check_pair),
+    "negative_crops_coords_top_left": check_pair,
+    "negative_target_size": optional(check_pair),
+    "scheduler": optional(check_sampler),
+    "eta": _share,
+    "seed": partial(check_whole, low=0, high=SEEDS - 1),
+    "num_images_per_prompt": partial(check_whole, low=1, high=1024),
+}

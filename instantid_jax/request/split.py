@@ -1,0 +1,125 @@
+"""The door for calls in diffusers' style: arguments, some of them lists, to one Request each."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from instantid_jax.errors import InputError
+from instantid_jax.pictures import Picture
+from instantid_jax.request.aliases import refuse_unknown
+from instantid_jax.request.request import Request
+from instantid_jax.request.settings import CHECKS
+
+Call = TypeVar("Call", bound=Callable)
+
+# May be a list, with one entry for each prompt.
+LISTED = (
+    "prompt",
+    "face",
+    "negative_prompt",
+    "seed",
+    "prompt_2",
+    "negative_prompt_2",
+    "pose",
+    "image",
+)
+# May have an axis more than a request's: that of the prompts.
+STACKED = {
+    "kps": 3,
+    "image_embeds": 2,
+    "prompt_embeds": 3,
+    "pooled_prompt_embeds": 2,
+    "negative_prompt_embeds": 3,
+    "negative_pooled_prompt_embeds": 2,
+}
+# The official pipeline's name for the image of drawn keypoints.
+KPS_IMAGE = "image"
+# What a request is of comes before its settings.
+FIELDS = sorted(dataclasses.fields(Request), key=lambda field: field.name in CHECKS)
+ARGUMENTS = tuple(KPS_IMAGE if f.name == "kps_image" else f.name for f in FIELDS)
+
+
+def split(arguments: Mapping[str, Any]) -> list[Request]:
+    """One request for each prompt of a call.
+
+    Args:
+      arguments: fields of Request, `image` in place of `kps_image`. Those of `LISTED` may be lists
+        and those of `STACKED` have a leading axis, all of one length; `control_images` has for
+        each ControlNet an image or a list of them; `latents` is [B * num_images_per_prompt, ...].
+    Raises:
+      InputError: for an unknown name, lists of different lengths, or what Request refuses.
+    """
+    refuse_unknown([name for name in arguments if name not in ARGUMENTS], ARGUMENTS)
+    values = {name: value for name, value in arguments.items() if value is not None}
+    if np.ndim(values.get("seed", 0)):
+        values["seed"] = list(values["seed"])
+    values["control_images"] = nets = _per_net(values.get("control_images", ()))
+    columns = {name: values[name] for name in LISTED if isinstance(values.get(name), list | tuple)}
+    for name, rank in STACKED.items():
+        if name in values and np.ndim(values[name]) >= rank:
+            columns[name] = _rows(values[name])
+    columns |= {f"control_images[{i}]": each for i, each in enumerate(nets) if _is_list(each)}
+    count = _batch_size(columns)
+    if "latents" in values:
+        columns["latents"] = _groups(values["latents"], count)
+    requests = []
+    for i in range(count):
+        chosen = {name: column[i if len(column) > 1 else 0] for name, column in columns.items()}
+        images = tuple(chosen.pop(f"control_images[{j}]", net) for j, net in enumerate(nets))
+        request: dict[str, Any] = {**values, **chosen, "control_images": images}
+        if KPS_IMAGE in request:
+            request["kps_image"] = request.pop(KPS_IMAGE)
+        requests.append(Request(**request))
+    return requests
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _per_net(control_images: Any) -> Sequence[Picture | Sequence[Picture]]:
+    return control_images if _is_list(control_images) else [control_images]
+
+
+def _rows(value: Any) -> list[np.ndarray]:
+    """A stacked array's rows; a single one stands for all prompts, as a list's entry does not."""
+    return list(np.asarray(value))
+
+
+def _groups(latents: Any, count: int) -> list[np.ndarray]:
+    """Noise of all images, [B * n, H, W, C], as [n, H, W, C] for each prompt."""
+    array = np.asarray(latents)
+    if array.ndim != 4 or len(array) % count:
+        raise InputError(
+            f"latents have shape {list(array.shape)}: expected [images, H/8, W/8, channels], "
+            "unit-variance noise with channels last"
+        )
+    return np.split(array, count)
+
+
+def _batch_size(columns: Mapping[str, Sequence[Any]]) -> int:
+    """The one length of all lists; 1 if there is none."""
+    lengths = {
+        name: len(column)
+        for name, column in columns.items()
+        if name not in STACKED or len(column) != 1
+    }
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        given = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise InputError(f"lists of one length are expected for a batch, got {given}")
+    return next(iter(lengths.values()), 1)
+
+
+def takes_requests(call: Call) -> Call:
+    """Decorates a method that takes `**arguments` for `split`; gives it Request's signature."""
+    first, *own = inspect.signature(call).parameters.values()
+    options = [parameter for parameter in own if parameter.kind is parameter.KEYWORD_ONLY]
+    taken = inspect.signature(Request).parameters
+    fields = [
+        taken[field.name].replace(name=name) for field, name in zip(FIELDS, ARGUMENTS, strict=True)
+    ]
+    setattr(call, "__signature__", inspect.Signature([first, *fields, *options]))  # noqa: B010
+    return call

@@ -1,0 +1,92 @@
+"""`instantid generate --like`: the image of a PNG made again, or with changes."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from instantid_jax import InstantIDPipeline
+from tests.pipeline import small_model
+
+FAST = ("--num-inference-steps", 2)
+
+
+@pytest.fixture
+def made(run, weights, face_file):
+    """Makes images with the command; returns their files."""
+
+    def make(*arguments) -> list[str]:
+        asked = ("--face", face_file, "--prompt", "rain", "--output", "made.png")
+        ran = run("generate", *asked, *weights, *FAST, *arguments)
+        assert ran.status == 0, ran.err
+        return ran.out
+
+    return make
+
+
+@pytest.fixture
+def again(run):
+    def make(path, *arguments) -> bytes:
+        ran = run("generate", "--like", path, "--output", "again.png", *arguments)
+        assert ran.status == 0, ran.err
+        assert ran.out == ["again.png"]
+        with open("again.png", "rb") as file:
+            return file.read()
+
+    return make
+
+
+def contents(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def test_one_of_several_is_made_again_byte_by_byte(made, again):
+    for path in made("--num-images-per-prompt", 3, "--seed", 5, "--scheduler", "euler_ancestral"):
+        assert again(path) == contents(path)
+
+
+def test_with_a_pose_and_two_controlnets(made, again, model, photo, pack):
+    small_model.person(3, image_size=(64, 128)).save("pose.npz")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)).save("c.png")
+    (path,) = made(
+        *("--pose", "pose.npz", "--controlnets", f"{model}/ControlNetModel"),
+        *("--control-images", "c.png", "--controlnet-conditioning-scale", 0.8, 0.4),
+    )
+    assert again(path) == contents(path)
+
+
+def test_one_of_a_batch(pipe_run, again):
+    for path in pipe_run(["rain", "snow", "mars"]):
+        assert again(path) == contents(path)
+
+
+@pytest.fixture
+def pipe_run(model, tmp_path):
+    """Saves a batch made in Python."""
+
+    def make(prompts: list[str]) -> list[str]:
+        pipe = InstantIDPipeline.load(sdxl=model, instantid=model)
+        faces = [small_model.person(i, image_size=(64, 128)) for i in range(len(prompts))]
+        result = pipe(prompts, face=faces, seed=range(len(prompts)), num_inference_steps=2)
+        facts = {"face_files": None, "face_pack": None}
+        return [str(path) for path in result.save(tmp_path / "batch.png", facts)]
+
+    return make
+
+
+def test_another_prompt_seed_or_face_is_another_image(made, again):
+    (path,) = made("--negative-prompt", "snow")
+    small_model.person(4, image_size=(64, 128)).save("other.npz")
+    images = {again(path, *changes) for changes in ((), ("--seed", 9), ("--face", "other.npz"))}
+    assert len(images) == 3 and contents(path) in images
+    with Image.open("again.png") as image:
+        assert "Negative prompt: snow" in image.text["parameters"]
+
+
+def test_without_a_person_a_face_is_asked_for(run, tmp_path):
+    chunks = PngInfo()
+    chunks.add_text("parameters", "a cartoon\nSteps: 3, Seed: 1, Size: 64x64")
+    Image.new("RGB", (8, 8)).save("web.png", pnginfo=chunks)
+    ran = run("generate", "--like", "web.png", "--output", "o.png")
+    assert ran.status == 2 and "no face: give --face" in ran.err[0]

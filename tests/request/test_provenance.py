@@ -1,0 +1,149 @@
+"""What a PNG file records of an image, and how it is read back."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from instantid_jax import Face
+from instantid_jax.errors import InputError
+from instantid_jax.request import Request
+from instantid_jax.request.provenance import Provenance
+from instantid_jax.request.webui import read_parameters, write_parameters
+
+FACTS = {"version": "0.1", "scheduler": "EulerDiscreteScheduler", "weights_hash": "abc"}
+REQUEST = Request(
+    "雨, rain",
+    face=Face(
+        embedding=np.random.default_rng(0).standard_normal(512),
+        kps=np.arange(10).reshape(5, 2) / 3,
+        image_size=(40, 30),
+        det_score=0.9,
+    ),
+    pose=Face(embedding=np.full(512, 2.0), kps=np.ones((5, 2))),
+    negative_prompt="blurry",
+    height=64,
+    width=72,
+    guidance_scale=5.5,
+    controlnet_conditioning_scale=(0.5, 0.25),
+    control_images=("one.png",),
+    seed=7,
+    num_images_per_prompt=4,
+)
+
+
+def write(path, provenance: Provenance, **changed: str) -> None:
+    chunks = PngInfo()
+    for name, value in (provenance.to_text({}) | changed).items():
+        chunks.add_text(name, value)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=chunks)
+
+
+def test_a_request_survives_a_png(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("a.png", Provenance(REQUEST, image=2, position=1, requests=3, facts=FACTS))
+    found = Provenance.read("a.png")
+    assert (found.image, found.position, found.requests) == (2, 1, 3)
+    assert found.facts == FACTS and found.row == 6 and len(found.batch) == 3
+    assert found.request.settings == REQUEST.settings and found.request.prompt == REQUEST.prompt
+    for name in ("face", "pose"):
+        ours, theirs = getattr(found.request, name), getattr(REQUEST, name)
+        np.testing.assert_array_equal(ours.embedding, theirs.embedding)
+        np.testing.assert_array_equal(ours.kps, theirs.kps)
+        assert (ours.image_size, ours.det_score) == (theirs.image_size, theirs.det_score)
+    assert found.request.control_images == (str(tmp_path / "one.png"),)
+
+
+def test_from_png_is_the_request_of_that_image_alone(tmp_path):
+    write(tmp_path / "a.png", Provenance(REQUEST, image=2, facts=FACTS))
+    request = Request.from_png(tmp_path / "a.png")
+    assert (request.seed, request.num_images_per_prompt) == (9, 1)
+    other = Face(embedding=np.full(512, 3.0), kps=np.zeros((5, 2)))
+    changed = Request.from_png(tmp_path / "a.png", face=other, seed=1)
+    assert changed.face is other and changed.seed == 1 and changed.pose is not None
+
+
+def test_what_is_not_recorded_must_be_given(tmp_path):
+    latents = np.zeros((4, 8, 9, 4), np.float32)
+    request = dataclasses.replace(REQUEST, latents=latents, control_images=(np.zeros((8, 8, 3)),))
+    write(tmp_path / "a.png", Provenance(request, image=1, facts=FACTS))
+    with pytest.raises(InputError, match="made with latents, which its file does not record"):
+        Request.from_png(tmp_path / "a.png", control_images=())
+    with pytest.raises(InputError, match="made with control_images, which"):
+        Request.from_png(tmp_path / "a.png", latents=latents[1:2])
+    given = Request.from_png(tmp_path / "a.png", latents=latents[1:2], control_images=("x.png",))
+    assert given.latents.shape == (1, 8, 9, 4)
+
+
+def test_files_that_record_nothing_are_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    (tmp_path / "text.png").write_text("no image")
+    write(tmp_path / "damaged.png", Provenance(REQUEST, facts=FACTS), instantid='{"request": 3}')
+    for name, message in {
+        "plain.png": "does not say how it was made",
+        "photo.jpg": "does not say how it was made",
+        "text.png": "cannot be read as an image",
+        "damaged.png": "is damaged",
+        "none.png": "no such file",
+    }.items():
+        with pytest.raises(InputError, match=message) as error:
+            Provenance.read(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_value_that_is_recorded_wrongly_is_refused(tmp_path):
+    provenance = Provenance(REQUEST, facts=FACTS)
+    recorded = json.loads(provenance.to_text({})["instantid"])
+    recorded["request"]["seed"] = -1
+    write(tmp_path / "a.png", provenance, instantid=json.dumps(recorded))
+    with pytest.raises(InputError, match="seed=-1"):
+        Provenance.read(tmp_path / "a.png")
+
+
+WEB_UI = """a man, (rain)
+in the night
+Negative prompt: blurry,
+ugly
+Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 12, Size: 832x1216, \
+Model hash: 31e35c80fc, Extra: "a, \\"b\\": c", Version: v1.10.1"""
+
+
+def test_the_web_uis_parameters_are_read(tmp_path):
+    chunks = PngInfo()
+    chunks.add_text("parameters", WEB_UI)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=chunks)
+    request = Request.from_png(tmp_path / "a.png", face=REQUEST.face)
+    assert request.prompt == "a man, (rain)\nin the night"
+    assert request.negative_prompt == "blurry,\nugly"
+    assert (request.height, request.width, request.seed) == (1216, 832, 12)
+    assert (request.num_inference_steps, request.guidance_scale) == (20, 7.0)
+    assert request.scheduler == "dpmpp_2m_karras" and request.face is REQUEST.face
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "euler_ancestral", "dpmpp_2m_karras", "unipc"])
+def test_parameters_survive_the_web_uis_form(scheduler):
+    settings = dataclasses.replace(REQUEST.settings, num_images_per_prompt=1)
+    text = write_parameters("a: b, c", settings, scheduler, "1")
+    assert read_parameters(text) == {
+        "prompt": "a: b, c",
+        "negative_prompt": "blurry",
+        "scheduler": scheduler,
+        "num_inference_steps": 30,
+        "guidance_scale": 5.5,
+        "seed": 7,
+        "width": 72,
+        "height": 64,
+    }
+
+
+def test_unknown_samplers_are_reported(caplog):
+    assert read_parameters("a\nSteps: 3, Sampler: Heun")["scheduler"] is None
+    assert "sampler 'heun' is not supported" in caplog.text
+    with pytest.raises(InputError, match=r"expected \"Steps: 20"):
+        read_parameters("a man")
+    with pytest.raises(InputError, match="not a number"):
+        read_parameters("a\nSteps: many")

@@ -1,0 +1,72 @@
+import dataclasses
+import json
+
+import pytest
+
+from instantid_jax.errors import InputError
+from instantid_jax.request import Settings
+from instantid_jax.request.settings import CHECKS
+
+
+def test_every_setting_has_a_check():
+    assert list(CHECKS) == [field.name for field in dataclasses.fields(Settings)]
+
+
+VARIED = Settings(
+    negative_prompt="雨",
+    height=64,
+    width=72,
+    guidance_scale=7,
+    controlnet_conditioning_scale=[0.5, 1],
+    control_guidance_end=(0.5, 1.0),
+    original_size=[3, 4],
+    scheduler="unipc",
+    seed=2**32 - 1,
+)
+
+
+@pytest.mark.parametrize("settings", [Settings(), VARIED], ids=["defaults", "varied"])
+def test_settings_survive_json(settings):
+    text = json.dumps(settings.to_json())
+    again = Settings.from_json(json.loads(text))
+    assert again == settings and hash(again) == hash(settings)
+
+
+def test_values_become_plain_python():
+    assert VARIED.controlnet_conditioning_scale == (0.5, 1.0)
+    assert VARIED.original_size == (3, 4) and VARIED.controlnets == 2
+    assert Settings(control_guidance_start=[0.25]).control_guidance_start == 0.25
+    assert type(Settings(guidance_scale=3).guidance_scale) is float
+
+
+def test_unknown_names_in_json_are_refused_with_the_nearest():
+    with pytest.raises(InputError, match="guidence_scale: did you mean guidance_scale"):
+        Settings.from_json({"guidence_scale": 3})
+    with pytest.raises(InputError, match="strength is not supported"):
+        Settings.from_json({"strength": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("negative_prompt", 3, "holds a int: expected text"),
+        ("height", 64, "height=64, width=None: give both or neither"),
+        ("num_inference_steps", 2.5, "expected a whole number"),
+        ("num_inference_steps", True, "expected a whole number"),
+        ("guidance_scale", float("inf"), "expected a number at least 0"),
+        ("control_guidance_start", 1.5, "from 0 to 1"),
+        ("controlnet_conditioning_scale", [], "is empty"),
+        ("controlnet_conditioning_scale", "0.5x", "expected a number"),
+        ("guess_mode", "no", "expected True or False"),
+        ("crops_coords_top_left", None, "expected two whole numbers"),
+        ("original_size", (1, 2, 3), "expected two whole numbers"),
+        ("scheduler", "heun", "expected None or one of euler,"),
+        ("eta", 2, "from 0 to 1"),
+        ("seed", 2**32, "expected 0 to 4294967295"),
+        ("num_images_per_prompt", 0, "expected 1 to 1024"),
+    ],
+)
+def test_a_value_that_no_model_takes_is_refused_in_one_line(name, value, message):
+    with pytest.raises(InputError, match=message) as error:
+        Settings(**{name: value})
+    assert "\n" not in str(error.value)
