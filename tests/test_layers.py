@@ -143,3 +143,19 @@ def test_writing_runs_takes_nothing_of_the_training():
         programs = {name for name in imports(path) if name.split(".")[0] in PROGRAMS}
         above = {name for name in programs if not f"{name}.".startswith("train.runs.")}
         assert not above, f"{path} imports {sorted(above)}"
+
+
+def functions(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=module)
+def test_functions_are_short_and_take_few_arguments(path):
+    for function in functions(path):
+        lines = function.end_lineno - function.lineno + 1
+        taken = function.args
+        count = len(taken.posonlyargs) + len(taken.args) + len(taken.kwonlyargs)
+        assert lines <= 80, f"{function.name} has {lines} lines"
+        assert count <= 12, f"{function.name} has {count} parameters"
