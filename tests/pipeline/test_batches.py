@@ -7,6 +7,7 @@ import pytest
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.stages import INITIAL
 from instantid_jax.pipeline.step import draw_noise
+from instantid_jax.request import Request
 from tests.pipeline.small_model import SIZE, person, unit_noise
 
 PROMPTS = ["a man in the rain", "a woman on mars", "film noir", ""]
@@ -95,3 +96,57 @@ def test_stochastic_steps_draw_from_the_seed(sample):
     again = sample(scheduler="euler_ancestral", latents=unit_noise(1), seed=1).latents
     np.testing.assert_array_equal(again, pictures[1])
     assert error(pictures[2], pictures[1]) > 0.1
+
+
+MIXED = (
+    {"scheduler": "euler", "guidance_scale": 3.0, "num_inference_steps": 4},
+    {"scheduler": "dpmpp_2m_karras", "guidance_scale": 9.0, "num_inference_steps": 6},
+    {"scheduler": "unipc", "ip_adapter_scale": 0.2, "control_guidance_end": 0.5},
+    {"scheduler": "euler_ancestral", "guess_mode": True, "num_inference_steps": 3},
+    {"guidance_scale": 1.0, "controlnet_conditioning_scale": 0.4, "num_inference_steps": 2},
+    {"negative_prompt": "blurry", "num_inference_steps": 5},
+)
+
+
+def requests_of(settings, **common) -> list[Request]:
+    height, width = SIZE
+    size = {"height": height, "width": width}
+    return [
+        Request("rain", face=person(i), seed=i, **size | {"num_inference_steps": 6} | common | each)
+        for i, each in enumerate(settings)
+    ]
+
+
+def test_requests_of_other_samplers_steps_and_scales_share_a_batch(pipe):
+    requests = requests_of(MIXED)
+    together = pipe.run(requests, output_type="latent").latents
+    for i, request in enumerate(requests):
+        alone = pipe.run([request], output_type="latent").latents[0]
+        assert error(together[i], alone) < TOLERANCE, MIXED[i]
+
+
+def test_requests_of_other_numbers_of_images_share_a_batch(pipe):
+    settings = [{"num_images_per_prompt": 2}, {"num_images_per_prompt": 1}]
+    requests = requests_of(settings, num_inference_steps=2)
+    together = pipe.run(requests, output_type="latent")
+    assert together.seeds == [0, 1, 1]
+    alone = pipe.run(requests[:1], output_type="latent").latents
+    assert error(together.latents[:2], alone) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            [{}, {"height": 64, "width": 64}],
+            "a batch has one size, these ask for 64 x 64, 64 x 128",
+        ),
+        ([{"clip_skip": 1}, {}], r"clip_skip=\[0, 1\] in one batch"),
+        ([{}, {"latents": unit_noise(1)}], "some requests of a batch give latents"),
+    ],
+)
+def test_what_cannot_share_a_batch_is_refused(pipe, settings, message):
+    with pytest.raises(InputError, match=message):
+        pipe.run(requests_of(settings))
+    with pytest.raises(InputError, match="no requests"):
+        pipe.run([])
