@@ -44,9 +44,9 @@ def main(batches: int = 3, record: bool = False) -> None:
         seconds.append(time.process_time() - start)
     each = statistics.median(seconds[1:]) / BATCH
     result = {
-        "gigaflop_a_face": round(2 * products / 1e9, 2),
-        "milliseconds_a_face_and_core": round(1e3 * each, 1),
-        "gigaflop_a_second_and_core": round(2 * products / each / 1e9, 1),
+        "gigaflop_per_face": round(2 * products / 1e9, 2),
+        "milliseconds_per_face_and_core": round(1e3 * each, 1),
+        "gigaflop_per_second_and_core": round(2 * products / each / 1e9, 1),
         **about,
         "command": command("benchmarks.antelopev2"),
     }

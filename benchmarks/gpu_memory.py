@@ -37,7 +37,7 @@ class Setting:
     """One row of the table; more than two micro-batches need no more memory."""
 
     side: int = 1024
-    pictures: int = 1
+    images: int = 1
     micro_batches: int = 1
     remat: RematPolicy = "full"
     cached_latents: bool = False
@@ -50,11 +50,11 @@ SETTINGS = (
     Setting(ema=True),
     Setting(cached_latents=True),
     Setting(micro_batches=2),
-    Setting(pictures=2, micro_batches=2),
-    Setting(pictures=4, micro_batches=2),
-    Setting(pictures=8, micro_batches=2),
-    Setting(pictures=4, micro_batches=2, remat="none"),
-    Setting(pictures=12, ema=True),
+    Setting(images=2, micro_batches=2),
+    Setting(images=4, micro_batches=2),
+    Setting(images=8, micro_batches=2),
+    Setting(images=4, micro_batches=2, remat="none"),
+    Setting(images=12, ema=True),
 )
 
 
@@ -68,7 +68,7 @@ def configuration(setting: Setting) -> TrainConfig:
             cached_latents=setting.cached_latents,
             crop="center" if setting.cached_latents else "random",
         ),
-        global_batch_size=setting.pictures * setting.micro_batches,
+        global_batch_size=setting.images * setting.micro_batches,
         optimizer=dataclasses.replace(config.optimizer, ema_decay=0.9999 if setting.ema else None),
         step=dataclasses.replace(
             config.step, micro_batches=setting.micro_batches, remat=setting.remat
@@ -79,7 +79,7 @@ def configuration(setting: Setting) -> TrainConfig:
 def counted(config: TrainConfig, networks: Networks, size: Size) -> dict[str, int]:
     """Bytes on one GPU by purpose.
 
-    `there_and_back` is the peak of one micro-batch's forward and backward pass: encoders,
+    `forward_and_backward` is the peak of one micro-batch's forward and backward pass: encoders,
     activations, and gradients in the step's dtype. The update follows and, being fused, needs no
     more. Several micro-batches add a float32 sum of gradients.
     """
@@ -106,7 +106,7 @@ def counted(config: TrainConfig, networks: Networks, size: Size) -> dict[str, in
         "ema": _bytes(state.ema),
         "frozen": _bytes(constants.frozen),
         "working_copy": _bytes(working_copy),
-        "there_and_back": peak_bytes(traced.jaxpr),
+        "forward_and_backward": peak_bytes(traced.jaxpr),
         "gradient_sum": _bytes(state.params) if config.step.micro_batches > 1 else 0,
     }
     return parts | {"total": sum(parts.values())}

@@ -100,7 +100,7 @@ def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
         warm = side("sampling_jax", dataclasses.replace(job, cases=job.cases[:1]))
         warm.result()
         warm.go()
-        result["cells"][0]["first_picture_seconds_warm"] = warm.result()["first_picture_seconds"]
+        result["cells"][0]["first_image_seconds_warm"] = warm.result()["first_image_seconds"]
         warm.close()
         for each in others:
             result[peer] = each.result() | {"cells": []}
@@ -116,7 +116,7 @@ def _measure(job: Job, peer: str | None, result: dict[str, Any]) -> None:
 def _compare(ours: dict[str, Any], theirs: list[dict[str, Any]]) -> None:
     """Adds the ratio of our seconds per image to the peer's."""
     ours["ratio"] = {
-        other["mode"]: round(ours["seconds"]["picture"] / other["seconds"]["picture"], 3)
+        other["mode"]: round(ours["seconds"]["image"] / other["seconds"]["image"], 3)
         for other in theirs
     }
 

@@ -65,13 +65,13 @@ def _measure_case(pipe: InstantIDPipeline, case: Case, repeats: int) -> Iterator
         pipe.run(requests(seed, steps))
         return time.perf_counter() - start
 
-    first = {"first_picture_seconds": round(call(0), 3)}
+    first = {"first_image_seconds": round(call(0), 3)}
     yield first
     seeds = [case.batch * (i + 1) for i in range(repeats)]
-    pictures = [call(seed) for seed in seeds]
+    images = [call(seed) for seed in seeds]
     parts = [_timed_stages(pipe, requests(seed)) for seed in seeds]
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
-    seconds["picture"] = statistics.median(pictures)
+    seconds["image"] = statistics.median(images)
     size = (case.size, case.size)
     operations = case.steps * step_flops(pipe.model.networks, case.batch, size, case.guidance)
     device = jax.devices()[0]
@@ -80,12 +80,12 @@ def _measure_case(pipe: InstantIDPipeline, case: Case, repeats: int) -> Iterator
     few = min(case.steps, 4)
     result = {
         "seconds": {name: round(value, 5) for name, value in seconds.items()},
-        "fastest_picture_seconds": round(min(pictures), 5),
+        "fastest_image_seconds": round(min(images), 5),
         "step_tflop": round(operations / case.steps / 1e12, 4),
         "tflop_per_second": round(rate / 1e12, 2),
         "share_of_peak": None if peak is None else round(rate / peak, 4),
         "peak_memory_gb": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2) or None,
-        "kernels_of_a_step": kernels(lambda: call(0, few), "denoise", few),
+        "kernels_per_step": kernels(lambda: call(0, few), "denoise", few),
     }
     yield dataclasses.asdict(case) | first | result
 

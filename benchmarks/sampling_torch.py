@@ -121,7 +121,7 @@ class Peer:
         channels = self.unet.config.in_channels
         self.scheduler.set_timesteps(case.steps, device=self.device)
         latents = self.random(case.batch, channels, side, side) * self.scheduler.init_noise_sigma
-        picture = self.random(rows, 3, case.size, case.size)
+        image = self.random(rows, 3, case.size, case.size)
         sizes = torch.tensor([case.size, case.size, 0, 0, case.size, case.size])
         added = {
             "text_embeds": pooled,
@@ -136,7 +136,7 @@ class Peer:
                 sample,
                 timestep,
                 encoder_hidden_states=tokens,
-                controlnet_cond=picture,
+                controlnet_cond=image,
                 conditioning_scale=STRENGTH,
                 added_cond_kwargs=added,
                 return_dict=False,
@@ -160,8 +160,8 @@ class Peer:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decodes one image at a time, to uint8 on the host."""
         scaled = (latents / self.vae.config.scaling_factor).to(self.vae_dtype)
-        pictures = [self.vae.decode(each, return_dict=False)[0] for each in scaled.split(1)]
-        pixels = (torch.cat(pictures) / 2 + 0.5).clamp(0, 1) * 255
+        images = [self.vae.decode(each, return_dict=False)[0] for each in scaled.split(1)]
+        pixels = (torch.cat(images) / 2 + 0.5).clamp(0, 1) * 255
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
     def call(self, case: Case, parts: dict[str, float] | None = None) -> float:
@@ -191,7 +191,7 @@ def measure(job: Job) -> Iterator[Any]:
         peer.install_id_attention(2 * case.batch if case.guidance else case.batch)
         for mode in MODES:
             peer.use(mode)
-            first[mode] = {"first_picture_seconds": round(peer.call(case), 3)}
+            first[mode] = {"first_image_seconds": round(peer.call(case), 3)}
         yield first
         results = []
         for mode in MODES:
@@ -204,16 +204,16 @@ def measure(job: Job) -> Iterator[Any]:
 def _measure_case(peer: Peer, case: Case, repeats: int) -> dict[str, Any]:
     if peer.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    pictures = [peer.call(case) for _ in range(repeats)]
+    images = [peer.call(case) for _ in range(repeats)]
     parts: list[dict[str, float]] = [{} for _ in range(repeats)]
     for each in parts:
         peer.call(case, each)
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
-    seconds["picture"] = statistics.median(pictures)
+    seconds["image"] = statistics.median(images)
     memory = torch.cuda.max_memory_allocated() if peer.device == "cuda" else 0
     return {
         "seconds": {name: round(value, 5) for name, value in seconds.items()},
-        "fastest_picture_seconds": round(min(pictures), 5),
+        "fastest_image_seconds": round(min(images), 5),
         "peak_memory_gb": round(memory / 1e9, 2) or None,
     }
 

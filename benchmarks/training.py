@@ -39,7 +39,7 @@ RESULTS = recording.RESULTS / "training.json"
 
 def main(
     size: int | None = None,
-    pictures: int = 8,
+    images: int = 8,
     micro_batches: int = 1,
     remat: RematPolicy = "none",
     ema: bool = False,
@@ -51,7 +51,7 @@ def main(
 
     Args:
       size: side of the images in pixels; by default 1024, or 128 with --small.
-      pictures: images per device, over all micro-batches.
+      images: images per device, over all micro-batches.
       micro_batches: number of micro-batches.
       remat: activations that each layer saves for the backward pass.
       ema: keep a moving average of the weights.
@@ -72,7 +72,7 @@ def main(
             paper.data, buckets=aspect_buckets(side), cached_latents=True, crop="center"
         ),
         mesh=MeshConfig(data=1, fsdp=len(jax.devices())),
-        global_batch_size=pictures * len(jax.devices()),
+        global_batch_size=images * len(jax.devices()),
         optimizer=dataclasses.replace(paper.optimizer, ema_decay=0.9999 if ema else None),
         step=dataclasses.replace(
             paper.step,
@@ -85,7 +85,7 @@ def main(
     result = {
         "networks": "small" if small else "full",
         "size": side,
-        "pictures_a_device": pictures,
+        "images_per_device": images,
         "micro_batches": micro_batches,
         "remat": remat,
         "ema": ema,
@@ -126,7 +126,7 @@ def _measure(
         "first_step_seconds": round(seconds[0], 2),
         "step_seconds": round(median, 4),
         "fastest_step_seconds": round(min(seconds[2:]), 4),
-        "pictures_a_second": round(config.global_batch_size / median, 2),
+        "images_per_second": round(config.global_batch_size / median, 2),
         "model_flop_utilization": None if share is None else round(share, 4),
         "peak_memory_gb": round(memory.get("peak_bytes_in_use", 0) / 1e9, 2) or None,
     }

@@ -48,6 +48,6 @@ def test_both_sides_generate_images(tmp_path):
     for cell in result["cells"]:
         assert cell["ratio"].keys() == {"eager", "torch.compile"}
         assert all(seconds > 0 for seconds in cell["seconds"].values())
-    assert 0 < result["cells"][0]["first_picture_seconds_warm"]
+    assert 0 < result["cells"][0]["first_image_seconds_warm"]
     modes = [(cell["steps"], cell["mode"]) for cell in result["torch"]["cells"]]
     assert modes == [(s, m) for s in (30, 4) for m in ("eager", "torch.compile")]
