@@ -22,6 +22,7 @@ import cv2
 
 from benchmarks import recording
 from benchmarks.recording import command, environment
+from instantid_jax.cli.entry import entry
 from instantid_jax.face.analysis import FaceAnalyzer
 from miniature.portraits import draw_random
 from train.data.writing import ShardWriter
@@ -126,4 +127,5 @@ def _timed() -> Iterator[dict[str, float]]:
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main, prog="python -m benchmarks.prepare")
+    with entry("benchmarks.prepare"):
+        tyro.cli(main, prog="python -m benchmarks.prepare")
