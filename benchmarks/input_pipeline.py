@@ -24,7 +24,7 @@ from train.data.buckets import aspect_buckets
 from train.data.config import DataConfig, DatasetShare
 from train.data.loader import Loader
 from train.data.reading import FaceDataset
-from train.data.record import Record, picture_hash
+from train.data.record import Record, image_hash
 from train.data.writing import write_dataset
 from train.random_model import VOCABULARY, random_model
 
@@ -99,7 +99,7 @@ def _parts(dataset: FaceDataset, batches: Batches) -> dict[str, float]:
     cv2.setNumThreads(1)
     parts = {
         "read": _mean_ms(lambda i: dataset[i], len(rows)),
-        "check_sha256": _mean_ms(lambda i: picture_hash(records[i].image), len(rows)),
+        "check_sha256": _mean_ms(lambda i: image_hash(records[i].image), len(rows)),
         "decode_jpeg": _mean_ms(
             lambda i: cv2.imdecode(np.frombuffer(records[i].image, np.uint8), flags), len(rows)
         ),
@@ -143,7 +143,7 @@ def _write(folder: Path, resolution: int, count: int) -> list[int]:
                     sharpness=100.0,
                     reference_embeddings=np.zeros((0, 512), np.float32),
                     key=f"{i:05}",
-                    sha256=picture_hash(image),
+                    sha256=image_hash(image),
                 ),
                 (height, width),
             )

@@ -76,13 +76,13 @@ def batch_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and shardings of a batch of images of `size` (height, width)."""
     rows, length = config.global_batch_size, _prompt_length(networks)
-    picture: dict[str, tuple[tuple[int, ...], Any]] = {"images": ((*size, 3), np.uint8)}
+    image: dict[str, tuple[tuple[int, ...], Any]] = {"images": ((*size, 3), np.uint8)}
     if config.data.cached_latents:
         vae = networks.vae.config
         latent_size = tuple(side // vae.downscale for side in size)
-        picture = {"latent_moments": ((*latent_size, 2 * vae.latent_channels), DTYPE)}
-    arrays = picture | {
-        "keypoint_pictures": ((*size, 3), np.uint8),
+        image = {"latent_moments": ((*latent_size, 2 * vae.latent_channels), DTYPE)}
+    arrays = image | {
+        "keypoint_images": ((*size, 3), np.uint8),
         "input_ids": ((length,), np.int32),
         "input_ids_2": ((length,), np.int32),
         "id_embeds": ((networks.image_proj.config.embedding_dim,), np.float32),

@@ -155,8 +155,8 @@ def _loop(
             if validation is not None and step % validation.every == 0 and not preempted:
                 report.flush()
                 path = run.samples / f"{step:08d}.png"
-                if validation.save_pictures(path, step, state, constants.frozen):
-                    writer.picture(step, "validation", path)
+                if validation.save_images(path, step, state, constants.frozen):
+                    writer.image(step, "validation", path)
                 report.restart_clock()
     if is_first:
         append_event(run, "preempted" if preempted else "finished", step=step)

@@ -51,7 +51,7 @@ class MetricsWriter:
         ]
         self._add(record["step"], values)
 
-    def picture(self, step: int, tag: str, png: Path) -> None:
+    def image(self, step: int, tag: str, png: Path) -> None:
         """Adds a PNG file to TensorBoard."""
         image = Summary.Image(encoded_image_string=png.read_bytes(), colorspace=3)
         self._add(step, [Summary.Value(tag=tag, image=image)])

@@ -93,7 +93,7 @@ FROZEN = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The networks of training. The identity loss alone runs the VAE's decoder."""
+    """The networks of training. Only the identity loss uses the VAE's decoder."""
 
     unet: Network
     controlnet: Network
@@ -116,14 +116,14 @@ class Conditions(NamedTuple):
     Attributes:
       text: [B, L, D]; pooled: [B, P]; time_ids: [B, 6] float32.
       id_embeds: [B, E] float32, zeros where the ID is dropped.
-      picture: [B, 8H, 8W, 3] in [0, 1], the keypoint image.
+      image: [B, 8H, 8W, 3] in [0, 1], the keypoint image.
     """
 
     text: jax.Array
     pooled: jax.Array
     time_ids: jax.Array
     id_embeds: jax.Array
-    picture: jax.Array
+    image: jax.Array
 
 
 class Draws(NamedTuple):
@@ -216,7 +216,7 @@ def predict(
         conditions.time_ids,
         id_tokens,
         jnp.ones((), dtype),
-        [remat(controlnet.embed_image)(conditions.picture)],
+        [remat(controlnet.embed_image)(conditions.image)],
     )
     output = instantid.predict(
         unet, [controlnet], noisy.astype(dtype), timesteps.astype(jnp.float32), given, remat=remat
@@ -266,7 +266,7 @@ def _inside(box: jax.Array, size: tuple[int, int]) -> jax.Array:
     return ((x >= left) & (x <= right) & (y >= top) & (y <= bottom)).astype(jnp.float32)
 
 
-def picture_moments(vae: Network, params: Params, images: jax.Array) -> jax.Array:
+def image_moments(vae: Network, params: Params, images: jax.Array) -> jax.Array:
     """The VAE's posterior moments, [B, H, W, 2C] float32, of images [B, 8H, 8W, 3] uint8."""
     return vae.bind(params).moments(images.astype(jnp.float32) / 127.5 - 1)
 
@@ -289,7 +289,7 @@ def encode_batch(
     if "latent_moments" in batch:
         moments = batch["latent_moments"]
     else:
-        moments = picture_moments(networks.vae, frozen["vae"], batch["images"])
+        moments = image_moments(networks.vae, frozen["vae"], batch["images"])
     latents = sample_latents(networks.vae.config, moments, draws.vae_noise)
     hidden, pooled = [], None
     for name, key, empty in (
@@ -306,5 +306,5 @@ def encode_batch(
         time_ids=batch["time_ids"],
         # Zeros enter the Resampler, as they do in guidance.
         id_embeds=jnp.where(draws.drop_id[:, None], 0, batch["id_embeds"]),
-        picture=batch["keypoint_pictures"].astype(jnp.float32) / 255,
+        image=batch["keypoint_images"].astype(jnp.float32) / 255,
     )

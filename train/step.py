@@ -232,7 +232,7 @@ def train_step(
 
 def _latent_shape(networks: Networks, batch: dict[str, jax.Array]) -> tuple[int, int, int]:
     downscale = networks.vae.config.downscale
-    height, width = batch["keypoint_pictures"].shape[1:3]
+    height, width = batch["keypoint_images"].shape[1:3]
     return height // downscale, width // downscale, networks.unet.config.in_channels
 
 

@@ -58,7 +58,7 @@ class Validation:
     def every(self) -> int:
         return self._config.every
 
-    def save_pictures(
+    def save_images(
         self, path: Path, step: int, state: TrainState, frozen: Mapping[str, Params]
     ) -> bool:
         """Writes a PNG with a row for each record: photo, keypoints, generated image.
@@ -86,8 +86,8 @@ class Validation:
                 return False
             raise
         rows = [
-            np.concatenate([example["images"], example["keypoint_pictures"], picture], axis=1)
-            for example, picture in zip(self._examples, made, strict=True)
+            np.concatenate([example["images"], example["keypoint_images"], image], axis=1)
+            for example, image in zip(self._examples, made, strict=True)
         ]
         settings = json.dumps(dataclasses.asdict(self._config) | {"step": step})
         captions = " | ".join(example["caption"] for example in self._examples)
@@ -98,7 +98,7 @@ class Validation:
         request = Request(
             example["caption"],
             image_embeds=example["id_embeds"],
-            kps_image=example["keypoint_pictures"],
+            kps_image=example["keypoint_images"],
             **vars(self._config.settings),
         )
         return np.asarray(pipe.run([request]).images[0])

@@ -11,7 +11,7 @@ from instantid_jax.atomic import replacing_file
 from instantid_jax.params import Network, Params
 from miniature.base.pictures import drawn_pictures
 from train.data.latent_cache import vae_fingerprint
-from train.objective import picture_moments
+from train.objective import image_moments
 
 # At a time.
 BATCH = 50
@@ -45,7 +45,7 @@ def encoded_pictures(
     encoder = vae_fingerprint(params)[:16]
     path = folder / f"moments-{count}-{encoder}.npy"
     if not path.exists():
-        encode = jax.jit(lambda params, pixels: picture_moments(vae, params, pixels))
+        encode = jax.jit(lambda params, pixels: image_moments(vae, params, pixels))
         moments = [
             np.asarray(encode(params, part), np.float16)
             for part in tqdm(np.split(pictures.pixels, range(BATCH, count, BATCH)), unit="batch")

@@ -88,7 +88,7 @@ def batch(rows: int, seed: int = 0, side: int = 64) -> dict[str, np.ndarray]:
         "latent_moments": random.standard_normal((rows, side // 8, side // 8, 8)).astype(
             np.float32
         ),
-        "keypoint_pictures": random.integers(0, 256, (rows, side, side, 3)).astype(np.uint8),
+        "keypoint_images": random.integers(0, 256, (rows, side, side, 3)).astype(np.uint8),
         "input_ids": ids[0],
         "input_ids_2": ids[1],
         "id_embeds": random.standard_normal((rows, 512)).astype(np.float32),

@@ -75,7 +75,7 @@ def test_loss_falls_and_rises_without_the_face_or_the_keypoints(batch):
     loss, _ = evaluate(params, constants, batch)
     assert loss <= 0.7 * base
     faces = dict(batch, id_embeds=jnp.roll(batch["id_embeds"], 1, axis=0))
-    points = dict(batch, keypoint_pictures=jnp.zeros_like(batch["keypoint_pictures"]))
+    points = dict(batch, keypoint_images=jnp.zeros_like(batch["keypoint_images"]))
     swapped, blanked = (evaluate(params, constants, other)[0] for other in (faces, points))
     assert swapped >= 1.1 * loss
     assert blanked >= 1.1 * loss

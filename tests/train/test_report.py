@@ -130,7 +130,7 @@ def test_tensorboard_reads_the_same_numbers(run, tmp_path):
     png.write_bytes(b"png")
     with MetricsWriter(run, 4) as writer:
         writer.write({"step": 5, "loss": 0.5, "example_ids": ["a"], "loss_face_to_1": math.nan})
-        writer.picture(5, "validation", png)
+        writer.image(5, "validation", png)
     (path,) = run.path.glob("events.out.tfevents.*")
     found = list(EventFileLoader(str(path)).Load())
     assert any(event.session_log.status == 1 and event.step == 5 for event in found)

@@ -119,7 +119,7 @@ class Batches:
         Returns, for b rows, images of H x W pixels and embeddings of size E:
           images: [b, H, W, 3] uint8 RGB. With cached latents, instead:
             latent_moments: [b, H/8, W/8, 8] float16, moments of the VAE's posterior.
-          keypoint_pictures: [b, H, W, 3] uint8 RGB, in pixels of the crop.
+          keypoint_images: [b, H, W, 3] uint8 RGB, in pixels of the crop.
           input_ids, input_ids_2: [b, 77] int32.
           id_embeds: [b, E] float32, raw.
           time_ids: [b, 6] float32: original height and width, the crop's top and left in the
@@ -176,7 +176,7 @@ class Batches:
             ids = [tokenizer([caption])[0] for tokenizer in self._tokenizers]
         example["input_ids"], example["input_ids_2"] = ids
         crc = _crc32(example)
-        del example["picture_crc32"]
+        del example["pixels_crc32"]
         return example | {"example_index": np.uint32(index), "example_crc32": crc}
 
     def collate(self, examples: Sequence[dict[str, Any]]) -> Batch:

@@ -79,21 +79,21 @@ def make_record(
     Raises:
       Rejected: with the reason, if the image is unusable.
     """
-    picture = upright_jpeg(candidate.picture)
-    face = _measured(candidate.face, picture.size)
+    image = upright_jpeg(candidate.image)
+    face = _measured(candidate.face, image.size)
     if face.embedding.size != embedding_size:
         raise Rejected("wrong embedding size")
     references = [vector for vector in references if vector.size == embedding_size]
     record = record_of(
         candidate.key,
-        picture,
+        image,
         face,
         captions=captions_of(candidate.notes, candidate.caption, caption_source),
         notes=candidate.notes,
         identity=identity,
         references=np.reshape(np.array(references, np.float32), (-1, embedding_size)),
     )
-    return record, picture.size
+    return record, image.size
 
 
 def _records(

@@ -20,14 +20,14 @@ class Candidate:
 
     Attributes:
       key: its name in the input.
-      picture: contents of the file.
+      image: contents of the file.
       caption: contents of its `.txt`, if any.
       notes: contents of its `.json`, in img2dataset's format.
       face: contents of its `.npz`, or the reason for its absence.
     """
 
     key: str
-    picture: bytes
+    image: bytes
     caption: str | None
     notes: Mapping[str, Any]
     face: Face | Rejected
@@ -65,7 +65,7 @@ def _in_folder(source: Path, faces: Path | None) -> Iterator[Candidate]:
         caption, notes = path.with_suffix(".txt"), path.with_suffix(".json")
         yield Candidate(
             key=name.with_suffix("").as_posix(),
-            picture=path.read_bytes(),
+            image=path.read_bytes(),
             caption=text_of(caption.read_bytes()) if caption.is_file() else None,
             notes=object_of(notes.read_bytes()) if notes.is_file() else {},
             face=_face((faces or source) / name.with_suffix(".npz")),
@@ -79,7 +79,7 @@ def _in_tar(path: Path, faces: Path | None) -> Iterator[Candidate]:
 
 
 def _example(example: TarExample, faces: Path | None, scratch: Path) -> Iterator[Candidate]:
-    if example.picture is None:
+    if example.image is None:
         return  # a failed download: only its text and metadata are there
     if faces is None and "npz" in example.members:
         file = scratch / "face.npz"
@@ -88,7 +88,7 @@ def _example(example: TarExample, faces: Path | None, scratch: Path) -> Iterator
         file = (faces or scratch) / f"{example.key}.npz"
     yield Candidate(
         key=example.key,
-        picture=example.picture,
+        image=example.image,
         caption=example.caption,
         notes=example.notes,
         face=_face(file),

@@ -38,7 +38,7 @@ class Crop:
         )
         return next(fits, 1)
 
-    def picture(self, pixels: np.ndarray) -> np.ndarray:
+    def pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Resizes and crops uint8 [*source, 3], or a reduced decoding of it, to [*target, 3]."""
         if pixels.shape[:2] != self.resized:
             # A blur to the width of the new pixels prevents aliasing; OpenCV's area interpolation

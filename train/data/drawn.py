@@ -7,7 +7,7 @@ import numpy as np
 
 from instantid_jax.atomic import new_folder
 from instantid_jax.errors import InputError
-from train.data.record import Record, picture_hash
+from train.data.record import Record, image_hash
 from train.data.writing import write_dataset
 
 # Part of the folder's name; increment it when the drawings change.
@@ -90,5 +90,5 @@ def draw_record(number: int) -> Record:
         reference_embeddings=np.zeros((0, 512), np.float32),
         identity=f"person {person}",
         key=f"drawn-{number:03}",
-        sha256=picture_hash(image),
+        sha256=image_hash(image),
     )

@@ -12,7 +12,7 @@ from train.data.buckets import Size
 from train.data.config import DataConfig
 from train.data.crop import choose_crop
 from train.data.faces import face_share
-from train.data.latent_cache import EncodedPicture
+from train.data.latent_cache import EncodedImage
 from train.data.record import CorruptRecord, Record
 
 
@@ -32,7 +32,7 @@ def make_example(
     target: Size,
     config: DataConfig,
     choices: Choices,
-    encoded: EncodedPicture | None = None,
+    encoded: EncodedImage | None = None,
 ) -> dict[str, Any]:
     """Makes an example of arrays; the caption is not tokenized yet.
 
@@ -47,19 +47,19 @@ def make_example(
     crop = choose_crop(source, target, face, config.crop, (choices.top, choices.left))
     kps = crop.points(record.kps)
     try:
-        keypoint_picture = draw_keypoints(*target, kps)
+        keypoint_image = draw_keypoints(*target, kps)
     except InputError as error:
         raise CorruptRecord(str(error)) from error
     box = crop.box(record.bbox)
     if encoded is None:
-        pixels = crop.picture(record.picture(crop.reduction))
+        pixels = crop.pixels(record.pixels(crop.reduction))
         crc32 = np.uint32(zlib.crc32(np.ascontiguousarray(pixels)))
-        picture = {"images": pixels, "picture_crc32": crc32}
+        image = {"images": pixels, "pixels_crc32": crc32}
     else:
-        picture = {"latent_moments": encoded.moments, "picture_crc32": encoded.crc32}
+        image = {"latent_moments": encoded.moments, "pixels_crc32": encoded.crc32}
     return {
-        **picture,
-        "keypoint_pictures": keypoint_picture,
+        **image,
+        "keypoint_images": keypoint_image,
         "caption": choose_caption(record.captions, config, choices.caption),
         "id_embeds": choose_embedding(record, config, choices),
         "time_ids": np.array([*record.original_size, crop.top, crop.left, *target], np.float32),

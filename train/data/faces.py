@@ -21,15 +21,15 @@ def face_share(bbox: np.ndarray, size: tuple[int, int]) -> float:
     return max(inside_width, 0.0) * max(inside_height, 0.0) / (height * width)
 
 
-def sharpness(picture: np.ndarray, bbox: np.ndarray) -> float:
+def sharpness(image: np.ndarray, bbox: np.ndarray) -> float:
     """Variance of the Laplacian of a face in grayscale at 112 x 112; 0 for an empty box.
 
     Tens for blurred or upscaled faces, hundreds and more for sharp ones.
     Source: Pech-Pacheco et al. 2000.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     left, top, right, bottom = np.round(bbox).astype(int)
-    face = picture[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    face = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
     if not face.size:
         return 0.0
     gray = cv2.cvtColor(np.ascontiguousarray(face), cv2.COLOR_RGB2GRAY)

@@ -36,7 +36,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 _SHARD_RECORDS = 4096  # a gigabyte at 1024 x 1024 pixels
 
 
-class EncodedPicture(NamedTuple):
+class EncodedImage(NamedTuple):
     """A cached crop.
 
     Attributes:
@@ -68,18 +68,18 @@ def write_latents(
     dataset: FaceDataset,
     buckets: Sequence[Size],
     vae: str,
-    pictures: Iterable[tuple[int, EncodedPicture]],
+    images: Iterable[tuple[int, EncodedImage]],
 ) -> dict[str, Any]:
     """Writes a dataset's cache atomically, streaming the images.
 
     Args:
       folder: the dataset's.
       vae: fingerprint of the VAE.
-      pictures: (row, image) in any order; absent rows are marked as missing.
+      images: (row, image) in any order; absent rows are marked as missing.
     Returns:
       The manifest.
     Raises:
-      InputError: if the cache for these buckets exists, or `pictures` is empty.
+      InputError: if the cache for these buckets exists, or `images` is empty.
     """
     place = np.full(len(dataset), -1, np.int64)
     crc32 = np.zeros(len(dataset), np.uint32)
@@ -88,16 +88,16 @@ def write_latents(
     try:
         with new_folder(output) as temporary:
             with contextlib.ExitStack() as shard:
-                for row, picture in pictures:
+                for row, image in images:
                     if written % _SHARD_RECORDS == 0:
                         shard.close()
                         path = _shard(temporary, written // _SHARD_RECORDS)
                         writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
                         shard.callback(writer.close)
                     data = io.BytesIO()
-                    np.save(data, picture.moments.astype(DTYPE), allow_pickle=False)
+                    np.save(data, image.moments.astype(DTYPE), allow_pickle=False)
                     writer.write(data.getvalue())
-                    place[row], crc32[row] = written, picture.crc32
+                    place[row], crc32[row] = written, image.crc32
                     written += 1
             if not written:
                 raise InputError(f"no usable image in {folder}: nothing is written")
@@ -171,7 +171,7 @@ class LatentCache:
                 f"{self._again}"
             )
 
-    def __getitem__(self, row: int) -> EncodedPicture:
+    def __getitem__(self, row: int) -> EncodedImage:
         """Reads one row; thread-safe.
 
         Raises:
@@ -184,7 +184,7 @@ class LatentCache:
         moments = read_record(
             lambda: np.load(io.BytesIO(self._source[place]), allow_pickle=False), self._path
         )
-        return EncodedPicture(moments, self._crc32[row])
+        return EncodedImage(moments, self._crc32[row])
 
 
 def _shard(folder: Path, number: int) -> Path:

@@ -21,10 +21,10 @@ from train.data.buckets import Size, aspect_buckets
 from train.data.config import DataConfig, DatasetShare
 from train.data.corruption import CorruptionCount
 from train.data.examples import Choices, make_example
-from train.data.latent_cache import DTYPE, EncodedPicture, vae_fingerprint, write_latents
+from train.data.latent_cache import DTYPE, EncodedImage, vae_fingerprint, write_latents
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
-from train.objective import picture_moments
+from train.objective import image_moments
 
 _THREADS = 8
 
@@ -91,7 +91,7 @@ def cache_latents(
 
 def _encoded(
     config: DataConfig, dataset: FaceDataset, vae: Network, params: Params, batch_size: int
-) -> Iterator[tuple[int, EncodedPicture]]:
+) -> Iterator[tuple[int, EncodedImage]]:
     """Encodes all usable images, bucket by bucket."""
     from tqdm import tqdm
 
@@ -104,15 +104,15 @@ def _encoded(
     def encode(params: Params, images: jax.Array) -> jax.Array:
         # By default TPUs and recent GPUs round the operands of float32 products.
         with jax.default_matmul_precision("highest"):
-            return picture_moments(vae, params, images).astype(DTYPE)
+            return image_moments(vae, params, images).astype(DTYPE)
 
     with tqdm(total=len(dataset), unit=" images", disable=None) as progress:
         for target in config.buckets:
             crops = _crops(config, dataset, target, corruption)
             while batch := list(islice(crops, size)):
-                pictures = np.stack([pixels for _, pixels, _ in batch])
+                images = np.stack([pixels for _, pixels, _ in batch])
                 # Repeated images fill the last batch, so that each bucket compiles once.
-                padded = np.resize(pictures, (size, *pictures.shape[1:]))
+                padded = np.resize(images, (size, *images.shape[1:]))
                 moments = np.asarray(encode(params, jax.device_put(padded, batch_sharding(mesh))))
                 for (row, _, crc32), each in zip(batch, moments, strict=False):
                     if not np.isfinite(each).all():
@@ -121,7 +121,7 @@ def _encoded(
                             f"{np.dtype(DTYPE).name}: the VAE's weights may be damaged; "
                             "check --vae"
                         )
-                    yield row, EncodedPicture(each, crc32)
+                    yield row, EncodedImage(each, crc32)
                 progress.update(len(batch))
 
 
@@ -138,7 +138,7 @@ def _crops(
                 corruption.record(f"record {row} of {config.datasets[0].folder}", str(example))
             else:
                 corruption.example()
-                yield row, example["images"], example["picture_crc32"]
+                yield row, example["images"], example["pixels_crc32"]
 
 
 class _Crops:

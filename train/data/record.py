@@ -142,7 +142,7 @@ class Record:
         except (OSError, SyntaxError, ValueError) as error:
             raise CorruptRecord("the image is not a JPEG file") from error
 
-    def picture(self, reduction: int = 1) -> np.ndarray:
+    def pixels(self, reduction: int = 1) -> np.ndarray:
         """Decodes the image: uint8 [H, W, 3] RGB.
 
         Args:
@@ -150,7 +150,7 @@ class Record:
         Raises:
           CorruptRecord: if the bytes are not a complete JPEG file or do not match `sha256`.
         """
-        if self.sha256 and picture_hash(self.image) != self.sha256:
+        if self.sha256 and image_hash(self.image) != self.sha256:
             raise CorruptRecord("the image does not match its sha256")
         if not is_whole_jpeg(self.image):
             raise CorruptRecord("the image is a truncated JPEG file")
@@ -185,7 +185,7 @@ def features(embedding_size: int = 512) -> tfds.features.FeaturesDict:
     )
 
 
-def picture_hash(image: bytes) -> str:
+def image_hash(image: bytes) -> str:
     """`Record.sha256` of an image's bytes."""
     return hashlib.sha256(image).hexdigest()
 

@@ -11,7 +11,7 @@ from instantid_jax.face.face import Face
 from instantid_jax.pictures import read_picture
 from train.data.buckets import Size
 from train.data.faces import sharpness
-from train.data.record import CorruptRecord, Record, is_whole_jpeg, picture_hash
+from train.data.record import CorruptRecord, Record, image_hash, is_whole_jpeg
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _LONGEST_JPEG = 65_500  # libjpeg's limit, in pixels
@@ -22,7 +22,7 @@ class Rejected(Exception):
     """An image that is left out of the dataset; the message is one of a few reasons."""
 
 
-class Picture(NamedTuple):
+class StoredImage(NamedTuple):
     """An image as stored.
 
     Attributes:
@@ -39,7 +39,7 @@ class Picture(NamedTuple):
         return height, width
 
 
-def upright_jpeg(data: bytes) -> Picture:
+def upright_jpeg(data: bytes) -> StoredImage:
     """Converts an image file to an upright RGB JPEG.
 
     Files that already are one are kept unchanged; others are encoded at quality 95 without chroma
@@ -59,17 +59,17 @@ def upright_jpeg(data: bytes) -> Picture:
     except Exception as error:
         raise Rejected("unreadable image") from error
     if keep and is_whole_jpeg(data):
-        return Picture(data, pixels)
+        return StoredImage(data, pixels)
     if max(pixels.shape[:2]) > _LONGEST_JPEG:
         raise Rejected("image side too long")
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=95, subsampling=0)
-    return Picture(buffer.getvalue(), pixels)
+    return StoredImage(buffer.getvalue(), pixels)
 
 
 def record_of(
     key: str,
-    picture: Picture,
+    image: StoredImage,
     face: Face,
     *,
     captions: Mapping[str, str],
@@ -87,20 +87,20 @@ def record_of(
       Rejected: if training could not use it.
     """
     record = Record(
-        image=picture.jpeg,
+        image=image.jpeg,
         captions={_utf8(name): _utf8(text) for name, text in captions.items()},
         embedding=face.embedding,
         kps=face.kps,
         bbox=face.bbox,
         det_score=float(face.det_score or 0.0),
-        original_size=_original_size(notes, picture.size),
-        sharpness=sharpness(picture.pixels, face.bbox),
+        original_size=_original_size(notes, image.size),
+        sharpness=sharpness(image.pixels, face.bbox),
         reference_embeddings=references,
         identity=_utf8(identity or str(notes.get("identity") or "")),
         nsfw=_utf8(str(notes.get("NSFW") or "")),
         license=_utf8(str(notes.get("LICENSE") or "")),
         key=_utf8(key),
-        sha256=picture_hash(picture.jpeg),
+        sha256=image_hash(image.jpeg),
     )
     try:
         record.check()

@@ -35,12 +35,12 @@ class TarExample:
     members: Mapping[str, bytes]
 
     @property
-    def picture(self) -> bytes | None:
+    def image(self) -> bytes | None:
         """The first image; None if its download failed."""
-        return next(iter(self.pictures), None)
+        return next(iter(self.images), None)
 
     @property
-    def pictures(self) -> list[bytes]:
+    def images(self) -> list[bytes]:
         return [data for kind, data in self.members.items() if kind not in ("txt", "json", "npz")]
 
     @property
@@ -86,7 +86,7 @@ def tar_examples(path: Path) -> Iterator[TarExample]:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
         damaged = DamagedTarError(f"{path} is a damaged tar ({error}): copy or download it again")
-        damaged.lost = TarExample(key, members).picture is not None
+        damaged.lost = TarExample(key, members).image is not None
         raise damaged from error
 
 

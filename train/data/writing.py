@@ -17,7 +17,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
 from train.data.buckets import Size, aspect_buckets, nearest_buckets
 from train.data.faces import face_share
-from train.data.record import Record, features, picture_hash
+from train.data.record import Record, features, image_hash
 
 NAME, VERSION = "instantid_faces", "1.0.0"
 INDEX, MANIFEST = "index.npz", "manifest.json"
@@ -196,7 +196,7 @@ def write_index(
         "image_size": sizes,
         "face_share": np.concatenate([shard.face_share for shard in contents]),
         "bucket": nearest_buckets(sizes, buckets),
-        "fingerprint": np.array(picture_hash(digests)),
+        "fingerprint": np.array(image_hash(digests)),
     }
     np.savez(folder / INDEX, **index, buckets=np.array(buckets, np.int32))
     return index

@@ -54,11 +54,11 @@ def identity_losses(
     side = networks.recognizer.config.side
     if window is not None:
         latents, kps = _face_windows(latents, kps, window, networks.vae.config.downscale)
-    pictures = jnp.clip(vae.decode(latents), -1, 1)
-    found = recognizer(aligned_faces(pictures, kps, side))
+    images = jnp.clip(vae.decode(latents), -1, 1)
+    found = recognizer(aligned_faces(images, kps, side))
     norms = jnp.linalg.norm(found, axis=-1) * jnp.linalg.norm(wanted, axis=-1)
     cosine = (found * wanted).sum(-1) / jnp.where(norms > 0, norms, 1)
-    whole = share_inside(kps, pictures.shape[1:3]) >= LEAST_INSIDE
+    whole = share_inside(kps, images.shape[1:3]) >= LEAST_INSIDE
     return jnp.where((norms > 0) & whole, 1 - cosine, 0)
 
 
@@ -68,27 +68,27 @@ def share_inside(kps: jax.Array, size: tuple[int, int]) -> jax.Array:
     return ((x >= 0) & (x <= size[1] - 1) & (y >= 0) & (y <= size[0] - 1)).mean((1, 2))
 
 
-def aligned_faces(pictures: jax.Array, kps: jax.Array, side: int) -> jax.Array:
+def aligned_faces(images: jax.Array, kps: jax.Array, side: int) -> jax.Array:
     """Aligned face crops for a recognizer: [B, side, side, 3], black outside the image.
 
     Args:
-      pictures: [B, H, W, 3] in [-1, 1].
+      images: [B, H, W, 3] in [-1, 1].
       kps: [B, 5, 2] pixels.
       side: in pixels, a multiple of 112.
     Source: insightface/utils/face_align.py:norm_crop.
     """
     grid = _grid(side)
 
-    def one(picture: jax.Array, kps: jax.Array) -> jax.Array:
+    def one(image: jax.Array, kps: jax.Array) -> jax.Array:
         x, y = _from_template(kps, grid)
         return jax.vmap(
             lambda channel: map_coordinates(channel, [y, x], order=1, mode="constant"),
             in_axes=-1,
             out_axes=-1,
-        )(picture)
+        )(image)
 
     # map_coordinates fills with 0, so black is shifted to 0 and back.
-    return jax.vmap(one)(pictures + 1, kps) - 1
+    return jax.vmap(one)(images + 1, kps) - 1
 
 
 def _grid(side: int) -> jax.Array:

@@ -7,7 +7,7 @@ import numpy as np
 from instantid_jax.errors import InputError
 from train.data.buckets import Size
 from train.data.faces import face_share, sharpness
-from train.data.record_builder import Picture, Rejected
+from train.data.record_builder import Rejected, StoredImage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Filter:
         if min(size) < self.min_side:
             raise Rejected("image too small")
 
-    def only_face(self, boxes: np.ndarray, picture: Picture) -> int:
+    def only_face(self, boxes: np.ndarray, image: StoredImage) -> int:
         """The index of the only usable face.
 
         Args:
@@ -57,13 +57,13 @@ class Filter:
         certain = boxes[:, 4] >= self.min_det_score
         if not certain.any():
             raise Rejected("low detection score")
-        large = [face_share(box[:4], picture.size) >= self.min_face_share for box in boxes]
+        large = [face_share(box[:4], image.size) >= self.min_face_share for box in boxes]
         usable = np.flatnonzero(certain & large)
         if not len(usable):
             raise Rejected("face too small")
         if len(usable) > 1:
             raise Rejected("several faces")
         (row,) = usable
-        if sharpness(picture.pixels, boxes[row, :4]) < self.min_sharpness:
+        if sharpness(image.pixels, boxes[row, :4]) < self.min_sharpness:
             raise Rejected("face blurred")
         return int(row)

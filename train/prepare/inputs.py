@@ -14,12 +14,12 @@ from instantid_jax.errors import InputError
 from instantid_jax.pictures import find_pictures
 from train.data.tars import DamagedTarError, object_of, tar_examples, text_of
 
-PICTURES_A_SHARD = 1000
+IMAGES_PER_SHARD = 1000
 TARS = (".tar", ".tar.gz", ".tgz")
 # Rows of a parquet file to hold in memory.
 ROWS = 64
 # Names of a parquet file's columns. Images are bytes, or a struct with a field `bytes`.
-PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
 CAPTION_COLUMNS = ("caption", "TEXT", "text")
 
 
@@ -29,13 +29,13 @@ class Entry:
 
     Attributes:
       key: its name in the input.
-      picture: contents of the file.
+      image: contents of the file.
       caption: its caption, if any.
       notes: metadata by img2dataset's names.
     """
 
     key: str
-    picture: bytes = dataclasses.field(repr=False)
+    image: bytes = dataclasses.field(repr=False)
     caption: str | None
     notes: Mapping[str, Any]
 
@@ -93,8 +93,8 @@ def find_shards(source: Path) -> list[InputShard]:
     except InputError as error:
         raise InputError(f"{error}, .tar or .parquet") from error
     return [
-        InputShard(source, tuple(names[start : start + PICTURES_A_SHARD]))
-        for start in range(0, len(names), PICTURES_A_SHARD)
+        InputShard(source, tuple(names[start : start + IMAGES_PER_SHARD]))
+        for start in range(0, len(names), IMAGES_PER_SHARD)
     ]
 
 
@@ -108,8 +108,8 @@ def _of_tar(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
     try:
         for example in tar_examples(path):
             # A second image of the same name is counted, and rejected as a duplicate.
-            for picture in example.pictures:
-                yield Entry(example.key, picture, example.caption, example.notes)
+            for image in example.images:
+                yield Entry(example.key, image, example.caption, example.notes)
     except DamagedTarError as error:
         # The number of images lost after the damage is unknown.
         rejected["truncated tar member" if error.lost else "damaged tar"] += 1
@@ -121,7 +121,7 @@ def _of_files(root: Path, names: tuple[str, ...]) -> Iterator[Entry]:
         caption, notes = path.with_suffix(".txt"), path.with_suffix(".json")
         yield Entry(
             key=Path(name).with_suffix("").as_posix(),
-            picture=path.read_bytes(),
+            image=path.read_bytes(),
             caption=text_of(caption.read_bytes()) if caption.is_file() else None,
             notes=object_of(notes.read_bytes()) if notes.is_file() else {},
         )
@@ -134,17 +134,17 @@ def _of_parquet(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
     try:
         with parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
-            picture = next((name for name in PICTURE_COLUMNS if name in columns), None)
+            image = next((name for name in IMAGE_COLUMNS if name in columns), None)
             caption = next((name for name in CAPTION_COLUMNS if name in columns), None)
-            if picture is None:
+            if image is None:
                 raise InputError(
                     f"{path} has the columns {', '.join(columns)}: expected an image column, "
-                    f"one of {', '.join(PICTURE_COLUMNS)}"
+                    f"one of {', '.join(IMAGE_COLUMNS)}"
                 )
             number = 0
             for batch in file.iter_batches(batch_size=ROWS):
                 for row in batch.to_pylist():
-                    data = row.pop(picture)
+                    data = row.pop(image)
                     data = data.get("bytes") if isinstance(data, dict) else data
                     text = row.pop(caption) if caption else None
                     key = str(row.get("key") or f"{path.stem}/{number:08}")

@@ -9,7 +9,7 @@ import numpy as np
 from instantid_jax.face.analysis import BATCH, FaceAnalyzer, FoundFace
 from train.data.buckets import Size
 from train.data.record import Record
-from train.data.record_builder import Picture, Rejected, captions_of, record_of, upright_jpeg
+from train.data.record_builder import Rejected, StoredImage, captions_of, record_of, upright_jpeg
 from train.prepare.filtering import Filter
 from train.prepare.inputs import Entry
 
@@ -18,7 +18,7 @@ class _Found(NamedTuple):
     """An image whose face is detected but not yet embedded."""
 
     entry: Entry
-    picture: Picture
+    image: StoredImage
     face: FoundFace
 
 
@@ -53,11 +53,11 @@ def measured_records(
 
 
 def _find(entry: Entry, analyzer: FaceAnalyzer, filter: Filter) -> _Found:
-    picture = upright_jpeg(entry.picture)
-    filter.check_size(picture.size)
-    boxes, kps = analyzer.find(picture.pixels)
-    row = filter.only_face(boxes, picture)
-    return _Found(entry, picture, analyzer.crop(picture.pixels, boxes[row], kps[row]))
+    image = upright_jpeg(entry.image)
+    filter.check_size(image.size)
+    boxes, kps = analyzer.find(image.pixels)
+    row = filter.only_face(boxes, image)
+    return _Found(entry, image, analyzer.crop(image.pixels, boxes[row], kps[row]))
 
 
 def _recognized(
@@ -67,11 +67,11 @@ def _recognized(
     rejected: Counter[str],
 ) -> Iterator[tuple[Record, Size]]:
     embeddings = analyzer.embed([found.face.crop for found in waiting])
-    for (entry, picture, face), embedding in zip(waiting, embeddings, strict=True):
+    for (entry, image, face), embedding in zip(waiting, embeddings, strict=True):
         try:
             record = record_of(
                 entry.key,
-                picture,
+                image,
                 face.measured(embedding),
                 captions=captions_of(entry.notes, entry.caption, caption_source),
                 notes=entry.notes,
@@ -80,4 +80,4 @@ def _recognized(
         except Rejected as reason:
             rejected[str(reason)] += 1
         else:
-            yield record, picture.size
+            yield record, image.size

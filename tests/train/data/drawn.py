@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from train.data.record import Record, picture_hash
+from train.data.record import Record, image_hash
 from train.data.writing import write_dataset
 
 # RGB of the dots: distinct colors, none near the gray background.
@@ -53,7 +53,7 @@ def record(number: int, height: int = 64, width: int = 64, **changes) -> Record:
         "sharpness": 100.0,
         "reference_embeddings": np.zeros((0, 512), np.float32),
         "key": f"{number:05}",
-        "sha256": picture_hash(image),
+        "sha256": image_hash(image),
     }
     return Record(**(fields | changes))
 

@@ -55,7 +55,7 @@ def test_batch_has_the_documented_arrays(folder):
     described = {k: (v.shape, str(v.dtype)) for k, v in batch.items() if k != "example_ids"}
     assert described == {
         "images": ((8, height, width, 3), "uint8"),
-        "keypoint_pictures": ((8, height, width, 3), "uint8"),
+        "keypoint_images": ((8, height, width, 3), "uint8"),
         "input_ids": ((8, 77), "int32"),
         "input_ids_2": ((8, 77), "int32"),
         "id_embeds": ((8, 512), "float32"),

@@ -18,7 +18,7 @@ from train.data.batches import Batches
 from train.data.build import build
 from train.data.config import DataConfig, DatasetShare
 from train.data.reading import FaceDataset
-from train.data.record import picture_hash
+from train.data.record import image_hash
 
 
 def face(height: int, width: int, seed: int = 0, **changes) -> Face:
@@ -39,10 +39,10 @@ def encoded(pixels: np.ndarray, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def put(folder: Path, name: str, picture: bytes, of: Face | None, caption: str | None = None):
+def put(folder: Path, name: str, image: bytes, of: Face | None, caption: str | None = None):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture)
+    path.write_bytes(image)
     if of is not None:
         of.save(path.with_suffix(".npz"))
     if caption is not None:
@@ -99,7 +99,7 @@ def test_builds_a_folder_and_accounts_for_every_image(folder, tmp_path):
     assert made.keys() == {"a", "sub/b", "gray"}
     a = made["a"]
     assert a.image == (folder / "a.jpg").read_bytes()  # an upright RGB JPEG is kept
-    assert a.sha256 == picture_hash(a.image)
+    assert a.sha256 == image_hash(a.image)
     assert a.captions == {"alt": "größe"}
     assert a.original_size == (64, 48)
     assert a.det_score == 0.5
@@ -110,7 +110,7 @@ def test_builds_a_folder_and_accounts_for_every_image(folder, tmp_path):
     for name in ("sub/b", "gray"):
         with Image.open(io.BytesIO(made[name].image)) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (48, 64))
-    difference = np.abs(made["sub/b"].picture().astype(int) - drawn.picture(64, 48))
+    difference = np.abs(made["sub/b"].pixels().astype(int) - drawn.picture(64, 48))
     assert difference.mean() < 3
 
 
@@ -161,7 +161,7 @@ def test_images_are_stored_upright(tmp_path, orientation):
     build(tmp_path / "in", tmp_path / "out")
     (record,) = records(tmp_path / "out").values()
     assert (record.image == data) == (orientation == 1)
-    pixels = record.picture()
+    pixels = record.pixels()
     assert pixels.shape == (64, 48, 3)
     for (x, y), color in zip(record.kps.astype(int), drawn.COLORS, strict=True):
         np.testing.assert_allclose(pixels[y, x].astype(int), color, atol=25)

@@ -53,7 +53,7 @@ def test_face_longer_than_the_window_is_centered():
 def test_small_images_are_upscaled():
     crop = choose_crop((30, 40), (96, 96), np.array([[5.0, 5.0]]), "center")
     assert crop.resized == (96, 128)
-    assert crop.picture(np.zeros((30, 40, 3), np.uint8)).shape == (96, 96, 3)
+    assert crop.pixels(np.zeros((30, 40, 3), np.uint8)).shape == (96, 96, 3)
 
 
 def test_every_shape_covers_the_target():
@@ -62,7 +62,7 @@ def test_every_shape_covers_the_target():
         height, width, *target = map(int, rng.integers(1, 300, 4))
         face = rng.uniform(-50, 350, (2, 2))
         crop = choose_crop((height, width), tuple(target), face, "random", (rng.random(), 0.999))
-        cut = crop.picture(np.zeros((height, width, 3), np.uint8))
+        cut = crop.pixels(np.zeros((height, width, 3), np.uint8))
         assert cut.shape == (*target, 3)
 
 
@@ -79,8 +79,8 @@ def test_downscaling_does_not_alias():
     stripes = np.zeros((96, 150, 3), np.uint8)
     stripes[:, ::2] = 200
     crop = choose_crop((96, 150), (64, 64), np.array([[70.0, 50.0]]), "center")
-    cut = crop.picture(stripes).astype(int)
+    cut = crop.pixels(stripes).astype(int)
     # Area averaging leaves a contrast of 33 of 100, no blur 100.
     assert np.abs(cut - 100).max() < 33
     flat = np.full((96, 150, 3), 77, np.uint8)
-    np.testing.assert_array_equal(crop.picture(flat), 77)
+    np.testing.assert_array_equal(crop.pixels(flat), 77)

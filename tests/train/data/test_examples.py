@@ -61,7 +61,7 @@ def test_image_keypoints_and_box_move_together(source, target, policy):
         np.testing.assert_allclose(example["kps"], expected, atol=0.6)
         # The drawing matches that of the dots found in the crop, up to rounding.
         drawing = draw_keypoints(*target, expected)
-        differing = (example["keypoint_pictures"] != drawing).any(-1).sum()
+        differing = (example["keypoint_images"] != drawing).any(-1).sum()
         assert differing <= 0.1 * (drawing > 0).any(-1).sum()
         box = example["face_box"]
         share = (box[2] - box[0]) * (box[3] - box[1]) / (target[0] * target[1])
@@ -75,9 +75,9 @@ def test_keypoints_are_drawn_in_target_pixels():
     small, large = drawn.record(0, 256, 256), drawn.record(0, 1024, 1024)
     large = drawn.record(0, 1024, 1024, kps=small.kps * 4, bbox=small.bbox * 4, image=large.image)
     examples = [make_example(r, (256, 256), config(), Choices(0, 0)) for r in (small, large)]
-    np.testing.assert_array_equal(*[example["keypoint_pictures"] for example in examples])
+    np.testing.assert_array_equal(*[example["keypoint_images"] for example in examples])
     np.testing.assert_array_equal(
-        examples[0]["keypoint_pictures"], draw_keypoints(256, 256, small.kps)
+        examples[0]["keypoint_images"], draw_keypoints(256, 256, small.kps)
     )
 
 

@@ -21,7 +21,7 @@ from train.data import latent_cache
 from train.data.batches import Batches
 from train.data.config import DataConfig, DatasetShare
 from train.data.latent_cache import (
-    EncodedPicture,
+    EncodedImage,
     LatentCache,
     cache_folder,
     vae_fingerprint,
@@ -31,7 +31,7 @@ from train.data.latents import cache_latents, main
 from train.data.loader import Loader
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
-from train.objective import ObjectiveConfig, draw, encode_batch, losses, picture_moments, predict
+from train.objective import ObjectiveConfig, draw, encode_batch, image_moments, losses, predict
 
 # Equals `aspect_buckets(96)`.
 BUCKETS = ((96, 96), (128, 64), (64, 128))
@@ -57,10 +57,10 @@ def cache(folder, **settings) -> dict:
 
 @functools.cache
 def encoder():
-    return jax.jit(functools.partial(picture_moments, small.networks().vae))
+    return jax.jit(functools.partial(image_moments, small.networks().vae))
 
 
-def assert_same_but_for_the_picture(cached, plain):
+def assert_same_but_for_the_image(cached, plain):
     assert cached.keys() - {"latent_moments"} == plain.keys() - {"images"}
     for name, value in plain.items():
         if name != "images":
@@ -88,7 +88,7 @@ def test_cached_examples_differ_only_in_the_image(folder):
     assert cached.fingerprint == plain.fingerprint
     for step in range(6):
         expected, batch = plain.batch(step), cached.batch(step)
-        assert_same_but_for_the_picture(batch, expected)
+        assert_same_but_for_the_image(batch, expected)
         height, width = plain.bucket(step)
         assert batch["latent_moments"].shape == (4, height // 8, width // 8, 8)
         assert batch["latent_moments"].dtype == np.float16
@@ -157,7 +157,7 @@ def test_missing_rows_are_replaced_like_corrupt_records(tmp_path):
     assert cache(folder)["missing"] == 3
     plain, cached = batches(folder), batches(folder, cached_latents=True)
     for step in range(5):
-        assert_same_but_for_the_picture(cached.batch(step), plain.batch(step))
+        assert_same_but_for_the_image(cached.batch(step), plain.batch(step))
     assert cached.corruption.corrupt == plain.corruption.corrupt > 0
 
 
@@ -188,8 +188,8 @@ def test_shards_read_as_one_sequence(folder, tmp_path, monkeypatch):
     dataset = FaceDataset(folder)
     moments = np.random.default_rng(0).normal(size=(7, 2, 3, 8)).astype(np.float16)
     rows = (6, 0, 5, 2, 1, 3, 4)  # 7 is missing
-    pictures = [(row, EncodedPicture(moments[row], np.uint32(10 + row))) for row in rows]
-    manifest = write_latents(tmp_path, dataset, BUCKETS, "vae", pictures)
+    images = [(row, EncodedImage(moments[row], np.uint32(10 + row))) for row in rows]
+    manifest = write_latents(tmp_path, dataset, BUCKETS, "vae", images)
     assert (manifest["shards"], manifest["pictures"], manifest["missing"]) == (3, 7, 1)
     written = LatentCache(tmp_path, dataset, BUCKETS)
     for row in rows:

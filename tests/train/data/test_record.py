@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from tests.train.data import drawn
 from train.data.reading import FaceDataset
-from train.data.record import CorruptRecord, Record, features, picture_hash
+from train.data.record import CorruptRecord, Record, features, image_hash
 from train.data.writing import write_dataset
 
 
@@ -114,7 +114,7 @@ def test_invalid_fields_are_corrupt(field, value, message):
 
 def test_damaged_images_are_corrupt():
     good = drawn.record(0, 64, 48)
-    assert good.picture().shape == (64, 48, 3)
+    assert good.pixels().shape == (64, 48, 3)
     flipped = bytearray(good.image)
     flipped[-100] ^= 1
     for image, message in (
@@ -123,23 +123,23 @@ def test_damaged_images_are_corrupt():
         (b"", "sha256"),
     ):
         with pytest.raises(CorruptRecord, match=message):
-            drawn.record(0, image=image, sha256=good.sha256).picture()
+            drawn.record(0, image=image, sha256=good.sha256).pixels()
     for image, message in (
         (good.image[:-50], "truncated JPEG"),
         (b"\xff\xd8 garbage \xff\xd9", "cannot be decoded"),
     ):
         with pytest.raises(CorruptRecord, match=message):
-            drawn.record(0, image=image, sha256="").picture()
+            drawn.record(0, image=image, sha256="").pixels()
         with pytest.raises(CorruptRecord, match=message):
-            drawn.record(0, image=image, sha256=picture_hash(image)).picture()
+            drawn.record(0, image=image, sha256=image_hash(image)).pixels()
 
 
 def test_images_decode_at_reduced_size():
     record = drawn.record(0, image=drawn.jpeg(drawn.picture(131, 98, radius=20)), sha256="")
     assert record.size() == (131, 98)
-    whole = record.picture()
+    whole = record.pixels()
     for reduction in (2, 4):
-        small = record.picture(reduction)
+        small = record.pixels(reduction)
         assert small.shape == (-(-131 // reduction), -(-98 // reduction), 3)
         there = whole[: 96 // reduction * reduction, : 96 // reduction * reduction]
         there = there.reshape(96 // reduction, reduction, 96 // reduction, reduction, 3)

@@ -57,11 +57,11 @@ def test_rejects_images_too_long_for_jpeg():
 
 
 def test_stores_unencodable_text_and_ignores_oversized_dimensions():
-    picture = upright_jpeg(web.encoded(web.photo(web.ONE)))
+    image = upright_jpeg(web.encoded(web.photo(web.ONE)))
     face = Face(
         embedding=np.ones(512),
         kps=np.array([[40, 30], [60, 30], [50, 40], [42, 50], [58, 50]], np.float32),
-        image_size=picture.size,
+        image_size=image.size,
         bbox=np.array([30, 20, 82, 72], np.float32),
         det_score=0.9,
     )
@@ -69,13 +69,13 @@ def test_stores_unencodable_text_and_ignores_oversized_dimensions():
     notes = {"captions": {"x": half}, "NSFW": half, "LICENSE": half, "identity": half}
     record = record_of(
         f"a{half}",
-        picture,
+        image,
         face,
         captions=captions_of(notes, half, "alt"),
         notes=notes | {"original_width": 2**40, "original_height": 5},
         references=np.zeros((0, 512), np.float32),
     )
     assert record.key == "a\\ud83d" and record.captions == {"x": "\\ud83d", "alt": "\\ud83d"}
-    assert record.original_size == picture.size
+    assert record.original_size == image.size
     feature = features(512)
     feature.serialize_example(feature.encode_example(record.encode()))

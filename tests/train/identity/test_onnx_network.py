@@ -36,7 +36,7 @@ def arcface(names=("first", "second"), side=SIDE, outputs=1, odd=None, **of_odd)
         scale = weight(width), weight(width)
         return node("BatchNormalization", x, *scale, mean, variance, epsilon=2e-5, momentum=0.9)
 
-    x = node("Sub", "picture", weight(1, low=127, high=128), name=names[0])
+    x = node("Sub", "image", weight(1, low=127, high=128), name=names[0])
     x = node("Mul", x, weight(1, low=0.007, high=0.008), name=names[1])
     x = node("Conv", x, weight(8, 3, 3, 3), strides=[2, 1], pads=[1, 0, 1, 2], kernel_shape=[3, 3])
     x = node("PRelu", norm(x, 8), weight(8, 1, 1))
@@ -49,7 +49,7 @@ def arcface(names=("first", "second"), side=SIDE, outputs=1, odd=None, **of_odd)
         x = node(odd, *() if odd == "Constant" else (x,), **of_odd)
     declared = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
-        for name, shape in (("picture", (3, side, side)), (x, (12,)))
+        for name, shape in (("image", (3, side, side)), (x, (12,)))
     ]
     constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "arcface", declared[:1], declared[1:] * outputs, constants)
@@ -99,10 +99,10 @@ def test_input_range_is_insightfaces(saved, names):
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
     path = saved(names=names)
-    pictures = np.random.default_rng(2).integers(0, 256, (2, 112, 112, 3)).astype(np.uint8)
+    images = np.random.default_rng(2).integers(0, 256, (2, 112, 112, 3)).astype(np.uint8)
     session = onnxruntime.InferenceSession(path)
-    wanted = ArcFaceONNX(str(path), session=session).get_feat([p[..., ::-1] for p in pictures])
-    got = ours(path, pictures.astype(np.float32) / 127.5 - 1)
+    wanted = ArcFaceONNX(str(path), session=session).get_feat([p[..., ::-1] for p in images])
+    got = ours(path, images.astype(np.float32) / 127.5 - 1)
     assert relative_error(got, wanted) < 1e-5
 
 
@@ -135,13 +135,13 @@ def test_rejects_other_input_sizes(saved, side):
 def single(op, shape, *inputs, **attributes):
     """One operation after a product with a Constant node, as some exporters write them."""
     side = 112
-    kinds = {"picture": ["batch", 3, side, side], "out": ["batch", *shape]}
+    kinds = {"image": ["batch", 3, side, side], "out": ["batch", *shape]}
     declared = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in kinds.items()]
     names = [f"w{i}" for i in range(len(inputs))]
     half = numpy_helper.from_array(np.float32(0.5))
     nodes = [
         helper.make_node("Constant", [], ["half"], value=half),
-        helper.make_node("Mul", ["picture", "half"], ["x"]),
+        helper.make_node("Mul", ["image", "half"], ["x"]),
         helper.make_node(op, ["x", *names], ["out"], **attributes),
     ]
     constants = [numpy_helper.from_array(v, n) for n, v in zip(names, inputs, strict=True)]

@@ -57,4 +57,4 @@ def test_parts_read_as_one_and_train(parts):
     assert len(set(keys)) == 10
     for row in range(15):
         assert np.isfinite(dataset[row].embedding).all()
-        assert dataset[row].picture().shape[:2] == tuple(dataset.image_size[row])
+        assert dataset[row].pixels().shape[:2] == tuple(dataset.image_size[row])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
-from train.data.record_builder import Picture, Rejected
+from train.data.record_builder import Rejected, StoredImage
 from train.prepare.filtering import Filter
 
 FILTER = Filter(min_side=50, min_face_share=0.04, min_det_score=0.6, min_sharpness=10)
@@ -14,7 +14,7 @@ GOOD, FAINT, SMALL = [10, 10, 50, 50, 0.9], [40, 40, 90, 90, 0.55], [60, 60, 75,
 
 def only_face(*boxes: list[float], pixels: np.ndarray = PIXELS) -> int:
     rows = np.array(boxes, np.float32).reshape(-1, 5)
-    return FILTER.only_face(rows, Picture(b"", pixels))
+    return FILTER.only_face(rows, StoredImage(b"", pixels))
 
 
 def test_finds_the_usable_face_among_ignored_ones():

@@ -22,7 +22,7 @@ def entries(source: Path) -> tuple[list[inputs.Entry], Counter[str]]:
 
 
 def test_splits_a_folder_by_number_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "PICTURES_A_SHARD", 2)
+    monkeypatch.setattr(inputs, "IMAGES_PER_SHARD", 2)
     for name in ("b/2.png", "a.jpg", "b/1.jpg", "notes.txt", ".trash/00000.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
@@ -33,7 +33,7 @@ def test_splits_a_folder_by_number_of_images(tmp_path, monkeypatch):
         ("b/2.png",),
     ]
     found, rejected = entries(tmp_path)
-    assert [(e.key, e.picture, e.caption, e.notes) for e in found] == [
+    assert [(e.key, e.image, e.caption, e.notes) for e in found] == [
         ("a", b"a.jpg", "größe", {}),
         ("b/1", b"b/1.jpg", None, {"LICENSE": "CC0"}),
         ("b/2", b"b/2.png", None, {}),
@@ -44,13 +44,13 @@ def test_splits_a_folder_by_number_of_images(tmp_path, monkeypatch):
 @pytest.mark.parametrize("nested", [True, False])
 def test_reads_parquet_images_as_bytes_or_structs(tmp_path, monkeypatch, nested):
     monkeypatch.setattr(inputs, "ROWS", 2)
-    pictures = [{"bytes": b"one", "path": "1.jpg"}, {"bytes": b"two", "path": None}, None]
+    images = [{"bytes": b"one", "path": "1.jpg"}, {"bytes": b"two", "path": None}, None]
     if not nested:
-        pictures = [each and each["bytes"] for each in pictures]
-    rows = {"image": pictures, "caption": ["a", None, "c"], "LICENSE": ["CC0", "", None]}
+        images = [each and each["bytes"] for each in images]
+    rows = {"image": images, "caption": ["a", None, "c"], "LICENSE": ["CC0", "", None]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "0.parquet")
     found, _ = entries(tmp_path)
-    assert [(e.key, e.picture, e.caption) for e in found] == [
+    assert [(e.key, e.image, e.caption) for e in found] == [
         ("0/00000000", b"one", "a"),
         ("0/00000001", b"two", None),
         # It is counted, and rejected later.
@@ -125,7 +125,7 @@ def test_yields_both_images_of_one_name(tmp_path):
         for name in ("a.jpg", "a.txt", "a.png"):
             web.put(tar, name, name.encode())
     found, _ = entries(tmp_path)
-    assert [(e.key, e.picture) for e in found] == [("a", b"a.jpg"), ("a", b"a.png")]
+    assert [(e.key, e.image) for e in found] == [("a", b"a.jpg"), ("a", b"a.png")]
 
 
 def test_file_system_errors_end_the_run(tmp_path):

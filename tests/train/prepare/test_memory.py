@@ -47,9 +47,9 @@ def test_memory_grows_neither_with_shard_size_nor_with_shard_count(tmp_path):
     assert len(jpeg) > 300_000
     source = tmp_path / "web"
     source.mkdir()
-    for number, pictures in enumerate((40, 40, 160, 160)):
+    for number, images in enumerate((40, 40, 160, 160)):
         with tarfile.open(source / f"{number}.tar", "w") as tar:
-            for i in range(pictures):
+            for i in range(images):
                 web.put(tar, f"{number}{i:04}.jpg", jpeg)
     pack = synthetic_pack.write_pack(tmp_path / "pack")
     command = [sys.executable, "-c", MEASURE, source, tmp_path / "out", pack]

@@ -101,8 +101,8 @@ def test_records_match_insightface(undisturbed, pack):
         record = dataset[row]
         assert (record.license, record.nsfw) == ("CC0", "UNLIKELY")
         assert record.captions["alt"].startswith("a ")
-        assert record.picture().shape[:2] == tuple(dataset.image_size[row]) == web.SIZE
-        face = analyzer.analyze(record.picture())
+        assert record.pixels().shape[:2] == tuple(dataset.image_size[row]) == web.SIZE
+        face = analyzer.analyze(record.pixels())
         np.testing.assert_allclose(record.kps, face.kps, atol=1.0)
         cosine = record.embedding @ face.embedding
         cosine /= np.linalg.norm(record.embedding) * np.linalg.norm(face.embedding)
