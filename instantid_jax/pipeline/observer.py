@@ -15,7 +15,7 @@ from instantid_jax.pipeline.model import LoadedModel
 STAGES = ("encode", "sample", "decode")
 
 
-class Cancelled(Exception):
+class Canceled(Exception):
     """Raised by an observer to end a call; the pipeline does not catch it."""
 
 
@@ -63,7 +63,7 @@ class Observer:
     def on_step(self, step: Step) -> np.ndarray | None:
         """A step was dispatched. Returns latents to go on with in place of its own, or None.
 
-        Raise `Cancelled` to end the call.
+        Raise `Canceled` to end the call.
         """
 
     def on_progress(self, done: int, total: int) -> None:

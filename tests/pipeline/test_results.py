@@ -10,7 +10,7 @@ from PIL import Image
 
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline import stages, step
-from instantid_jax.pipeline.observer import Cancelled, Observer
+from instantid_jax.pipeline.observer import Canceled, Observer
 from tests.pipeline.small_model import SIZE
 
 
@@ -175,9 +175,9 @@ def test_an_observer_cancels(sample):
     def cancel(step):
         seen.append(step.index)
         if step.index == 1:
-            raise Cancelled
+            raise Canceled
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(Canceled):
         sample(num_inference_steps=5, observer=Steps(cancel))
     assert seen == [0, 1]
     assert np.isfinite(sample().latents).all()
