@@ -12,11 +12,18 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
+    "README.md",
     "benchmarks",
     "configs",
     "docs",
+    "instantid_jax/cli",
+    "instantid_jax/pipeline",
+    "instantid_jax/request",
     "tests/benchmarks",
+    "tests/cli",
     "tests/configs",
+    "tests/pipeline",
+    "tests/request",
     "tests/train",
     "train",
 )

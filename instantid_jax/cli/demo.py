@@ -26,7 +26,7 @@ PROMPTS = (
     "a pencil drawing of a surprised person, wearing a gray suit, in a library, warm light",
     "a comic book drawing of a sad person, wearing a pink turtleneck, in a city, even light",
 )
-# Of the sheet, in pixels: a row's least height, and that of the line under it.
+# Pixels of the sheet: the least height of a row, and of the line under it.
 ROW, LINE = 256, 28
 
 

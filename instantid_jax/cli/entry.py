@@ -1,4 +1,4 @@
-"""What the `instantid` command and the programs share: flags from functions, and how they end."""
+"""Shared by the `instantid` command and the programs: flags from functions, and exit statuses."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ PACKAGES = {
 FREE_MEMORY = (
     "make it smaller pictures or fewer at a time, compute in bfloat16, or take more devices"
 )
-# Of a disk, not of a program.
+# Errors of a disk, not of a program.
 DISK = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
 
 
@@ -91,7 +91,7 @@ def run_command(
 def _checking_after_parsing(command: Callable[..., None]) -> Callable[..., None]:
     """The command with groups of flags whose values are checked when it is called.
 
-    Within tyro, an InputError of a dataclass would become one of its boxes in place of one line.
+    Within tyro, an InputError of a dataclass would become one of its boxes instead of one line.
     """
     signature = inspect.signature(command)
     groups = {

@@ -17,7 +17,7 @@ class FacePack:
     Attributes:
       face_pack: a folder, or the name of a pack in insightface's own; None is antelopev2, or the
         embedded model's where that is used.
-      download_face_pack: fetch the pack where it is missing; its licence is printed first.
+      download_face_pack: fetch the pack where it is missing; its license is printed first.
     """
 
     face_pack: str | None = None

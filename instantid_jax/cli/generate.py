@@ -33,7 +33,7 @@ def generate(
       prompt: what to show.
       like: a PNG that this command, `Result.save` or AUTOMATIC1111's web UI wrote. Its weights,
         prompt, settings and person take the place of the defaults.
-      pose: a photo or .npz whose keypoints are used in place of the face's.
+      pose: a photo or .npz whose keypoints are used instead of the face's.
       control_images: an image for each additional ControlNet.
     """
     check_png(output)

@@ -1,4 +1,4 @@
-"""Where results go: looked at before anything is computed."""
+"""Checks of output paths, before anything is computed."""
 
 import os
 from pathlib import Path

@@ -34,8 +34,8 @@ class LoadedModel:
     """Reads a model's weights onto the devices.
 
     Attributes:
-      schedule: of the checkpoint.
-      guidance_scale: for requests that give none.
+      schedule: the checkpoint's noise schedule.
+      guidance_scale: the default for requests that give none.
       tokenizers: of both text encoders.
       networks, params: by component.
       dtype, vae_dtype: computed in.
@@ -116,7 +116,7 @@ class LoadedModel:
 
     @property
     def long_side(self) -> int:
-        """Of the images that the model was trained for, in pixels."""
+        """The long side of the images that the model was trained for, in pixels."""
         return 8 * self.networks.unet.config.sample_size
 
     @property
@@ -128,7 +128,7 @@ class LoadedModel:
         """Raises an InputError for what the mesh's devices cannot share evenly.
 
         Args:
-          size: (height, width) of the images, of which there are `batch`.
+          size: (height, width) of the `batch` images.
         """
         if self.mesh is not None:
             levels = len(self.networks.unet.config.block_out_channels)
@@ -159,7 +159,7 @@ class LoadedModel:
 
     @functools.cached_property
     def weights_hash(self) -> str:
-        """Of some weights of every network, as loaded: it tells models apart, not tampered ones."""
+        """Hash of some weights of each network; tells models apart, does not detect tampering."""
         digest = hashlib.sha256()
         for name, params in self.params.items():
             for each in params if isinstance(params, tuple) else (params,):
@@ -170,7 +170,7 @@ class LoadedModel:
         return digest.hexdigest()[:16]
 
     def place(self, arrays: Arrays) -> Arrays:
-        """Arrays next to the weights, where encoded ones are, for which programs compile."""
+        """Puts arrays next to the weights, where the programs' own results are."""
         if self.mesh is not None:
             return arrays
         return jax.device_put(arrays, sharding_of(self.params["unet"]))

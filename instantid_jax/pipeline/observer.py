@@ -1,4 +1,4 @@
-"""Observers: what hears of a call's stages, compilations and steps, and may change or end it."""
+"""Observers follow a call's stages, compilations and steps, and may change or cancel it."""
 
 import dataclasses
 import functools
@@ -52,7 +52,7 @@ class Step:
 
 
 class Observer:
-    """Hears of everything and does nothing; override what you need."""
+    """Receives all events and does nothing; override what you need."""
 
     def on_stage(self, stage: str) -> None:
         """A stage of `STAGES` begins."""
@@ -61,13 +61,13 @@ class Observer:
         """A program is traced and compiled now, which can take minutes."""
 
     def on_step(self, step: Step) -> np.ndarray | None:
-        """A step was dispatched. Returns latents to go on with in place of its own, or None.
+        """A step was dispatched. Returns latents to continue with, or None to keep its own.
 
         Raise `Canceled` to end the call.
         """
 
     def on_progress(self, done: int, total: int) -> None:
-        """So many steps are finished, and their latents are finite."""
+        """`done` of `total` steps are finished, and their latents are finite."""
 
 
 class Bar(Observer):
@@ -128,7 +128,7 @@ class StepEndCallback(Observer):
     """Serves diffusers' `callback_on_step_end`: called after each step, may replace the latents.
 
     `callback(pipe, step, timestep, {"latents": array})` gets [B, H, W, C] float32, channels last,
-    and returns a dictionary; its "latents" are what sampling goes on with.
+    and returns a dictionary; sampling continues with its "latents".
     """
 
     def __init__(self, pipe: object, callback: Callable[..., Mapping[str, Any] | None]):

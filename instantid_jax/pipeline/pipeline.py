@@ -183,7 +183,7 @@ class InstantIDPipeline:
         return [Image.fromarray(each) for each in pixels]
 
     def _poses(self, pose: Any) -> Any:
-        """Faces in place of photos, alone or in a list."""
+        """Faces instead of photos, alone or in a list."""
         if isinstance(pose, list | tuple):
             return [self._poses(each) for each in pose]
         return pose if pose is None or isinstance(pose, Face) else self.analyze(pose)

@@ -37,5 +37,5 @@ def sharding_of(params: Params) -> Sharding:
 
 
 def weight_format(axes: int, platform: str, sharding: Sharding) -> Format | Sharding:
-    """Of a weight with so many axes; those with four are kernels of convolutions."""
+    """The format of a weight by its number of axes; kernels of convolutions have four."""
     return Format(GPU_CONVOLUTION, sharding) if platform == "gpu" and axes == 4 else sharding

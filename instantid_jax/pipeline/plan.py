@@ -1,4 +1,4 @@
-"""Plan: all that a call computes with, on the host. `resolve` makes it and computes nothing."""
+"""Plan: the inputs of a call on the host, checked. `resolve` makes it and computes nothing."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ class Plan:
     Attributes:
       requests: of equally many images each.
       program: jit's static argument of the step.
-      samplers: of each image.
+      samplers: the sampler of each image.
       size: (height, width) of the images, in pixels.
       latent_shape: (H, W, C) of an image's latents.
-      guidance_scale: [B] float32, of each image.
+      guidance_scale: [B] float32, one per image.
       text, person, control: the conditions of each request.
       time_ids: [requests, 6] float32, with guidance [2 requests, 6].
       noise: [B, H, W, C] float32 that was given; None where the seeds draw it.
@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def seeds(self) -> list[int]:
-        """Of each image."""
+        """The seed of each image."""
         return [seed for request in self.requests for seed in request.seeds]
 
 

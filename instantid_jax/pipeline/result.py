@@ -1,4 +1,4 @@
-"""Result: what a call made, and how each image was made."""
+"""Result: the images of a call, and how each was made."""
 
 import dataclasses
 import importlib.metadata
@@ -20,13 +20,13 @@ from instantid_jax.sharding import mesh_text
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """What a call made.
+    """The images of a call.
 
     Attributes:
       images: a list of Pillow images; for "np" [B, H, W, 3] float32 in [0, 1]; for "latent" None.
       latents: [B, H/8, W/8, C] float32, scaled as the VAE's.
-      seeds: of each image.
-      provenance: of each image, how to make it again.
+      seeds: the seed of each image.
+      provenance: how each image was made.
     """
 
     images: list[Image.Image] | np.ndarray | None

@@ -25,13 +25,13 @@ class Sources:
         layout, or a hub id.
       instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id; or the folder of a
         training run, whose newest checkpoint is taken.
-      model: a folder that `python -m convert to-jax` made, in place of both.
+      model: a folder that `python -m convert to-jax` made, instead of both.
       controlnets: additional ControlNets, each a folder or a hub id.
-      vae: a VAE in place of SDXL's own: a folder or a hub id.
+      vae: a VAE instead of SDXL's own: a folder or a hub id.
       tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
         SDXL base's.
       variant: take the weights files with this infix, such as fp16.
-      raw: of a training run, take the parameters themselves in place of their moving average.
+      raw: take a training run's parameters themselves instead of their moving average.
     Raises:
       InputError: for sources that exclude each other, or one of two that belong together.
     """

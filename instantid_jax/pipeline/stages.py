@@ -14,7 +14,7 @@ from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.pipeline.observer import Observer, Step
 from instantid_jax.pipeline.plan import Plan
 
-# fold_in(seed, step) draws the noise of a step; this, which is no step, the initial latents.
+# fold_in(seed, step) draws the noise of a step, and with this number that of the initial latents.
 INITIAL = 2**32 - 1
 IN_FLIGHT = 2
 
@@ -109,7 +109,7 @@ def _draw(plan: Plan, number: int) -> jax.Array:
 
 
 def _replacement(model: LoadedModel, latents: np.ndarray, sample: jax.Array) -> jax.Array:
-    """What an observer gives in place of latents, where they lie."""
+    """Checks latents that an observer returned, and puts them on the devices."""
     latents = np.asarray(latents, np.float32)
     if latents.shape != sample.shape:
         raise InputError(

@@ -28,7 +28,7 @@ class StepProgram:
 
     Attributes:
       unet, controlnets: the networks, IdentityNet first.
-      rule: of the samplers of all images.
+      rule: the step rule that serves the samplers of all images.
       guidance: whether there is classifier-free guidance.
     """
 
@@ -44,7 +44,7 @@ class StepProgram:
 
 
 class StepInputs(NamedTuple):
-    """What differs from step to step; R is B, or 2B with guidance, negative rows first.
+    """Inputs that differ from step to step; R is B, or 2B with guidance, negative rows first.
 
     Attributes:
       row: the samplers' coefficients, each [B] float32.
@@ -73,7 +73,7 @@ def denoise(
 
     Args:
       params: of `unet` and `controlnets`.
-      state: of the rule; `sample` is [B, H, W, C].
+      state: the rule's state; `sample` is [B, H, W, C].
       conditions: of R rows.
     Returns:
       The next state, and whether each of the B samples is finite.
@@ -93,7 +93,7 @@ def predict(
     conditions: Conditions,
     inputs: StepInputs,
 ) -> jax.Array:
-    """What the networks predict for samples [B, H, W, C]: [R, H, W, C] in the weights' dtype."""
+    """Predicts the noise of samples [B, H, W, C]: [R, H, W, C] in the weights' dtype."""
     unet = program.unet.bind(params["unet"])
     controlnets = [
         network.bind(weights)

@@ -1,4 +1,4 @@
-"""What images are asked for: one frozen description, used by every door. Imports no JAX."""
+"""Requests: one frozen description of images, used by every interface. Imports no JAX."""
 
 from instantid_jax.request.request import Request
 from instantid_jax.request.settings import Settings

@@ -27,13 +27,13 @@ class Request(Settings):
       prompt: what to show.
       face: the person to show. Supplies the embedding and, unless `pose` is given, the keypoints.
       pose: a Face that supplies the keypoints instead.
-      kps: [5, 2] keypoints in pixels of the output, in place of the face's.
-      kps_image: an image of drawn keypoints, in place of all others.
+      kps: [5, 2] keypoints in pixels of the output, instead of the face's.
+      kps_image: an image of drawn keypoints, instead of all others.
       control_images: one image for each ControlNet after IdentityNet.
-      image_embeds: [E], a raw face embedding in place of `face`.
-      prompt_embeds, negative_prompt_embeds: [L, D], hidden states in place of the prompt.
+      image_embeds: [E], a raw face embedding instead of `face`.
+      prompt_embeds, negative_prompt_embeds: [L, D], hidden states instead of the prompt.
       pooled_prompt_embeds, negative_pooled_prompt_embeds: [P], the pooled states with them.
-      latents: [num_images_per_prompt, H/8, W/8, C] unit-variance noise in place of the seed's.
+      latents: [num_images_per_prompt, H/8, W/8, C] unit-variance noise instead of the seed's.
     Raises:
       InputError: for a value that no model takes, or two that exclude each other.
     """
@@ -117,10 +117,10 @@ class Request(Settings):
 
     @classmethod
     def from_png(cls, path: str | os.PathLike, **changes: Any) -> "Request":
-        """What `Result.save` or `instantid generate` recorded in an image's PNG file.
+        """Reads the request that `Result.save` or `instantid generate` recorded in a PNG file.
 
         Args:
-          changes: fields in place of what is recorded, such as another face.
+          changes: fields instead of what is recorded, such as another face.
         Raises:
           InputError: if the file does not say how it was made, or something it was made with is not
             in it (encoded prompts, latents, images given as arrays) and not in `changes`.

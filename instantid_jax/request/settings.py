@@ -21,7 +21,7 @@ from instantid_jax.request.checks import (
 )
 
 SEEDS = 2**32
-# Of one number that stands for all ControlNets, or of one for each.
+# One number for all ControlNets, or one for each.
 PerControlNet = float | tuple[float, ...]
 
 

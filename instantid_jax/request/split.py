@@ -46,7 +46,7 @@ def split(arguments: Mapping[str, Any]) -> list[Request]:
     """One request for each prompt of a call.
 
     Args:
-      arguments: fields of Request, `image` in place of `kps_image`. Those of `LISTED` may be lists
+      arguments: fields of Request, `image` instead of `kps_image`. Those of `LISTED` may be lists
         and those of `STACKED` have a leading axis, all of one length; `control_images` has for
         each ControlNet an image or a list of them; `latents` is [B * num_images_per_prompt, ...].
     Raises:

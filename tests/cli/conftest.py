@@ -78,7 +78,7 @@ def pack(tmp_path_factory) -> Path:
 
 
 class Recorder:
-    """In place of a pipeline: what it was loaded with, what it was asked for, and drawn images."""
+    """Instead of a pipeline: what it was loaded with, what it was asked for, and drawn images."""
 
     FACTS: ClassVar = {"version": "0", "scheduler": "euler"}
 
@@ -108,7 +108,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch) -> Recorder:
-    """In place of every pipeline that is loaded."""
+    """Instead of every pipeline that is loaded."""
     fake = Recorder(lambda i: Image.new("RGB", (8, 8), (i, 0, 0)))
     monkeypatch.setattr(InstantIDPipeline, "load", fake.load)
     return fake
@@ -142,5 +142,5 @@ def face_file(tmp_path) -> Path:
 
 @pytest.fixture
 def person() -> Face:
-    """Whom `face_file` holds."""
+    """The face in `face_file`."""
     return small_model.person(0, image_size=(64, 128))

@@ -161,7 +161,7 @@ def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder)
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_what_a_run_trained_is_taken(run, model, face_file, tmp_path, monkeypatch, raw):
-    """And the step is told."""
+    """And the step is logged."""
     unet = json.loads((Path(model) / "unet" / "config.json").read_text())
     saved = write_run(tmp_path / "trained", unet=unet)[3, raw]
     loaded = []
@@ -187,7 +187,7 @@ def test_what_a_run_trained_is_taken(run, model, face_file, tmp_path, monkeypatc
 
 @pytest.fixture
 def bad(run, face_file, photo, pack, tmp_path, monkeypatch):
-    """Runs `generate` with what a case names in place of good arguments, and no model to load."""
+    """Runs `generate` with what a case names instead of good arguments, and no model to load."""
     monkeypatch.setattr(
         "instantid_jax.pipeline.pipeline.LoadedModel",
         lambda *_, **__: pytest.fail("weights are loaded"),
@@ -227,7 +227,7 @@ BAD = {
         {"face": "nobody.png", "face_pack": None, "sdxl": "folder", "instantid": "folder"},
         "face pack antelopev2 not found: .*--download-face-pack",
     ),
-    "a suffix that is no picture's": ({"output": "out.jpg"}, "out.jpg: expected a name ending in"),
+    "a suffix other than .png": ({"output": "out.jpg"}, "out.jpg: expected a name ending in"),
     "output is a folder": ({"output": "folder.png"}, "folder.png is a folder"),
     "output in a file": ({"output": "words.jpg/o.png"}, "words.jpg is a file, expected a folder"),
     "size": ({"height": 100, "width": 100}, "height=100 must be a multiple of 8: use 96 or 104"),

@@ -60,7 +60,7 @@ def test_help_shows_every_flag_without_prefix_and_with_its_meaning(run):
     }
     assert not [name for name in names if "." in name or name.startswith("--no-")]
     text = " ".join("\n".join(ran.out).replace("│", " ").split())
-    for meaning in ("photos of one person", "denoising steps", "its licence is printed first"):
+    for meaning in ("photos of one person", "denoising steps", "its license is printed first"):
         assert meaning in text
 
 

@@ -29,8 +29,8 @@ def test_a_later_process_compiles_nothing(cache, weights, face_file, tmp_path):
         return {path.name for path in (cache / "instantid_jax" / "xla").glob("*-cache")}
 
     asked = ("--num-images-per-prompt", 2, "--scheduler", "ddim", "--eta", 0.5, "--clip-skip", 1)
-    (told,) = instantid("warmup", "--sizes", 64, 128, *asked)
-    assert told.startswith("64 x 128, 2 images at a time: ")
+    (line,) = instantid("warmup", "--sizes", 64, 128, *asked)
+    assert line.startswith("64 x 128, 2 images at a time: ")
     warm = kept()
     assert len(warm) > 5
     size = ("--height", 64, "--width", 128, "--num-inference-steps", 3)
@@ -41,12 +41,12 @@ def test_a_later_process_compiles_nothing(cache, weights, face_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--sizes", 64, 100), "100"),
         (("--sizes", 64, 128, "--num-images-per-prompt", 0), "num_images_per_prompt"),
     ],
 )
-def test_what_no_picture_can_be_is_told_before_loading(run, arguments, told):
+def test_impossible_sizes_are_rejected_before_loading(run, arguments, message):
     ran = run("warmup", *arguments)
-    assert ran.status == 2 and told in ran.err[-1] and "Traceback" not in "".join(ran.err)
+    assert ran.status == 2 and message in ran.err[-1] and "Traceback" not in "".join(ran.err)

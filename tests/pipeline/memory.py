@@ -10,7 +10,7 @@ from tests.memory import peak_of
 if __name__ == "__main__":
     folder, dtype = sys.argv[1:]
     loaded = []
-    # What a backend takes for itself is no part of it.
+    # Excludes the memory of the backend itself.
     jax.block_until_ready(jax.numpy.zeros(()))
 
     def load() -> None:

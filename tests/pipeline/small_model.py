@@ -11,7 +11,7 @@ import numpy as np
 from instantid_jax import Face
 from train import random_model
 
-# The size of a picture whose size is not told, for a photo twice as wide as high.
+# The default size of an image for a photo twice as wide as high.
 SIZE = (64, 128)
 KPS = np.array([[20, 30], [44, 28], [33, 40], [24, 50], [43, 49]], np.float32)
 

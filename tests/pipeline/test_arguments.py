@@ -138,7 +138,7 @@ def test_a_converted_model_makes_the_same_picture(pipe, sample, plain, folder, t
     assert_same(sample(pipe=converted), plain)
 
 
-def test_a_photo_is_analysed(pipe, sample, tmp_path):
+def test_a_photo_is_analyzed(pipe, sample, tmp_path):
     pack = synthetic_pack.write_pack(tmp_path / "pack")
     photo = synthetic_pack.photo(64, 128, (10, 30, 26, 5))
     face = pipe.analyze(photo, face_pack=str(pack))

@@ -12,7 +12,7 @@ from tests.pipeline.small_model import SIZE, person, unit_noise
 
 PROMPTS = ["a man in the rain", "a woman on mars", "film noir", ""]
 SEEDS = [5, 0, 2**32 - 1, 6]
-# Of float32 rounding after three steps.
+# float32 rounding after three steps.
 TOLERANCE = 1e-5
 
 

@@ -1,4 +1,4 @@
-"""What compiles, counted: each backend compilation is an event, also one that a cache answers."""
+"""Counts compilations: each backend compilation is an event, even if a cache answers it."""
 
 import re
 
@@ -49,9 +49,9 @@ CHANGES = {
     "prompt": {"prompt": "another prompt, a longer one"},
     "prompt of the second encoder": {"prompt_2": "snow"},
     "negative prompt": {"negative_prompt": "blurry"},
-    "prompt given ready": {"prompt": None} | EMBEDS,
+    "encoded prompt": {"prompt": None} | EMBEDS,
     "face": {"face": person(1)},
-    "face given ready": {"face": None, "image_embeds": np.ones(512), "kps": np.ones((5, 2))},
+    "face embedding": {"face": None, "image_embeds": np.ones(512), "kps": np.ones((5, 2))},
     "keypoints drawn": {"image": np.zeros((*SIZE, 3), np.uint8)},
     "pose": {"pose": person(3)},
     "seed": {"seed": 2**32 - 1},

@@ -13,8 +13,8 @@ from tests.convert.published import write_published
 from tests.convert.test_memory import GIBIBYTE, WIDE
 
 ROOT = Path(__file__).parents[2]
-# Of the weights, and beside them.
-SHARE, BESIDE = 1.2, 0.5e9
+# Share of the weights' bytes, and bytes in addition.
+SHARE, EXTRA = 1.2, 0.5e9
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_of_networks_of_a_gibibyte(folder):
     peak, weights = peak_and_weights(folder, "bfloat16")
     assert 0.9 * GIBIBYTE < weights < 1.5 * GIBIBYTE
     # No less, or nothing was measured.
-    assert 0.9 * weights < peak < SHARE * weights + BESIDE
+    assert 0.9 * weights < peak < SHARE * weights + EXTRA
 
 
 @pytest.mark.slow
@@ -60,4 +60,4 @@ def test_at_full_size(folder):
     )
     peak, weights = peak_and_weights(folder, "bfloat16")
     assert weights > 9e9
-    assert 0.9 * weights < peak < SHARE * weights + BESIDE
+    assert 0.9 * weights < peak < SHARE * weights + EXTRA

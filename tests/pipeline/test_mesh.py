@@ -10,7 +10,7 @@ from instantid_jax.pipeline import step
 from instantid_jax.sharding import sampling_mesh, training_mesh
 from tests.pipeline.small_model import person
 
-# Of float32 rounding after three steps.
+# float32 rounding after three steps.
 TOLERANCE = 1e-5
 FOUR = {"prompt": ["a man", "snow", "mars", ""], "face": [person(i) for i in range(4)]}
 

@@ -1,4 +1,4 @@
-"""What a call returns, shows while it works, and says when numbers break."""
+"""Results, progress, observers, and errors when numbers are not finite."""
 
 import contextlib
 import copy
@@ -68,7 +68,7 @@ class Terminal(io.StringIO):
 
 
 def shown_by(call, **arguments) -> str:
-    """What a call writes to a terminal."""
+    """Returns what a call writes to a terminal."""
     with contextlib.redirect_stderr(Terminal()) as screen:
         call(**arguments)
     return screen.getvalue()

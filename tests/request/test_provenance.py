@@ -1,4 +1,4 @@
-"""What a PNG file records of an image, and how it is read back."""
+"""PNG files record how an image was made, and are read back."""
 
 import dataclasses
 import json

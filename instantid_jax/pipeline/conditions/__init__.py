@@ -1,1 +1,1 @@
-"""What images are conditioned on, one file each: checked and made into arrays on the host."""
+"""Conditions of images, one file each: checked and turned into arrays on the host."""

@@ -15,7 +15,7 @@ from instantid_jax.request.settings import Settings
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ControlInputs:
-    """What the ControlNets of B requests are given.
+    """Inputs of the ControlNets for B requests.
 
     Attributes:
       images: for each ControlNet after IdentityNet [B, H, W, 3] uint8.
@@ -63,7 +63,7 @@ def resolve_control(
 def residual_scales(
     settings: Settings, residuals: Sequence[int], steps: int, guidance: bool
 ) -> np.ndarray:
-    """What each ControlNet's residuals are multiplied by at each step.
+    """Computes the factors of each ControlNet's residuals at each step.
 
     A net counts at step i of T when start <= i/T and (i+1)/T <= end. In guess mode the scales rise
     from a tenth to one over the residuals, and the negative half gets none.

@@ -1,4 +1,4 @@
-"""Where sampling starts: unit noise, drawn from the seeds or given."""
+"""The start of sampling: unit noise, drawn from the seeds or given."""
 
 from collections.abc import Sequence
 
