@@ -51,7 +51,7 @@ def inspect(path: tyro.conf.Positional[Path], headers_only: bool = False) -> Non
     elif path.is_dir():
         lines = report_folder(path, values=not headers_only)
     else:
-        raise InputError(f"{path}: no such file or folder; name weights on this machine")
+        raise InputError(f"{path}: no such file or folder; pass weights on this machine")
     for line in lines:
         print(line, flush=True)
 
@@ -74,7 +74,7 @@ def report_file(path: Path, *, values: bool) -> Iterator[str]:
         yield f"  {told}"
         faults += [told] * fault
     if kind.part is None:
-        yield "  not usable here: it is none of SDXL, InstantID, an SDXL ControlNet or a VAE"
+        yield "  not usable here: not SDXL, InstantID, an SDXL ControlNet or a VAE"
     elif faults:
         yield "  not usable as it is"
     else:
@@ -110,7 +110,7 @@ def _checks(part: str | None, file: TensorFile) -> Iterator[tuple[str, bool]]:
     elif part is not None:
         config = file.path.parent / "config.json"
         settings = read_json(config) if config.is_file() else sdxl_base.SETTINGS.get(part, {})
-        told = "its config.json" if config.is_file() else "SDXL base (no config.json beside it)"
+        told = "its config.json" if config.is_file() else "SDXL base (no config.json next to it)"
         yield _fits(f"complete, by {told}", lambda: layouts.part_of(part, settings, file))
 
 
@@ -136,7 +136,7 @@ def _single_file_checks(file: TensorFile) -> Iterator[tuple[str, bool]]:
     )
     if others:
         told = ", ".join(f"{name} ({count})" for name, count in others.most_common(6))
-        yield f"beside the networks: {told}", False
+        yield f"besides the networks: {told}", False
 
 
 def _prediction(settings: Mapping[str, Any]) -> str:
@@ -157,7 +157,7 @@ def _unet_for(adapter: TensorFile) -> tuple[Network | None, str]:
     """The UNet that an adapter is compared with, if there is one, and what that is."""
     config = adapter.path.parent / "unet" / "config.json"
     if config.is_file():
-        return network("unet", read_json(config)), "complete, for the UNet beside it"
+        return network("unet", read_json(config)), "complete, for the UNet next to it"
     base = network("unet", sdxl_base.SETTINGS["unet"])
     width = next(iter(adapter.tensors["image_proj.proj_out.weight"].shape), None)
     if width == base.config.cross_attention_dim:
@@ -174,7 +174,7 @@ def _finite(reads: Mapping[str, Callable[[], np.ndarray]]) -> tuple[str, bool]:
             bad.append(name)
     if bad:
         told = ", ".join(bad[:4]) + ", ..." * (len(bad) > 4)
-        return f"{len(bad)} tensors hold numbers that are not finite: {told}", True
+        return f"{len(bad)} tensors have non-finite values: {told}", True
     return "all values are finite", False
 
 
@@ -193,7 +193,7 @@ def report_folder(folder: Path, *, values: bool) -> Iterator[str]:
         try:
             yield from report_file(folder / name, values=values)
         except InputError as error:
-            yield f"{folder / name}: damaged, or no weights"
+            yield f"{folder / name}: damaged, or not weights"
             damaged.append(str(error))
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if scheduler.is_file():

@@ -97,8 +97,8 @@ def _open(source: Path, raw: bool, step: int | None) -> Source:
         )
     if raw or step is not None:
         raise InputError(
-            f"{'--raw' if raw else f'--step {step}'} with {source}, which is no training run's "
-            "folder: leave it out, or name such a folder"
+            f"{'--raw' if raw else f'--step {step}'} with {source}, which is not a training run's "
+            "folder: leave it out, or pass such a folder"
         )
     parts = open_model(source).components
     return Source(
@@ -132,7 +132,7 @@ def cast(tensors: dict[str, np.ndarray], dtype: np.dtype | None) -> dict[str, np
                 converted[name] = tensor.astype(dtype)
         except FloatingPointError as error:
             raise InputError(
-                f"{name} holds numbers too large for {dtype}: choose bfloat16 or float32"
+                f"{name} has values too large for {dtype}: choose bfloat16 or float32"
             ) from error
     return converted
 

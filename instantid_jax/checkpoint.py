@@ -108,8 +108,8 @@ def open_model(path: Path) -> Model:
 def _read_index(path: Path) -> dict[str, Any]:
     if not (path / INDEX).is_file():
         raise InputError(
-            f"{path} is no converted model (it has no {INDEX}): make one with "
-            "`python -m convert to-jax`, or give PyTorch's files as sdxl and instantid"
+            f"{path} is not a converted model (it has no {INDEX}): make one with "
+            "`python -m convert to-jax`, or pass PyTorch's files as sdxl and instantid"
         )
     index = read_json(path / INDEX)
     if index.get("format") != FORMAT:
@@ -130,8 +130,8 @@ def check_values(path: Path) -> None:
     for name, (_, crc) in _read_index(path)["files"].items():
         if _crc32(path / name) != crc:
             raise InputError(
-                f"{path} is damaged: {name} has another checksum than when it was written; copy or "
-                "convert it again"
+                f"{path} is damaged: the checksum of {name} has changed since it was written; copy "
+                "or convert it again"
             )
 
 
@@ -145,8 +145,8 @@ def save_params(params: Params, path: Path) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise InputError(
-            f"no room for {path.parent.name}: it takes {size / 1e9:.1f} GB, the disk has "
-            f"{free / 1e9:.1f} GB left; free some, or write to another"
+            f"not enough disk space for {path.parent.name}: {size / 1e9:.1f} GB needed, "
+            f"{free / 1e9:.1f} GB free; free some space, or write to another disk"
         )
     # Weights hardly compress, and what is not compressed is written from where it lies.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)

@@ -127,8 +127,8 @@ def check_fit(networks: Mapping[str, Network]) -> None:
     unet = networks["unet"].config
     if unet.in_channels != unet.out_channels:
         raise InputError(
-            f"the UNet takes {unet.in_channels} channels and makes {unet.out_channels}, as those "
-            "for inpainting and picture editing do, which are not supported; take one of SDXL base"
+            f"the UNet has {unet.in_channels} input and {unet.out_channels} output channels: UNets "
+            "for inpainting and image editing are not supported; use one of SDXL base"
         )
     tokens = networks["image_proj"].config.output_dim
     first, second = networks["text_encoder"].config, networks["text_encoder_2"].config
@@ -143,7 +143,7 @@ def check_fit(networks: Mapping[str, Network]) -> None:
         if width != facts[0][1]:
             raise InputError(
                 f"{what} ({width}) must equal {facts[0][0]} ({facts[0][1]}): these files belong "
-                "to different base models; take ones made for the same"
+                "to different base models; use files made for the same one"
             )
     for name, part in networks.items():
         if name != "unet" and not name.startswith("controlnet"):
@@ -152,12 +152,12 @@ def check_fit(networks: Mapping[str, Network]) -> None:
         if got != added:
             raise InputError(
                 f"{name}: projection_class_embeddings_input_dim={got}, expected {added} (text "
-                "encoder 2's projection_dim and six time ids); take files made for the same model"
+                "encoder 2's projection_dim and six time ids); use files made for the same model"
             )
         for key, wanted in _skips(unet).items():
             if _skips(part.config)[key] != wanted:
                 raise InputError(
-                    f"{name}: {key}={_skips(part.config)[key]}, expected the UNet's {wanted}; take "
+                    f"{name}: {key}={_skips(part.config)[key]}, expected the UNet's {wanted}; use "
                     "a ControlNet made for this UNet"
                 )
         if name.startswith("controlnets.") and (
@@ -165,15 +165,15 @@ def check_fit(networks: Mapping[str, Network]) -> None:
         ):
             raise InputError(
                 f"{name}: cross_attention_dim={part.config.cross_attention_dim}, expected the "
-                f"UNet's {unet.cross_attention_dim}; take a ControlNet made for this UNet"
+                f"UNet's {unet.cross_attention_dim}; use a ControlNet made for this UNet"
             )
     if networks["vae"].config.latent_channels != unet.in_channels or (
         networks["vae"].config.downscale != 8
     ):
         raise InputError(
-            f"the VAE makes {networks['vae'].config.latent_channels} channels at 1/"
-            f"{networks['vae'].config.downscale} of the size, the UNet takes {unet.in_channels} "
-            "at 1/8; take the VAE of this UNet"
+            f"the VAE has {networks['vae'].config.latent_channels} latent channels at 1/"
+            f"{networks['vae'].config.downscale} of the size, the UNet expects {unet.in_channels} "
+            "at 1/8; use this UNet's VAE"
         )
 
 

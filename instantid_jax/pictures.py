@@ -50,8 +50,8 @@ def read_picture(picture: Picture) -> np.ndarray:
         return picture
     if not isinstance(picture, (str, os.PathLike, Image.Image)):
         raise InputError(
-            f"a picture came as {type(picture).__name__}: "
-            "give a file's path, a Pillow image, or a uint8 [H, W, 3] array"
+            f"a picture cannot be a {type(picture).__name__}: "
+            "pass a file path, a Pillow image, or a uint8 [H, W, 3] array"
         )
     try:
         with warnings.catch_warnings(record=True) as remarks:
@@ -66,25 +66,25 @@ def read_picture(picture: Picture) -> np.ndarray:
     except (InputError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{name}: no such file; give the path of a picture") from error
+        raise InputError(f"{name}: no such file; pass the path of a picture") from error
     except IsADirectoryError as error:
-        raise InputError(f"{name} is a folder: give the path of one picture") from error
+        raise InputError(f"{name} is a folder: pass the path of one picture") from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise InputError(f"{name} has more than {limit:,} pixels: make it smaller") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{name} is not a picture that can be read here: save it as JPEG or PNG"
+            f"{name} is not a picture in a supported format: save it as JPEG or PNG"
         ) from error
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{name} cannot be opened: {error.strerror}") from error
         raise InputError(
             f"{name} is damaged ({str(error).strip() or type(error).__name__}): "
-            "get a whole copy, or save it again as JPEG or PNG"
+            "get an intact copy, or save it again as JPEG or PNG"
         ) from error
     for remark in remarks:
-        logger.warning("%s is used, though Pillow remarks: %s", name, remark.message)
+        logger.warning("%s is used despite Pillow's warning: %s", name, remark.message)
     return result
 
 
@@ -107,7 +107,7 @@ def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give a picture or a folder of pictures")
+        raise InputError(f"{path}: no such file or folder; pass a picture or a folder of pictures")
     if not path.is_dir():
         return [path]
     found = sorted(
@@ -143,7 +143,7 @@ def save_png(
             f"{path}: pictures are written as PNG; name it {path.with_suffix('.png').name}"
         )
     if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file to write")
+        raise InputError(f"{path} is a folder: pass the name of a file to write")
     if not isinstance(picture, Image.Image):
         picture = Image.fromarray(read_picture(picture))
     chunks = PngInfo()
@@ -159,7 +159,7 @@ def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:
         raise InputError(f"{name} is empty: its size is {image.width} x {image.height}")
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise InputError(f"{name} has floating-point pixels: save it with 8 bits a channel")
+        raise InputError(f"{name} has floating-point pixels: save it with 8 bits per channel")
     if image.mode.startswith("I"):  # Pillow's convert() would clip these at 255.
         return np.repeat(_eight_bits(np.asarray(image), name)[..., None], 3, axis=-1)
     if image.has_transparency_data:
@@ -172,5 +172,5 @@ def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:
 def _eight_bits(grey: np.ndarray, name: str) -> np.ndarray:
     """16-bit greyscale [H, W], also where Pillow holds it in 32 bits, as uint8."""
     if grey.min() < 0 or grey.max() > 65535:
-        raise InputError(f"{name} has 32-bit pixels: save it with 8 or 16 bits a channel")
+        raise InputError(f"{name} has 32-bit pixels: save it with 8 or 16 bits per channel")
     return (grey >> 8).astype(np.uint8)

@@ -42,7 +42,7 @@ class PromptTokenizer:
         if len(self._tokenizer) > vocabulary:
             raise InputError(
                 f"{folder} has {len(self._tokenizer)} tokens, its text encoder knows {vocabulary}: "
-                "take the tokenizer of this text encoder"
+                "use the tokenizer of this text encoder"
             )
         # Tokens of a padded prompt, start and end included. The file may set no bound.
         self.length = min(self._tokenizer.model_max_length, positions)
@@ -61,7 +61,8 @@ class PromptTokenizer:
             if len(ids) > self.length:
                 rest = self._tokenizer.decode(ids[self.length - 1 : -1]).strip()
                 lines.append(
-                    f"the prompt is {len(ids)} tokens long and cut at {self.length}; lost: {rest!r}"
+                    f"the prompt has {len(ids)} tokens and is truncated to {self.length}; "
+                    f"lost: {rest!r}"
                 )
         return lines
 

@@ -40,8 +40,8 @@ def training_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = N
         data = max(len(devices) // (fsdp * tensor), 1)
     if data * fsdp * tensor != len(devices):
         raise InputError(
-            f"mesh {data} x {fsdp} x {tensor} (data, fsdp, tensor) takes {data * fsdp * tensor} "
-            f"devices, there are {len(devices)}"
+            f"mesh {data} x {fsdp} x {tensor} (data, fsdp, tensor) needs {data * fsdp * tensor} "
+            f"devices, but there are {len(devices)}"
         )
     # Auto: the compiler places what is between; Explicit axes, JAX's default, would need every
     # layer annotated.
@@ -67,10 +67,10 @@ def sampling_mesh(
     sizes = dict(zip(SAMPLING_AXES, (data, guidance, rows), strict=True))
     told = ",".join(f"{name}={size}" for name, size in sizes.items())
     if min(sizes.values()) < 1 or guidance > 2:
-        raise InputError(f"mesh {told}: expected sizes from 1, and guidance 1 or 2")
+        raise InputError(f"mesh {told}: expected sizes of 1 or more, and guidance 1 or 2")
     count = math.prod(sizes.values())
     if count > len(devices):
-        raise InputError(f"mesh {told} takes {count} devices, there are {len(devices)}")
+        raise InputError(f"mesh {told} needs {count} devices, but there are {len(devices)}")
     return jax.make_mesh(
         tuple(sizes.values()), SAMPLING_AXES, (AxisType.Auto,) * 3, devices=devices[:count]
     )
@@ -111,12 +111,12 @@ def check_shares(
     data, halves, rows = (mesh.shape[axis] for axis in SAMPLING_AXES)
     if batch % data:
         raise InputError(
-            f"{batch} pictures on a mesh of data={data}: expected a multiple; make more at a "
-            "time, or take a smaller mesh"
+            f"{batch} pictures on a mesh of data={data}: expected a multiple of {data}; make more "
+            "at a time, or use a smaller mesh"
         )
     if halves > 1 and not guidance:
         raise InputError(
-            "guidance_scale up to 1 leaves a mesh of guidance=2 no second half: take one of "
+            "guidance_scale up to 1 leaves a mesh of guidance=2 no second half: use a mesh of "
             "guidance=1"
         )
     # The smallest maps of the UNet are divided, too.

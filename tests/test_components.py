@@ -61,7 +61,7 @@ def test_parts_of_one_model_fit():
         ("controlnets.0", {"cross_attention_dim": 64}, r"controlnets.0: cross_attention_dim=64"),
         ("controlnets.0", {"layers_per_block": [2, 1]}, "controlnets.0: layers_per_block"),
         ("unet", {"in_channels": 9}, "inpainting"),
-        ("vae", {"latent_channels": 16}, "the VAE makes 16 channels"),
+        ("vae", {"latent_channels": 16}, "the VAE has 16 latent channels"),
         ("vae", THREE_BLOCKS, "at 1/4 of the size"),
     ],
 )

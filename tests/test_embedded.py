@@ -56,7 +56,7 @@ def test_photographs_are_refused_with_what_to_do(analyzer, name):
         path = Path(os.path.dirname(insightface.__file__), "data", "images", "t1.jpg")
         photo = np.asarray(Image.open(path))
     with pytest.raises(
-        InputError, match=r"me\.jpg does not look like a drawn .*--sdxl and --instantid"
+        InputError, match=r"me\.jpg does not look.*drawn portraits only.*--sdxl and --instantid"
     ):
         embedded.check_drawn(analyzer.analyze(photo), "me.jpg")
 

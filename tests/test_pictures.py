@@ -149,7 +149,7 @@ def test_unusable_sources_get_one_line(tmp_path):
     refuses(Image.new("RGB", (0, 3)), "empty: its size is 0 x 3")
     with Image.open(tmp_path / "cut.jpg") as lazy:
         refuses(lazy, "cut.jpg is damaged")
-    refuses(b"\xff\xd8", "came as bytes")
+    refuses(b"\xff\xd8", "cannot be a bytes")
 
 
 def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def test_what_pillow_remarks_is_logged(tmp_path, caplog):
     (tmp_path / "a.jpg").write_bytes(data[:at] + b"\x00\x00\xff\x00" + data[at + 4 :])
     with caplog.at_level(logging.WARNING):
         read_picture(tmp_path / "a.jpg")
-    assert "a.jpg is used, though Pillow remarks" in caplog.text
+    assert "a.jpg is used despite Pillow's warning" in caplog.text
 
 
 def test_find_pictures_lists_a_folder_in_order(tmp_path):

@@ -41,7 +41,7 @@ def test_text_is_read_as_clip_reads_it(tokenizer):
 def test_a_long_prompt_is_cut_and_what_is_lost_is_quoted(tokenizer):
     kept, lost = "abcde " * 15, "fghij klm"
     (line,) = tokenizer.lost([kept + lost, "short"])
-    assert line == f"the prompt is {75 + 8 + 2} tokens long and cut at 77; lost: {lost!r}"
+    assert line == f"the prompt has {75 + 8 + 2} tokens and is truncated to 77; lost: {lost!r}"
     ids = tokenizer([kept + lost])[0]
     np.testing.assert_array_equal(ids, tokenizer([kept])[0])
     assert tokenizer.lost([kept]) == []

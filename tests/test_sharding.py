@@ -53,9 +53,9 @@ def test_a_text_that_names_no_mesh_is_told(text):
 @pytest.mark.parametrize(
     ("sizes", "told"),
     [
-        ((0, 1, 1), "expected sizes from 1"),
+        ((0, 1, 1), "expected sizes of 1 or more"),
         ((1, 3, 1), "guidance 1 or 2"),
-        ((4, 2, 2), "takes 16 devices, there are 8"),
+        ((4, 2, 2), "needs 16 devices, but there are 8"),
     ],
 )
 def test_a_sampling_mesh_that_cannot_be_is_told(sizes, told):

@@ -209,7 +209,7 @@ def _check_steps(config: ScheduleConfig, steps: int) -> int:
 
 def _check_eta(eta: float, class_name: str) -> None:
     if class_name != DDIM and eta != 0:
-        raise InputError(f"eta={eta} has no meaning for {class_name}: leave it 0 or choose ddim")
+        raise InputError(f"eta={eta} has no effect on {class_name}: leave it at 0 or choose ddim")
     if not 0 <= eta <= 1:
         raise InputError(f"eta={eta}: expected 0 to 1")
 
@@ -242,8 +242,8 @@ def _make_ddim(config: ScheduleConfig, steps: int, alpha: np.ndarray, eta: float
     timesteps = spaced_timesteps(config, steps).round().astype(np.int64)
     if timesteps[0] >= config.num_train_timesteps or timesteps[-1] < 0:
         raise InputError(
-            f"num_inference_steps={steps} with steps_offset={config.steps_offset} asks for "
-            f"timesteps {timesteps[0]} to {timesteps[-1]} of {config.num_train_timesteps}: take "
+            f"num_inference_steps={steps} with steps_offset={config.steps_offset} gives "
+            f"timesteps {timesteps[0]} to {timesteps[-1]} of {config.num_train_timesteps}: use "
             "fewer steps"
         )
     # A constant stride, also where the spacing's own is not constant.
@@ -269,7 +269,7 @@ def _make_lcm(config: ScheduleConfig, steps: int, alpha: np.ndarray) -> Sampler:
     if steps > original:
         raise InputError(
             f"num_inference_steps={steps} with lcm: expected at most original_inference_steps="
-            f"{original}; take fewer steps (4 to 8 are usual)"
+            f"{original}; use fewer steps (4 to 8 are usual)"
         )
     # Evenly spaced among the timesteps of the distillation.
     distilled = np.arange(original, 0, -1) * (config.num_train_timesteps // original) - 1
@@ -298,8 +298,8 @@ def _make_solver(config: ScheduleConfig, class_name: str, steps: int, alpha: np.
         if class_name == DPM and config.beta_schedule == "squaredcos_cap_v2":
             raise InputError(
                 "DPMSolverMultistepScheduler with Karras or Lu sigmas and beta_schedule="
-                "'squaredcos_cap_v2' is not supported (diffusers cuts its timesteps to integers "
-                "where rounding errors decide): choose another scheduler"
+                "'squaredcos_cap_v2' is not supported (diffusers truncates its timesteps to "
+                "integers, so rounding errors decide): choose another scheduler"
             )
         timesteps = timesteps_of(sigmas, trained).round()
         if class_name == UNIPC:
@@ -323,7 +323,7 @@ def _dpm_solver(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows
     if stochastic and highest == 3:
         raise InputError(
             "sde-dpmsolver++ with solver_order=3 is not supported (diffusers' own formula has a "
-            "sign wrong): expected 1 or 2; correct scheduler_config.json"
+            "wrong sign): expected 1 or 2; correct scheduler_config.json"
         )
     orders = [min(i + 1, highest) for i in range(steps)]
     careful = config.lower_order_final and steps < 15

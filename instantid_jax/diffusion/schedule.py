@@ -159,7 +159,7 @@ def _betas(config: ScheduleConfig) -> np.ndarray:
         if betas.shape != (steps,):
             raise InputError(
                 f"scheduler_config.json has {betas.size} trained_betas for num_train_timesteps="
-                f"{steps}: expected one a timestep; correct the file"
+                f"{steps}: expected one per timestep; correct the file"
             )
         return betas
     if config.beta_schedule == "linear":

@@ -52,7 +52,7 @@ def spaced_timesteps(
     if np.any(np.diff(timesteps) >= 0):
         raise InputError(
             f"num_inference_steps={steps} does not fit {last} training timesteps with "
-            f"timestep_spacing={config.timestep_spacing!r}: take fewer steps"
+            f"timestep_spacing={config.timestep_spacing!r}: use fewer steps"
         )
     return timesteps
 

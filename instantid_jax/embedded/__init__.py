@@ -23,8 +23,8 @@ NOTICE = (
 # insightface's t1.jpg 0.85 at most. A close crop of a photographed face can pass.
 DRAWN_SCORE = 0.975
 ADVICE = (
-    "the embedded miniature model handles drawn portraits only; for photographs give --sdxl and "
-    f"--instantid, to try the miniature {PORTRAIT}"
+    "the embedded miniature model handles drawn portraits only; pass --sdxl and --instantid for "
+    f"photographs, or try {PORTRAIT}"
 )
 
 

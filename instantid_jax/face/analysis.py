@@ -100,7 +100,7 @@ class FaceAnalyzer:
         threads: int | None = None,
     ):
         if not det_sizes or any(size < 32 or size % 32 for size in det_sizes):
-            raise InputError(f"det_sizes are {list(det_sizes)}: expected multiples of 32, say 640")
+            raise InputError(f"det_sizes={list(det_sizes)}: expected multiples of 32, such as 640")
         try:
             self.folder = find_pack(pack, root)
         except PackNotFoundError:
@@ -113,7 +113,7 @@ class FaceAnalyzer:
         if self._detector.static_input_size is not None:
             # insightface would take any size asked for and use this one without a word.
             logger.warning(
-                "the detector of %s takes %d x %d alone: det_sizes are not used",
+                "the detector of %s only takes %d x %d: det_sizes is ignored",
                 self.folder,
                 *self._detector.static_input_size,
             )
@@ -213,7 +213,7 @@ class FaceAnalyzer:
         found = self._find(picture)
         if len(found) > 1:
             name = picture_name(picture)
-            logger.warning("%d faces in %s: the largest is used", len(found), name)
+            logger.warning("%d faces in %s: using the largest", len(found), name)
         return self.crop(*found[0])
 
 
@@ -253,7 +253,7 @@ def _load_models(
     unknown = [name for name in providers if name not in onnxruntime.get_available_providers()]
     if unknown:
         raise InputError(
-            f"onnxruntime has no {', '.join(unknown)} here: expected of "
+            f"onnxruntime has no {', '.join(unknown)} here: expected one of "
             f"{', '.join(onnxruntime.get_available_providers())}"
         )
     options = onnxruntime.SessionOptions()
@@ -272,7 +272,7 @@ def _load_models(
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
                 f"face pack {folder}: {path.name} cannot be used ({reason}): "
-                "unzip or download the pack again, or take the file out"
+                "unzip or download the pack again, or remove the file"
             ) from error
     tasks = {name: getattr(model, "taskname", "unknown") for name, model in models.items()}
     detectors = [model for model in models.values() if isinstance(model, model_zoo.SCRFD)]
@@ -282,8 +282,8 @@ def _load_models(
         held = ", ".join(f"{name} ({task})" for name, task in tasks.items())
         raise InputError(
             f"face pack {folder} holds {held}{'' if keypoints else ' without keypoints'}: expected "
-            "one detector with keypoints (9 outputs) and one recogniser (input 112 x 112); "
-            "put in what is missing, take out what is too many"
+            "one detector with keypoints (9 outputs) and one recognizer (input 112 x 112); "
+            "add the missing file, or remove the extra one"
         )
     (detector,), (recogniser,) = detectors, recognisers
     for model in (detector, recogniser):
@@ -291,8 +291,8 @@ def _load_models(
         # onnxruntime goes on without the one that was asked for.
         if running != providers[0]:
             raise InputError(
-                f"onnxruntime could not start {providers[0]} and would run {running}: check the "
-                "driver and the libraries that it needs, or ask for the other"
+                f"onnxruntime could not start {providers[0]} and fell back to {running}: check the "
+                "driver and the libraries that it needs, or choose the other"
             )
     return detector, recogniser
 
@@ -302,7 +302,7 @@ def _download(pack: str, root: str | os.PathLike[str]) -> None:
     from insightface.utils import storage
 
     if pack != os.path.basename(pack):
-        raise InputError(f"face pack {pack} is a path and not found: only a name is downloaded")
+        raise InputError(f"face pack {pack} not found: a path cannot be downloaded, only a name")
     target = pack_folder(pack, root)
     logger.warning("downloading face pack %s to %s. %s", pack, target, LICENCE)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -315,6 +315,6 @@ def _download(pack: str, root: str | os.PathLike[str]) -> None:
         except Exception as error:
             raise InputError(
                 f"face pack {pack} could not be downloaded ({' '.join(str(error).split())}): "
-                f"get it by hand and unzip it into {target}"
+                f"download it by hand and unzip it into {target}"
             ) from error
         os.rename(folder, target)

@@ -58,7 +58,7 @@ class Face:
             object.__setattr__(self, name, value)
         if abs(np.linalg.norm(self.embedding) - 1) < 0.01:
             logger.warning(
-                "a face's embedding has length 1: InstantID expects the raw one "
+                "a face's embedding has unit length: InstantID expects the raw one "
                 "(insightface's `embedding`, not `normed_embedding`)"
             )
 
@@ -80,19 +80,19 @@ class Face:
                 # Of any type; the constructor checks it.
                 values: dict[str, Any] = {name: file[name] for name in names}
         except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file; give a face written by `save`") from error
+            raise InputError(f"{path}: no such file; pass a face written by `save`") from error
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             # Of what is no archive NumPy says how it could be unpickled, which runs its code.
             reason = " ".join(str(error).split())
-            reason = "no NumPy archive" if "allow_pickle" in reason else reason
+            reason = "not a NumPy archive" if "allow_pickle" in reason else reason
             raise InputError(
                 f"{path} is not a face file ({reason}): expected the .npz "
-                "that `instantid embed` writes; of a photo, make one with it"
+                "that `instantid embed` makes from a photo"
             ) from error
         missing = [name for name in ("embedding", "kps") if name not in values]
         if missing:
             raise InputError(
-                f"{path} is no face file: it lacks {' and '.join(missing)} "
+                f"{path} is not a face file: it lacks {' and '.join(missing)} "
                 f"and holds {', '.join(held) or 'nothing'}"
             )
         try:
@@ -111,11 +111,11 @@ class Face:
         """One person from several photos: raw embeddings averaged, all else of the first."""
         faces = list(faces)
         if not faces:
-            raise InputError("the mean of no faces was asked for: give at least one")
+            raise InputError("no faces given: pass at least one photo or .npz file")
         sizes = {face.embedding.size for face in faces}
         if len(sizes) > 1:
             raise InputError(
-                f"faces with embeddings of different lengths, {sorted(sizes)}, have no mean: "
+                f"cannot average face embeddings of different lengths {sorted(sizes)}: "
                 "use one face pack for all of them"
             )
         embedding = np.mean([face.embedding for face in faces], axis=0)
@@ -153,7 +153,7 @@ def _finite(name: str, value: object, shape: tuple[int | None, ...]) -> np.ndarr
         with np.errstate(over="ignore"):  # becomes infinity, and is refused below
             array = np.array(value, np.float32)
     except (TypeError, ValueError) as error:
-        raise InputError(f"a face's {name} is not made of numbers: {error}") from error
+        raise InputError(f"a face's {name} must be numeric: {error}") from error
     fits = array.ndim == len(shape) and all(
         want in (None, got) for want, got in zip(shape, array.shape, strict=True)
     )

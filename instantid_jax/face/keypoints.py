@@ -43,7 +43,7 @@ def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
     if np.abs(kps).max() > _FARTHEST:
         raise InputError(f"keypoints lie at {np.abs(kps).max():g}: expected pixels of the picture")
     if height < 1 or width < 1:
-        raise InputError(f"a keypoint picture of {height} x {width} was asked for: expected 1 up")
+        raise InputError(f"keypoint picture of {height} x {width}: expected sides of 1 or more")
 
     picture = np.zeros((height, width, 3), np.uint8)
     # Positions, lengths and angles are truncated, not rounded, as the original does.

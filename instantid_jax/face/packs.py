@@ -11,7 +11,7 @@ INSIGHTFACE_ROOT = "~/.insightface"
 
 LICENCE = (
     "insightface's face packs, antelopev2 among them, are for non-commercial research only; "
-    "the licence of insightface's code (MIT) does not extend to them. "
+    "the license of insightface's code (MIT) does not extend to them. "
     "See https://github.com/deepinsight/insightface#license"
 )
 
@@ -39,7 +39,7 @@ def find_pack(
         if folder.is_dir():
             return _folder_of_onnx(folder)
     if places[0].is_file():
-        raise InputError(f"face pack {pack} is a file: give a folder of .onnx files")
+        raise InputError(f"face pack {pack} is a file: pass a folder of .onnx files")
     raise PackNotFoundError(
         f"face pack {pack} not found: looked for the folders "
         f"{' and '.join(str(place) for place in dict.fromkeys(places))}; download it with "

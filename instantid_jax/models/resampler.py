@@ -39,8 +39,8 @@ class ResamplerConfig:
     def __post_init__(self):
         if self.inner_dim % self.dim_head:
             raise InputError(
-                f"the Resampler's attention width {self.inner_dim} is no multiple of its head size "
-                f"{self.dim_head}: give the right one as dim_head in a config.json beside the file"
+                f"the Resampler's attention width {self.inner_dim} must be a multiple of its head "
+                f"size {self.dim_head}: set dim_head in a config.json next to the file"
             )
 
     @classmethod

@@ -121,7 +121,7 @@ def read_description(path: Path) -> dict[str, Any]:
     settings = read_json(path)
     crc32 = settings.pop("crc32", None)
     if crc32 != _crc32(settings):
-        raise InputError(f"{path} does not have its checksum")
+        raise InputError(f"{path} does not match its checksum")
     if settings["format"] != FORMAT:
         raise InputError(f"{path} has format {settings['format']}, expected {FORMAT}")
     return settings

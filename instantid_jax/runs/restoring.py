@@ -149,7 +149,7 @@ def _trainables(
     group = AVERAGE if averaged else PARAMETERS
     stored = {name: array for name, array in stored.items() if name.startswith(group)}
     if not stored:
-        raise InputError(f"{_place(run, step)} holds no parameters: give a run of this project")
+        raise InputError(f"{_place(run, step)} holds no parameters: pass a run of this project")
     return group, stored
 
 
@@ -158,7 +158,7 @@ def _newest_sound(
 ) -> T:
     steps = run.steps()
     if step is None and not steps:
-        raise InputError(f"{run.path} has no checkpoint: give the folder of a run that saved one")
+        raise InputError(f"{run.path} has no checkpoint: pass the folder of a run that saved one")
     if step is not None and step not in steps:
         raise InputError(
             f"{run.path} has no checkpoint of step {step}, only of {_listed(steps)}: choose one"
@@ -170,7 +170,7 @@ def _newest_sound(
             return read(candidate)
         except DamagedError as error:
             logger.warning("%s", error)
-    raise InputError(f"{run.path} has no sound checkpoint: all of {_listed(steps)} are damaged")
+    raise InputError(f"{run.path} has no intact checkpoint: all of {_listed(steps)} are damaged")
 
 
 def _description(run: RunFolder, step: int) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _description(run: RunFolder, step: int) -> dict[str, Any]:
     _agree_on_fault(run, step, fault)
     assert description is not None, "a fault raises"
     if description["step"] != step:
-        raise _damaged(run, step, f"its own step is {description['step']}")
+        raise _damaged(run, step, f"its metadata says step {description['step']}")
     return description
 
 
@@ -206,7 +206,7 @@ def _check_fit(
         faults.append(f"{len(dtypes)} of another dtype: {', '.join(dtypes[:4])}{more}")
     if faults:
         raise InputError(
-            f"{_place(run, step)} holds another state: {'; '.join(faults)}; "
+            f"{_place(run, step)} holds a different state: {'; '.join(faults)}; "
             "use the configuration it was saved with, or another folder"
         )
 
@@ -221,9 +221,9 @@ def _check_fingerprint(
     ]
     if not differences:
         return
-    line = f"{_place(run, step)} was saved by a run that differs: {'; '.join(differences)}"
+    line = f"{_place(run, step)} was saved by a different run: {'; '.join(differences)}"
     if not ignore:
-        raise InputError(f"{line}; undo that, use another folder, or ignore the fingerprint")
+        raise InputError(f"{line}; revert this, use another folder, or ignore the fingerprint")
     logger.warning("%s", line)
 
 
@@ -274,7 +274,7 @@ def _read_arrays(
     bad = [name for name, value in checksums(arrays).items() if value != saved[name]]
     if bad:
         names = f"{', '.join(bad[:4])}{', ...' if len(bad) > 4 else ''}"
-        raise _damaged(run, step, f"not the saved numbers in {len(bad)} array(s): {names}")
+        raise _damaged(run, step, f"{len(bad)} array(s) differ from what was saved: {names}")
     return arrays
 
 

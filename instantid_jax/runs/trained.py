@@ -79,7 +79,7 @@ class Trained:
         faults = _misfit(component_shapes("ip_adapter", unet), self.shapes["ip_adapter"])
         if faults:
             raise InputError(
-                f"{self.run.path} does not fit this UNet: its adapter has {faults}; give the base "
+                f"{self.run.path} does not fit this UNet: its adapter has {faults}; use the base "
                 "model it was trained on, or one of the same sizes"
             )
         networks = {**self.networks, "ip_adapter": unet}
@@ -115,8 +115,8 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
         part, _, own = name.partition(".")
         if part not in shapes:
             raise InputError(
-                f"step {stored.step} of {path} holds {name}: expected {', '.join(PARTS)} alone; "
-                "give a run that trained InstantID"
+                f"step {stored.step} of {path} holds {name}: expected only {', '.join(PARTS)}; "
+                "pass a run that trained InstantID"
             )
         shapes[part][own] = shape
     for part, net in networks.items():
@@ -124,7 +124,7 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
         if faults:
             raise InputError(
                 f"step {stored.step} of {path} does not fit its {run.networks.name}: {part} has "
-                f"{faults}; copy the run's folder again, whole"
+                f"{faults}; copy the whole run folder again"
             )
     weights = "the moving average" if stored.averaged else "the raw parameters"
     logger.info("%s: step %d, %s", path, stored.step, weights)
@@ -153,7 +153,7 @@ def check_raw(raw: bool, instantid: str | None) -> None:
     if raw and (instantid is None or not is_run(Path(instantid))):
         raise InputError(
             f"raw with instantid={instantid!r}: only the folder of a training run has raw "
-            "parameters beside their moving average; leave raw out, or give such a folder"
+            "parameters besides their moving average; leave raw out, or pass such a folder"
         )
 
 
@@ -161,8 +161,8 @@ def _read_networks(run: RunFolder) -> tuple[dict[str, Mapping[str, Any]], dict[s
     """The settings in networks.json, and the networks that they describe."""
     if not run.networks.is_file():
         raise InputError(
-            f"{run.path} has no {run.networks.name}, which tells the sizes of what was trained: "
-            "copy the run's folder again, whole"
+            f"{run.path} has no {run.networks.name}, which records the sizes of what was trained: "
+            "copy the whole run folder again"
         )
     found = read_json(run.networks)
     settings, networks = {}, {}
@@ -172,8 +172,8 @@ def _read_networks(run: RunFolder) -> tuple[dict[str, Mapping[str, Any]], dict[s
             networks[part] = network(part, found[part])
         except (AttributeError, InputError, KeyError, TypeError) as error:
             raise InputError(
-                f"{run.networks} does not configure {part} ({error}): copy the run's folder "
-                "again, whole"
+                f"{run.networks} does not configure {part} ({error}): copy the whole run "
+                "folder again"
             ) from error
     return settings, networks
 

@@ -80,12 +80,12 @@ def fetch(repository: str, select: Select) -> Path:
         )
     except Exception as error:
         raise InputError(
-            f"{repository}: fetching it stopped ({_first_line(error)}); "
-            "run again, what is cached stays"
+            f"{repository}: the download stopped ({_first_line(error)}); "
+            "run again, cached files are kept"
         ) from error
     absent = [file for file in chosen if not (Path(folder) / file).is_file()]
     if absent:
-        raise InputError(f"{repository}: fetched without {', '.join(absent[:4])}; run again")
+        raise InputError(f"{repository}: the download lacks {', '.join(absent[:4])}; run again")
     return Path(folder)
 
 
@@ -96,8 +96,8 @@ def _check_id(name: str, repository: str) -> None:
         name = ""
     if name.count("/") != 1:
         raise InputError(
-            f"{repository}: no such folder here, and no hub id "
-            "(owner/name or owner/name@revision); give either"
+            f"{repository}: no such folder here, and not a hub id "
+            "(owner/name or owner/name@revision); pass either"
         )
 
 
@@ -108,7 +108,7 @@ def _cached(repository: str, select: Select, error: Exception) -> Path:
     folder = _snapshot(name, revision)
     if folder is None:
         raise InputError(
-            f"{repository}: {reason}, and the cache {constants.HF_HUB_CACHE} has nothing of it; "
+            f"{repository}: {reason}, and the cache {constants.HF_HUB_CACHE} does not contain it; "
             f"{remedy}"
         ) from error
     try:
@@ -117,7 +117,7 @@ def _cached(repository: str, select: Select, error: Exception) -> Path:
         files = [file.path for file in tree]
     except errors.CachedRepoTreeNotFoundError:
         files = list_folder(folder)
-    told = f"{repository}: {reason}, and of its cached files"
+    told = f"{repository}: {reason}, and its cached files are incomplete"
     chosen = _select(told, select, files)
     missing = [file for file in chosen if not (folder / file).is_file()]
     if missing:
@@ -139,12 +139,12 @@ def _reason(repository: str, error: Exception) -> tuple[str, str]:
             page = f"{constants.ENDPOINT}/{repository.partition('@')[0]}"
             return (
                 "it is gated",
-                f"accept its terms at {page}, then `hf auth login` or set HF_TOKEN",
+                f"accept its terms at {page}, then run `hf auth login` or set HF_TOKEN",
             )
         case errors.RepositoryNotFoundError():
             return (
                 f"no such folder here, and no such public repository at {constants.ENDPOINT}",
-                "check the name; for a private one `hf auth login` or set HF_TOKEN",
+                "check the name; for a private one run `hf auth login` or set HF_TOKEN",
             )
         case errors.HfHubHTTPError():
             status = error.response.status_code
@@ -153,7 +153,7 @@ def _reason(repository: str, error: Exception) -> tuple[str, str]:
         case _:
             return (
                 f"{constants.ENDPOINT} cannot be reached ({_first_line(error)})",
-                "check the network, or give a local folder",
+                "check the network, or pass a local folder",
             )
 
 

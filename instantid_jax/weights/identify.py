@@ -123,7 +123,7 @@ def _transformer(shapes: Shapes) -> Kind | None:
     """Diffusion transformers, in any layout."""
     blocks = ("double_blocks.", "joint_blocks.", "single_transformer_blocks.")
     if _any(shapes, *blocks, "transformer_blocks."):
-        return Kind("a diffusion transformer (SD 3, FLUX or a like one)")
+        return Kind("a diffusion transformer (SD 3, FLUX or similar)")
     return None
 
 
@@ -157,7 +157,7 @@ def _text_encoder(shapes: Shapes) -> Kind | None:
     if not any(name.endswith("embeddings.token_embedding.weight") for name in shapes):
         return None
     if _any(shapes, "vision_model."):
-        return Kind("a whole CLIP model, of text and pictures")
+        return Kind("a whole CLIP model (text and images)")
     if "text_projection.weight" in shapes:
         return Kind("a CLIP text encoder with a projection", "text_encoder_2")
     return Kind("a CLIP text encoder", "text_encoder")

@@ -173,7 +173,7 @@ def read_params(tensors: Tensors, dtype: jnp.dtype | None) -> Params:
             params[name] = jax.device_put(_aligned_copy(tensor.read(), kept))
         except FloatingPointError as error:
             raise InputError(
-                f"{name} holds numbers too large for {kept}: choose bfloat16 or float32"
+                f"{name} has values too large for {kept}: choose bfloat16 or float32"
             ) from error
     return params
 
@@ -258,7 +258,7 @@ def part_of(name: str, settings: Mapping[str, Any], file: TensorFile) -> Compone
     said = settings.get("_class_name") or next(iter(settings.get("architectures") or ()), None)
     if said is not None and said not in CLASSES[name]:
         raise InputError(
-            f"{file.path} belongs to a {said}, says its config.json: expected a {CLASSES[name][0]}"
+            f"{file.path}: its config.json describes a {said}, expected a {CLASSES[name][0]}"
         )
     tensors = dict(file.tensors)
     if name in ("text_encoder", "text_encoder_2"):

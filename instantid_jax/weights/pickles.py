@@ -61,8 +61,8 @@ KNOWN = {
 }
 
 ADVICE = (
-    "expected tensors, numbers, strings and containers alone; if you trust where the file is from, "
-    "save its tensors anew as .safetensors"
+    "expected only tensors, numbers, strings and containers; if you trust the source of the file, "
+    "save its tensors as .safetensors"
 )
 
 PLAIN = (str, int, float, bytes, bool, type(None))
@@ -273,7 +273,7 @@ class _Machine:
 
     def named(self, module: object, name: object) -> Name:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise ValueError("a name that is no string")
+            raise ValueError("a name that is not a string")
         found = Name(module, name)
         if found in self.calls or (found.module, found.name) in STORAGES:
             return found

@@ -59,7 +59,7 @@ def weights_in(
     present = sorted({_told(key[0]) for key, found in sets.items() if found.files()})
     if present:
         raise InputError(
-            f"no weights of {_told(variant)} in {where}; it has {', '.join(present)}: ask for that"
+            f"no weights of {_told(variant)} in {where}; it has {', '.join(present)}: use that"
         )
     held = ", ".join(sorted(names)[:4]) or "nothing"
     raise InputError(

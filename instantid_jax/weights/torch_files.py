@@ -114,7 +114,7 @@ def _head(path: Path) -> bytes:
     try:
         if path.is_dir():
             inside = sorted(p.name for p in path.iterdir() if p.name.endswith(SUFFIXES))
-            named = f"one of {', '.join(inside[:4])}" if inside else "it holds none"
+            named = f"one of {', '.join(inside[:4])}" if inside else "it has none"
             raise InputError(f"{path}: a folder, expected a weights file in it ({named})")
         with path.open("rb") as file:
             return file.read(512)
@@ -145,7 +145,7 @@ def _diagnosis(head: bytes) -> str:
         return "a JSON file, expected weights; name the weights file itself"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return (
-            "a bare pickle, as torch wrote before 1.6, which is not read; save it anew: "
+            "a bare pickle, as torch wrote before 1.6, which is not supported; save it again: "
             "torch.save(torch.load(old, map_location='cpu', weights_only=True), new)"
         )
     if head.startswith(b"PK"):
@@ -194,13 +194,14 @@ def _open_index(path: Path) -> TensorFile:
     outside = [shard for shard in shards if Path(shard).name != shard]
     if outside:
         raise InputError(
-            f"{path}: names a shard outside its folder ({quoted(outside[0])}); fetch the index anew"
+            f"{path}: names a shard outside its folder ({quoted(outside[0])}); download the index "
+            "again"
         )
     missing = [name for name, shard in shards.items() if not shard.is_file()]
     if missing:
         raise InputError(
             f"{path}: {len(missing)} of {len(shards)} shards are missing "
-            f"({', '.join(missing[:4])}); put them beside it"
+            f"({', '.join(missing[:4])}); put them next to it"
         )
     tensors: Tensors = {}
     metadata: dict[str, Any] = {}
@@ -211,7 +212,7 @@ def _open_index(path: Path) -> TensorFile:
             if name in tensors:
                 raise InputError(
                     f"{path}: {quoted(name)} is in two shards, {holder[name]} and {shard}; "
-                    "fetch index and shards anew, from one place"
+                    "download the index and the shards again, from one place"
                 )
             tensors[name], holder[name] = tensor, shard
         metadata |= opened.metadata
@@ -219,6 +220,6 @@ def _open_index(path: Path) -> TensorFile:
     if astray:
         raise InputError(
             f"{path}: {len(astray)} tensors are not in the shard it names ({quoted(astray[0])} in "
-            f"{promised[astray[0]]}); fetch index and shards anew, from one place"
+            f"{promised[astray[0]]}); download the index and the shards again, from one place"
         )
     return TensorFile(path, tensors, metadata)

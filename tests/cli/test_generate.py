@@ -87,7 +87,7 @@ def test_photos_are_analysed_averaged_and_posed(run, pipe, weights, photo, pack)
         *("--prompt", "rain", "--output", "out.png", *weights, *FAST),
     )
     assert ran.status == 0 and ran.err == []
-    assert ran.log == [f"2 faces in {pose}: the largest is used"]
+    assert ran.log == [f"2 faces in {pose}: using the largest"]
 
     analyzer = FaceAnalyzer(pack)
     face = Face.mean([analyzer.analyze(first), analyzer.analyze(second)])

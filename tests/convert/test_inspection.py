@@ -70,7 +70,7 @@ def test_numbers_that_are_not_finite(inspect, folder):
     change(file, **{"conv_in.bias": np.array([1, np.nan] * 16, np.float16)})
     lines = inspect(file)
     assert lines[3:] == [
-        "  1 tensors hold numbers that are not finite: conv_in.bias",
+        "  1 tensors have non-finite values: conv_in.bias",
         "  not usable as it is",
     ]
     lines = inspect(file, "--headers-only")
@@ -80,7 +80,7 @@ def test_numbers_that_are_not_finite(inspect, folder):
 def test_adapter(inspect, folder):
     lines = inspect(folder / "ip-adapter.safetensors")
     assert lines[0].endswith("ip-adapter.safetensors: an InstantID adapter")
-    assert "  complete, for the UNet beside it" in lines
+    assert "  complete, for the UNet next to it" in lines
     shutil.rmtree(folder / "unet")
     lines = inspect(folder / "ip-adapter.safetensors")
     told = "  its Resampler is complete; made for a UNet of cross_attention_dim=96"
@@ -113,7 +113,7 @@ def test_single_file_at_full_size(inspect, tmp_path):
     ]
     assert lines[6] == "  prediction type: v_prediction, zero terminal SNR"
     told, _, others = lines[7].partition(": ")
-    assert told == "  beside the networks"
+    assert told == "  besides the networks"
     assert sorted(others.split(", ")) == ["model_ema (1)", "v_pred (1)", "ztsnr (1)"]
     assert lines[8] == "  not usable as it is"
 
@@ -163,7 +163,7 @@ def test_folder_with_a_damaged_file(convert, folder):
     ran = convert("inspect", folder, "--headers-only")
     assert ran.status == 2 and len(ran.err) == 1
     assert f"{file}: damaged or cut short safetensors file" in ran.err[0]
-    assert f"{file}: damaged, or no weights" in ran.out
+    assert f"{file}: damaged, or not weights" in ran.out
     assert f"{folder}/unet/diffusion_pytorch_model.safetensors" in "\n".join(ran.out)
 
 
@@ -195,7 +195,7 @@ def test_converted_model(convert, inspect, sound, tmp_path):
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     told = convert("inspect", model)
-    assert told.status == 2 and "has another checksum than when it was written" in told.err[-1]
+    assert told.status == 2 and "has changed since it was written" in told.err[-1]
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty", "text.safetensors", "config.json"])

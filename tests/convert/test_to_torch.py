@@ -109,7 +109,7 @@ def test_run_becomes_a_model_of_ours(convert, run, sdxl, tmp_path):
 
     for flags, named in ((("--raw",), "--raw"), (("--step", 6), "--step 6")):
         ran = convert("to-torch", model, "--output", tmp_path / "again", *flags)
-        assert ran.error.startswith(f"{named} with {model}, which is no training run's folder: ")
+        assert ran.error.startswith(f"{named} with {model}, which is not a training run's folder: ")
         assert len(ran.err) == 1 and not (tmp_path / "again").exists()
 
 

@@ -134,7 +134,7 @@ def test_file_in_place_of_a_folder(refused, folder, given):
 def test_wrong_class_beside_right_weights(refused, folder):
     config = folder / "ControlNetModel" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "T2IAdapter"}))
-    assert "belongs to a T2IAdapter, says its config.json" in refused()
+    assert "its config.json describes a T2IAdapter" in refused()
 
 
 def test_settings_that_are_not_supported(refused, folder):
@@ -255,10 +255,10 @@ def test_truncated_converted_model(convert, sound, tmp_path):
 
 def test_published_weights_in_place_of_a_converted_model(convert, sound, tmp_path):
     ran = convert("to-torch", sound, "--output", tmp_path / "out")
-    assert f"{sound} is no converted model" in ran.error
+    assert f"{sound} is not a converted model" in ran.error
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_at_all(refused, folder):
     line = refused(sdxl=Path("/nowhere/at/all"))
-    assert "no such folder here, and no hub id" in line
+    assert "no such folder here, and not a hub id" in line

@@ -62,7 +62,7 @@ def test_the_largest_of_several_is_used_and_said(analyzer, caplog):
         alone = analyzer.analyze(photo(640, 640, LARGE))
         assert not caplog.records
         both = analyzer.analyze(photo(640, 640, SMALL, LARGE))
-    assert "2 faces in the picture: the largest is used" in caplog.text
+    assert "2 faces in the picture: using the largest" in caplog.text
     np.testing.assert_array_equal(both.embedding, alone.embedding)
 
 
@@ -159,7 +159,7 @@ def test_odd_detection_sizes_are_refused(pack, det_sizes):
 
 
 def test_unknown_providers_are_refused(pack):
-    with pytest.raises(InputError, match=r"no NoSuchProvider here: expected of .*CPU"):
+    with pytest.raises(InputError, match=r"no NoSuchProvider here: expected one of .*CPU"):
         FaceAnalyzer(pack, providers=["NoSuchProvider"])
 
 
@@ -168,7 +168,7 @@ def test_a_detector_of_fixed_size_is_used_at_that_size(tmp_path, caplog):
     onnx.save(detector(size=320), tmp_path / "detector.onnx")
     with caplog.at_level(logging.WARNING):
         analyzer = FaceAnalyzer(tmp_path)
-    assert "takes 320 x 320 alone" in caplog.text and analyzer.det_sizes == (320,)
+    assert "only takes 320 x 320" in caplog.text and analyzer.det_sizes == (320,)
     analyzer.analyze(photo(640, 640, (128, 128, 256, 3)))
 
 
@@ -179,7 +179,7 @@ def test_a_detector_of_fixed_size_is_used_at_that_size(tmp_path, caplog):
         ({"b": recogniser()}, r"holds b\.onnx \(recognition\): expected"),
         (
             {"a": detector(), "b": recogniser(), "c": recogniser(seed=1)},
-            r"b\.onnx \(recognition\), c\.onnx \(recognition\): .* one recogniser",
+            r"b\.onnx \(recognition\), c\.onnx \(recognition\): .* one recognizer",
         ),
         (
             {"a": detector(), "b": detector(), "c": recogniser()},
@@ -265,13 +265,13 @@ def test_a_failed_download_leaves_nothing(monkeypatch, tmp_path):
         raise RuntimeError("Failed downloading url " + url)
 
     monkeypatch.setattr(storage, "download_file", fail)
-    with pytest.raises(InputError, match=r"could not be downloaded .*get it by hand"):
+    with pytest.raises(InputError, match=r"could not be downloaded .*download it by hand"):
         FaceAnalyzer("antelopev2", root=tmp_path, download=True)
     assert not list((tmp_path / "models").iterdir())
 
 
 def test_a_path_is_not_downloaded(downloads, tmp_path):
-    with pytest.raises(InputError, match="only a name is downloaded"):
+    with pytest.raises(InputError, match="a path cannot be downloaded"):
         FaceAnalyzer(tmp_path / "no" / "antelopev2", root=tmp_path, download=True)
     assert not downloads
 
@@ -282,5 +282,5 @@ def test_another_provider_than_asked_for_is_told(pack, monkeypatch):
 
     asked, running = onnxruntime.get_available_providers()[0], ["other", "another"]
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: running)
-    with pytest.raises(InputError, match=f"could not start {asked} and would run other"):
+    with pytest.raises(InputError, match=f"could not start {asked} and fell back to other"):
         FaceAnalyzer(pack, providers=(asked,))

@@ -181,22 +181,25 @@ def test_another_unet_is_refused(written):
     line = message(open_trained(written[0]).components, network("unet", other))
     assert "does not fit this UNet: its adapter has 8 missing: " in line
     assert "ip.kernel is (96, 32), expected (80, 32)" in line
-    assert "give the base model it was trained on" in line
+    assert "use the base model it was trained on" in line
 
 
 def test_a_folder_without_checkpoints_is_refused(folder):
     shutil.rmtree(folder / "checkpoints")
     assert is_run(folder)
-    assert f"{folder} has no checkpoint: give the folder of a run" in message(open_trained, folder)
+    assert f"{folder} has no checkpoint: pass the folder of a run" in message(open_trained, folder)
 
 
 SPOILT = {
-    "missing": (None, "has no networks.json, which tells the sizes"),
-    "no JSON": ("{", "networks.json is no JSON"),
+    "missing": (None, "has no networks.json, which records the sizes"),
+    "no JSON": ("{", "networks.json is not valid JSON"),
     "of one network": ('{"controlnet": {}}', "does not configure image_proj ('image_proj')"),
     "no settings": ('{"image_proj": 3}', "does not configure image_proj ("),
     "unknown settings": ('{"image_proj": {"width": 3}}', "does not configure image_proj (Res"),
-    "unsound settings": ('{"image_proj": {"dim_head": 48}}', "attention width 1280 is no multiple"),
+    "unsound settings": (
+        '{"image_proj": {"dim_head": 48}}',
+        "attention width 1280 must be a multiple",
+    ),
     "unsupported settings": (
         '{"image_proj": {}, "controlnet": {"act_fn": "gelu"}}',
         "does not configure controlnet (ControlNetConfig: act_fn='gelu' is not supported",
@@ -220,7 +223,7 @@ def test_networks_that_are_not_known_are_refused(folder, how):
 def test_a_run_of_something_else_is_refused(tmp_path):
     write_run(tmp_path / "run", average=False, more={"unet.conv_in.bias": np.zeros(4, np.float32)})
     line = message(open_trained, tmp_path / "run")
-    assert "holds unet.conv_in.bias: expected image_proj, ip_adapter, controlnet alone" in line
+    assert "holds unet.conv_in.bias: expected only image_proj, ip_adapter, controlnet" in line
 
 
 def test_published_weights_are_taken_as_ever(tmp_path, unet):
@@ -242,5 +245,5 @@ def test_numbers_too_large_for_a_dtype_are_refused(tmp_path):
     write_run(tmp_path / "run", average=False, more=large)
     trained = open_trained(tmp_path / "run")
     line = message(trained.load, "image_proj", jnp.dtype("float16"))
-    assert "norm_out.bias holds numbers too large for float16" in line
+    assert "norm_out.bias has values too large for float16" in line
     assert float(trained.load("image_proj", jnp.dtype("bfloat16"))["norm_out.bias"][0]) > 9e5

@@ -129,7 +129,7 @@ def test_revisions(hub, fetch):
         *("instantid", f"{IDENTITY}@refs/pr/1"), *("instantid", IDENTITY), HF_HUB_OFFLINE="1"
     )
     assert known["folder"] == told[0]["folder"]
-    assert "has nothing of it" in unknown["error"]
+    assert "does not contain it" in unknown["error"]
 
 
 def test_what_cannot_be_fetched_is_told_in_a_line(hub, fetch):
@@ -147,14 +147,14 @@ def test_what_cannot_be_fetched_is_told_in_a_line(hub, fetch):
     assert all(one["log"] == [] for one in told)
     assert errors[0] == (
         f'{SDXL}: no weights of variant="bf16" in unet/; '
-        'it has variant="fp16", variant=None: ask for that'
+        'it has variant="fp16", variant=None: use that'
     )
     assert "it is gated" in errors[1] and f"accept its terms at {hub.url}/stabilityai" in errors[1]
     assert errors[2].startswith(
         "nobody/nothing: no such folder here, and no such public repository"
     )
     for error in errors[3:6]:
-        assert "no such folder here, and no hub id (owner/name" in error
+        assert "no such folder here, and not a hub id (owner/name" in error
     assert errors[6].startswith(f"{IDENTITY}: no unet/config.json, vae/config.json")
     assert hub.downloads() == []
 
@@ -163,7 +163,7 @@ def test_offline_without_a_cache_says_how_to_fetch(hub, fetch, tmp_path):
     (told,) = fetch("", SDXL, HF_HUB_OFFLINE="1")
     cache = tmp_path / "home" / "hub"
     assert told["error"] == (
-        f"{SDXL}: HF_HUB_OFFLINE is set, and the cache {cache} has nothing of it; "
+        f"{SDXL}: HF_HUB_OFFLINE is set, and the cache {cache} does not contain it; "
         "run once without it, with a network"
     )
     assert hub.requests == []
@@ -195,7 +195,8 @@ def test_cache_of_other_programs_is_used_offline(hub, fetch):
     (Path(told["folder"]) / "ip-adapter.bin").unlink()
     (lacking,) = fetch("instantid", IDENTITY, HF_HUB_OFFLINE="1")
     assert lacking["error"].startswith(
-        f"{IDENTITY}: HF_HUB_OFFLINE is set, and of its cached files: no weights in its top folder"
+        f"{IDENTITY}: HF_HUB_OFFLINE is set, and its cached files are incomplete: "
+        "no weights in its top folder"
     )
 
 
@@ -210,7 +211,7 @@ def test_unreachable_or_broken_hub_leaves_the_cache(hub, fetch):
     cached, nothing = fetch(*("instantid", IDENTITY), *("", SDXL), HF_ENDPOINT=closed)
     assert cached["folder"] == told["folder"]
     assert f"{closed} cannot be reached (ConnectError" in cached["log"][0]
-    assert "check the network, or give a local folder" in nothing["error"]
+    assert "check the network, or pass a local folder" in nothing["error"]
 
 
 def test_file_that_vanishes_is_told(hub, fetch):
@@ -222,8 +223,8 @@ def test_file_that_vanishes_is_told(hub, fetch):
 
     hub.repositories[IDENTITY] = Vanishing(files)
     (told,) = fetch("instantid", IDENTITY)
-    assert told["error"].startswith(f"{IDENTITY}: fetching it stopped (RemoteEntryNotFoundError")
-    assert told["error"].endswith("run again, what is cached stays")
+    assert told["error"].startswith(f"{IDENTITY}: the download stopped (RemoteEntryNotFoundError")
+    assert told["error"].endswith("run again, cached files are kept")
 
 
 def test_local_folder_comes_before_the_hub(tmp_path):

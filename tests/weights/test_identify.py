@@ -109,7 +109,7 @@ PUBLISHED = {
     ),
     "FLUX, transformer alone": (
         {"double_blocks.0.img_attn.qkv.weight": (9216, 3072), "img_in.weight": (3072, 64)},
-        "a diffusion transformer (SD 3, FLUX or a like one)",
+        "a diffusion transformer (SD 3, FLUX or similar)",
         None,
     ),
     "ControlNet, original": (
@@ -307,19 +307,19 @@ CLASSES = {
     "whole CLIP": (
         CLIPModel,
         {"config": CLIPConfig(text_config=CLIP, vision_config=CLIP)},
-        "a whole CLIP model, of text and pictures",
+        "a whole CLIP model (text and images)",
         None,
     ),
     "SD 3": (
         SD3Transformer2DModel,
         {"num_layers": 1, "num_attention_heads": 1, "attention_head_dim": 8},
-        "a diffusion transformer (SD 3, FLUX or a like one)",
+        "a diffusion transformer (SD 3, FLUX or similar)",
         None,
     ),
     "FLUX": (
         FluxTransformer2DModel,
         {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 1},
-        "a diffusion transformer (SD 3, FLUX or a like one)",
+        "a diffusion transformer (SD 3, FLUX or similar)",
         None,
     ),
 }

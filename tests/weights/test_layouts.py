@@ -79,7 +79,7 @@ def test_head_size_comes_from_the_settings_beside_the_adapter(folder):
     set_json(folder / "config.json", dim_head=32)
     assert find(folder).components["image_proj"].network.config.dim_head == 32
     set_json(folder / "config.json", dim_head=48)
-    with pytest.raises(InputError, match="64 is no multiple of its head size 48"):
+    with pytest.raises(InputError, match="64 must be a multiple of its head size 48"):
         find(folder)
 
 
@@ -255,7 +255,7 @@ def test_array_is_taken_over_as_it_is(monkeypatch):
 
 
 def test_number_too_large_for_the_dtype_is_told():
-    with pytest.raises(InputError, match="kernel holds numbers too large for float16"):
+    with pytest.raises(InputError, match="kernel has values too large for float16"):
         read_params({"kernel": lazy(np.array([1.0, 1e5], np.float32))}, jnp.float16)
     infinite = read_params({"kernel": lazy(np.array([np.inf], np.float32))}, jnp.float16)
     assert np.isinf(infinite["kernel"]).all()

@@ -108,7 +108,7 @@ HANDWRITTEN = {
     "getattr": (START + name_of("builtins", "getattr"), "'builtins.getattr'"),
     "a name of newlines and escapes": (CONTROL, r"'os\\n\\x1b\[2J\.system'"),
     "a long name": (START + name_of("o" * 10_000, "system"), r"ooo\.\.\."),
-    "a name that is no string": (START + b"NN\x93.", "damaged"),
+    "a name that is not a string": (START + b"NN\x93.", "damaged"),
     "INST": (START + b"(ios\nsystem\n.", "opcode INST"),
     "OBJ": (START + b"(" + SIZE + b"o.", "opcode OBJ"),
     "NEWOBJ": (START + SIZE + b")\x81.", "opcode NEWOBJ"),

@@ -77,7 +77,7 @@ def test_sdxl_variant_that_is_absent_names_those_present():
         InputError, match=r'no weights of variant="bf16" in unet/; it has'
     ) as caught:
         sdxl_files(SDXL_BASE, "bf16")
-    assert 'variant="fp16", variant=None: ask for that' in str(caught.value)
+    assert 'variant="fp16", variant=None: use that' in str(caught.value)
     with pytest.raises(InputError, match=r'variant=None in vae/; it has variant="fp16"'):
         sdxl_files(
             [name for name in SDXL_BASE if name != "vae/diffusion_pytorch_model.safetensors"]

@@ -111,14 +111,14 @@ def test_wrong_file_is_told(case, tmp_path):
 
 def test_legacy_pickle_is_told(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(InputError, match=r"before 1\.6, which is not read; save it anew: torch"):
+    with pytest.raises(
+        InputError, match=r"before 1\.6, which is not supported; save it again: torch"
+    ):
         open_tensors(tmp_path / "x.pth")
 
 
 def test_folder_and_missing_file_are_told(tmp_path):
-    with pytest.raises(
-        InputError, match=r"a folder, expected a weights file in it \(it holds none"
-    ):
+    with pytest.raises(InputError, match=r"a folder, expected a weights file in it \(it has none"):
         open_tensors(tmp_path)
     (tmp_path / "model.fp16.safetensors").touch()
     with pytest.raises(InputError, match=r"one of model\.fp16\.safetensors"):
