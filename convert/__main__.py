@@ -10,7 +10,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with entry("convert"):
         import jax
 
-        # Weights of networks larger than an accelerator's memory pass through the host's.
+        # On the host, so that networks may exceed an accelerator's memory.
         jax.config.update("jax_platforms", "cpu")
         from convert.inspection import inspect
         from convert.to_jax import to_jax

@@ -1,4 +1,4 @@
-"""Settings as diffusers reads them."""
+"""Network settings in the form that diffusers reads."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from instantid_jax.models.unet import EncoderConfig
 
 
 def diffusers_settings(settings: Mapping[str, Any], config: EncoderConfig) -> dict[str, Any]:
-    """The `config.json` of a UNet or ControlNet with nothing left out that decides its shape.
+    """The `config.json` of a UNet or ControlNet, completed with all settings that affect its shape.
 
-    diffusers' own defaults are SD 1's; ours, which stand for what is left out, are SDXL's.
+    diffusers defaults missing settings to SD 1's; ours default to SDXL's.
 
     Args:
-      settings: the `config.json` as it is.
-      config: what was read from it.
+      settings: the original `config.json`.
+      config: the configuration read from it.
     """
     return {
         "addition_embed_type": "text_time",

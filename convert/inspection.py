@@ -1,4 +1,4 @@
-"""`python -m convert inspect`: what weights are, what they lack, and what takes them here."""
+"""`python -m convert inspect`: identifies weights, checks them, and lists their uses."""
 
 import functools
 import math
@@ -31,18 +31,18 @@ USES = {
     "text_encoder_2": "text_encoder_2/ in the folder of --sdxl",
     "controlnet": "ControlNetModel/ in the folder of --instantid, or in one of --controlnets",
 }
-# model-00001-of-00002.safetensors, or with a variant's name before the ending.
+# model-00001-of-00002.safetensors, or with a variant before the suffix.
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.([^.]+\.)?(safetensors|bin)$")
 FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 
 
 def inspect(path: tyro.conf.Positional[Path], headers_only: bool = False) -> None:
-    """Tells what a weights file, a folder of them or a converted model holds.
+    """Reports the contents of a weights file, a folder of weights or a converted model.
 
     Args:
-      path: a weights file, the index of its shards, a folder, or a folder made by to-jax.
-      headers_only: do not read all values, which takes a while; numbers that are not finite and
-        damage inside a converted model then go unnoticed.
+      path: a weights file, an index of shards, a folder, or a folder made by to-jax.
+      headers_only: skip reading all values, which is slow; does not detect non-finite values or
+        damage inside a converted model.
     """
     if path.is_file():
         lines = report_file(path, values=not headers_only)
@@ -60,19 +60,19 @@ def inspect(path: tyro.conf.Positional[Path], headers_only: bool = False) -> Non
 
 
 def report_file(path: Path, *, values: bool) -> Iterator[str]:
-    """What a file is, whether it is complete, and what takes it."""
+    """Reports the kind of a file, whether it is complete, and its use."""
     file = open_tensors(path)
     kind = kind_of(file.tensors)
     yield f"{path}: {kind.phrase}"
     yield f"  {summary(file.tensors)}"
     faults = []
-    for told, fault in _checks(kind.part, file):
-        yield f"  {told}"
-        faults += [told] * fault
+    for line, fault in _checks(kind.part, file):
+        yield f"  {line}"
+        faults += [line] * fault
     if values:
-        told, fault = _finite({name: tensor.read for name, tensor in file.tensors.items()})
-        yield f"  {told}"
-        faults += [told] * fault
+        line, fault = _finite({name: tensor.read for name, tensor in file.tensors.items()})
+        yield f"  {line}"
+        faults += [line] * fault
     if kind.part is None:
         yield "  not usable here: not SDXL, InstantID, an SDXL ControlNet or a VAE"
     elif faults:
@@ -82,15 +82,15 @@ def report_file(path: Path, *, values: bool) -> Iterator[str]:
 
 
 def summary(tensors: Mapping[str, Any]) -> str:
-    """Counts, dtypes and size of anything with shapes and dtypes."""
+    """Counts, dtypes and total size of tensors."""
     sizes = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
     dtypes = Counter(str(tensor.dtype) for tensor in tensors.values())
-    told = ", ".join(
+    line = ", ".join(
         dtype if len(dtypes) == 1 else f"{count} in {dtype}"
         for dtype, count in dtypes.most_common()
     )
     count = sum(sizes[name] * tensor.dtype.itemsize for name, tensor in tensors.items())
-    return f"{len(tensors)} tensors, {sum(sizes.values()):,} parameters, {told}, {_size(count)}"
+    return f"{len(tensors)} tensors, {sum(sizes.values()):,} parameters, {line}, {_size(count)}"
 
 
 def _size(count: int) -> str:
@@ -101,17 +101,17 @@ def _size(count: int) -> str:
 
 
 def _checks(part: str | None, file: TensorFile) -> Iterator[tuple[str, bool]]:
-    """What the strict loading says of a file, and whether it is a fault."""
+    """Results of loading a file strictly, each with whether it is a fault."""
     if part == "sdxl":
         yield from _single_file_checks(file)
     elif part == "instantid":
-        unet, told = _unet_for(file)
-        yield _fits(told, lambda: layouts.adapter_parts(file.path, unet))
+        unet, line = _unet_for(file)
+        yield _fits(line, lambda: layouts.adapter_parts(file.path, unet))
     elif part is not None:
         config = file.path.parent / "config.json"
         settings = read_json(config) if config.is_file() else sdxl_base.SETTINGS.get(part, {})
-        told = "its config.json" if config.is_file() else "SDXL base (no config.json next to it)"
-        yield _fits(f"complete, by {told}", lambda: layouts.part_of(part, settings, file))
+        line = "its config.json" if config.is_file() else "SDXL base (no config.json next to it)"
+        yield _fits(f"complete, by {line}", lambda: layouts.part_of(part, settings, file))
 
 
 def _single_file_checks(file: TensorFile) -> Iterator[tuple[str, bool]]:
@@ -135,8 +135,8 @@ def _single_file_checks(file: TensorFile) -> Iterator[tuple[str, bool]]:
         if not name.startswith(known)
     )
     if others:
-        told = ", ".join(f"{name} ({count})" for name, count in others.most_common(6))
-        yield f"besides the networks: {told}", False
+        line = ", ".join(f"{name} ({count})" for name, count in others.most_common(6))
+        yield f"besides the networks: {line}", False
 
 
 def _prediction(settings: Mapping[str, Any]) -> str:
@@ -145,16 +145,16 @@ def _prediction(settings: Mapping[str, Any]) -> str:
     return f"prediction type: {config.prediction_type}{snr}"
 
 
-def _fits(told: str, find: Callable[[], object]) -> tuple[str, bool]:
+def _fits(line: str, find: Callable[[], object]) -> tuple[str, bool]:
     try:
         find()
     except InputError as error:
         return str(error), True
-    return told, False
+    return line, False
 
 
 def _unet_for(adapter: TensorFile) -> tuple[Network | None, str]:
-    """The UNet that an adapter is compared with, if there is one, and what that is."""
+    """The UNet to compare an adapter with, if any, and the line for a match."""
     config = adapter.path.parent / "unet" / "config.json"
     if config.is_file():
         return network("unet", read_json(config)), "complete, for the UNet next to it"
@@ -166,15 +166,15 @@ def _unet_for(adapter: TensorFile) -> tuple[Network | None, str]:
 
 
 def _finite(reads: Mapping[str, Callable[[], np.ndarray]]) -> tuple[str, bool]:
-    """Reads one tensor after the other; tells which hold numbers that are not finite."""
+    """Reads one tensor at a time; reports those with non-finite values."""
     bad = []
     for name, read in reads.items():
         value = read()
         if value.dtype in FLOATS and not np.isfinite(value).all():
             bad.append(name)
     if bad:
-        told = ", ".join(bad[:4]) + ", ..." * (len(bad) > 4)
-        return f"{len(bad)} tensors have non-finite values: {told}", True
+        line = ", ".join(bad[:4]) + ", ..." * (len(bad) > 4)
+        return f"{len(bad)} tensors have non-finite values: {line}", True
     return "all values are finite", False
 
 
@@ -182,7 +182,7 @@ def _finite(reads: Mapping[str, Callable[[], np.ndarray]]) -> tuple[str, bool]:
 
 
 def report_folder(folder: Path, *, values: bool) -> Iterator[str]:
-    """Each weights file of a folder, and what the whole can be used as."""
+    """Reports each weights file in a folder, and the uses of the folder."""
     listed = selection.list_folder(folder)
     files = _weights_files(listed)
     if not files:
@@ -200,14 +200,14 @@ def report_folder(folder: Path, *, values: bool) -> Iterator[str]:
         settings = read_json(scheduler)
         yield f"{scheduler}: {settings.get('_class_name')}, {_prediction(settings)}"
     for what, find in _uses(folder, listed):
-        told, fault = _fits("yes", find)
-        yield f"usable as {what}: {f'no ({told})' if fault else told}"
+        line, fault = _fits("yes", find)
+        yield f"usable as {what}: {f'no ({line})' if fault else line}"
     if damaged:
         raise InputError("; ".join(damaged))
 
 
 def _weights_files(listed: list[str]) -> list[str]:
-    """What can be opened: whole files and indices. Below the top, under published names alone."""
+    """Whole files and indices; in subfolders, only those with published names."""
     stems = (*selection.STEMS, "ip-adapter")
     found = []
     for name in listed:
@@ -221,7 +221,7 @@ def _weights_files(listed: list[str]) -> list[str]:
 
 
 def _uses(folder: Path, listed: list[str]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What a folder may be meant as, from the names in it."""
+    """Possible uses of a folder, by its file names."""
     source = str(folder)
     if any(name.startswith(("model_index.json", "unet/")) for name in listed):
         yield "--sdxl", lambda: layouts.find_sdxl(source)
@@ -243,7 +243,7 @@ def _unet_of(folder: Path) -> Network | None:
 
 
 def report_converted(path: Path, *, values: bool) -> Iterator[str]:
-    """The components of a folder made by to-jax."""
+    """Reports the components of a folder made by to-jax."""
     model = open_model(path)
     yield f"{path}: a model converted by to-jax"
     if values:
@@ -257,7 +257,7 @@ def report_converted(path: Path, *, values: bool) -> Iterator[str]:
         yield f"  {'; '.join(mismatches(*shapes)) or 'complete, by its config.json'}"
         if values:
             params = component.load(None)
-            told, _ = _finite({n: functools.partial(np.asarray, a) for n, a in params.items()})
-            yield f"  {told}"
+            line, _ = _finite({n: functools.partial(np.asarray, a) for n, a in params.items()})
+            yield f"  {line}"
     yield _prediction(model.scheduler)
     yield "usable as --model"

@@ -1,4 +1,4 @@
-"""`python -m convert to-jax`: PyTorch's files in, a folder in Orbax's format out."""
+"""`python -m convert to-jax`: converts PyTorch files to a folder in Orbax's format."""
 
 import sys
 from pathlib import Path
@@ -29,14 +29,14 @@ def to_jax(
     Args:
       sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
       instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id; or the folder of a
-        training run, whose newest checkpoint is taken, its moving average where there is one.
-      output: the folder to make.
-      controlnets: further ControlNets, each a folder or a hub id.
-      vae: a VAE in place of SDXL's own: a folder or a hub id.
-      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
+        training run: takes its newest checkpoint, and the moving average if there is one.
+      output: the folder to create.
+      controlnets: additional ControlNets, each a folder or a hub id.
+      vae: a VAE to use instead of SDXL's: a folder or a hub id.
+      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None uses
         SDXL base's.
-      variant: take the weights files so named, such as fp16.
-      dtype: of all weights; None keeps each tensor's own.
+      variant: variant of the weights files, such as fp16.
+      dtype: dtype of all weights; None keeps each tensor's dtype.
     """
     check_new(output)
     model = Sources(
@@ -50,13 +50,13 @@ def to_jax(
     components = model.components
     kept = None if dtype is None else jnp.dtype(dtype)
     for i, name in enumerate(save_model(model, output, kept), start=1):
-        told = f"{i}/{len(components)} {name} from {components[name].source}"
-        print(told, file=sys.stderr, flush=True)
+        progress = f"{i}/{len(components)} {name} from {components[name].source}"
+        print(progress, file=sys.stderr, flush=True)
     print(output)
 
 
 def check_new(output: Path) -> None:
-    """Refuses an output that is there already or cannot be made, before anything is read."""
+    """Refuses an output that exists or cannot be created, before reading anything."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {output} exists: name a new folder, or remove it first")
     check_folder(output.parent)

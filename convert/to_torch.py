@@ -1,4 +1,4 @@
-"""`python -m convert to-torch`: InstantID out of a run or a converted model, as PyTorch's files."""
+"""`python -m convert to-torch`: writes InstantID from a run or converted model as PyTorch files."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,16 +22,16 @@ from instantid_jax.runs.folder import is_run
 from instantid_jax.runs.trained import open_trained
 from instantid_jax.weights import names
 
-# What diffusers, and safetensors under it, writes into every file.
+# The metadata that diffusers writes into every file.
 METADATA = {"format": "pt"}
 
 
 class Source(NamedTuple):
-    """Where InstantID comes from.
+    """The source of the InstantID weights.
 
     Attributes:
       settings: the ControlNet's `config.json`.
-      load: reads "image_proj", "ip_adapter" or "controlnet", each in its own dtypes.
+      load: reads "image_proj", "ip_adapter" or "controlnet" with unchanged dtypes.
     """
 
     image_proj: Network
@@ -51,10 +51,10 @@ def to_torch(
 
     Args:
       source: the folder of a training run, or one made by to-jax.
-      output: the folder to make.
-      raw: of a training run, take the parameters themselves where there is their moving average.
-      step: of a training run, which checkpoint; None is the newest.
-      dtype: of all weights; None keeps each tensor's own.
+      output: the folder to create.
+      raw: for a training run, take the parameters even if there is a moving average.
+      step: for a training run, the step of the checkpoint; None takes the newest.
+      dtype: dtype of all weights; None keeps each tensor's dtype.
     """
     check_new(output)
     found = _open(source, raw, step)
@@ -110,7 +110,7 @@ def _open(source: Path, raw: bool, step: int | None) -> Source:
 
 
 def _torch_tensors(params: Params, dtype: np.dtype | None) -> dict[str, np.ndarray]:
-    """As `names.to_torch`, but takes each parameter away as it is converted."""
+    """As `names.to_torch`, but removes each parameter once it is converted."""
     tensors = {}
     for name in list(params):
         tensors |= cast(names.to_torch({name: params.pop(name)}), dtype)
@@ -118,10 +118,10 @@ def _torch_tensors(params: Params, dtype: np.dtype | None) -> dict[str, np.ndarr
 
 
 def cast(tensors: dict[str, np.ndarray], dtype: np.dtype | None) -> dict[str, np.ndarray]:
-    """The tensors in a dtype; None keeps each one's own.
+    """Casts tensors; None keeps each tensor's dtype.
 
     Raises:
-      InputError: if a number is too large for it.
+      InputError: if a value is too large for the dtype.
     """
     if dtype is None:
         return tensors
@@ -138,7 +138,7 @@ def cast(tensors: dict[str, np.ndarray], dtype: np.dtype | None) -> dict[str, np
 
 
 def save_tensors(tensors: Mapping[str, np.ndarray | jax.Array], path: Path) -> None:
-    """Writes a safetensors file byte for byte as diffusers does."""
+    """Writes a safetensors file identical to one by diffusers."""
     save_file(tensors, path, METADATA)
-    # safetensors makes it readable for its owner alone.
+    # safetensors makes the file readable only by its owner.
     path.chmod(path.parent.stat().st_mode & 0o666)

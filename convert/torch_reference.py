@@ -1,7 +1,7 @@
 """The torch side of `verify`: one denoising step of diffusers' networks with InstantID's parts.
 
-The files are read by torch's and diffusers' own readers, and nothing of our networks or name rules
-is used. Source of InstantID's parts: the official repository's ip_adapter/resampler.py and
+Reads files with torch's and diffusers' readers, and uses none of our networks or name rules.
+Source of InstantID's parts: the official repository's ip_adapter/resampler.py and
 ip_adapter/attention_processor.py.
 """
 
@@ -30,12 +30,12 @@ State = dict[str, torch.Tensor]
 
 @torch.no_grad()
 def torch_step(model: Model, inputs: Inputs) -> Outputs:
-    """One guided step; networks are loaded one after the other.
+    """One guided step; loads one network at a time.
 
     Args:
-      model: only its files, settings and sizes are used.
+      model: the source of files, settings and sizes.
     """
-    # It warns of casts and of settings that it leaves out.
+    # diffusers warns about casts and ignored settings.
     diffusers.utils.logging.set_verbosity_error()
     parts = model.components
     adapter = _adapter(Path(parts["image_proj"].source))
@@ -104,7 +104,7 @@ def read_state(path: Path) -> State:
 
 
 def _adapter(path: Path) -> dict[str, State]:
-    """The adapter's two halves in float32; a pickle nests them, safetensors prefixes names."""
+    """The adapter's two halves in float32, nested in a pickle or prefixed in safetensors."""
     state = read_state(path)
     if "image_proj" not in state:
         state = {
@@ -119,7 +119,7 @@ def _adapter(path: Path) -> dict[str, State]:
 
 
 def load_network(cls: type, component: Component) -> torch.nn.Module:
-    """One of diffusers' networks in float32, from the file a component came from."""
+    """A diffusers network in float32, from a component's file."""
     path = Path(component.source)
     settings = diffusers_settings(component.settings, component.network.config)
     if path.suffix != ".json" and not (path.parent / "config.json").is_file():
@@ -134,7 +134,7 @@ def load_network(cls: type, component: Component) -> torch.nn.Module:
 
 
 def _from_single_file(cls: type, path: Path, settings: Mapping) -> torch.nn.Module:
-    """From a checkpoint in the original layout, by diffusers' own conversion."""
+    """Loads a checkpoint in the original layout by diffusers' conversion."""
     with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder) / "config.json", {**settings, "_class_name": cls.__name__})
         return cls.from_single_file(
@@ -189,10 +189,10 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: i
 
 
 class IDAttention:
-    """A cross-attention's processor: text and person, each with keys and values of its own."""
+    """A cross-attention processor with separate keys and values for text and person."""
 
     def __init__(self, key: torch.Tensor, value: torch.Tensor, scale: float):
-        """key, value: [B, N, D], the ID tokens' own."""
+        """key, value: [B, N, D], of the ID tokens."""
         self.key, self.value, self.scale = key, value, scale
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_) -> torch.Tensor:
@@ -206,7 +206,7 @@ class IDAttention:
 def install_id_attention(
     unet: UNet2DConditionModel, state: State, tokens: torch.Tensor, scale: float
 ) -> None:
-    """Gives each cross-attention its pair from `ip_adapter`, numbered as torch lists processors."""
+    """Installs each cross-attention's pair from `ip_adapter`, numbered like torch's processors."""
     for number, name in enumerate(unet.attn_processors):
         if name.endswith("attn2.processor"):
             key, value = (

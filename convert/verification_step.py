@@ -1,4 +1,4 @@
-"""The denoising step that `verify` takes on both sides: what goes in, what comes out, and ours."""
+"""The denoising step that `verify` compares: its inputs, its outputs, and our side."""
 
 import dataclasses
 import functools
@@ -23,20 +23,20 @@ from instantid_jax.params import Network, Params
 STEPS = 30
 GUIDANCE_SCALE = 5.0
 TEXT_TOKENS = 77
-# Of raw antelopev2 embeddings.
+# Typical norm of raw antelopev2 embeddings.
 EMBEDDING_NORM = 20.0
-# Eyes, nose and corners of the mouth, as shares of width and height.
+# Eyes, nose and corners of the mouth, as fractions of width and height.
 FACE = [[0.40, 0.35], [0.60, 0.34], [0.50, 0.48], [0.42, 0.60], [0.59, 0.61]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What both sides are given. Of two rows, the first is the negative one.
+    """Inputs of both sides. The first of two rows is the negative one.
 
     Attributes:
       embeddings: [2, E]; the negative person is zeros.
       text: [2, L, D]; pooled: [2, P]; time_ids: [2, 6].
-      picture: [1, H, W, 3] in 0 to 255, keypoints drawn.
+      picture: [1, H, W, 3] in 0 to 255, with drawn keypoints.
       noise: [1, H/8, W/8, C] of unit variance.
     """
 
@@ -51,7 +51,7 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What either side makes of it, channels last.
+    """Outputs of one side, channels last.
 
     Attributes:
       id_tokens: [2, N, D], the Resampler's.
@@ -67,7 +67,7 @@ class Outputs:
 
 
 def draw_inputs(model: Model, height: int, width: int, seed: int) -> Inputs:
-    """Random inputs of the sizes that a model takes."""
+    """Random inputs with the sizes of a model."""
     rng = np.random.default_rng(seed)
     unet = model.components["unet"].network.config
     pooled = unet.projection_class_embeddings_input_dim - 6 * unet.addition_time_embed_dim
@@ -129,7 +129,7 @@ def _prediction(
 
 
 def jax_step(model: Model, inputs: Inputs) -> Outputs:
-    """One guided step in float32; networks are loaded one after the other."""
+    """One guided step in float32; loads one network at a time."""
     parts = model.components
 
     def load(*names: str) -> Params:

@@ -1,4 +1,4 @@
-"""`python -m convert verify`: one denoising step in PyTorch and one in ours, and the difference."""
+"""`python -m convert verify`: compares one denoising step in PyTorch and in JAX."""
 
 import sys
 from pathlib import Path
@@ -26,22 +26,21 @@ def verify(
     width: int = 256,
     seed: int = 0,
 ) -> None:
-    """Takes one guided denoising step on both sides and compares them; needs torch and diffusers.
+    """Compares one guided denoising step in PyTorch and in JAX; needs torch and diffusers.
 
-    Prints ||ours - torch|| / ||torch|| of each result. The exit status is 0 where all are within
-    1e-4, else 1. Both sides compute in float32, one after the other, so that memory stays near one
-    network.
+    Prints ||ours - torch|| / ||torch|| of each result. Exits with status 0 if all are within 1e-4,
+    else 1. Both sides compute in float32, one network at a time, which limits memory.
 
     Args:
       sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
       instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id.
-      model: a folder made by to-jax, to compare in place of the same files.
-      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
+      model: a folder made by to-jax from these files, to compare instead of them.
+      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None uses
         SDXL base's.
-      variant: take the weights files so named, such as fp16.
-      height: of the picture in pixels, a multiple of 8.
-      width: of the picture in pixels, a multiple of 8.
-      seed: of the random inputs.
+      variant: variant of the weights files, such as fp16.
+      height: picture height in pixels, a multiple of 8.
+      width: picture width in pixels, a multiple of 8.
+      seed: seed of the random inputs.
     """
     for name, value in (("height", height), ("width", width)):
         if value < 8 or value % 8:
@@ -71,7 +70,7 @@ def _torch_step(model: Model, inputs: Inputs) -> Outputs:
 
 
 def compare(ours: Outputs, theirs: Outputs) -> dict[str, float]:
-    """Relative L2 differences; of IdentityNet's residuals the largest."""
+    """Relative L2 differences; for IdentityNet's residuals, the largest."""
     return {
         "Resampler tokens": relative(ours.id_tokens, theirs.id_tokens),
         "IdentityNet residuals": max(
@@ -83,11 +82,11 @@ def compare(ours: Outputs, theirs: Outputs) -> dict[str, float]:
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """||ours - theirs|| / ||theirs||; infinite for other shapes and numbers that are not finite."""
+    """||ours - theirs|| / ||theirs||; infinite for different shapes and non-finite values."""
     if ours.shape != theirs.shape or not np.isfinite(ours).all() or not np.isfinite(theirs).all():
         return float("inf")
     difference = np.linalg.norm((ours.astype(np.float64) - theirs).ravel())
     size = np.linalg.norm(theirs.astype(np.float64).ravel())
-    if size == 0:  # as of a fresh ControlNet
+    if size == 0:  # as for a fresh ControlNet
         return 0.0 if difference == 0 else float("inf")
     return float(difference / size)

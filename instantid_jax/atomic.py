@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all; until then they are hidden."""
+"""Atomic outputs: a file or folder appears complete or not at all."""
 
 import contextlib
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; moves it onto `path` when the block succeeds.
+    """Yields a temporary path next to `path`; moves it onto `path` when the block succeeds.
 
-    Parent folders are made. When the block raises, nothing is left behind.
+    Creates parent folders. Leaves nothing behind when the block raises.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        # The suffix stays, because writers choose a format by it.
+        # Writers choose the format by the suffix.
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
@@ -25,11 +25,11 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; renames it to `path` when the block succeeds.
+    """Yields a temporary folder next to `path`; renames it to `path` when the block succeeds.
 
     Raises:
-      FileExistsError: if `path` exists and is not an empty folder. Checked before and, because the
-        rename itself refuses, after.
+      FileExistsError: if `path` exists and is not an empty folder. Checked before the block;
+        the rename checks it again.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -37,7 +37,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        # mkdtemp makes a private folder; the result gets the rights any new folder would have.
+        # mkdtemp creates a private folder; give it the permissions of any new folder.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
@@ -49,5 +49,5 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def is_hidden(file: Path, folder: Path) -> bool:
-    """Whether a file's name, or that of a folder between it and `folder`, begins with a dot."""
+    """Whether the name of a file, or of a folder between it and `folder`, starts with a dot."""
     return any(part.startswith(".") for part in file.relative_to(folder).parts)

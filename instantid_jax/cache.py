@@ -1,4 +1,4 @@
-"""The package's folder among the user's caches, and the compiled programs kept there."""
+"""The user's cache folder, and the persistent compilation cache in it."""
 
 import logging
 import os
@@ -10,14 +10,14 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """XDG_CACHE_HOME or ~/.cache, and this package's name."""
+    """`instantid_jax` in XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "instantid_jax"
 
 
 def keep_compiled_programs() -> None:
-    """Lets JAX keep compiled programs on disk, so that later processes start at once.
+    """Enables JAX's persistent compilation cache.
 
-    Leaves alone a cache that is set up already; JAX_ENABLE_COMPILATION_CACHE=false switches it off.
+    Keeps a cache that is already configured; JAX_ENABLE_COMPILATION_CACHE=false disables it.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
@@ -35,5 +35,5 @@ def keep_compiled_programs() -> None:
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # JAX keeps only what took a second to compile; together the others take longer than that.
+    # By default JAX skips programs that compile in under a second; together they take longer.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

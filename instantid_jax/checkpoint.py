@@ -1,9 +1,9 @@
-"""Folders in Orbax's format, and what lies where in them.
+"""Converted models: folders in Orbax's format.
 
 A converted model:
 
-    instantid_jax.json                  format, components, pipeline settings, and size and CRC-32
-                                        of every file of parameters
+    instantid_jax.json                  format, components, pipeline settings, and the size and
+                                        CRC-32 of every parameter file
     <component>/config.json             the network's configuration
     <component>/params/                 its parameters under our names, each in its own dtype
     scheduler/scheduler_config.json
@@ -33,17 +33,17 @@ from instantid_jax.params import Params, mismatches
 
 INDEX = "instantid_jax.json"
 FORMAT = 1
-# Reading, Orbax would hold a second copy of all arrays in flight.
+# By default Orbax holds a second copy of all arrays in flight while reading.
 IN_FLIGHT_BYTES = 100_000_000
 
 
 def save_model(model: Model, path: Path, dtype: jnp.dtype | None = None) -> Iterator[str]:
-    """Writes a model, component by component; yields each one's name before it is written.
+    """Writes a model one component at a time; yields each name before writing the component.
 
-    At most one component is in memory. Nothing is left behind when the iteration ends early.
+    Holds at most one component in memory. Leaves nothing behind if the iteration ends early.
 
     Args:
-      dtype: of the saved parameters; None keeps each tensor's own.
+      dtype: dtype of the saved parameters; None keeps each tensor's dtype.
     Raises:
       FileExistsError: if `path` exists and is not an empty folder.
       InputError: if a component cannot be read, or the disk is full.
@@ -78,7 +78,7 @@ def open_model(path: Path) -> Model:
     """Opens a folder that `save_model` wrote; reads configurations, not weights.
 
     Raises:
-      InputError: if the folder is another thing, or of a newer format.
+      InputError: if the folder is not a converted model, is damaged, or has another format.
     """
     index = _read_index(path)
     for name, (size, _) in index["files"].items():
@@ -120,9 +120,9 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def check_values(path: Path) -> None:
-    """Compares the files of a model's parameters with the checksums taken when it was written.
+    """Verifies a model's parameter files against the checksums recorded when it was written.
 
-    Orbax itself reads wrong numbers without a word.
+    Orbax itself does not detect corrupted values.
 
     Raises:
       InputError: naming the first file that differs.
@@ -148,7 +148,7 @@ def save_params(params: Params, path: Path) -> None:
             f"not enough disk space for {path.parent.name}: {size / 1e9:.1f} GB needed, "
             f"{free / 1e9:.1f} GB free; free some space, or write to another disk"
         )
-    # Weights hardly compress, and what is not compressed is written from where it lies.
+    # Weights hardly compress, and uncompressed data is written without a copy.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
     with _uninterrupted(), ocp.Checkpointer(handler) as saver:
         saver.save(path.absolute(), args=ocp.args.PyTreeSave(params))
@@ -156,9 +156,9 @@ def save_params(params: Params, path: Path) -> None:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Holds SIGINT and SIGTERM back while Orbax writes.
+    """Defers SIGINT and SIGTERM while Orbax writes.
 
-    Interrupted, its threads would go on writing while what they write is being removed.
+    Otherwise its threads would keep writing while the folder is being removed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -178,11 +178,11 @@ def _uninterrupted() -> Iterator[None]:
 def load_params(
     path: Path, wanted: dict[str, jax.ShapeDtypeStruct], dtype: jnp.dtype | None = None
 ) -> Params:
-    """Reads the arrays that `save_params` wrote, onto the first local device.
+    """Reads the arrays that `save_params` wrote onto the first local device.
 
     Args:
-      wanted: names and shapes they must have.
-      dtype: of the result; None keeps each array's own.
+      wanted: the required names and shapes.
+      dtype: dtype of the result; None keeps each array's dtype.
     Raises:
       InputError: if names or shapes differ, or the data cannot be read.
     """
@@ -203,11 +203,11 @@ def load_params(
         name: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding, dtype=each)
         for name, each in dtypes.items()
     }
-    # Orbax refuses an array that is not smaller than its limit, in the dtype it becomes.
+    # Orbax rejects an array of at least its limit, counted in the target dtype.
     largest = max(math.prod(found[name].shape) * dtypes[name].itemsize for name in found)
     limit = max(IN_FLIGHT_BYTES, largest + 1)
     handler = ocp.PyTreeCheckpointHandler(
-        # Orbax declares whole GB, and takes any number.
+        # Orbax annotates an int but accepts fractions of a GB.
         restore_concurrent_gb=limit / 10**9  # pyright: ignore[reportArgumentType]
     )
     with _readable(path), ocp.Checkpointer(handler) as restorer:
@@ -230,10 +230,10 @@ def stored_params(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns what Orbax raises for a damaged folder into one line."""
+    """Turns Orbax's exceptions for a damaged folder into an InputError."""
     try:
         yield
-    except Exception as error:  # for missing data it raises an Exception of no class of its own
+    except Exception as error:  # Orbax raises bare Exceptions for missing data
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path} cannot be read ({reason}); convert the model again") from error
 

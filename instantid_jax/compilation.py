@@ -1,4 +1,4 @@
-"""Compiling: XLA's options by platform, and who is told when a program compiles."""
+"""XLA compiler options by platform, and notification of compilations."""
 
 import contextlib
 import contextvars
@@ -13,10 +13,10 @@ import jax.numpy as jnp
 logger = logging.getLogger(__name__)
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    # Undocumented. As it behaves, libtpu tries windows for a convolution or matrix product until it
-    # expects one to come this near to the best possible, by default nearly all: a step of SDXL then
-    # takes almost twice as long to compile, for layers that by its own estimates run at most 1.5 %
-    # faster.
+    # Undocumented. It seems to set how close to the best possible time libtpu must expect a tiling
+    # of a convolution or matrix product to be before it stops searching. With the default, an SDXL
+    # step takes almost twice as long to compile, and by libtpu's own estimates layers run at most
+    # 1.5 % faster.
     "tpu": {"xla_jf_convolution_performance_target": 0.98},
 }
 _on_compile: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(
@@ -26,9 +26,9 @@ _on_compile: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.
 
 @functools.cache
 def compiler_options(platform: str) -> dict[str, Any]:
-    """The options for programs of a platform; none where this process's compiler rejects them."""
+    """Compiler options for a platform; empty if this process's compiler rejects them."""
     options = OPTIONS.get(platform, {})
-    # For devices that are not there, nothing can be tried.
+    # Options for absent devices cannot be tried.
     if options and platform == jax.default_backend():
         try:
             jax.jit(lambda: jnp.zeros(()), compiler_options=options).lower().compile()
@@ -40,7 +40,7 @@ def compiler_options(platform: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def reporting_compiles(on_compile: Callable[[str], None]) -> Iterator[None]:
-    """Inside, `on_compile` is called with a program's name before it is traced and compiled."""
+    """Calls `on_compile` with a program's name before it is traced and compiled."""
     token = _on_compile.set(on_compile)
     try:
         yield
@@ -49,9 +49,9 @@ def reporting_compiles(on_compile: Callable[[str], None]) -> Iterator[None]:
 
 
 class Compiled:
-    """A jitted function that is compiled with the options of the process's own devices.
+    """A jitted function, compiled with the options of the default backend.
 
-    JAX can be asked for the devices only on the first call: asking fixes them for the process.
+    Resolves the backend at the first call, because asking JAX for it initializes it for good.
     """
 
     def __init__(self, function: Callable, **arguments: Any):

@@ -1,4 +1,4 @@
-"""The parts of an InstantID model, wherever they are stored."""
+"""The components of an InstantID model, independent of how they are stored."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from instantid_jax.models.unet import EncoderConfig, UNet2DConditionModel, UNetC
 from instantid_jax.models.vae import AutoencoderKL, VAEConfig
 from instantid_jax.params import Network, Params
 
-# Components every model has. Further ControlNets are `controlnets.0`, `controlnets.1`, ...
+# Components of every model. Additional ControlNets are `controlnets.0`, `controlnets.1`, ...
 REQUIRED = (
     "unet",
     "ip_adapter",
@@ -34,10 +34,10 @@ class Component:
     """One set of weights with its configuration.
 
     Attributes:
-      network: what the weights belong to. `ip_adapter` belongs to the UNet, of which it is a part.
-      settings: the `config.json` that describes the network.
-      load: reads the parameters, in the given dtype or, with None, each in the file's own.
-      source: where they come from, for messages.
+      network: the network of the weights. `ip_adapter` is part of the UNet's network.
+      settings: the network's `config.json`.
+      load: reads the parameters in the given dtype; None keeps each tensor's dtype.
+      source: origin of the weights, for messages.
     """
 
     network: Network
@@ -48,14 +48,14 @@ class Component:
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """SDXL, found but not loaded.
+    """SDXL, located but not loaded.
 
     Attributes:
-      components: its networks, and in `Model` all others.
-      scheduler: settings of `scheduler_config.json`.
-      tokenizers: folders of the tokenizers of text encoders 1 and 2.
-      force_zeros_for_empty_prompt: without a negative prompt, its embedding is zeros.
-      guidance_scale: that suits the model; None is SDXL's usual one.
+      components: the networks of SDXL; in `Model`, all networks.
+      scheduler: contents of `scheduler_config.json`.
+      tokenizers: tokenizer folders of text encoders 1 and 2.
+      force_zeros_for_empty_prompt: whether the embedding of no negative prompt is zeros.
+      guidance_scale: the model's default; None is SDXL's.
     """
 
     components: Mapping[str, Component]
@@ -65,7 +65,7 @@ class Base:
     guidance_scale: float | None = None
 
     def with_parts(self, parts: Mapping[str, Component]) -> "Model":
-        """The model of this base and InstantID's parts."""
+        """This base with InstantID's parts."""
         return Model(
             {**self.components, **parts},
             self.scheduler,
@@ -77,7 +77,7 @@ class Base:
 
 @dataclasses.dataclass(frozen=True)
 class Model(Base):
-    """All that sampling needs, found but not loaded; components keyed as `REQUIRED`."""
+    """Everything sampling needs, located but not loaded; components keyed by `REQUIRED`."""
 
     def __post_init__(self):
         check_fit({name: part.network for name, part in self.components.items()})
@@ -111,7 +111,7 @@ def is_id_branch(name: str) -> bool:
 
 
 def component_shapes(component: str, network: Network) -> dict[str, jax.ShapeDtypeStruct]:
-    """Parameters of a component: the UNet's own and the adapter's share one network."""
+    """Parameter shapes of a component. The UNet and the adapter share one network."""
     if component not in ("unet", "ip_adapter"):
         return network.shapes
     wanted = component == "ip_adapter"
@@ -119,10 +119,10 @@ def component_shapes(component: str, network: Network) -> dict[str, jax.ShapeDty
 
 
 def check_fit(networks: Mapping[str, Network]) -> None:
-    """Checks that the parts belong together.
+    """Checks that the components belong together.
 
     Raises:
-      InputError: naming the first two widths that differ.
+      InputError: if they do not, naming the first mismatch.
     """
     unet = networks["unet"].config
     if unet.in_channels != unet.out_channels:
@@ -178,7 +178,7 @@ def check_fit(networks: Mapping[str, Network]) -> None:
 
 
 def _skips(config: EncoderConfig) -> dict[str, Any]:
-    """The settings that decide a UNet's skips, to which a ControlNet's residuals are added."""
+    """The settings that determine a UNet's skips and so a ControlNet's residuals."""
     blocks = len(config.block_out_channels)
     return {
         "in_channels": config.in_channels,

@@ -1,9 +1,9 @@
-"""The one exception that means: what the user gave cannot be used."""
+"""The exception for invalid user input."""
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: what came, what was expected, what to do.
+    """Invalid user input. One line: what was given, what was expected, how to fix it.
 
-    Programs print the line and exit with status 2; any other exception is a bug of ours and keeps
-    its traceback.
+    Programs print the line and exit with status 2; any other exception is a bug in this
+    package and keeps its traceback.
     """

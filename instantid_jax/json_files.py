@@ -1,4 +1,4 @@
-"""Settings in JSON files."""
+"""Reading and writing JSON settings files."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads one JSON object.
 
     Raises:
-      InputError: if there is no such file, or it holds something else.
+      InputError: if there is no such file, or it does not contain a JSON object.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Picture files in and out: any picture Pillow reads becomes upright RGB, results become PNGs."""
+"""Reading pictures as upright RGB, and writing PNGs."""
 
 import logging
 import os
@@ -17,23 +17,23 @@ from instantid_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# A picture as callers may give it: a file's path, a Pillow image, or uint8 [H, W, 3] RGB.
+# An input picture: a file path, a Pillow image, or a uint8 [H, W, 3] RGB array.
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 
-# What `find_pictures` takes from a folder; a file named outright may have any name.
+# Suffixes that `find_pictures` accepts in a folder; a file passed directly may have any name.
 _SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
-# Pillow's decoders let all of these out when a file is damaged.
+# Pillow's decoders raise all of these for damaged files.
 _DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError)
 _DAMAGE += (SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 
 
 def read_picture(picture: Picture) -> np.ndarray:
-    """Reads a picture as it is meant to be seen: uint8 [H, W, 3] RGB.
+    """Reads a picture upright, as uint8 [H, W, 3] RGB.
 
-    EXIF rotation is applied, transparency is laid on white, an animation gives its first frame,
-    and every other colour mode becomes 8-bit RGB. Colour profiles are ignored. An array is checked
-    and returned as it is.
+    Applies EXIF rotation, composites transparency on white, takes the first frame of an animation
+    and converts every other color mode to 8-bit RGB. Ignores color profiles. Checks arrays and
+    returns them unchanged.
 
     Raises:
       InputError: no such file, not a picture, damaged, empty, or of more pixels than Pillow takes
@@ -56,7 +56,7 @@ def read_picture(picture: Picture) -> np.ndarray:
     try:
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always")
-            # Pillow warns from half of the size on that it refuses; below that we go along.
+            # Pillow warns from half of the size that it rejects; such pictures are accepted here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             if isinstance(picture, Image.Image):
                 result = _upright_rgb(picture, name)
@@ -89,7 +89,7 @@ def read_picture(picture: Picture) -> np.ndarray:
 
 
 def picture_name(picture: object) -> str:
-    """What messages call a picture: its file name where there is one."""
+    """Name of a picture in messages: its path, if it has one."""
     if isinstance(picture, (str, os.PathLike)):
         return os.fspath(picture)
     # Pillow keeps the path on images it opened from a file.
@@ -97,10 +97,10 @@ def picture_name(picture: object) -> str:
 
 
 def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
-    """The picture files in a folder and its sub-folders, sorted; of a file, that file.
+    """The picture files in a folder and its subfolders, sorted; for a file, that file.
 
-    Hidden files and folders are left out, which includes the `._*` files that macOS puts beside
-    pictures, and what a program that was stopped has half-written.
+    Skips hidden files and folders: these include macOS's `._*` files and the partial outputs of
+    interrupted programs.
 
     Raises:
       InputError: if `path` does not exist, or is a folder without pictures.
@@ -127,11 +127,11 @@ def save_png(
     *,
     text: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a PNG that says how it was made; whole or not at all.
+    """Writes a PNG with text chunks, atomically.
 
     Args:
       picture: a Pillow image, or uint8 [H, W, 3] RGB.
-      path: ends in `.png`; parent folders are made.
+      path: must end in `.png`; parent folders are created.
       text: the file's text chunks, by keyword.
 
     Raises:
@@ -148,7 +148,7 @@ def save_png(
         picture = Image.fromarray(read_picture(picture))
     chunks = PngInfo()
     for keyword, value in (text or {}).items():
-        # Pillow writes tEXt where Latin-1 is enough and iTXt elsewhere.
+        # Pillow writes tEXt for Latin-1 text and iTXt otherwise.
         chunks.add_text(keyword, value)
     with replacing_file(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=chunks)
@@ -160,7 +160,7 @@ def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise InputError(f"{name} has floating-point pixels: save it with 8 bits per channel")
-    if image.mode.startswith("I"):  # Pillow's convert() would clip these at 255.
+    if image.mode.startswith("I"):  # Pillow's convert() clips these at 255.
         return np.repeat(_eight_bits(np.asarray(image), name)[..., None], 3, axis=-1)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -169,8 +169,8 @@ def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _eight_bits(grey: np.ndarray, name: str) -> np.ndarray:
-    """16-bit greyscale [H, W], also where Pillow holds it in 32 bits, as uint8."""
-    if grey.min() < 0 or grey.max() > 65535:
+def _eight_bits(gray: np.ndarray, name: str) -> np.ndarray:
+    """16-bit grayscale [H, W], which Pillow may hold in 32 bits, as uint8."""
+    if gray.min() < 0 or gray.max() > 65535:
         raise InputError(f"{name} has 32-bit pixels: save it with 8 or 16 bits per channel")
-    return (grey >> 8).astype(np.uint8)
+    return (gray >> 8).astype(np.uint8)

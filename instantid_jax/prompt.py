@@ -1,4 +1,4 @@
-"""Prompts to token ids: the boundary to the CLIP tokenizers of transformers."""
+"""Prompts to token ids, by transformers' CLIP tokenizers."""
 
 import logging
 import os
@@ -19,12 +19,12 @@ class PromptTokenizer:
         """Reads `vocab.json` and `merges.txt`, or `tokenizer.json`, with their settings.
 
         Args:
-          positions: the longest prompt that the text encoder takes.
-          vocabulary: how many tokens it knows.
+          positions: the text encoder's maximum number of tokens.
+          vocabulary: its vocabulary size.
         Raises:
           InputError: if the folder holds no CLIP tokenizer, or that of another text encoder.
         """
-        # Else it remarks, when imported, that torch is missing, which tokenizers do not need.
+        # Otherwise transformers warns at import that torch is missing.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import CLIPTokenizer  # slow to import
 
@@ -35,7 +35,7 @@ class PromptTokenizer:
             )
         try:
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        # Of a damaged file the tokenizers package raises bare `Exception`s, too.
+        # The tokenizers package raises bare `Exception`s for damaged files.
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder} holds no readable CLIP tokenizer: {reason}") from error
@@ -44,18 +44,18 @@ class PromptTokenizer:
                 f"{folder} has {len(self._tokenizer)} tokens, its text encoder knows {vocabulary}: "
                 "use the tokenizer of this text encoder"
             )
-        # Tokens of a padded prompt, start and end included. The file may set no bound.
+        # Length of a padded prompt with start and end tokens. The file may set no bound.
         self.length = min(self._tokenizer.model_max_length, positions)
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
-        """Returns [B, length] int32 ids, padded and cut."""
+        """Returns [B, length] int32 ids, padded and truncated."""
         ids = self._tokenizer(
             list(prompts), padding="max_length", max_length=self.length, truncation=True
         ).input_ids
         return np.asarray(ids, np.int32)
 
     def lost(self, prompts: Sequence[str]) -> list[str]:
-        """For each prompt that is cut a line that quotes what is lost."""
+        """One line for each truncated prompt, quoting the lost text."""
         lines = []
         for ids in self._tokenizer(list(prompts), verbose=False).input_ids:
             if len(ids) > self.length:
@@ -70,7 +70,7 @@ class PromptTokenizer:
 def tokenize(
     tokenizers: tuple[PromptTokenizer, PromptTokenizer], prompts: tuple[Sequence[str], ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [B, length] for both text encoders; each loss is told once."""
+    """Token ids [B, length] for both text encoders; logs each distinct truncation once."""
     pairs = list(zip(tokenizers, prompts, strict=True))
     for line in dict.fromkeys(line for tokenizer, texts in pairs for line in tokenizer.lost(texts)):
         logger.warning("%s", line)

@@ -1,4 +1,4 @@
-"""Meshes, and where parameters and batches lie on them, decided from names and shapes alone."""
+"""Meshes, and the shardings of parameters and batches by name and shape."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from instantid_jax.errors import InputError
 
 TRAINING_AXES = ("data", "fsdp", "tensor")
-# The batch lies over these.
+# The batch is sharded over these.
 BATCH_AXES = ("data", "fsdp")
-# Pictures; the two halves of guidance; parts of a picture, one below the other. The last exchange
-# most, so they come to lie on neighbours.
+# Pictures, the two halves of guidance, and horizontal slices of a picture. The last communicate
+# most, so they are placed on neighbors.
 SAMPLING_AXES = ("data", "guidance", "rows")
-# The networks' batch in sampling: under guidance all negative rows come first.
+# Sharding of the networks' batch in sampling; under guidance all negative rows come first.
 HALVES = ("guidance", "data")
-# Below this many numbers a parameter is replicated: gathering it costs more than holding it.
+# Smaller parameters are replicated: gathering them costs more than storing them.
 SMALLEST_SHARDED = 2**16
 
 # Linear layers in pairs (Shoeybi et al. 2019, Megatron-LM): the first is split by its outputs, the
-# second by its inputs. Where `tensor` divides the heads, attention stays on its device; GEGLU,
-# which cuts its outputs in half, does not.
+# second by its inputs. If `tensor` divides the heads, attention needs no communication; GEGLU,
+# which halves its outputs, does.
 SPLIT_BY_OUTPUT = ("to_q", "to_k", "to_v", "to_k_ip", "to_v_ip", "net.0.proj")
 SPLIT_BY_INPUT = ("to_out.0", "net.2")
 
@@ -30,7 +30,7 @@ def training_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = N
     """A mesh of `data` x `fsdp` x `tensor` devices.
 
     Args:
-      shape: three sizes; -1 for `data` takes what is left.
+      shape: three sizes; -1 for `data` takes the remaining devices.
     Raises:
       InputError: if the sizes do not multiply to the number of devices.
     """
@@ -43,8 +43,8 @@ def training_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = N
             f"mesh {data} x {fsdp} x {tensor} (data, fsdp, tensor) needs {data * fsdp * tensor} "
             f"devices, but there are {len(devices)}"
         )
-    # Auto: the compiler places what is between; Explicit axes, JAX's default, would need every
-    # layer annotated.
+    # Auto lets the compiler shard intermediates; with Explicit axes, JAX's default, every layer
+    # would need annotations.
     return jax.make_mesh((data, fsdp, tensor), TRAINING_AXES, (AxisType.Auto,) * 3, devices=devices)
 
 
@@ -54,40 +54,40 @@ def sampling_mesh(
     rows: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh of `data` x `guidance` x `rows` of the devices, the first ones.
+    """A mesh of the first `data` x `guidance` x `rows` devices.
 
     Args:
-      data: so many pictures at a time.
-      guidance: 2 works on the two halves of classifier-free guidance at once.
-      rows: so many parts of each picture, one below the other.
+      data: number of pictures at a time.
+      guidance: 2 computes both halves of classifier-free guidance in parallel.
+      rows: number of horizontal slices of each picture.
     Raises:
-      InputError: if a size cannot be used, or there are fewer devices.
+      InputError: if a size is invalid, or there are too few devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = dict(zip(SAMPLING_AXES, (data, guidance, rows), strict=True))
-    told = ",".join(f"{name}={size}" for name, size in sizes.items())
+    shown = ",".join(f"{name}={size}" for name, size in sizes.items())
     if min(sizes.values()) < 1 or guidance > 2:
-        raise InputError(f"mesh {told}: expected sizes of 1 or more, and guidance 1 or 2")
+        raise InputError(f"mesh {shown}: expected sizes of 1 or more, and guidance 1 or 2")
     count = math.prod(sizes.values())
     if count > len(devices):
-        raise InputError(f"mesh {told} needs {count} devices, but there are {len(devices)}")
+        raise InputError(f"mesh {shown} needs {count} devices, but there are {len(devices)}")
     return jax.make_mesh(
         tuple(sizes.values()), SAMPLING_AXES, (AxisType.Auto,) * 3, devices=devices[:count]
     )
 
 
 def mesh_text(mesh: Mesh) -> str:
-    """What `parse_sampling_mesh` reads: "data=4,guidance=2,rows=1"."""
+    """A mesh in the form that `parse_sampling_mesh` reads: "data=4,guidance=2,rows=1"."""
     return ",".join(f"{name}={size}" for name, size in mesh.shape.items())
 
 
 def parse_sampling_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh that a text such as "data=4,guidance=2" names; what it leaves out is 1.
+    """Parses a mesh such as "data=4,guidance=2"; omitted axes have size 1.
 
     Args:
-      devices: as of `sampling_mesh`.
+      devices: as for `sampling_mesh`.
     Raises:
-      InputError: as `sampling_mesh`, and if it is no such text.
+      InputError: as `sampling_mesh`, and for any other text.
     """
     pairs = [part.partition("=")[::2] for part in text.split(",")]
     sizes = {name.strip(): int(size) for name, size in pairs if size.strip().isdecimal()}
@@ -102,11 +102,14 @@ def parse_sampling_mesh(text: str, devices: Sequence[jax.Device] | None = None) 
 def check_shares(
     mesh: Mesh, size: tuple[int, int], batch: int, guidance: bool, levels: int
 ) -> None:
-    """Refuses what cannot be shared out among a sampling mesh's devices.
+    """Checks that a batch divides over a sampling mesh.
 
     Args:
-      size: (height, width) of the pictures, of which there are `batch`.
-      levels: of the UNet, each of which halves its maps, but the first.
+      size: (height, width) of the pictures.
+      batch: number of pictures.
+      levels: number of resolutions in the UNet, each half of the one before.
+    Raises:
+      InputError: if it does not.
     """
     data, halves, rows = (mesh.shape[axis] for axis in SAMPLING_AXES)
     if batch % data:
@@ -119,7 +122,7 @@ def check_shares(
             "guidance_scale up to 1 leaves a mesh of guidance=2 no second half: use a mesh of "
             "guidance=1"
         )
-    # The smallest maps of the UNet are divided, too.
+    # The smallest feature maps of the UNet are split as well.
     unit = rows * 8 * 2 ** (levels - 1)
     if rows > 1 and size[0] % unit:
         raise InputError(
@@ -128,10 +131,10 @@ def check_shares(
 
 
 def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Where one parameter lies: over `tensor` by its place, over `fsdp` by its largest axis.
+    """The sharding of one parameter: over `tensor` by its name, over `fsdp` by its largest axis.
 
-    The last axis is taken only where no other can be: a TPU pads it to 128 numbers, and cannot
-    scatter over it, so that gradients would be summed everywhere in place of scattered.
+    The last axis is the last choice: a TPU pads it to 128 elements and cannot scatter over it, so
+    gradients would be all-reduced instead of reduce-scattered.
     """
     axes: list[str | None] = [None] * len(shape)
     if math.prod(shape) < SMALLEST_SHARDED:
@@ -159,7 +162,7 @@ def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 def shard_params(
     shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh
 ) -> dict[str, NamedSharding]:
-    """A sharding for each parameter of a flat dictionary."""
+    """The sharding of each parameter."""
     return {
         name: NamedSharding(mesh, param_spec(name, tuple(value.shape), mesh))
         for name, value in shapes.items()
@@ -167,7 +170,7 @@ def shard_params(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over `data` and `fsdp` together."""
+    """Shards the first axis over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -176,20 +179,20 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def split_pictures(x: jax.Array) -> jax.Array:
-    """Tells the compiler that [B, H, W, C] lies over `data` and, by its height, over `rows`.
+    """Constrains [B, H, W, C] to be sharded over `data` and, by height, over `rows`.
 
-    As the other two it does nothing but on a sampling mesh that is set.
+    This and the next two do nothing unless the context's mesh is a sampling mesh.
     """
     return _split(x, PartitionSpec("data", "rows"))
 
 
 def split_maps(x: jax.Array) -> jax.Array:
-    """The same of feature maps [R, H, W, C], whose rows are those of both halves of guidance."""
+    """Does the same for feature maps [R, H, W, C] with the rows of both halves of guidance."""
     return _split(x, PartitionSpec(HALVES, "rows"))
 
 
 def split_halves(x: jax.Array) -> jax.Array:
-    """The same of [R, ...] without height."""
+    """Does the same for [R, ...] without a height axis."""
     return _split(x, PartitionSpec(HALVES))
 
 

@@ -33,7 +33,7 @@ def strict_promotion():
 def pytest_runtest_teardown(item):
     """Drops what a slow test compiled.
 
-    Linux gives a process 65,530 memory maps, of which a slow test's programs take some thousands;
+    Linux limits a process to 65,530 memory maps. The programs of a slow test take thousands;
     XLA ended in a segmentation fault after 34 such tests, for want of them as it seems.
     """
     if item.get_closest_marker("slow"):

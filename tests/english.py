@@ -12,19 +12,26 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
+    "CONTRIBUTING.md",
     "README.md",
     "benchmarks",
     "configs",
+    "convert",
     "docs",
-    "instantid_jax/cli",
-    "instantid_jax/pipeline",
-    "instantid_jax/request",
+    "instantid_jax",
     "tests/benchmarks",
     "tests/cli",
     "tests/configs",
+    "tests/convert",
+    "tests/diffusion",
+    "tests/face",
+    "tests/models",
+    "tests/parity",
     "tests/pipeline",
     "tests/request",
+    "tests/runs",
     "tests/train",
+    "tests/weights",
     "train",
 )
 SUFFIXES = (".md", ".py")

@@ -1,4 +1,4 @@
-"""Folders in Orbax's format: what is written is read, and damage is told."""
+"""Folders in Orbax's format: what is written is read, and damage is reported."""
 
 import json
 import shutil
@@ -143,9 +143,9 @@ def test_truncated_model_is_told(damaged, how):
     else:
         length = {"cut short": len(content) // 2, "cut by a byte": len(content) - 1, "empty": 0}
         largest.write_bytes(content[: length[how]])
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refusal:
         open_model(damaged)
-    line = str(told.value)
+    line = str(refusal.value)
     assert "\n" not in line and str(largest.relative_to(damaged)) in line
     found = "is missing" if how == "missing" else f"has {length[how]} bytes"
     assert f"{damaged} is damaged" in line and found in line
@@ -168,14 +168,14 @@ def test_sound_model_passes(model):
 
 
 def test_what_orbax_raises_becomes_one_line(tmp_path):
-    with pytest.raises(InputError, match="cannot be read") as told:
+    with pytest.raises(InputError, match="cannot be read") as refusal:
         stored_params(tmp_path / "nothing")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refusal.value)
 
     save_params({"kernel": jnp.ones((100, 100))}, tmp_path / "params")
     wanted = stored_params(tmp_path / "params")
     for file in (tmp_path / "params" / "ocdbt.process_0" / "d").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(InputError, match="cannot be read") as told:
+    with pytest.raises(InputError, match="cannot be read") as refusal:
         load_params(tmp_path / "params", wanted)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refusal.value)

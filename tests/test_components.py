@@ -49,7 +49,7 @@ def test_parts_of_one_model_fit():
 
 
 @pytest.mark.parametrize(
-    "part, settings, told",
+    "part, settings, message",
     [
         ("image_proj", {"output_dim": 64}, r"ID tokens \(64\) must equal .* \(80\)"),
         ("controlnet", {"cross_attention_dim": 768}, "IdentityNet's cross_attention_dim"),
@@ -65,7 +65,7 @@ def test_parts_of_one_model_fit():
         ("vae", THREE_BLOCKS, "at 1/4 of the size"),
     ],
 )
-def test_part_of_another_model_is_named(part, settings, told):
-    with pytest.raises(InputError, match=told) as refusal:
+def test_part_of_another_model_is_named(part, settings, message):
+    with pytest.raises(InputError, match=message) as refusal:
         check_fit(networks(part, **settings))
     assert "\n" not in str(refusal.value)

@@ -13,8 +13,8 @@ HEAVY += ("safetensors", "torch", "tqdm", "transformers", "tyro", "PIL", "optax"
 
 def modules_after(statement: str) -> set[str]:
     command = [sys.executable, "-c", LOADED.format(statement)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return set(json.loads(told))
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(json.loads(output))
 
 
 def packages(modules: set[str]) -> set[str]:

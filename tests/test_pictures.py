@@ -48,7 +48,7 @@ def test_exif_orientation_is_undone(tmp_path, suffix, orientation):
     Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
     got = read_picture(tmp_path / f"a.{suffix}")
     assert got.shape == (24, 40, 3)
-    # JPEG blurs the border of the quarter; its middle and the corners keep their colours.
+    # JPEG blurs the border of the quarter; its middle and the corners keep their colors.
     np.testing.assert_allclose(got[4, 8], RED, atol=6)
     for y, x in ((4, 36), (20, 4), (20, 36)):
         np.testing.assert_allclose(got[y, x], (20, 40, 220), atol=6)
@@ -63,8 +63,8 @@ def test_transparency_is_laid_on_white(tmp_path):
     got = read_picture(tmp_path / "a.png")
     np.testing.assert_array_equal(got[[0, 5, 7], 0], [[255, 0, 0], [255, 127, 127], [255] * 3])
 
-    grey = Image.merge("LA", [Image.new("L", (8, 8), 0), Image.new("L", (8, 8), 0)])
-    np.testing.assert_array_equal(read_picture(grey), 255)
+    gray = Image.merge("LA", [Image.new("L", (8, 8), 0), Image.new("L", (8, 8), 0)])
+    np.testing.assert_array_equal(read_picture(gray), 255)
 
     palette = Image.fromarray(corner_picture()).quantize(4)
     index = palette.getpixel((0, 0))
@@ -87,17 +87,17 @@ def test_other_modes_become_rgb(mode):
     np.testing.assert_array_equal(read_picture(white), np.full((4, 6, 3), 255, np.uint8))
 
 
-def test_cmyk_jpeg_keeps_its_colours(tmp_path):
+def test_cmyk_jpeg_keeps_its_colors(tmp_path):
     Image.fromarray(corner_picture()).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     np.testing.assert_allclose(read_picture(tmp_path / "a.jpg")[4, 8], RED, atol=8)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
-def test_16_bit_grey_keeps_its_high_byte(tmp_path, suffix):
-    grey = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
-    Image.fromarray(grey).save(tmp_path / f"a.{suffix}")
+def test_16_bit_gray_keeps_its_high_byte(tmp_path, suffix):
+    gray = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
+    Image.fromarray(gray).save(tmp_path / f"a.{suffix}")
     got = read_picture(tmp_path / f"a.{suffix}")
-    np.testing.assert_array_equal(got, np.repeat((grey >> 8)[..., None], 3, -1))
+    np.testing.assert_array_equal(got, np.repeat((gray >> 8)[..., None], 3, -1))
 
 
 def test_wider_pixels_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Where parameters lie on a mesh."""
+"""Shardings of parameters on a mesh."""
 
 import re
 
@@ -51,13 +51,13 @@ def test_a_text_that_names_no_mesh_is_told(text):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told"),
+    ("sizes", "message"),
     [
         ((0, 1, 1), "expected sizes of 1 or more"),
         ((1, 3, 1), "guidance 1 or 2"),
         ((4, 2, 2), "needs 16 devices, but there are 8"),
     ],
 )
-def test_a_sampling_mesh_that_cannot_be_is_told(sizes, told):
-    with pytest.raises(InputError, match=told):
+def test_an_impossible_sampling_mesh_is_refused(sizes, message):
+    with pytest.raises(InputError, match=message):
         sampling_mesh(*sizes)

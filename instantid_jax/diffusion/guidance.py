@@ -14,7 +14,7 @@ def classifier_free_guidance(uncond_and_cond: jax.Array, scale: float | jax.Arra
 
     Args:
       uncond_and_cond: [2B, ...], the network's output, negative prompts first.
-      scale: [B], each image's, or one for all. 1 gives the positive prediction alone.
+      scale: [B], one per image, or a single one; 1 gives the positive prediction.
     Returns:
       [B, ...] float32.
     Raises:

@@ -1,4 +1,4 @@
-"""The samplers by name. Strings alone, so that a command line can list them without JAX."""
+"""Sampler names. Only strings, so that a command line can list them without JAX."""
 
 from typing import Any, Literal, get_args
 
@@ -24,8 +24,7 @@ DPM = "DPMSolverMultistepScheduler"
 UNIPC = "UniPCMultistepScheduler"
 LCM = "LCMScheduler"
 
-# diffusers' class for each name, and the settings passed to `from_config` on top of the
-# checkpoint's.
+# diffusers' class for each name, and the settings that override the checkpoint's in `from_config`.
 SAMPLERS: dict[SamplerName, tuple[str, dict[str, Any]]] = {
     "euler": (EULER, {}),
     "euler_trailing": (EULER, {"timestep_spacing": "trailing"}),

@@ -1,9 +1,9 @@
 """The step rule: the compiled part of every sampler.
 
-All samplers here are linear in the current sample, the network's output, what they remember and
-noise. So there is one rule, a sum of arrays times coefficients. Whatever depends on a step's place
-(first or last step, order, noise level) is in the coefficients, one row for each image: images at
-different steps, of different samplers and step counts, share one compiled step.
+All samplers here are linear in the current sample, the network's output, their history and noise.
+So there is one rule, a sum of arrays times coefficients. Everything that depends on the step (first
+or last step, order, noise level) is in the coefficients, one row per image. Images at different
+steps, of different samplers and step counts, share one compiled step.
 """
 
 # jax.numpy's stubs leave the argument `device` untyped.
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 State = dict[str, jax.Array]
-# By coefficient, [B] float32: one number for each image, or [1], one for all.
+# Coefficients by name, [B] float32 with one value per image, or [1] for all.
 Row = Mapping[str, jax.Array | np.ndarray]
 
 
@@ -27,21 +27,21 @@ class StepRule:
     """One denoising step as a linear combination.
 
     With x the sample, f the network's output, D = p x + q f the converted output of this step
-    (the denoised sample, as the multistep solvers want it), D_k that of k steps before, δ_k =
-    D_k - D and z noise, a step is
+    (for multistep solvers, the denoised sample), D_k that of k steps before, δ_k = D_k - D and z
+    noise, a step is
 
         y = a x + b y_1 + c D + Σ_k c_k δ_k         only if `corrects`; else y = x
         x' = a' y + c' D + Σ_k c'_k δ_k + d z
 
-    where y_1 is the y of the step before. A rule that remembers nothing takes D = f.
+    where y_1 is the y of the previous step. A rule without history has D = f.
 
-    A rule is compared by value: samplers with equal rules share a compiled step. A rule of higher
-    order serves the samplers of lower ones too (`covering`, `columns`).
+    Rules compare by value: samplers with equal rules share a compiled step. A rule of higher order
+    also serves samplers of lower order (`covering`).
 
     Attributes:
-      order: of the extrapolation, which takes `order` - 1 earlier converted outputs.
-      corrects: whether the output at the predicted sample first corrects that sample (UniPC). It
-        takes one more earlier output.
+      order: order of the extrapolation, which uses `order` - 1 earlier converted outputs.
+      corrects: whether the output at the predicted sample first corrects that sample (UniPC),
+        which uses one more earlier output.
       stochastic: whether a step adds noise.
     """
 
@@ -51,7 +51,7 @@ class StepRule:
 
     @classmethod
     def covering(cls, rules: Iterable[Self]) -> Self:
-        """The smallest rule that serves all of these."""
+        """The smallest rule that serves all of `rules`."""
         rules = list(rules)
         return cls(
             order=max(rule.order for rule in rules),
@@ -61,18 +61,18 @@ class StepRule:
 
     @property
     def history(self) -> int:
-        """How many earlier converted outputs are remembered."""
+        """Number of earlier converted outputs in the state."""
         return self.order - 1 + self.corrects
 
     @property
     def remembered(self) -> tuple[str, ...]:
-        """Names of the arrays of a state other than `sample`."""
+        """Names of the state's arrays other than `sample`."""
         past = tuple(f"converted_{k}" for k in range(1, self.history + 1))
         return (*past, "corrected") if self.corrects else past
 
     @property
     def neutral(self) -> dict[str, float]:
-        """By coefficient, the value that leaves the sample as it is."""
+        """Coefficients that leave the sample unchanged."""
         values = {"input_scale": 1.0, "sample": 1.0, "converted": 0.0}
         values |= {f"difference_{k}": 0.0 for k in range(1, self.order)}
         if self.history:
@@ -94,16 +94,16 @@ class StepRule:
         return {"sample": sample} | {name: jnp.zeros_like(sample) for name in self.remembered}
 
     def scale_input(self, state: State, row: Row) -> jax.Array:
-        """The networks' input: the sample at unit variance."""
+        """The networks' input: the sample scaled to unit variance."""
         return state["sample"] * per_image(row["input_scale"], state["sample"])
 
     def step(self, state: State, output: jax.Array, row: Row, noise: jax.Array | None) -> State:
         """One denoising step, in the state's dtype.
 
         Args:
-          output: guided prediction, of the sample's shape, any float dtype.
+          output: guided prediction with the sample's shape and any float dtype.
           row: this step's coefficients, by the names of `neutral`.
-          noise: of the sample's shape, unit variance; None unless `stochastic`.
+          noise: unit noise with the sample's shape; None unless `stochastic`.
         """
         x = state["sample"]
 
@@ -135,5 +135,5 @@ class StepRule:
 
 
 def per_image(values: jax.Array | np.ndarray, images: jax.Array) -> jax.Array | np.ndarray:
-    """[B] or [1] numbers, shaped to multiply [B, ...] images, in their dtype."""
+    """Reshapes and casts [B] or [1] values to multiply [B, ...] images."""
     return values.reshape(values.shape + (1,) * (images.ndim - 1)).astype(images.dtype)

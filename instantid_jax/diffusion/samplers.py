@@ -1,8 +1,8 @@
-"""Samplers by name: which timesteps, which coefficients, which rule.
+"""Samplers by name: their timesteps, coefficients and rule.
 
-A name means what a diffusers user gets from `XScheduler.from_config(pipe.scheduler.config)`: the
-checkpoint's settings carry over as far as that class reads them. So `dpmpp_2m` on a checkpoint
-whose own file asks for Karras sigmas has Karras sigmas.
+A name is equivalent to `XScheduler.from_config(pipe.scheduler.config)` in diffusers: it keeps those
+of the checkpoint's settings that the class reads. So `dpmpp_2m` uses Karras sigmas if the
+checkpoint's own scheduler does.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from instantid_jax.errors import InputError
 _ALL = (EULER, EULER_ANCESTRAL, DDIM, DPM, UNIPC, LCM)
 _SOLVERS = (DPM, UNIPC)
 _SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
-# The values we take of the settings that change numbers, and the classes that read them.
+# Settings that change the results: the classes that read them, and the supported values.
 _TAKEN = (
     ("prediction_type", _ALL, ("epsilon", "v_prediction")),
     (
@@ -72,10 +72,10 @@ class Sampler:
     """A sampler for a number of steps.
 
     Attributes:
-      timesteps: [T] float32, the networks' at each step.
-      init_noise_sigma: what unit noise is multiplied by before the first step.
+      timesteps: [T] float32, the networks' timestep at each step.
+      init_noise_sigma: scale of the initial noise.
       rows: each [T] float64, the coefficients of `rule` at each step.
-      rule: the compiled part; equal for equal scheduler settings, whatever the number of steps.
+      rule: the compiled part; does not depend on the number of steps.
     """
 
     timesteps: np.ndarray
@@ -87,21 +87,21 @@ class Sampler:
         return len(self.timesteps)
 
     def row(self, i: int) -> dict[str, np.ndarray]:
-        """The coefficients of step `i` for all images of a batch: each [1] float32."""
+        """The coefficients of step `i`, the same for all images: each [1] float32."""
         return {name: column[i : i + 1].astype(np.float32) for name, column in self.rows.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SamplerBatch:
-    """The samplers of a batch's images, side by side.
+    """One sampler per image of a batch.
 
-    An image whose steps have ended stays as it is while others go on.
+    An image that has finished its steps stays unchanged while others continue.
 
     Attributes:
       timesteps: [T, B] float32, T the largest number of steps.
       init_noise_sigma: [B] float32.
       rows: each [T, B] float32, the coefficients of `rule`.
-      rule: which serves all of them.
+      rule: a rule that serves all samplers.
     """
 
     timesteps: np.ndarray
@@ -111,7 +111,7 @@ class SamplerBatch:
 
     @classmethod
     def of(cls, samplers: Sequence[Sampler]) -> Self:
-        """One sampler for each image."""
+        """Batches one sampler per image."""
         rule = StepRule.covering(sampler.rule for sampler in samplers)
         steps = max(len(sampler) for sampler in samplers)
         rows = {
@@ -137,15 +137,15 @@ class SamplerBatch:
 def make_sampler(
     config: ScheduleConfig, name: str | None, num_inference_steps: int, eta: float = 0.0
 ) -> Sampler:
-    """Makes a sampler of `SAMPLERS`, or with None the checkpoint's own.
+    """Makes a sampler from `SAMPLERS`, or with None the checkpoint's own.
 
     Args:
-      config: of the checkpoint's `scheduler_config.json`.
+      config: the checkpoint's `scheduler_config.json`.
       num_inference_steps: 1 to `num_train_timesteps`; for lcm, to `original_inference_steps`.
       eta: 0 to 1, the share of DDPM's noise; ddim only.
     Raises:
-      InputError: for an unknown name or scheduler class, a setting that would change the numbers
-        and is not supported, or a number of steps or eta out of range.
+      InputError: for an unknown name or scheduler class, an unsupported setting that would
+        change the results, or a number of steps or eta out of range.
     """
     if name is None:
         class_name = config.class_name
@@ -246,7 +246,7 @@ def _make_ddim(config: ScheduleConfig, steps: int, alpha: np.ndarray, eta: float
             f"timesteps {timesteps[0]} to {timesteps[-1]} of {config.num_train_timesteps}: use "
             "fewer steps"
         )
-    # A constant stride, also where the spacing's own is not constant.
+    # A constant stride, even if the spacing's is not constant.
     following = timesteps - config.num_train_timesteps // steps
     alpha = alpha.astype(np.float64)
     final = 1.0 if config.set_alpha_to_one else alpha[0]
@@ -271,7 +271,7 @@ def _make_lcm(config: ScheduleConfig, steps: int, alpha: np.ndarray) -> Sampler:
             f"num_inference_steps={steps} with lcm: expected at most original_inference_steps="
             f"{original}; use fewer steps (4 to 8 are usual)"
         )
-    # Evenly spaced among the timesteps of the distillation.
+    # Evenly spaced among the distillation timesteps.
     distilled = np.arange(original, 0, -1) * (config.num_train_timesteps // original) - 1
     timesteps = distilled[np.linspace(0, original, steps, endpoint=False).astype(np.int64)]
     alpha = alpha.astype(np.float64)[timesteps]
@@ -290,7 +290,7 @@ def _make_solver(config: ScheduleConfig, class_name: str, steps: int, alpha: np.
     if sigmas is None:
         last = None
         if class_name == DPM:
-            # λ = -log σ descends with the timestep; those below the clip are out of range.
+            # λ = -log σ decreases with the timestep; skip timesteps below the clip.
             last = int(np.sum(-np.log(trained) >= config.lambda_min_clipped))
         timesteps = spaced_timesteps(config, steps, skip_last=True, last=last).round()
         sigmas = np.interp(timesteps, np.arange(len(trained)), trained)
@@ -317,7 +317,7 @@ def _make_solver(config: ScheduleConfig, class_name: str, steps: int, alpha: np.
 
 
 def _dpm_solver(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows, StepRule]:
-    """Which order each step has: as `DPMSolverMultistepScheduler.step` chooses it."""
+    """Chooses the order of each step like `DPMSolverMultistepScheduler.step`."""
     steps, highest = len(sigmas) - 1, config.solver_order
     stochastic = config.algorithm_type == "sde-dpmsolver++"
     if stochastic and highest == 3:
@@ -343,7 +343,7 @@ def _dpm_solver(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows
 
 
 def _unipc(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows, StepRule]:
-    """Which order each step has: as `UniPCMultistepScheduler.step` chooses it."""
+    """Chooses the order of each step like `UniPCMultistepScheduler.step`."""
     steps, highest = len(sigmas) - 1, config.solver_order
     orders = [min(i + 1, highest) for i in range(steps)]
     if config.lower_order_final:
@@ -362,7 +362,7 @@ def _unipc(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[tables.Rows, Ste
 def _with_final(sigmas: np.ndarray, final: float) -> np.ndarray:
     """[T + 1] float64, rounded to float32 as in diffusers.
 
-    The last of Karras' sigmas and a final one of the same value are then equal, where float64 could
-    have the final one above the last.
+    This makes the last Karras sigma and an equal final one identical; in float64 the final one
+    could be larger.
     """
     return np.append(sigmas, final).astype(np.float32).astype(np.float64)

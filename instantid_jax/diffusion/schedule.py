@@ -1,4 +1,4 @@
-"""The noise schedule a checkpoint was trained with, and training's forward process."""
+"""The noise schedule of a checkpoint, and the forward process of training."""
 
 # jax.numpy's stubs leave the argument `device` untyped.
 # pyright: reportUnknownMemberType=false
@@ -18,11 +18,10 @@ from instantid_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """`scheduler_config.json`; names are diffusers' keys.
+    """`scheduler_config.json`, with diffusers' keys.
 
-    The defaults of the keys that SDXL base publishes are SDXL base's, those of the others are
-    diffusers'. A key means something only to the scheduler classes that read it, so which values
-    are taken is decided in `samplers.make_sampler`, which knows the class.
+    Keys that SDXL base publishes default to its values, the others to diffusers'. Only some
+    scheduler classes read each key, so `samplers.make_sampler` validates the values.
     """
 
     class_name: str = "EulerDiscreteScheduler"  # `_class_name` in the file
@@ -34,7 +33,7 @@ class ScheduleConfig:
     trained_betas: tuple[float, ...] | None = None
     rescale_betas_zero_snr: bool = False
     prediction_type: str = "epsilon"
-    # Which timesteps are visited.
+    # The timesteps.
     timestep_spacing: str = "leading"
     timestep_type: str = "discrete"
     steps_offset: int = 1
@@ -70,11 +69,11 @@ class ScheduleConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> "ScheduleConfig":
         """Reads the contents of a `scheduler_config.json`.
 
-        Missing keys take the defaults above. Keys no scheduler here reads are ignored, as diffusers
-        ignores them.
+        Missing keys take the defaults above. Ignores keys that no scheduler here reads, like
+        diffusers.
 
         Raises:
-          InputError: if a value has a type its key cannot have.
+          InputError: if a value has the wrong type.
         """
         values = {
             field.name: _typed(field, config[field.name])
@@ -86,7 +85,7 @@ class ScheduleConfig:
         return cls(**values)
 
 
-# For the fields that may be None: what they hold otherwise.
+# Types of the fields that may be None, by example.
 _OPTIONAL = {
     "trained_betas": (0.0,),
     "shift_terminal": 0.0,
@@ -98,14 +97,14 @@ _OPTIONAL = {
 
 
 def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
-    """`value` in the type of its field: JSON has no tuples, and writes some floats as integers."""
+    """Casts `value` to its field's type: JSON has no tuples and writes some floats as integers."""
     if value is None and field.default is None:
         return None
     like = _OPTIONAL[field.name] if field.default is None else field.default
     if isinstance(like, bool) and isinstance(value, bool | None):
         return bool(value)
     if field.name == "solver_p":
-        return str(value)  # a nested scheduler; refused where it is read
+        return str(value)  # a nested scheduler; rejected where it is read
     if isinstance(like, str) and isinstance(value, str):
         return value
     if isinstance(like, float) and _is_number(value):
@@ -135,12 +134,12 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 def alphas_cumprod(config: ScheduleConfig) -> np.ndarray:
     """ᾱ_t, the share of signal left at each training timestep: [num_train_timesteps] float32.
 
-    With `rescale_betas_zero_snr` the last is exactly 0.
+    With `rescale_betas_zero_snr` the last value is exactly 0.
 
     Raises:
       InputError: for an unknown `beta_schedule`, or `trained_betas` of another length.
     Source: Ho et al. 2020, section 2; Lin et al. 2023, algorithm 1, for zero terminal SNR. Rounded
-      where diffusers' schedulers round, so that the numbers are theirs.
+      at the same points as in diffusers' schedulers, to match their values.
     """
     betas = _betas(config)
     if config.rescale_betas_zero_snr:
@@ -180,7 +179,7 @@ def _betas(config: ScheduleConfig) -> np.ndarray:
 
 
 def _torch_linspace(start: float, end: float, steps: int) -> np.ndarray:
-    """torch.linspace in float32: each half counted from its own end, rounded once a point."""
+    """torch.linspace in float32: counts each half from its own end, rounds once per point."""
     if steps == 1:
         return np.asarray([start], np.float32)
     first, last = np.float32(start), np.float32(end)
@@ -191,7 +190,7 @@ def _torch_linspace(start: float, end: float, steps: int) -> np.ndarray:
 
 
 def _cumprod(alphas: np.ndarray) -> np.ndarray:
-    """torch.cumprod of float32 on CPU: a float64 product, rounded at each entry."""
+    """torch.cumprod of float32 on CPU: a float64 product, rounded per entry."""
     return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
 
 
@@ -209,7 +208,7 @@ def add_noise(
     """Diffuses clean latents to a timestep: sqrt(ᾱ_t) x + sqrt(1 - ᾱ_t) ε.
 
     Args:
-      alphas_cumprod: [num_train_timesteps] float32, of the function of that name.
+      alphas_cumprod: [num_train_timesteps] float32, from `alphas_cumprod`.
       sample: [B, H, W, C], scaled by the VAE's scaling factor.
       noise: as `sample`, unit variance.
       timestep: [B] integers in [0, num_train_timesteps).
@@ -224,7 +223,7 @@ def add_noise(
 def velocity_target(
     alphas_cumprod: jax.Array, sample: jax.Array, noise: jax.Array, timestep: jax.Array
 ) -> jax.Array:
-    """What a v-prediction network is trained to give: sqrt(ᾱ_t) ε - sqrt(1 - ᾱ_t) x.
+    """The target of v-prediction: sqrt(ᾱ_t) ε - sqrt(1 - ᾱ_t) x.
 
     Arguments and errors as for `add_noise`.
     Source: Salimans & Ho 2022, appendix D; diffusers' DDPMScheduler.get_velocity.
@@ -241,10 +240,10 @@ def clean_estimate(
     *,
     velocity: bool,
 ) -> jax.Array:
-    """The clean latents that a prediction of noise, or of velocity, amounts to.
+    """The clean latents implied by a prediction of noise or velocity.
 
-    Where that is right, it is the inverse of `add_noise`; arguments and errors as for that. At zero
-    terminal SNR a prediction of noise says nothing of the picture, and the estimate is but finite.
+    Inverts `add_noise` for a perfect prediction; arguments and errors as for `add_noise`. At zero
+    terminal SNR a noise prediction does not determine the latents; the estimate is only finite.
     Source: Ho et al. 2020, eq. 15; Salimans & Ho 2022, appendix D.
     """
     signal, deviation = _signal_and_deviation(alphas_cumprod, noisy, timestep)
@@ -254,13 +253,13 @@ def clean_estimate(
 
 
 def timesteps_of_noise(alphas_cumprod: jax.Array, log_ratio: jax.Array) -> jax.Array:
-    """The first timesteps at which ln(noise / signal), of deviations, is at least so much.
+    """The first timesteps with ln(noise / signal), of deviations, at least `log_ratio`.
 
     Args:
       alphas_cumprod: [T] float32.
-      log_ratio: of any shape.
+      log_ratio: any shape.
     Returns:
-      int32 as `log_ratio`, in [0, T); the last where none is so noisy.
+      int32 with the shape of `log_ratio`, in [0, T); the last timestep if none is noisy enough.
     """
     alphas = jnp.maximum(alphas_cumprod, 1e-8)  # at zero terminal SNR there is no signal
     log_ratios = (jnp.log1p(-alphas) - jnp.log(alphas)) / 2

@@ -1,7 +1,7 @@
-"""Which noise levels a sampler visits: timesteps and sigmas, on the host.
+"""The noise levels of a sampler: timesteps and sigmas, on the host.
 
-A sigma is the noise-to-signal ratio sqrt((1 - ᾱ) / ᾱ) (Karras et al. 2022). These functions are
-together what `set_timesteps` is in diffusers' schedulers.
+A sigma is the noise-to-signal ratio sqrt((1 - ᾱ) / ᾱ) (Karras et al. 2022). Together, these
+functions are diffusers' `set_timesteps`.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from instantid_jax.errors import InputError
 def train_sigmas(config: ScheduleConfig, alphas_cumprod: np.ndarray) -> np.ndarray:
     """The sigma of each training timestep, ascending: [num_train_timesteps] float32.
 
-    At zero terminal SNR the last would be infinite; diffusers puts ᾱ = 2^-24 there, sigma 4096.
+    At zero terminal SNR the last would be infinite; diffusers uses ᾱ = 2^-24, sigma 4096.
     """
     alpha = alphas_cumprod.copy()
     if config.rescale_betas_zero_snr:
@@ -27,10 +27,10 @@ def spaced_timesteps(
     """Timesteps spread over the training range, descending: [steps] float64.
 
     Args:
-      skip_last: places one point more and leaves the lowest out, as the multistep solvers do.
-      last: how many training timesteps are in range; None means all.
+      skip_last: places one more point and drops the lowest, like the multistep solvers.
+      last: number of training timesteps in range; None means all.
     Raises:
-      InputError: if the spacing has no room for so many steps.
+      InputError: if the steps do not fit the spacing.
     Source: Lin et al. 2023, table 2.
     """
     train_steps = config.num_train_timesteps
@@ -46,7 +46,7 @@ def spaced_timesteps(
     elif config.timestep_spacing == "leading":
         timesteps = np.arange(points)[::-1][:steps] * (last // points) + float(config.steps_offset)
     else:  # trailing
-        # For 61 and some sixty other counts rounding makes `arange` one too long and diffusers
+        # For 61 and about sixty other counts, rounding makes `arange` one too long, and diffusers
         # takes an extra step at timestep -1; the slice drops it.
         timesteps = np.arange(last, 0, -train_steps / steps).round()[:steps] - 1
     if np.any(np.diff(timesteps) >= 0):
@@ -64,11 +64,11 @@ def respaced_sigmas(
 
     Args:
       sigmas: descending; for Karras, `sigma_min` and `sigma_max` of the config replace its ends.
-      use_lu_lambdas: whether this scheduler reads the setting of that name.
+      use_lu_lambdas: whether the scheduler reads the setting of that name.
     Returns:
       [steps] float64, descending.
     Raises:
-      InputError: if `sigma_min` and `sigma_max` are no range.
+      InputError: if `sigma_min` and `sigma_max` do not form a range.
     Source: Karras et al. 2022, eq. 5; Lu et al. 2022 (uniform in log-SNR).
     """
     ramp = np.linspace(0, 1, steps)
@@ -91,7 +91,7 @@ def respaced_sigmas(
 
 
 def timesteps_of(sigmas: np.ndarray, train_sigmas: np.ndarray) -> np.ndarray:
-    """The fractional timesteps at which training has these sigmas, linear in log sigma.
+    """The fractional training timesteps of these sigmas, interpolated linearly in log sigma.
 
     Args:
       sigmas: [T] float64.
@@ -100,7 +100,7 @@ def timesteps_of(sigmas: np.ndarray, train_sigmas: np.ndarray) -> np.ndarray:
     """
     table = np.log(train_sigmas)
     wanted = np.log(np.maximum(sigmas, 1e-10))
-    # The last entry not above each wanted one, and the next.
+    # The last entry at or below each wanted value.
     below = np.clip(np.searchsorted(table, wanted, side="right") - 1, 0, len(table) - 2)
     share = np.clip((table[below] - wanted) / (table[below] - table[below + 1]), 0, 1)
     return (1 - share) * below + share * (below + 1)

@@ -1,11 +1,11 @@
 """The coefficients of each step, on the host in float64: the scheduler's half of a step rule.
 
-Every function returns `{name: [T]}`, by the names of `rules.StepRule`. Those of the one-step
-samplers multiply the network's output itself. Sigmas are [T + 1] and descend; where
-diffusers takes differences of logarithms in float32 the closed forms here lose nothing: with
-λ = -log σ and h = λ' - λ, exp(-h) is σ'/σ. Letters: α = 1/sqrt(σ²+1), s = σα, unprimed before the
-step and primed after it; f is the network's output. A step to sigma 0 divides by zero on the way to
-finite coefficients (NumPy warns); one that stays infinite means there is no such step.
+Every function returns `{name: [T]}`, by the names of `rules.StepRule`. One-step samplers apply
+their coefficients to the network's output itself. Sigmas are [T + 1] and descend. diffusers takes
+differences of logarithms in float32; the closed forms here are exact: with λ = -log σ and h = λ' -
+λ, exp(-h) is σ'/σ. Notation: α = 1/sqrt(σ²+1), s = σα, unprimed before the step and primed after
+it; f is the network's output. A step to sigma 0 divides by zero in intermediate results (NumPy
+warns); an infinite coefficient means that the step does not exist.
 """
 
 import math
@@ -24,7 +24,7 @@ def euler(sigmas: np.ndarray, prediction_type: str) -> Rows:
 
 
 def euler_ancestral(sigmas: np.ndarray, prediction_type: str) -> Rows:
-    """Euler's method to below the next sigma, then noise up to it: rows of order 1.
+    """Euler's method to below the next sigma, then noise to reach it: rows of order 1.
 
     Source: k-diffusion's sample_euler_ancestral; diffusers' EulerAncestralDiscreteScheduler.step.
     """
@@ -44,7 +44,7 @@ def _euler_to(sigma: np.ndarray, target: np.ndarray, prediction_type: str) -> Ro
 
 
 def ddim(alpha: np.ndarray, alpha_next: np.ndarray, prediction_type: str, eta: float) -> Rows:
-    """Denoising diffusion implicit models: rows of order 1, with noise where `eta` is above 0.
+    """Denoising diffusion implicit models: rows of order 1, with noise if `eta` is above 0.
 
     Args:
       alpha, alpha_next: ᾱ before and after each step, [T].
@@ -64,10 +64,11 @@ def ddim(alpha: np.ndarray, alpha_next: np.ndarray, prediction_type: str, eta: f
 def lcm(
     timesteps: np.ndarray, alpha: np.ndarray, prediction_type: str, timestep_scaling: float
 ) -> Rows:
-    """Latent consistency sampling, denoise fully and add noise back: rows of order 1.
+    """Latent consistency sampling: denoises fully, then adds noise: rows of order 1.
 
     Args:
-      timesteps, alpha: of each step, and ᾱ there, [T].
+      timesteps: [T].
+      alpha: [T], ᾱ at each timestep.
     Source: Luo et al. 2023, algorithm 1 and eq. 9; diffusers' LCMScheduler.step.
     """
     sigma_data = 0.5
@@ -85,14 +86,14 @@ def lcm(
 
 
 def _denoised(alpha: np.ndarray, prediction_type: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the sample and the output count in the denoised sample, given ᾱ."""
+    """Coefficients of the sample and the output in the denoised sample, given ᾱ."""
     if prediction_type == "epsilon":
         return 1 / np.sqrt(alpha), -np.sqrt((1 - alpha) / alpha)
     return np.sqrt(alpha), -np.sqrt(1 - alpha)
 
 
 def _epsilon(alpha: np.ndarray, prediction_type: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the sample and the output count in the predicted noise, given ᾱ."""
+    """Coefficients of the sample and the output in the predicted noise, given ᾱ."""
     if prediction_type == "epsilon":
         return np.zeros_like(alpha), np.ones_like(alpha)
     return np.sqrt(1 - alpha), np.sqrt(alpha)
@@ -110,8 +111,8 @@ def dpm_solver(
     """DPM-Solver++ of order 1, 2 or 3, or its SDE form of order 1 or 2: rows of `max_order`.
 
     Args:
-      orders: [T] the order of each step, at most `max_order`.
-      heun: the second-order rule of that name in place of the midpoint rule.
+      orders: [T], the order of each step, at most `max_order`.
+      heun: use Heun's second-order rule instead of the midpoint rule.
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 2 and appendix B; diffusers'
       DPMSolverMultistepScheduler, the three `..._order_update`.
     """
@@ -152,12 +153,12 @@ def unipc(
     bh1: bool,
     uncorrected: tuple[int, ...],
 ) -> Rows:
-    """UniPC, B(h) form, predicting the denoised sample: rows that correct.
+    """UniPC in B(h) form, predicting the denoised sample: rows with a corrector.
 
     Args:
-      orders: [T] the order of each step, at most `max_order`.
-      bh1: B(h) = h in place of e^h - 1. (In a step to sigma 0 diffusers makes NaN of it.)
-      uncorrected: steps whose result is left as predicted.
+      orders: [T], the order of each step, at most `max_order`.
+      bh1: use B(h) = h instead of e^h - 1. (diffusers gives NaN in a step to sigma 0.)
+      uncorrected: steps without the corrector.
     Source: Zhao et al. 2023, algorithms 5 to 8; diffusers' UniPCMultistepScheduler,
       `multistep_uni_p_bh_update` and `multistep_uni_c_bh_update`.
     """
@@ -174,15 +175,15 @@ def unipc(
         h = lambdas[i + 1] - lambdas[i]
         ratios = [(lambdas[i - k] - lambdas[i]) / h for k in range(1, order)]
         scale = -alpha[i + 1] * (-h if bh1 else np.expm1(-h))
-        # Of order 2 the predictor is UniP's simplified one.
+        # Order 2 uses UniP's simplified predictor.
         weights = [0.5] if order == 2 else _unipc_weights(-h, ratios, bh1)
         for k, (ratio, weight) in enumerate(zip(ratios, weights, strict=True), start=1):
             rows[f"difference_{k}"][i] = scale * weight / ratio
 
         if i + 1 == steps or i in uncorrected:
             continue
-        # The same step once more, from the same sample, knowing the output at its end: D, with D_1
-        # at its start, where the equations have their differences from D_1.
+        # Repeats the step from the same sample, with the output at its end: D, and D_1 at its
+        # start. The equations take differences from D_1.
         weights = [0.5] if order == 1 else _unipc_weights(-h, [*ratios, 1.0], bh1)
         older = [scale * w / r for r, w in zip(ratios, weights, strict=False)]
         start = rows["converted"][i]
@@ -198,7 +199,7 @@ def unipc(
 def _unipc_weights(h: float, ratios: list[float], bh1: bool) -> np.ndarray:
     """ρ of the conditions R ρ = b that make a step exact to its order (Zhao et al. 2023, eq. 5).
 
-    Not a number where no such weights exist.
+    Returns NaN if no such weights exist.
     """
     if not ratios:
         return np.zeros(0)
@@ -215,7 +216,7 @@ def _unipc_weights(h: float, ratios: list[float], bh1: bool) -> np.ndarray:
 
 
 def _of_denoised(sigmas: np.ndarray, prediction_type: str) -> tuple[Rows, np.ndarray, np.ndarray]:
-    """What both multistep solvers start from: the rows of D = p x + q f; α and s, [T + 1]."""
+    """The common part of the multistep solvers: rows of D = p x + q f; α and s, [T + 1]."""
     alpha = 1 / np.sqrt(sigmas**2 + 1)
     rows = {"input_scale": np.ones(len(sigmas) - 1)}
     if prediction_type == "epsilon":
@@ -226,7 +227,7 @@ def _of_denoised(sigmas: np.ndarray, prediction_type: str) -> tuple[Rows, np.nda
 
 
 def _one_step(rows: Rows) -> Rows:
-    """Rows of D = p x + q f alone, as rows of f."""
+    """Turns rows of D = p x + q f without history into rows of f."""
     rows = dict(rows)
     of_sample, of_output = rows.pop("convert_sample"), rows.pop("convert_output")
     rows["sample"] = rows["sample"] + rows["converted"] * of_sample

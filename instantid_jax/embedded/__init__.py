@@ -1,4 +1,4 @@
-"""The model that the package ships: InstantID in miniature, and a drawn portrait to try it on.
+"""The embedded miniature model and an example portrait.
 
 It is used when no weights are given. `miniature/` draws the portraits and trains the networks.
 """
@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent
 SDXL = _FOLDER / "sdxl"
 INSTANTID = _FOLDER / "instantid"
 FACE_PACK = _FOLDER / "faces"
-# Of a person whom nothing here learned from: miniature.portraits.draw_random(900006).
+# A person not in the training data: miniature.portraits.draw_random(900006).
 PORTRAIT = _FOLDER / "portrait.png"
 
 NOTICE = (

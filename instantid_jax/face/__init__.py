@@ -1,1 +1,1 @@
-"""Faces: what InstantID needs of one, the detector and recogniser that find it, the drawing."""
+"""Faces: their description, detection and recognition, and keypoint drawing."""

@@ -1,4 +1,4 @@
-"""Photo in, `Face` out: the only file that knows insightface and onnxruntime.
+"""Face detection and recognition by insightface and onnxruntime.
 
 Follows InstantID's `infer.py`: detection at 640 x 640 on BGR pixels, the largest face by area.
 """
@@ -21,7 +21,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.face.packs import (
     INSIGHTFACE_ROOT,
-    LICENCE,
+    LICENSE,
     PackNotFoundError,
     find_pack,
     onnx_files,
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# 640 is what InstantID was trained with. A face that fills the photo is often found only smaller.
+# InstantID was trained with 640. A face that fills the photo is often found only at a smaller size.
 DETECTION_SIZES = (640, 576, 512, 448, 384, 320, 256, 192)
-# Faces that are recognised together.
+# Number of faces recognized together.
 BATCH = 32
 
 
 class NoFaceError(InputError):
-    """A photo in which no face is found."""
+    """No face was found in a photo."""
 
 
 class FoundFace(NamedTuple):
-    """A face before it is recognised.
+    """A detected face before recognition.
 
     Attributes:
-      crop: uint8 [S, S, 3], RGB, as `aligned_crop` made it.
-      box: [5], left, top, right, bottom in pixels of the photo, and the detector's score.
+      crop: uint8 [S, S, 3] RGB, from `aligned_crop`.
+      box: [5], left, top, right and bottom in pixels of the photo, and the detector's score.
       kps: [5, 2].
       image_size: (height, width) of the photo.
     """
@@ -70,23 +70,23 @@ class FoundFace(NamedTuple):
 
 
 class FaceAnalyzer:
-    """Finds faces in photos and measures their identity.
+    """Detects faces in photos and computes their ID embeddings.
 
     Args:
-      pack: the face pack, a folder or the name of one under `root`/models. InstantID's published
-        weights know antelopev2's embeddings and no other pack's.
-      det_sizes: sides in pixels, multiples of 32, of the square that the detector sees the photo
-        in; tried in this order until it finds a face.
-      providers: onnxruntime's execution providers. The default is the CPU, because JAX reserves
-        an accelerator's memory for itself.
-      download: whether a pack that is not found may be fetched by insightface's own downloader.
-        Its licence, `packs.LICENCE`, is logged first. Without it nothing is downloaded.
-      root: where insightface keeps its packs.
-      threads: of onnxruntime, for each of its two networks; None is as many as there are cores.
+      pack: the face pack: a folder, or the name of one under `root`/models. InstantID's published
+        weights only work with antelopev2's embeddings.
+      det_sizes: detection sizes in pixels, multiples of 32: sides of the square that the photo is
+        fitted into. Tried in this order until a face is found.
+      providers: onnxruntime's execution providers. Defaults to the CPU, because JAX reserves the
+        accelerator's memory.
+      download: whether to download a missing pack with insightface's downloader. Logs its license,
+        `packs.LICENSE`, first.
+      root: insightface's folder of packs.
+      threads: onnxruntime threads for each of the two networks; None uses all cores.
 
     Raises:
-      InputError: if the pack is not found, does not hold exactly one detector with keypoints and
-        one recogniser, or cannot be read or downloaded.
+      InputError: if the pack is not found, does not have exactly one detector with keypoints and
+        one recognizer, or cannot be read or downloaded.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class FaceAnalyzer:
                 raise
             _download(os.fspath(pack), root)
             self.folder = find_pack(pack, root)
-        self._detector, self._recogniser = _load_models(self.folder, list(providers), threads)
+        self._detector, self._recognizer = _load_models(self.folder, list(providers), threads)
         self.det_sizes = tuple(det_sizes)
         if self._detector.static_input_size is not None:
-            # insightface would take any size asked for and use this one without a word.
+            # insightface would silently use this size instead of the requested one.
             logger.warning(
                 "the detector of %s only takes %d x %d: det_sizes is ignored",
                 self.folder,
@@ -120,7 +120,7 @@ class FaceAnalyzer:
             self.det_sizes = self._detector.static_input_size[:1]
 
     def analyze(self, picture: Picture) -> Face:
-        """The largest face of a photo, by the area of its box.
+        """The largest face in a photo, by box area.
 
         Raises:
           InputError: if the photo cannot be read.
@@ -130,7 +130,7 @@ class FaceAnalyzer:
         return found.measured(self.embed([found.crop])[0])
 
     def faces(self, picture: Picture) -> list[Face]:
-        """All faces of a photo, the largest first.
+        """All faces in a photo, the largest first.
 
         Raises:
           InputError: if the photo cannot be read.
@@ -143,9 +143,9 @@ class FaceAnalyzer:
     def analyze_each(
         self, pictures: Iterable[Picture]
     ) -> Iterator[tuple[Picture, Face | InputError]]:
-        """`analyze` of one photo after another; one that fails yields its error, and all go on.
+        """Analyzes photos in turn; yields the error of a photo that fails and continues.
 
-        Faces are recognised 32 at a time, which takes less time and rounds otherwise.
+        Recognizes 32 faces at a time, which is faster and rounds differently.
         """
         remaining = iter(pictures)
         while some := list(itertools.islice(remaining, BATCH)):
@@ -164,14 +164,14 @@ class FaceAnalyzer:
                     yield picture, face
 
     def find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All faces in RGB pixels, uint8 [H, W, 3], the largest first.
+        """Detects all faces in uint8 [H, W, 3] RGB pixels, the largest first.
 
         Returns:
           Boxes with scores [F, 5] and keypoints [F, 5, 2]; F may be 0.
         """
         bgr = np.ascontiguousarray(pixels[..., ::-1])
         for size in self.det_sizes:
-            # insightface fits the photo into the square; a side of no pixels breaks its resize.
+            # insightface fits the photo into the square; its resize fails for a side of 0 pixels.
             if size * min(pixels.shape[:2]) < max(pixels.shape[:2]):
                 continue
             boxes, kps = self._detector.detect(bgr, input_size=(size, size), det_thresh=0.5)
@@ -182,22 +182,22 @@ class FaceAnalyzer:
         return np.zeros((0, 5), np.float32), np.zeros((0, 5, 2), np.float32)
 
     def crop(self, pixels: np.ndarray, box: np.ndarray, kps: np.ndarray) -> FoundFace:
-        """A face that `find` found, as `embed` takes it."""
-        crop = aligned_crop(pixels, kps, self._recogniser.input_size[0])
+        """Crops a face found by `find`, as input of `embed`."""
+        crop = aligned_crop(pixels, kps, self._recognizer.input_size[0])
         return FoundFace(crop, box, kps, pixels.shape[:2])
 
     def embed(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Raw embeddings [N, D] of faces' crops, all at once; another N rounds otherwise."""
-        return self._recogniser.get_feat([crop[..., ::-1] for crop in crops])
+        """Raw embeddings [N, D] of N crops in one batch; rounding depends on N."""
+        return self._recognizer.get_feat([crop[..., ::-1] for crop in crops])
 
     @functools.cached_property
     def embedding_size(self) -> int:
-        """Numbers in an embedding."""
-        side = self._recogniser.input_size[0]
+        """Length of an embedding."""
+        side = self._recognizer.input_size[0]
         return self.embed([np.zeros((side, side, 3), np.uint8)]).shape[1]
 
     def _find(self, picture: Picture) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Pixels, box and keypoints of each face of a photo, the largest first; at least one."""
+        """Pixels, box and keypoints of each face in a photo, the largest first; at least one."""
         pixels = read_picture(picture)
         boxes, kps = self.find(pixels)
         if not len(boxes):
@@ -218,17 +218,17 @@ class FaceAnalyzer:
 
 
 def aligned_crop(pixels: np.ndarray, kps: np.ndarray, side: int) -> np.ndarray:
-    """What a recogniser sees of a face: [side, side, 3], eyes, nose and mouth in their places.
+    """Aligns a face for the recognizer: [side, side, 3], keypoints at fixed positions.
 
     Args:
-      pixels: uint8 [H, W, 3], whose order of channels stays.
+      pixels: uint8 [H, W, 3]; keeps the channel order.
       kps: [5, 2] pixels.
       side: 112 or another multiple of 112 or 128, in pixels.
     """
     from insightface.utils import face_align
 
     with warnings.catch_warnings():
-        # insightface 2.1 calls a method that scikit-image 0.26 deprecates, once a face.
+        # insightface 2.1 calls a method that scikit-image 0.26 deprecates.
         warnings.filterwarnings("ignore", "`estimate` is deprecated", FutureWarning)
         return face_align.norm_crop(pixels, np.asarray(kps, np.float32), side)
 
@@ -236,10 +236,10 @@ def aligned_crop(pixels: np.ndarray, kps: np.ndarray, side: int) -> np.ndarray:
 def _load_models(
     folder: Path, providers: list[str], threads: int | None
 ) -> "tuple[SCRFD, ArcFaceONNX]":
-    """insightface's detector and recogniser objects from a folder's `.onnx` files.
+    """Loads insightface's detector and recognizer from a folder's `.onnx` files.
 
-    `FaceAnalysis` is not used: where a file is missing it fails an assertion or later, of two
-    recognisers it takes the first by name, and it loads files that InstantID has no use for.
+    Does not use `FaceAnalysis`, which fails an assertion for a missing file, takes the first of two
+    recognizers by name, and loads files that InstantID does not use.
     """
     # insightface first: it sets a variable that onnxruntime reads when imported.
     from insightface import model_zoo  # isort: skip
@@ -257,7 +257,7 @@ def _load_models(
             f"{', '.join(onnxruntime.get_available_providers())}"
         )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; its warnings about these packs are of no use
+    options.log_severity_level = 3  # errors only; its warnings about these packs are noise
     if threads is not None:
         options.intra_op_num_threads = options.inter_op_num_threads = threads
     models: dict[str, object] = {}
@@ -267,7 +267,7 @@ def _load_models(
                 models[path.name] = model_zoo.get_model(
                     str(path), providers=providers, sess_options=options
                 )
-        # Whatever a file that insightface or onnxruntime cannot take makes them raise.
+        # insightface and onnxruntime raise all kinds of errors for unsupported files.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
@@ -276,37 +276,37 @@ def _load_models(
             ) from error
     tasks = {name: getattr(model, "taskname", "unknown") for name, model in models.items()}
     detectors = [model for model in models.values() if isinstance(model, model_zoo.SCRFD)]
-    recognisers = [model for model in models.values() if isinstance(model, model_zoo.ArcFaceONNX)]
+    recognizers = [model for model in models.values() if isinstance(model, model_zoo.ArcFaceONNX)]
     keypoints = all(detector.use_kps for detector in detectors)
-    if len(detectors) != 1 or len(recognisers) != 1 or not keypoints:
+    if len(detectors) != 1 or len(recognizers) != 1 or not keypoints:
         held = ", ".join(f"{name} ({task})" for name, task in tasks.items())
         raise InputError(
             f"face pack {folder} holds {held}{'' if keypoints else ' without keypoints'}: expected "
             "one detector with keypoints (9 outputs) and one recognizer (input 112 x 112); "
             "add the missing file, or remove the extra one"
         )
-    (detector,), (recogniser,) = detectors, recognisers
-    for model in (detector, recogniser):
+    (detector,), (recognizer,) = detectors, recognizers
+    for model in (detector, recognizer):
         running = model.session.get_providers()[0]
-        # onnxruntime goes on without the one that was asked for.
+        # onnxruntime falls back silently.
         if running != providers[0]:
             raise InputError(
                 f"onnxruntime could not start {providers[0]} and fell back to {running}: check the "
                 "driver and the libraries that it needs, or choose the other"
             )
-    return detector, recogniser
+    return detector, recognizer
 
 
 def _download(pack: str, root: str | os.PathLike[str]) -> None:
-    """Fetches a pack by name with insightface's downloader, into `root`/models."""
+    """Downloads a pack by name with insightface's downloader, into `root`/models."""
     from insightface.utils import storage
 
     if pack != os.path.basename(pack):
         raise InputError(f"face pack {pack} not found: a path cannot be downloaded, only a name")
     target = pack_folder(pack, root)
-    logger.warning("downloading face pack %s to %s. %s", pack, target, LICENCE)
+    logger.warning("downloading face pack %s to %s. %s", pack, target, LICENSE)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that an interrupted download leaves no half pack to be found next time.
+    # Next to the target, so that an interrupted download leaves no partial pack there.
     with tempfile.TemporaryDirectory(prefix=".download.", dir=target.parent) as scratch:
         try:
             with contextlib.redirect_stdout(io.StringIO()):

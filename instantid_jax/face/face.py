@@ -1,4 +1,4 @@
-"""What InstantID takes from a photo: an identity embedding and five facial keypoints."""
+"""A face: its ID embedding and five facial keypoints."""
 
 import dataclasses
 import logging
@@ -21,17 +21,17 @@ class Face:
     """One face. Arrays are copied, cast to float32 and read-only.
 
     Attributes:
-      embedding: [D], the recogniser's raw output, not normalised (insightface's `embedding`, not
+      embedding: [D], the recognizer's raw output, not normalized (insightface's `embedding`, not
         its `normed_embedding`); D is 512 for antelopev2.
-      kps: [5, 2], x and y of left eye, right eye, nose, left and right corner of the mouth, left
-        and right as seen in the picture. Pixels of `image_size`; where that is None, pixels of
-        the picture to be made.
+      kps: [5, 2], x and y of left eye, right eye, nose, left and right corner of the mouth; left
+        and right as seen in the picture. In pixels of `image_size`; if that is None, in pixels of
+        the output.
       image_size: (height, width) of the photo.
-      bbox: [4], left, top, right, bottom in the same pixels; may reach beyond the photo.
+      bbox: [4], left, top, right and bottom in the same pixels; may extend beyond the photo.
       det_score: the detector's confidence, in [0, 1].
 
     Raises:
-      InputError: if a shape is wrong or a number is not finite.
+      InputError: if a shape is wrong or a value is not finite.
     """
 
     embedding: np.ndarray = dataclasses.field(repr=False)
@@ -64,25 +64,25 @@ class Face:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Face":
-        """Reads a face that `save` or `instantid embed` wrote; `embedding` and `kps` suffice.
+        """Reads a face written by `save` or `instantid embed`; requires `embedding` and `kps`.
 
         Raises:
-          InputError: if there is no such file, it is not an `.npz`, or it lacks a field.
+          InputError: if the file is missing, not an `.npz`, or lacks a field.
         """
         try:
-            # Opened here, because numpy leaves a damaged archive open.
+            # Opened here, because NumPy does not close a damaged archive.
             with open(path, "rb") as opened:
                 file = np.load(opened, allow_pickle=False)
                 if isinstance(file, np.ndarray):
                     raise ValueError("one array without names")
                 held: list[str] = list(file)
                 names = [field.name for field in dataclasses.fields(cls) if field.name in held]
-                # Of any type; the constructor checks it.
+                # Unchecked; the constructor validates them.
                 values: dict[str, Any] = {name: file[name] for name in names}
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; pass a face written by `save`") from error
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            # Of what is no archive NumPy says how it could be unpickled, which runs its code.
+            # For other files NumPy suggests unpickling, which would run their code.
             reason = " ".join(str(error).split())
             reason = "not a NumPy archive" if "allow_pickle" in reason else reason
             raise InputError(
@@ -101,14 +101,14 @@ class Face:
             raise InputError(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an `.npz` whose keys are this class's attributes, less those that are None."""
+        """Writes an `.npz` with this class's attributes as keys; skips those that are None."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         with replacing_file(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{k: v for k, v in values.items() if v is not None})
 
     @classmethod
     def mean(cls, faces: "Sequence[Face]") -> "Face":
-        """One person from several photos: raw embeddings averaged, all else of the first."""
+        """Averages the raw embeddings of one person's photos; the rest comes from the first."""
         faces = list(faces)
         if not faces:
             raise InputError("no faces given: pass at least one photo or .npz file")
@@ -122,9 +122,9 @@ class Face:
         return dataclasses.replace(faces[0], embedding=embedding)
 
     def kps_for(self, height: int, width: int) -> np.ndarray:
-        """Keypoints [5, 2] in pixels of an output of `height` x `width`.
+        """Keypoints [5, 2] in pixels of a `height` x `width` output.
 
-        The photo is scaled by one factor so that it just fits, and centred; nothing is stretched.
+        Scales the photo by one factor to fit, and centers it.
         """
         if self.image_size is None:
             return self.kps
@@ -139,7 +139,7 @@ def output_size(
 ) -> tuple[int, int]:
     """(height, width) of a picture with a photo's aspect ratio, sides floored to `multiple`.
 
-    No side is less than `multiple`, so a photo more than 16 times as long as wide is taken too.
+    Each side is at least `multiple`, even for photos more than 16 times as long as wide.
     Source: InstantID, `infer.py:resize_img`, which resizes twice to get there.
     """
     longest = max(image_size)
@@ -150,7 +150,7 @@ def output_size(
 
 def _finite(name: str, value: object, shape: tuple[int | None, ...]) -> np.ndarray:
     try:
-        with np.errstate(over="ignore"):  # becomes infinity, and is refused below
+        with np.errstate(over="ignore"):  # overflows to infinity, which is refused below
             array = np.array(value, np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(f"a face's {name} must be numeric: {error}") from error

@@ -1,7 +1,7 @@
-"""The picture of five facial keypoints that IdentityNet sees.
+"""Draws the five facial keypoints as IdentityNet's input.
 
 Source: InstantID, `pipeline_stable_diffusion_xl_instantid.py:draw_kps`. Drawn on the host by
-OpenCV, whose rasterisation is part of what the weights were trained on.
+OpenCV, because the weights were trained on its rasterization.
 """
 
 import math
@@ -13,21 +13,21 @@ from instantid_jax.errors import InputError
 
 # RGB of left eye, right eye, nose, left and right corner of the mouth.
 _COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
-# Each limb runs to the nose and has its first point's colour; later ones cover earlier ones.
+# Each limb ends at the nose and has its first point's color; later limbs cover earlier ones.
 _LIMBS = ((0, 2), (1, 2), (3, 2), (4, 2))
 _LIMB_HALF_WIDTH = 4
 _LIMB_BRIGHTNESS = 0.6
 _RADIUS = 10
-# OpenCV takes 32-bit coordinates; no picture is near this size.
+# OpenCV's coordinates have 32 bits; no picture is near this size.
 _FARTHEST = 2**20
 
 
 def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
-    """Draws keypoints as InstantID was trained to see them: uint8 [height, width, 3] RGB.
+    """Draws keypoints as in InstantID's training: uint8 [height, width, 3] RGB.
 
-    Four limbs of brightness 153 from the nose, ellipses 8 pixels thick, under five discs of
-    brightness 255 and radius 10. The sizes are in pixels whatever the picture's; what lies outside
-    is clipped. Values in [0, 1] after division by 255 are what IdentityNet takes.
+    Four limbs from the nose, ellipses 8 pixels thick of brightness 153, under five discs of radius
+    10 and brightness 255. These sizes do not scale with the picture. IdentityNet takes the picture
+    divided by 255.
 
     Args:
       kps: [5, 2], x and y in pixels, in the order of `Face.kps`.
@@ -46,7 +46,7 @@ def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
         raise InputError(f"keypoint picture of {height} x {width}: expected sides of 1 or more")
 
     picture = np.zeros((height, width, 3), np.uint8)
-    # Positions, lengths and angles are truncated, not rounded, as the original does.
+    # Truncates positions, lengths and angles instead of rounding, like the original.
     for start, end in _LIMBS:
         x, y = kps[[start, end]].T
         length = ((x[0] - x[1]) ** 2 + (y[0] - y[1]) ** 2) ** 0.5

@@ -1,4 +1,4 @@
-"""Finding face packs: folders of `.onnx` files, one a detector, one a recogniser."""
+"""Finds face packs: folders of `.onnx` files with a detector and a recognizer."""
 
 import os
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
 
-# insightface looks nowhere else; no environment variable moves it.
+# insightface has no environment variable for it.
 INSIGHTFACE_ROOT = "~/.insightface"
 
-LICENCE = (
+LICENSE = (
     "insightface's face packs, antelopev2 among them, are for non-commercial research only; "
     "the license of insightface's code (MIT) does not extend to them. "
     "See https://github.com/deepinsight/insightface#license"
@@ -17,7 +17,7 @@ LICENCE = (
 
 
 class PackNotFoundError(InputError):
-    """No folder of the pack's name, where one was expected."""
+    """The folder of a face pack was not found."""
 
 
 def find_pack(
@@ -26,13 +26,13 @@ def find_pack(
     """The folder with a pack's `.onnx` files.
 
     Args:
-      pack: a folder, or the name of one in `root`/models. A folder that holds no `.onnx` but one
-        folder that does, as `antelopev2.zip` unpacks, means the inner one.
-      root: where insightface keeps what it downloads.
+      pack: a folder, or the name of one in `root`/models. May contain the pack in one inner folder,
+        as `antelopev2.zip` unpacks.
+      root: insightface's download folder.
 
     Raises:
-      PackNotFoundError: if there is no such folder, with the places looked at.
-      InputError: if there is one, without `.onnx` files.
+      PackNotFoundError: if there is no such folder; lists the folders tried.
+      InputError: if the folder has no `.onnx` files.
     """
     places = [Path(pack).expanduser(), pack_folder(pack, root)]
     for folder in places:
@@ -51,12 +51,12 @@ def find_pack(
 def pack_folder(
     pack: str | os.PathLike[str], root: str | os.PathLike[str] = INSIGHTFACE_ROOT
 ) -> Path:
-    """Where insightface keeps the pack of that name."""
+    """insightface's folder for the pack of that name."""
     return Path(root).expanduser() / "models" / pack
 
 
 def onnx_files(folder: Path) -> list[Path]:
-    """The models in a folder, sorted; hidden files, such as macOS adds to archives, are none."""
+    """The models in a folder, sorted. Skips hidden files, which macOS adds to archives."""
     return sorted(path for path in folder.glob("*.onnx") if not is_hidden(path, folder))
 
 

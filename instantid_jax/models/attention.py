@@ -1,4 +1,4 @@
-"""The one attention entry point, and the attention layers of the diffusion networks."""
+"""The attention entry point, and the attention layers of the diffusion networks."""
 
 import functools
 import math
@@ -16,24 +16,24 @@ from instantid_jax.sharding import BATCH_AXES, HALVES
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
-# Logits a head may hold at once without a fused kernel: 4096 x 4096 in float32 is 64 MiB a head.
+# Limit on the logits of a head without a fused kernel: 4096 x 4096 in float32 is 64 MiB per head.
 MAX_LOGITS = 4096 * 4096 - 1
 
 
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False
 ) -> jax.Array:
-    """Scaled dot-product attention, softmax in float32, on the mesh of the context.
+    """Scaled dot-product attention with float32 softmax, on the mesh of the context.
 
     Args:
       query: [B, Lq, K, d].
       key, value: [B, Lk, K, d].
-      causal: position i sees positions up to i.
+      causal: position i attends to positions up to i.
     Returns:
       [B, Lq, K, d] in the dtype of `query`.
     """
     if causal:
-        # Of texts, whose 77 positions are few: no kernel would be noticed.
+        # Only for text of 77 tokens, where a fused kernel would not matter.
         return jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="xla")
     head_dim = query.shape[-1]
     fits_cudnn = query.dtype.itemsize == 2 and head_dim <= 128 and head_dim % 8 == 0
@@ -47,7 +47,7 @@ def attention(
 
 @jax.custom_vjp
 def _cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    # By name: with implementation=None, JAX always takes the XLA path.
+    # Explicit, because implementation=None always selects XLA.
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
 
 
@@ -65,9 +65,9 @@ _cudnn_attention.defvjp(_cudnn_forward, _cudnn_backward)
 def _cudnn_attention_of_even_lengths(
     query: jax.Array, key: jax.Array, value: jax.Array
 ) -> jax.Array:
-    """The same by padding: for the way back JAX 0.11 refuses odd lengths, as of 77 tokens.
+    """Pads to even lengths: JAX 0.11 rejects odd ones, such as 77, in the backward pass.
 
-    Sampling, which has no way back, pads nothing.
+    Sampling has no backward pass and does not pad.
     """
     positions, tokens = query.shape[1], key.shape[1]
     query, key, value = (
@@ -83,11 +83,10 @@ def _cudnn_attention_of_even_lengths(
 def _on_each_device(
     kernel: Attention, query: jax.Array, key: jax.Array, value: jax.Array
 ) -> jax.Array:
-    """Runs a kernel on the mesh of the context: each device is told which part is its own.
+    """Runs a kernel in `jax.shard_map` on the mesh of the context.
 
-    No compiler can split a kernel, nor blocks that come one after the other. The batch lies over
-    its axes, heads over `tensor`, positions of queries over `rows`, where these divide them;
-    everyone has all keys.
+    The compiler cannot partition a kernel, or a loop over blocks. Shards the batch over its axes,
+    heads over `tensor` and query positions over `rows`, where these divide them. Replicates keys.
     """
     mesh = jax.sharding.get_abstract_mesh()
     auto = {
@@ -112,10 +111,9 @@ def _on_each_device(
 
 
 def _dividing(mesh: AbstractMesh, axes: Iterable[str], size: int) -> tuple[str, ...] | None:
-    """The most of the axes, the first left out first, that together divide a size.
+    """The longest suffix of the axes whose product divides a size.
 
-    So pictures that are decoded, of which there is one for each of `data` and no second half, stay
-    where they are.
+    In decoding, with one picture per `data` and no second half, this keeps pictures in place.
     """
     axes = tuple(axes)
     while axes and size % math.prod(mesh.shape[axis] for axis in axes):
@@ -124,13 +122,13 @@ def _dividing(mesh: AbstractMesh, axes: Iterable[str], size: int) -> tuple[str, 
 
 
 def _platform() -> str:
-    """What the program is compiled for: the mesh's devices need not be there."""
+    """The platform to compile for; the mesh's devices may be absent."""
     mesh = jax.sharding.get_abstract_mesh()
     return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
 def _attention_in_blocks(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """By XLA; many queries in blocks, one after the other, so that few logits exist at a time."""
+    """XLA attention over sequential blocks of queries, which limits the memory for logits."""
     B, L, K, d = query.shape
     blocks = -(-L * key.shape[1] // MAX_LOGITS)
     by_xla = functools.partial(jax.nn.dot_product_attention, implementation="xla")
@@ -139,7 +137,7 @@ def _attention_in_blocks(query: jax.Array, key: jax.Array, value: jax.Array) -> 
     length = -(-L // blocks)
     padded = jnp.pad(query, ((0, 0), (0, blocks * length - L), (0, 0), (0, 0)))
     padded = padded.reshape(B, blocks, length, K, d).swapaxes(0, 1)  # [blocks, B, length, K, d]
-    # A loop would keep every block's probabilities for the way back.
+    # Otherwise the loop would save every block's probabilities for the backward pass.
     one = jax.checkpoint(lambda block: by_xla(block, key, value))
     out = jax.lax.map(one, padded)
     return out.swapaxes(0, 1).reshape(B, blocks * length, K, d)[:, :L]
@@ -153,11 +151,11 @@ class KeysValues(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """What a decoupled cross-attention attends to in addition to the text.
+    """Tokens that a decoupled cross-attention attends to in addition to the text.
 
     Attributes:
       keys, values: [B, N, K, d]; the branch's strength is in the values.
-      mask: [B, H * W, 1], by how much each position takes part; None is everywhere.
+      mask: [B, H * W, 1], the weight of each position; None is 1 everywhere.
     """
 
     keys: jax.Array
@@ -166,7 +164,7 @@ class Branch(NamedTuple):
 
 
 class DecoupledKeysValues(NamedTuple):
-    """What a decoupled cross-attention attends to: the text, and images such as faces."""
+    """Keys and values of a decoupled cross-attention: of the text, and of images such as faces."""
 
     text: KeysValues
     images: tuple[Branch, ...]
@@ -198,7 +196,7 @@ class SelfAttention(nnx.Module):
 
 
 class CrossAttention(nnx.Module):
-    """Multi-head attention to tokens whose keys and values are given ready (`attn2`)."""
+    """Multi-head cross-attention with precomputed keys and values (`attn2`)."""
 
     def __init__(self, width: int, token_dim: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
@@ -208,7 +206,7 @@ class CrossAttention(nnx.Module):
         self.to_out = nnx.List([linear(width, width, rngs=rngs)])
 
     def keys_values(self, tokens: jax.Array) -> KeysValues:
-        """tokens: [B, L, token_dim]. They do not change across denoising steps."""
+        """tokens: [B, L, token_dim]. Computed once, not per denoising step."""
         return KeysValues(
             split_heads(self.to_k(tokens), self.heads), split_heads(self.to_v(tokens), self.heads)
         )
@@ -219,7 +217,7 @@ class CrossAttention(nnx.Module):
 
 
 class DecoupledCrossAttention(CrossAttention):
-    """Cross-attention to text plus, with keys and values of its own, to the ID tokens.
+    """Cross-attention to the text plus, with separate keys and values, to the ID tokens.
 
     softmax(q kᵀ) v + scale · softmax(q k_idᵀ) v_id, one query for both, then the output layer.
     Source: Ye et al. 2023 (IP-Adapter), eq. 5; InstantID (Wang et al. 2024), section 3.
@@ -235,7 +233,7 @@ class DecoupledCrossAttention(CrossAttention):
     ) -> DecoupledKeysValues:
         """text: [B, L, token_dim]; id_tokens: [B, N, token_dim]; ip_adapter_scale: [B] or scalar.
 
-        The scale goes into the ID values, where it costs a step nothing.
+        Folds the scale into the ID values, so it adds no work to a step.
         """
         scale = ip_adapter_scale.astype(id_tokens.dtype).reshape(-1, 1, 1)
         keys = split_heads(self.to_k_ip(id_tokens), self.heads)

@@ -1,4 +1,4 @@
-"""Blocks that the UNet, the ControlNets and the VAE are made of, named as in diffusers."""
+"""Blocks of the UNet, the ControlNets and the VAE, named as in diffusers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from instantid_jax.params import scan_modules
 
 @dataclasses.dataclass(frozen=True)
 class Remat:
-    """How layers are run; `remat(layer)` is the layer so wrapped.
+    """Rematerialization of layers; `remat(layer)` wraps a layer.
 
     Attributes:
-      checkpoint: `jax.checkpoint`, with which a layer's activations are computed again on the way
-        back; None keeps them.
-      scan: a stack of transformer blocks is a loop in the program, not one block after the other.
+      checkpoint: `jax.checkpoint`, which recomputes activations in the backward pass; None saves
+        them.
+      scan: whether to loop over a stack of transformer blocks instead of unrolling it.
     """
 
     checkpoint: Callable[[Callable], Callable] | None = None
@@ -37,12 +37,12 @@ class Remat:
         return layer if self.checkpoint is None else self.checkpoint(layer)
 
 
-# Layers as they are.
+# No rematerialization.
 keep = Remat()
 
 
 class ResnetBlock2D(nnx.Module):
-    """Two GroupNorm-SiLU-convolution layers and a skip; a time embedding is added between.
+    """Two GroupNorm-SiLU-convolution layers and a skip, with a time embedding added between.
 
     Source: He et al. 2016; diffusers/models/resnet.py:ResnetBlock2D.
     """
@@ -109,7 +109,7 @@ class GEGLU(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """GEGLU to four times the width, and back."""
+    """GEGLU to four times the width, then a linear layer back."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.net = nnx.List(
@@ -133,14 +133,14 @@ class BasicTransformerBlock(nnx.Module):
         self.ff = FeedForward(width, rngs=rngs)
 
     def __call__(self, x: jax.Array, context) -> jax.Array:
-        """x: [B, H*W, D]; context: what `attn2.keys_values` made."""
+        """x: [B, H*W, D]; context: from `attn2.keys_values`."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
 
 class Transformer2DModel(nnx.Module):
-    """A stack of transformer blocks over the positions of a feature map, added to it."""
+    """A residual stack of transformer blocks over the positions of a feature map."""
 
     def __init__(
         self,
@@ -180,9 +180,9 @@ class Transformer2DModel(nnx.Module):
 
 
 class DownBlock2D(nnx.Module):
-    """Resnets, each followed by a transformer where the block has cross-attention, then halving.
+    """Resnets, each followed by a transformer if the block has cross-attention, then downsampling.
 
-    Without `transformer` it is diffusers' `DownBlock2D`, with it its `CrossAttnDownBlock2D`.
+    diffusers' `DownBlock2D`, or with `transformer` its `CrossAttnDownBlock2D`.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class DownBlock2D(nnx.Module):
         resnet: dict,
         rngs: nnx.Rngs,
     ):
-        """`resnet` and `transformer` are the further arguments of the two classes above."""
+        """`resnet`, `transformer`: the other arguments of ResnetBlock2D and Transformer2DModel."""
         self.resnets = nnx.List(
             [
                 ResnetBlock2D(
@@ -218,7 +218,7 @@ class DownBlock2D(nnx.Module):
     def __call__(
         self, x: jax.Array, time: jax.Array, context: tuple, remat: Remat = keep
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """Returns the output, and every layer's output for the skips."""
+        """Returns the output, and the outputs of all layers as skips."""
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = remat(resnet)(x, time)
@@ -232,7 +232,7 @@ class DownBlock2D(nnx.Module):
 
 
 class UpBlock2D(nnx.Module):
-    """Resnets that take one skip each, with transformers as in `DownBlock2D`, then doubling."""
+    """Resnets with one skip each, transformers as in `DownBlock2D`, then upsampling."""
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class UpBlock2D(nnx.Module):
         resnet: dict,
         rngs: nnx.Rngs,
     ):
-        """`channels_skip`: channels of the skips, in the order in which they are taken."""
+        """`channels_skip`: channels of the skips, in the order of use."""
         self.resnets = nnx.List(
             [
                 ResnetBlock2D(
@@ -275,7 +275,7 @@ class UpBlock2D(nnx.Module):
         context: tuple,
         remat: Remat = keep,
     ) -> jax.Array:
-        """Takes its skips from the end of `skips`, which it shortens."""
+        """Pops its skips from the end of `skips`."""
         for i, resnet in enumerate(self.resnets):
             x = remat(resnet)(jax.numpy.concatenate([x, skips.pop()], axis=-1), time)
             if self.attentions is not None:

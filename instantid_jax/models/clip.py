@@ -23,7 +23,7 @@ ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 class CLIPTextConfig:
     """Field names follow transformers' `config.json`; the defaults are CLIP-L's sizes.
 
-    `with_projection`: the class is CLIPTextModelWithProjection, whose pooled output is projected.
+    `with_projection`: CLIPTextModelWithProjection, which projects the pooled output.
     """
 
     vocab_size: int = 49408
@@ -47,7 +47,7 @@ class CLIPTextConfig:
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
-        """Reads a `config.json`; `architectures` tells whether there is a projection."""
+        """Reads a `config.json`; `architectures` determines `with_projection`."""
         with_projection = "CLIPTextModelWithProjection" in settings.get("architectures", ())
         settings = dict(settings) | {"with_projection": with_projection}
         return config_from_json(cls, settings, only={"model_type": "clip_text_model"})
@@ -55,7 +55,7 @@ class CLIPTextConfig:
 
 class TextEmbeddings(NamedTuple):
     """Attributes:
-    hidden_states: [B, L, hidden_size] after the layer asked for, not normalised.
+    hidden_states: [B, L, hidden_size] after the selected layer, not normalized.
     pooled: [B, projection_dim], or [B, hidden_size] without a projection.
     """
 
@@ -143,8 +143,8 @@ class CLIPTextModel(nnx.Module):
         """Encodes [B, L] int32 token ids.
 
         Args:
-          clip_skip: 0 takes the hidden states of the last layer but one, as SDXL does, 1 those of
-            the layer before, and so on.
+          clip_skip: 0 takes the hidden states of the penultimate layer, as SDXL does, 1 those of
+            the layer before it, and so on.
         Raises:
           InputError: if there is no such layer.
         """
@@ -167,8 +167,8 @@ class CLIPTextModel(nnx.Module):
 
 
 def _end_of_text(input_ids: jax.Array, config: CLIPTextConfig) -> jax.Array:
-    """Position of the token whose state stands for the text: [B]."""
+    """Position of the end-of-text token, whose state is pooled: [B]."""
     if config.eos_token_id == 2:
-        # Early CLIP configurations say 2; transformers then takes the highest id, the real one.
+        # Early CLIP configurations have 2; transformers then takes the highest id, the actual one.
         return jnp.argmax(input_ids, axis=-1)
     return jnp.argmax(input_ids == config.eos_token_id, axis=-1)

@@ -1,4 +1,4 @@
-"""Reading a network's `config.json` into its frozen dataclass."""
+"""Reads a network's `config.json` into its frozen dataclass."""
 
 import dataclasses
 import logging
@@ -22,13 +22,13 @@ def config_from_json(
 ) -> Config:
     """Builds `config_class` from the settings of a diffusers or transformers `config.json`.
 
-    Lists become tuples. Keys of neither the dataclass nor `only` are left out: diffusers and
-    transformers ignore keys they do not know, so they change no number.
+    Turns lists into tuples. Ignores keys that are neither in the dataclass nor in `only`, as
+    diffusers and transformers ignore unknown keys.
 
     Args:
-      only: settings that are fixed here, with the one value (or tuple of values) supported.
+      only: fixed settings with their supported value, or tuple of values.
     Raises:
-      InputError: if a key of `only` has another value, or the dataclass refuses a value.
+      InputError: if a key of `only` has another value, or the dataclass rejects a value.
     """
     name = config_class.__name__
     for key, supported in only.items():
@@ -47,7 +47,7 @@ def _frozen(value: Any) -> Any:
 
 
 def per_block(value: int | tuple[int, ...], count: int, name: str) -> tuple[int, ...]:
-    """One integer a block: an integer stands for all of them.
+    """One integer per block; a single integer applies to all of them.
 
     Raises:
       InputError: if the count differs, or an entry is itself a list.

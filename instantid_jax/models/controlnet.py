@@ -1,4 +1,4 @@
-"""SDXL ControlNet. IdentityNet is one whose tokens are ID tokens and whose picture shows keypoints.
+"""SDXL ControlNet. IdentityNet is a ControlNet with ID tokens and a keypoint picture.
 
 Source: Zhang et al. 2023; diffusers/models/controlnets/controlnet.py:ControlNetModel.
 """
@@ -42,15 +42,15 @@ class ControlNetConfig(EncoderConfig):
 
     @property
     def residuals(self) -> int:
-        """How many it makes: one for each skip of the UNet, and the middle block's."""
+        """Number of residuals: one per skip of the UNet, and the middle block's."""
         blocks = len(self.block_out_channels)
         layers = per_block(self.layers_per_block, blocks, "layers_per_block")
-        # conv_in's, each block's layers' and, but for the last, its downsampler's.
+        # conv_in, each block's layers and, except in the last block, a downsampler.
         return 1 + sum(layers) + blocks - 1 + 1
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
-        """Reads diffusers' ControlNet `config.json`; refuses by name what is not supported."""
+        """Reads diffusers' ControlNet `config.json`; rejects unsupported settings by name."""
         only = ENCODER_ONLY | {"global_pool_conditions": False}
         return config_from_json(cls, settings, only=only)
 
@@ -77,7 +77,7 @@ class ControlNetConditioningEmbedding(nnx.Module):
 
 
 class ControlNetModel(ConditionedEncoder):
-    """The UNet's encoder half, fed a picture, whose outputs are added to the UNet's skips."""
+    """The UNet's encoder half with a control picture; its outputs are added to the UNet's skips."""
 
     def __init__(self, config: ControlNetConfig, *, rngs: nnx.Rngs):
         super().__init__(config, id_branch=False, rngs=rngs)
@@ -115,7 +115,7 @@ class ControlNetModel(ConditionedEncoder):
         image_embedding: jax.Array,
         remat: Remat = keep,
     ) -> list[jax.Array]:
-        """Returns the residuals, unscaled: one for each skip of the UNet, the middle block's last.
+        """Returns unscaled residuals: one per skip of the UNet, the middle block's last.
 
         Args as `UNet2DConditionModel`; `image_embedding` from `embed_image`.
         """

@@ -1,6 +1,6 @@
-"""InstantID as a whole: an SDXL UNet, ControlNets of which IdentityNet is the first, ID tokens.
+"""InstantID as a whole: an SDXL UNet, ControlNets with IdentityNet first, and ID tokens.
 
-Assembled here alone, for sampling, training and the comparison with PyTorch.
+Sampling, training and the comparison with PyTorch share this assembly.
 Source: Wang et al. 2024 (InstantID), section 3; the official StableDiffusionXLInstantIDPipeline.
 """
 
@@ -16,12 +16,12 @@ from instantid_jax.models.unet import UNet2DConditionModel
 
 
 class ControlNetConditions(NamedTuple):
-    """What one ControlNet needs and no denoising step changes.
+    """The inputs of one ControlNet that are constant across denoising steps.
 
     Attributes:
       context: keys and values of its cross-attentions.
-      added: [B, time_dim], embedded pooled text and sizes.
-      image: [B, H, W, C], its embedded control image.
+      added: [B, time_dim], the embedded pooled text and sizes.
+      image: [B, H, W, C], the embedded control image.
     """
 
     context: dict[str, tuple]
@@ -30,12 +30,12 @@ class ControlNetConditions(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """What the networks need and no denoising step changes.
+    """The inputs of the networks that are constant across denoising steps.
 
     Attributes:
       context: keys and values of the UNet's cross-attentions.
       added: [B, time_dim], embedded pooled text and sizes.
-      controlnets: of each ControlNet, IdentityNet first.
+      controlnets: one per ControlNet, IdentityNet first.
     """
 
     context: dict[str, tuple]
@@ -44,11 +44,11 @@ class Conditions(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Prompts as the networks take them.
+    """Encoded prompts.
 
     Attributes:
-      hidden: [B, L, D], hidden states of both text encoders side by side.
-      pooled: [B, P], the pooled state of the second.
+      hidden: [B, L, D], concatenated hidden states of both text encoders.
+      pooled: [B, P], pooled state of the second.
     """
 
     hidden: jax.Array
@@ -64,15 +64,15 @@ def condition(
     ip_adapter_scale: jax.Array,
     images: Sequence[jax.Array],
 ) -> Conditions:
-    """Computes what no denoising step changes; all arrays have B rows.
+    """Computes the inputs that are constant across denoising steps; all arrays have B rows.
 
     Args:
       time_ids: [B, 6] float32, SDXL's micro-conditioning.
       id_tokens: [B, N, D], from the Resampler.
       ip_adapter_scale: [B] or scalar.
-      images: of each ControlNet, from its `embed_image`.
+      images: one per ControlNet, from its `embed_image`.
     """
-    # IdentityNet attends to the person in place of the text.
+    # IdentityNet attends to the ID tokens instead of the text.
     tokens = itertools.chain([id_tokens], itertools.repeat(texts.hidden))
     each = [
         condition_controlnet(controlnet, attended, texts.pooled, time_ids, image)
@@ -94,7 +94,7 @@ def condition_controlnet(
     time_ids: jax.Array,
     image: jax.Array,
 ) -> ControlNetConditions:
-    """One ControlNet's part of `condition`; tokens: [B, N, D], what it attends to."""
+    """One ControlNet's part of `condition`; tokens: [B, N, D], for its cross-attentions."""
     return ControlNetConditions(
         context=controlnet.keys_values(tokens),
         added=controlnet.embed_added(pooled, time_ids),
@@ -110,10 +110,10 @@ def sum_residuals(
     scales: jax.Array | None = None,
     remat: Remat = keep,
 ) -> list[jax.Array]:
-    """What the ControlNets add to the UNet's skips, the middle block's last.
+    """Sums the residuals of the ControlNets, the middle block's last.
 
     Args:
-      scales: [ControlNets, residuals, B] float32, factors of each; None is full strength.
+      scales: [ControlNets, residuals, B] float32; None is full strength.
     """
     total: list[jax.Array] = []
     for i, (controlnet, given) in enumerate(zip(controlnets, conditions, strict=True)):
@@ -141,8 +141,8 @@ def predict(
     Args:
       sample: [B, H, W, C], scaled for the networks, in the weights' dtype.
       timesteps: [B] float32.
-      scales: as of `sum_residuals`.
-      remat: wraps every resnet and transformer block, for training.
+      scales: as for `sum_residuals`.
+      remat: wraps every resnet and transformer block in training.
     """
     residuals = sum_residuals(controlnets, sample, timesteps, conditions.controlnets, scales, remat)
     return unet(sample, timesteps, conditions.context, conditions.added, residuals, remat)

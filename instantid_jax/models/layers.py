@@ -1,7 +1,7 @@
-"""Layers with PyTorch's semantics: every epsilon, padding and activation is set here, once.
+"""Layers with PyTorch's semantics: sets every epsilon, padding and activation.
 
-Compute follows the dtype of the weights: bind float32 parameters for PyTorch's numbers, bfloat16
-ones for speed. Norm statistics are float32 in either case.
+Layers compute in the dtype of their weights: float32 matches PyTorch, bfloat16 is faster. Norm
+statistics are always float32.
 """
 
 import math
@@ -25,10 +25,10 @@ def conv1x1(channels_in: int, channels_out: int, *, rngs: nnx.Rngs) -> nnx.Conv:
 
 
 class GroupNorm(nnx.Module):
-    """Normalises [B, ..., C] over positions and the channels of each group, as torch does.
+    """Normalizes [B, ..., C] over positions and the channels of each group, as torch does.
 
-    The variance E[x²]-E[x]² takes one pass over the numbers and loses precision when |mean| >> std;
-    numbers of 16 bits have lost more before, float32 ones get the second pass.
+    E[x²]-E[x]² needs one pass over the data but loses precision when |mean| >> std. That is below
+    the rounding of 16-bit inputs; float32 inputs get a second pass.
     """
 
     def __init__(self, channels: int, groups: int, *, eps: float, rngs: nnx.Rngs):
@@ -47,7 +47,7 @@ class GroupNorm(nnx.Module):
             variance = jnp.maximum(squares - jnp.square(mean), 0)
         scale, bias = (x.reshape(1, 1, self.groups, -1) for x in (self.scale, self.bias))
         factor = jax.lax.rsqrt(variance + self.eps) * scale
-        # A product and a sum for each number, and nothing between that would be stored.
+        # One multiply-add per element, without intermediates in memory.
         normed = grouped * factor + (bias - mean * factor)
         return normed.reshape(x.shape).astype(x.dtype)
 
@@ -58,10 +58,10 @@ def layer_norm(features: int, *, eps: float = 1e-5, rngs: nnx.Rngs) -> nnx.Layer
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """torch's default, the exact form, in float32 as there.
+    """Exact GELU in float32, torch's default.
 
-    jax.nn.gelu is the tanh approximation, or else an erfc of rounded numbers, which costs more
-    than this erf: on an H200 it took a GEGLU twice as long as its bytes do.
+    jax.nn.gelu is the tanh approximation or, if exact, an erfc in the input dtype, which is slower
+    than this erf: on an H200 it doubled the time of a memory-bound GEGLU.
     """
     wide = x.astype(jnp.float32)
     return (wide * 0.5 * (1 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
@@ -72,7 +72,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 
 def upsample_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Doubles [B, H, W, C], cropped to `size` where the larger map has an odd side.
+    """Doubles [B, H, W, C], cropped to `size` if the larger map has an odd side.
 
     Equal to torch's nearest interpolation to sizes 2H or 2H - 1 (index i reads i // 2).
     """
@@ -96,7 +96,7 @@ def sinusoidal_embedding(
 
 
 class Placeholder(nnx.Module):
-    """Keeps torch's index for a layer without weights (dropout 0, an activation) in a list."""
+    """A layer without weights (dropout 0, an activation) that keeps torch's list indices."""
 
 
 class TimestepEmbedding(nnx.Module):
@@ -107,6 +107,6 @@ class TimestepEmbedding(nnx.Module):
         self.linear_2 = linear(features, features, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The sinusoid is float32; the weights decide the dtype from here on.
+        # The sinusoid is float32; from here on, the weights determine the dtype.
         x = x.astype(self.linear_1.kernel.dtype)
         return self.linear_2(jax.nn.silu(self.linear_1(x)))

@@ -22,7 +22,7 @@ class ResamplerConfig:
 
     Attributes:
       embedding_dim: length of a face embedding.
-      num_queries: ID tokens made from one face.
+      num_queries: number of ID tokens per face.
       inner_dim: heads times dim_head.
       output_dim: width of an ID token, the UNet's cross_attention_dim.
     """
@@ -45,10 +45,10 @@ class ResamplerConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], dim_head: int = 64) -> Self:
-        """Reads the sizes off torch's tensors of `image_proj`; the head size leaves no trace there.
+        """Reads the sizes from torch's `image_proj` tensors, which do not determine the head size.
 
         Raises:
-          InputError: if a tensor that tells a size is missing or has another rank.
+          InputError: if a required tensor is missing or has another rank.
         """
 
         def size(name: str, rank: int, axis: int) -> int:
@@ -100,7 +100,7 @@ class Resampler(nnx.Module):
         shape = (1, config.num_queries, config.dim)
         self.latents = nnx.Param(jax.random.normal(rngs.params(), shape) / config.dim**0.5)
         self.proj_in = linear(config.embedding_dim, config.dim, rngs=rngs)
-        # As in torch, a layer is a list of an attention and a list of four.
+        # As in torch, each layer is a list of an attention and a feed-forward list.
         self.layers: nnx.List[Any] = nnx.List(
             [
                 nnx.List(
@@ -123,7 +123,7 @@ class Resampler(nnx.Module):
         self.norm_out = layer_norm(config.output_dim, rngs=rngs)
 
     def __call__(self, embeddings: jax.Array) -> jax.Array:
-        """embeddings: [B, embedding_dim], raw as the face recogniser gives them, not normalised."""
+        """embeddings: [B, embedding_dim], raw from the face recognizer, not normalized."""
         x = self.proj_in(embeddings.astype(self.proj_in.kernel.dtype))[:, None, :]
         latents = jnp.broadcast_to(self.latents[...], (x.shape[0], *self.latents.shape[1:]))
         for attend, (norm, expand, _, contract) in self.layers:

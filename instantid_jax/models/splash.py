@@ -1,16 +1,16 @@
-"""Splash attention, JAX's fused kernel for TPUs: no logits in memory, softmax in float32."""
+"""Splash attention, JAX's fused TPU kernel: no logits in memory, softmax in float32."""
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-# The kernel works on blocks of multiples of so many positions.
+# The kernel's blocks are multiples of this many positions.
 LANES = 128
 LARGEST_BLOCK = 1024
-# Of shorter ones the two have not been compared.
+# Splash and XLA have not been compared on shorter sequences.
 SHORTEST = 1024
-# The VAE's one head is 512 wide, which has not been tried.
+# Wider heads, such as the VAE's of 512, have not been tried.
 WIDEST_HEAD = 128
 
 
@@ -20,7 +20,7 @@ def fits(query: jax.Array, key: jax.Array) -> bool:
 
 
 def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attention of all to all, on one device; other lengths than multiples of 128 are filled up.
+    """Full attention on one device; pads lengths to multiples of 128.
 
     By libtpu's compiler for v5e, v5p and v6e, of two rows of 20 heads and 1024 positions 115 to 168
     MB move, where XLA moves 399 to 409 and, with logits rounded to bfloat16, 315 to 336; of ten
@@ -36,12 +36,12 @@ def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
     query = (query.astype(jnp.float32) * d**-0.5).astype(query.dtype)
     segments = None
     if (padded_query, padded_key) != lengths:
-        # Positions see those of their own segment alone.
+        # Positions attend only to their own segment.
         segments = kernels.SegmentIds(
             (jnp.arange(padded_query) < lengths[0]).astype(jnp.int32),
             (jnp.arange(padded_key) < lengths[1]).astype(jnp.int32),
         )
-    # The kernel has no rows: each head of each is one of its heads.
+    # The kernel has no batch axis: each head of each row becomes a head.
     kernel = _kernel(padded_query, padded_key, B * K)
     out = kernel(
         _heads(query, padded_query), _heads(key, padded_key), _heads(value, padded_key), segments
@@ -58,7 +58,7 @@ def _heads(x: jax.Array, length: int) -> jax.Array:
 
 
 def _kernel(query: int, key: int, heads: int) -> kernels.SplashAttentionKernel:
-    """For so many positions, multiples of 128."""
+    """The kernel for padded lengths, multiples of 128."""
     mask = masks.MultiHeadMask([masks.FullMask((query, key))] * heads)
     of_query, of_key = _block(query), _block(key)
     blocks = kernels.BlockSizes(

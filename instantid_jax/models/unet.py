@@ -28,7 +28,7 @@ from instantid_jax.models.layers import (
     sinusoidal_embedding,
 )
 
-# Settings of the encoder half that a ControlNet shares, with the values supported here.
+# Supported values of fixed settings; first those of the encoder half, which ControlNets share.
 ENCODER_ONLY = {
     "act_fn": "silu",
     "addition_embed_type": "text_time",
@@ -67,10 +67,10 @@ UNET_ONLY = ENCODER_ONLY | {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Sizes of the encoder half, which the UNet and the ControlNets share.
+    """Sizes of the encoder half that the UNet and the ControlNets share.
 
-    Field names follow diffusers' `config.json`; the defaults are SDXL's. As there,
-    `attention_head_dim` is, despite its name, the number of heads.
+    Field names follow diffusers' `config.json`; the defaults are SDXL's. Despite
+    its name, `attention_head_dim` is the number of heads, as in diffusers.
     """
 
     in_channels: int = 4
@@ -111,7 +111,7 @@ class EncoderConfig:
         return 4 * self.block_out_channels[0]
 
     def resnet(self) -> dict[str, Any]:
-        """Arguments that all resnets share."""
+        """Arguments of all resnets."""
         return {"time_dim": self.time_dim, "groups": self.norm_num_groups, "eps": self.norm_eps}
 
     def transformer(self, block: int, *, id_branch: bool) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class EncoderConfig:
 class UNetConfig(EncoderConfig):
     """SDXL UNet; field names follow diffusers' `config.json`.
 
-    `sample_size` is the side, in latents, of the pictures the model was trained for.
+    `sample_size` is the side in latents of the training pictures.
     """
 
     sample_size: int = 128
@@ -151,12 +151,12 @@ class UNetConfig(EncoderConfig):
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
-        """Reads diffusers' `unet/config.json`; refuses by name what is not supported."""
+        """Reads diffusers' `unet/config.json`; rejects unsupported settings by name."""
         return config_from_json(cls, settings, only=UNET_ONLY)
 
 
 class ConditionedEncoder(nnx.Module):
-    """What UNet and ControlNet have in common: embeddings, down blocks, middle block."""
+    """The shared part of UNet and ControlNet: embeddings, down blocks, middle block."""
 
     def __init__(self, config: EncoderConfig, *, id_branch: bool, rngs: nnx.Rngs):
         channels = config.block_out_channels
@@ -191,7 +191,7 @@ class ConditionedEncoder(nnx.Module):
         )
 
     def embed_added(self, text_embeds: jax.Array, time_ids: jax.Array) -> jax.Array:
-        """Embeds pooled text and micro-conditioning, which do not change across steps.
+        """Embeds the pooled text and the micro-conditioning, once for all steps.
 
         Args:
           text_embeds: [B, projection_dim], pooled output of text encoder 2.
@@ -212,7 +212,7 @@ class ConditionedEncoder(nnx.Module):
         )
 
     def embed_time(self, timestep: jax.Array, added: jax.Array) -> jax.Array:
-        """SiLU of the summed embeddings, as all resnets take it. timestep: [B] float32."""
+        """SiLU of the summed embeddings, the input of all resnets. timestep: [B] float32."""
         config = self.config
         sinusoid = sinusoidal_embedding(
             timestep,
@@ -227,7 +227,7 @@ class ConditionedEncoder(nnx.Module):
     ) -> tuple[jax.Array, list[jax.Array]]:
         """Runs the down blocks and the middle block from the output of `conv_in`.
 
-        Returns the middle block's output and the skips, `conv_in`'s own output first.
+        Returns the middle block's output and the skips, starting with the output of `conv_in`.
         """
         skips = [x]
         for block, block_context in zip(self.down_blocks, context["down_blocks"], strict=True):
@@ -243,7 +243,7 @@ class UNet2DConditionModel(ConditionedEncoder):
         super().__init__(config, id_branch=True, rngs=rngs)
         channels = config.block_out_channels
         layers = per_block(config.layers_per_block, len(channels), "layers_per_block")
-        # What `encode` returns as skips: conv_in, then each block's resnets and downsampler.
+        # The skips of `encode`: conv_in, then each block's resnets and downsampler.
         skips = [channels[0]]
         for i, count in enumerate(layers):
             skips += [channels[i]] * (count + (i < len(channels) - 1))
@@ -305,8 +305,8 @@ class UNet2DConditionModel(ConditionedEncoder):
           timestep: [B] float32 in [0, 1000).
           context: from `keys_values`.
           added: [B, time_dim], from `embed_added`.
-          residuals: sum over ControlNets, one for each skip and the middle block's last.
-          remat: wraps every resnet and transformer block, for training.
+          residuals: sums over ControlNets: one per skip, then the middle block's.
+          remat: wraps every resnet and transformer block in training.
         Returns:
           [B, H, W, out_channels].
         """

@@ -17,7 +17,7 @@ from instantid_jax.models.blocks import ResnetBlock2D, Upsample2D
 from instantid_jax.models.config import config_from_json
 from instantid_jax.models.layers import GroupNorm, conv1x1, conv3x3, linear
 
-# diffusers' VAE takes no epsilon from its configuration.
+# diffusers' VAE has a fixed epsilon.
 EPS = 1e-6
 ONLY = {"act_fn": "silu", "mid_block_add_attention": True}
 
@@ -26,8 +26,8 @@ ONLY = {"act_fn": "silu", "mid_block_add_attention": True}
 class VAEConfig:
     """AutoencoderKL; field names follow diffusers' `config.json`, the defaults are SDXL's.
 
-    `latents_mean` and `latents_std` (one number a latent channel), where given, shift and scale
-    latents beside `scaling_factor`.
+    If given, `latents_mean` and `latents_std` (one number per latent channel) shift and scale
+    latents in addition to `scaling_factor`.
     """
 
     in_channels: int = 3
@@ -60,12 +60,12 @@ class VAEConfig:
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
-        """Reads diffusers' `vae/config.json`; refuses by name what is not supported."""
+        """Reads diffusers' `vae/config.json`; rejects unsupported settings by name."""
         return config_from_json(cls, settings, only=ONLY)
 
     @property
     def downscale(self) -> int:
-        """Pixels to one latent, along a side."""
+        """Pixels per latent along a side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def resnet(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class MidBlock(nnx.Module):
 
 
 class Downsample2D(nnx.Module):
-    """Halves each side; unlike the UNet's, it pads the far sides alone."""
+    """Halves each side; unlike the UNet's, it pads only the far sides."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
@@ -228,7 +228,7 @@ class AutoencoderKL(nnx.Module):
         )
 
     def encode(self, pictures: jax.Array, noise: jax.Array | None = None) -> jax.Array:
-        """Returns scaled float32 latents: the mean, or, given unit `noise`, a sample."""
+        """Returns scaled float32 latents: the mean or, given unit `noise`, a sample."""
         return sample_latents(self.config, self.moments(pictures), noise)
 
     def moments(self, pictures: jax.Array) -> jax.Array:
@@ -249,10 +249,10 @@ class AutoencoderKL(nnx.Module):
 def sample_latents(
     config: VAEConfig, moments: jax.Array, noise: jax.Array | None = None
 ) -> jax.Array:
-    """Scaled float32 latents [B, H, W, C]: the mean, or, given unit `noise`, a sample.
+    """Scaled float32 latents [B, H, W, C]: the mean or, given unit `noise`, a sample.
 
     Args:
-      moments: [B, H, W, 2C] as `AutoencoderKL.moments` gives them.
+      moments: [B, H, W, 2C], from `AutoencoderKL.moments`.
     Source: diffusers/models/autoencoders/vae.py:DiagonalGaussianDistribution.
     """
     mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)

@@ -1,12 +1,12 @@
-"""Folders of training runs, and what lies where in them.
+"""Folders of training runs, and their layout.
 
     config.json             the resolved configuration
     networks.json           configurations of the trained networks: "image_proj", "controlnet"
-    metrics.jsonl           one object a step
-    events.jsonl            what happened: {"event": "resumed", "step": 300} and the like
+    metrics.jsonl           one object per step
+    events.jsonl            events, such as {"event": "resumed", "step": 300}
     checkpoints/<step>/     state/ (Orbax: flat, by readable names) and meta/meta.json
-    superseded/<step>/      checkpoints set aside because the run went on from an older one
+    superseded/<step>/      checkpoints set aside because the run resumed from an older one
     samples/                validation pictures
 
-Frozen weights are nowhere in them.
+Frozen weights are not saved.
 """

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: a state's arrays by name, their checksums, and where they come from."""
+"""Contents of a checkpoint: a state's arrays by name, their checksums, and their provenance."""
 
 import dataclasses
 import importlib.metadata
@@ -22,7 +22,7 @@ PACKAGES = ("instantid-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a run's numbers."""
+    """Versions of Python and of the packages that determine a run's numbers."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -34,14 +34,13 @@ def installed_versions() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Meta:
-    """Where a checkpoint comes from.
+    """The provenance of a checkpoint.
 
     Attributes:
-      fingerprint: by what a run is recognised (its configuration, its data, its base weights),
-        each a short text that differs where they differ.
-      seed: of the run.
-      position: the step whose batch comes next; the data are a function of (seed, step).
-      versions: of the packages that wrote it.
+      fingerprint: identifies a run: a short text each for its configuration, data and base weights.
+      seed: the run's seed.
+      position: the step of the next batch; the data are a function of (seed, step).
+      versions: versions of the packages that wrote the checkpoint.
     """
 
     fingerprint: Mapping[str, str]
@@ -51,7 +50,7 @@ class Meta:
 
 
 def named_arrays(state: Any) -> dict[str, Any]:
-    """The leaves of any pytree by readable names, such as "opt_state/1/0/mu/conv_in.kernel"."""
+    """The leaves of a pytree by readable names, such as "opt_state/1/0/mu/conv_in.kernel"."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -63,10 +62,10 @@ def named_arrays(state: Any) -> dict[str, Any]:
 
 @jax.jit
 def _checksum(array: jax.Array) -> jax.Array:
-    """Sum of the bits of all elements, each times an odd number of its place, modulo 2**32.
+    """Sum of the bits of all elements, each times an odd factor of its position, modulo 2**32.
 
-    Odd factors have inverses modulo 2**32, so that a change of any one element changes the sum;
-    sums of integers do not depend on their order, hence not on how the array is distributed.
+    Odd factors are invertible modulo 2**32, so changing any one element changes the sum. Integer
+    sums do not depend on their order, hence not on the array's sharding.
     """
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
@@ -76,7 +75,7 @@ def _checksum(array: jax.Array) -> jax.Array:
     for axis in range(bits.ndim):
         stride = jnp.uint32(math.prod(bits.shape[axis + 1 :]) % 2**32)
         place = place + stride * jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    # Neighbours get unrelated factors: moved and lost blocks show as well.
+    # Neighbors get unrelated factors, which also detects moved and lost blocks.
     place = (place + jnp.uint32(1)) * jnp.uint32(0x9E3779B1)
     place = (place ^ (place >> jnp.uint32(15))) * jnp.uint32(0x85EBCA77)
     factors = (place ^ (place >> jnp.uint32(13))) | jnp.uint32(1)
@@ -84,14 +83,13 @@ def _checksum(array: jax.Array) -> jax.Array:
 
 
 def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
-    """A checksum of each array's bits, computed where it lies; the same on any mesh."""
-    # One after the other: of many programs at once, each of which waits for all devices, those of a
-    # CPU may come to wait for each other.
+    """A checksum of each array's bits, computed on its devices; the same on any mesh."""
+    # One at a time: on CPU, concurrent programs that each wait for all devices can deadlock.
     return {name: int(_checksum(array)) for name, array in arrays.items()}
 
 
 def describe(step: int, arrays: Mapping[str, jax.Array], meta: Meta) -> dict[str, Any]:
-    """The JSON object that lies beside a checkpoint's arrays."""
+    """The JSON description saved with a checkpoint's arrays."""
     sums = checksums(arrays)
     settings = {
         "format": FORMAT,
@@ -113,10 +111,10 @@ def describe(step: int, arrays: Mapping[str, jax.Array], meta: Meta) -> dict[str
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Reads what `describe` made.
+    """Reads a description that `describe` made.
 
     Raises:
-      InputError: if the file is damaged, missing, or of a newer format.
+      InputError: if the file is damaged, missing, or of another format.
     """
     settings = read_json(path)
     crc32 = settings.pop("crc32", None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Where the parts of one training run lie; nothing needs to exist."""
+    """Paths in the folder of a training run; nothing needs to exist."""
 
     path: Path
 
@@ -39,13 +39,13 @@ class RunFolder:
         return self.path / "samples"
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, ascending; a save in progress is none."""
+        """Steps of the finished checkpoints, ascending; excludes a save in progress."""
         if not self.checkpoints.is_dir():
             return []
         return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdecimal())
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a training run's: it has networks.json, or finished checkpoints."""
+    """Whether a folder is a training run: it has networks.json, or finished checkpoints."""
     run = RunFolder(path)
     return run.networks.is_file() or bool(run.steps())

@@ -1,4 +1,4 @@
-"""Keeps Orbax's pages of traceback off the screen; what failed is raised, and told in one line."""
+"""Silences the tracebacks that Orbax logs for failures that it also raises."""
 
 import contextlib
 import gc
@@ -15,8 +15,8 @@ def _from_orbax(path: str) -> bool:
     return "orbax" in path
 
 
-def _is_told_otherwise(record: logging.LogRecord) -> bool:
-    """Of a record: whether it is about a failure that Orbax raises as well."""
+def _is_raised_too(record: logging.LogRecord) -> bool:
+    """Whether a record reports a failure that Orbax also raises."""
     if record.name == "asyncio":
         return record.getMessage().startswith(("Task exception was never", "Task was destroyed"))
     return record.exc_info is not None and _from_orbax(record.pathname)
@@ -24,10 +24,10 @@ def _is_told_otherwise(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """While it lasts, a read or write that fails prints nothing.
+    """Suppresses the output of failed reads and writes.
 
-    When one array fails, Orbax abandons its other tasks. These fail, each with a traceback of its
-    own, when TensorStore answers them or when they are collected.
+    When one array fails, Orbax abandons its other tasks. Each of these prints its own traceback
+    when TensorStore answers it or when it is garbage-collected.
     """
     hook = sys.unraisablehook
 
@@ -38,7 +38,7 @@ def quiet_orbax() -> Iterator[None]:
             hook(unraisable)
 
     def keep(record: logging.LogRecord) -> bool:
-        return not _is_told_otherwise(record)
+        return not _is_raised_too(record)
 
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     sys.unraisablehook = pass_on
@@ -55,7 +55,7 @@ def quiet_orbax() -> Iterator[None]:
 
 
 def let_tasks_end() -> None:
-    """To be called inside `quiet_orbax` after a failure, when its exception is no longer held."""
-    # TensorStore's threads still answer to the abandoned tasks; then these can be collected.
+    """Waits for abandoned tasks. Call it in `quiet_orbax` after releasing the exception."""
+    # TensorStore's threads still answer the abandoned tasks, which can then be collected.
     time.sleep(0.3)
     gc.collect()

@@ -1,4 +1,4 @@
-"""Reading the checkpoints of a run: verified, onto any mesh, whole or the weights alone."""
+"""Restores the checkpoints of a run onto any mesh and verifies them: whole states or weights."""
 
 import logging
 import math
@@ -29,15 +29,15 @@ from instantid_jax.runs.orbax_logging import let_tasks_end, quiet_orbax
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Reading, Orbax would hold a second copy of all arrays in flight.
+# By default Orbax holds a second copy of all arrays in flight while reading.
 IN_FLIGHT_BYTES = 100_000_000
-# Groups of arrays, by how their names begin.
+# Name prefixes of groups of arrays.
 AVERAGE = "ema/"
 PARAMETERS = "params/"
 
 
 class Restored(NamedTuple):
-    """A whole state: the step it was saved at, the state, and where it comes from."""
+    """A restored state, its step and its provenance."""
 
     step: int
     state: Any
@@ -45,11 +45,11 @@ class Restored(NamedTuple):
 
 
 class StoredWeights(NamedTuple):
-    """Which trainables a checkpoint holds.
+    """The trainables in a checkpoint.
 
     Attributes:
-      averaged: whether these are the moving average.
-      shapes: of all of them, by name.
+      averaged: whether they are the moving average.
+      shapes: shapes and dtypes by name.
     """
 
     step: int
@@ -58,7 +58,7 @@ class StoredWeights(NamedTuple):
 
 
 class DamagedError(InputError):
-    """A checkpoint that cannot be read, or whose numbers are not those saved."""
+    """A checkpoint cannot be read, or differs from what was saved."""
 
 
 def restore(
@@ -70,17 +70,18 @@ def restore(
     fingerprint: Mapping[str, str] | None = None,
     ignore_fingerprint: bool = False,
 ) -> Restored:
-    """Reads a whole state; every process of a run calls it.
+    """Restores a whole state; every process of a run must call it.
 
     Args:
-      template: the state with a `jax.ShapeDtypeStruct` for each array, and with shardings, which
-        need not be those it was saved with.
-      step: which checkpoint; None is the newest.
-      allow_older: take the newest one that is sound, where the newest is damaged.
-      fingerprint: what the run is now; None compares nothing.
-      ignore_fingerprint: tell a difference in a warning only.
+      template: the state with a `jax.ShapeDtypeStruct` for each array, with shardings, which may
+        differ from those it was saved with.
+      step: step of the checkpoint; None takes the newest.
+      allow_older: if the newest checkpoint is damaged, fall back to the newest intact one.
+      fingerprint: the run's current fingerprint; None skips the comparison.
+      ignore_fingerprint: log a difference as a warning instead of raising.
     Raises:
-      InputError: if there is none, it is damaged, its arrays are others, or its fingerprint is.
+      InputError: if there is no checkpoint, or it is damaged or has other arrays or another
+        fingerprint.
     """
 
     def read(step: int) -> Restored:
@@ -105,11 +106,11 @@ def restore_weights(
     prefix: str = "",
     step: int | None = None,
 ) -> Params:
-    """Reads the trainables of a run onto the default device, and nothing else of its state.
+    """Restores only the trainables of a run, onto the default device.
 
     Args:
-      raw: the parameters themselves, even where there is their moving average.
-      prefix: read those alone whose names begin so.
+      raw: restore the parameters even if there is a moving average.
+      prefix: restore only names with this prefix.
       step: as for `restore`.
     Raises:
       InputError: as `restore`.
@@ -126,10 +127,10 @@ def restore_weights(
 
 
 def stored_weights(run: RunFolder, *, raw: bool = False, step: int | None = None) -> StoredWeights:
-    """Which trainables `restore_weights` would read, told by the checkpoint's description alone.
+    """The trainables that `restore_weights` would read, from the checkpoint's description.
 
     Raises:
-      InputError: as `restore`, but damage to the arrays goes unnoticed.
+      InputError: as `restore`, but damaged arrays are not detected.
     """
 
     def read(step: int) -> StoredWeights:
@@ -143,7 +144,7 @@ def stored_weights(run: RunFolder, *, raw: bool = False, step: int | None = None
 def _trainables(
     run: RunFolder, step: int, description: Mapping[str, Any], raw: bool
 ) -> tuple[str, dict[str, jax.ShapeDtypeStruct]]:
-    """The group of arrays to take, the moving average or the parameters, and what is in it."""
+    """The prefix of the moving average or the parameters, and the arrays with it."""
     stored = stored_arrays(description)
     averaged = not raw and any(name.startswith(AVERAGE) for name in stored)
     group = AVERAGE if averaged else PARAMETERS
@@ -233,7 +234,7 @@ def _read_arrays(
     description: Mapping[str, Any],
     wanted: Mapping[str, jax.ShapeDtypeStruct],
 ) -> dict[str, jax.Array]:
-    """Reads arrays and verifies their checksums; the result has the order of `wanted`."""
+    """Reads arrays in the order of `wanted` and verifies their checksums."""
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     how = {
         name: ocp.ArrayRestoreArgs(
@@ -244,19 +245,18 @@ def _read_arrays(
         for name, value in wanted.items()
     }
     largest = max((math.prod(v.shape) * v.dtype.itemsize for v in wanted.values()), default=0)
-    # Orbax refuses an array that is not smaller than its limit.
+    # Orbax rejects an array of at least its limit.
     limit = max(IN_FLIGHT_BYTES, largest + 1)
-    # The handler itself: a checkpointer would leave the other processes at a barrier when reading
-    # fails on one.
+    # Not a checkpointer, which would leave the other processes at a barrier when one fails.
     handler = ocp.PyTreeCheckpointHandler(
-        # Orbax declares whole GB, and takes any number.
+        # Orbax annotates an int but accepts fractions of a GB.
         restore_concurrent_gb=limit / 10**9  # pyright: ignore[reportArgumentType]
     )
     arrays, fault = {}, None
     with quiet_orbax():
         try:
             arrays = handler.restore(
-                # Orbax declares etils' paths, and takes pathlib's.
+                # Orbax annotates etils' paths but accepts pathlib's.
                 (_place(run, step) / "state").absolute(),  # pyright: ignore[reportArgumentType]
                 args=ocp.args.PyTreeRestore(
                     item=dict(wanted), restore_args=how, partial_restore=True
@@ -264,8 +264,8 @@ def _read_arrays(
             )
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
-        except Exception as error:  # Orbax raises bare ones too.
-            fault = _told(error, _place(run, step))
+        except Exception as error:  # Orbax raises bare Exceptions too.
+            fault = _reason(error, _place(run, step))
         if fault is not None:
             let_tasks_end()
     _agree_on_fault(run, step, fault)
@@ -279,7 +279,7 @@ def _read_arrays(
 
 
 def _agree_on_fault(run: RunFolder, step: int, fault: str | None) -> None:
-    """Raises in all processes where one has found a fault."""
+    """Raises in all processes if any of them found a fault."""
     if jax.process_count() > 1:
         faulty = multihost_utils.process_allgather(np.asarray(fault is not None))
         if fault is None and faulty.any():
@@ -297,8 +297,8 @@ def _damaged(run: RunFolder, step: int, what: str) -> DamagedError:
     )
 
 
-def _told(error: Exception, place: Path) -> str:
-    """What Orbax and TensorStore say in pages, in a few words: the array and the reason."""
+def _reason(error: Exception, place: Path) -> str:
+    """Shortens the messages of Orbax and TensorStore to the array and the reason."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     text = " ".join(str(error).split(" [tensorstore")[0].split()) or type(error).__name__

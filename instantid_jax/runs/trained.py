@@ -1,4 +1,4 @@
-"""InstantID out of the folder of a training run: found, checked, and read part by part."""
+"""Finds and reads the InstantID weights of a training run, part by part."""
 
 import dataclasses
 import functools
@@ -21,21 +21,21 @@ from instantid_jax.weights.tensors import LazyTensor
 
 logger = logging.getLogger(__name__)
 
-# Those of the first kind have networks of their own; the adapter's is the base model's UNet.
+# Parts with their own network; the adapter belongs to the base model's UNet.
 CONFIGURED = ("image_proj", "controlnet")
 PARTS = ("image_proj", "ip_adapter", "controlnet")
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """InstantID as a run trained it, found but not read.
+    """The InstantID weights of a run, located but not read.
 
     Attributes:
-      step: of the checkpoint.
-      raw: whether the parameters themselves are wanted, even where there is their moving average.
-      settings: of `CONFIGURED`, as in networks.json.
-      networks: of `CONFIGURED`.
-      shapes: of the parameters of each of `PARTS`, under the part's own names.
+      step: step of the checkpoint.
+      raw: whether to take the parameters even if there is a moving average.
+      settings: settings of `CONFIGURED`, as in networks.json.
+      networks: networks of `CONFIGURED`.
+      shapes: parameter shapes of each of `PARTS`, by the part's own names.
     """
 
     run: RunFolder
@@ -46,12 +46,12 @@ class Trained:
     shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
 
     def load(self, part: str, dtype: jnp.dtype | None = None) -> Params:
-        """Reads one of `PARTS` onto the default device, and no other array.
+        """Reads one of `PARTS` onto the default device.
 
         Args:
-          dtype: of the result; None keeps the run's own, float32.
+          dtype: dtype of the result; None keeps the run's dtype, float32.
         Raises:
-          InputError: if the checkpoint is damaged, or gone, or a number too large for `dtype`.
+          InputError: if the checkpoint is damaged or missing, or a value too large for `dtype`.
         """
         from instantid_jax.runs.restoring import restore_weights  # Orbax is slow to import
 
@@ -60,7 +60,7 @@ class Trained:
         params = {name.removeprefix(prefix): value for name, value in stored.items()}
         if dtype is None:
             return params
-        # `params` alone holds the arrays then, and each goes as it is cast.
+        # Only `params` then refers to the arrays, so each is freed once it is cast.
         del stored
         tensors = {
             name: LazyTensor(
@@ -71,7 +71,7 @@ class Trained:
         return read_params(tensors, dtype)
 
     def components(self, unet: Network) -> dict[str, Component]:
-        """The parts of a model with this UNet, as `weights.layouts.find_instantid` gives them.
+        """The components for a model with this UNet, like `weights.layouts.find_instantid`.
 
         Raises:
           InputError: if the adapter was trained on a UNet of another shape.
@@ -96,14 +96,14 @@ class Trained:
 
 
 def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> Trained:
-    """Finds what a run trained; reads configurations and names, not weights. Logs what it found.
+    """Finds a run's weights and logs which; reads configurations and names, not weights.
 
     Args:
       path: the run's folder.
-      raw: the parameters themselves, even where there is their moving average.
-      step: which checkpoint; None is the newest.
+      raw: take the parameters even if there is a moving average.
+      step: step of the checkpoint; None takes the newest.
     Raises:
-      InputError: if there is none, it is damaged, or it does not fit networks.json.
+      InputError: if there is no checkpoint, it is damaged, or it does not fit networks.json.
     """
     from instantid_jax.runs.restoring import stored_weights  # Orbax is slow to import
 
@@ -134,13 +134,13 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
 def find_published_or_trained(
     source: str, unet: Network, *, variant: str | None = None, raw: bool = False
 ) -> dict[str, Component]:
-    """The parts of InstantID from a training run's folder, or from what `find_instantid` takes.
+    """InstantID's components from a training run, or from any source of `find_instantid`.
 
     Args:
-      variant: of published files; a run has none.
-      raw: of a run's folder, as for `open_trained`.
+      variant: variant of published files; runs have none.
+      raw: for a training run, as for `open_trained`.
     Raises:
-      InputError: if something is missing, damaged or does not fit, or `raw` without a run.
+      InputError: if a part is missing, damaged or does not fit, or for `raw` without a run.
     """
     check_raw(raw, source)
     if is_run(Path(source)):
@@ -149,7 +149,7 @@ def find_published_or_trained(
 
 
 def check_raw(raw: bool, instantid: str | None) -> None:
-    """Refuses `raw` where there is nothing to choose between."""
+    """Refuses `raw` without a training run."""
     if raw and (instantid is None or not is_run(Path(instantid))):
         raise InputError(
             f"raw with instantid={instantid!r}: only the folder of a training run has raw "
@@ -158,7 +158,7 @@ def check_raw(raw: bool, instantid: str | None) -> None:
 
 
 def _read_networks(run: RunFolder) -> tuple[dict[str, Mapping[str, Any]], dict[str, Network]]:
-    """The settings in networks.json, and the networks that they describe."""
+    """The settings in networks.json, and their networks."""
     if not run.networks.is_file():
         raise InputError(
             f"{run.path} has no {run.networks.name}, which records the sizes of what was trained: "
@@ -181,6 +181,6 @@ def _read_networks(run: RunFolder) -> tuple[dict[str, Mapping[str, Any]], dict[s
 def _misfit(
     wanted: Mapping[str, jax.ShapeDtypeStruct], found: Mapping[str, jax.ShapeDtypeStruct]
 ) -> str:
-    """How two sets of parameters differ in names and shapes; empty where they do not."""
+    """How two sets of parameters differ in names and shapes; empty if they agree."""
     want, got = ({n: tuple(a.shape) for n, a in each.items()} for each in (wanted, found))
     return "; ".join(mismatches(want, got, limit=1))

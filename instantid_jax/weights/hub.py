@@ -1,7 +1,7 @@
-"""Repositories of the Hugging Face hub: fetching just the files that are needed.
+"""Fetches the needed files of Hugging Face Hub repositories.
 
-Everything lands in huggingface_hub's cache, and its settings hold: HF_HOME, HF_HUB_CACHE,
-HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
+Files go to huggingface_hub's cache. Its settings apply: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
+HF_HUB_OFFLINE, HF_TOKEN.
 """
 
 import glob
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 LISTING_TIMEOUT_SECONDS = 20
 
-# Picks from relative paths; raises InputError where something is missing. See selection.py.
+# Selects from relative paths; raises InputError if something is missing. See selection.py.
 Select = Callable[[Sequence[str]], list[str]]
 
 
 def folder_of(source: str | Path, select: Select) -> Path:
-    """A local folder as it is, or a hub id's snapshot; either holds what `select` picks.
+    """A local folder, or the snapshot of a hub id, with the files that `select` requires.
 
     Raises:
       InputError: if it is neither, or something is missing.
@@ -40,17 +40,17 @@ def folder_of(source: str | Path, select: Select) -> Path:
 def fetch(repository: str, select: Select) -> Path:
     """Fetches the files of a repository that `select` picks and that are not cached yet.
 
-    Where the hub cannot be asked (offline, no network, no access), cached files do.
+    Falls back to cached files if the hub cannot be reached (offline, no network, no access).
 
     Args:
       repository: "owner/name" or "owner/name@revision", a branch, tag or commit.
 
     Returns:
-      The snapshot's folder in the cache; it may hold other files of the repository too.
+      The snapshot's folder in the cache; it may contain other files of the repository too.
 
     Raises:
-      InputError: if there is no such repository or revision, it lacks something, or it can be
-        neither reached nor found whole in the cache.
+      InputError: if there is no such repository or revision, a file is missing, or the hub is
+        unreachable and the cache incomplete.
     """
     name, _, revision = repository.partition("@")
     _check_id(name, repository)
@@ -102,7 +102,7 @@ def _check_id(name: str, repository: str) -> None:
 
 
 def _cached(repository: str, select: Select, error: Exception) -> Path:
-    """The snapshot's folder if all that is needed is cached; `error` is why that has to do."""
+    """The cached snapshot's folder, if complete; `error` is why the hub gave no listing."""
     reason, remedy = _reason(repository, error)
     name, _, revision = repository.partition("@")
     folder = _snapshot(name, revision)
@@ -112,13 +112,13 @@ def _cached(repository: str, select: Select, error: Exception) -> Path:
             f"{remedy}"
         ) from error
     try:
-        # What the repository has, where an earlier fetch wrote it down; the folder may lack some.
+        # The repository's files, if an earlier fetch recorded them; the folder may lack some.
         tree = huggingface_hub.get_cached_repo_tree(name, revision=revision or None)
         files = [file.path for file in tree]
     except errors.CachedRepoTreeNotFoundError:
         files = list_folder(folder)
-    told = f"{repository}: {reason}, and its cached files are incomplete"
-    chosen = _select(told, select, files)
+    prefix = f"{repository}: {reason}, and its cached files are incomplete"
+    chosen = _select(prefix, select, files)
     missing = [file for file in chosen if not (folder / file).is_file()]
     if missing:
         raise InputError(
@@ -131,7 +131,7 @@ def _cached(repository: str, select: Select, error: Exception) -> Path:
 
 
 def _reason(repository: str, error: Exception) -> tuple[str, str]:
-    """Why the hub gave no listing, and what to do."""
+    """Why the hub gave no listing, and how to fix it."""
     match error:
         case errors.OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set", "run once without it, with a network"
@@ -157,17 +157,17 @@ def _reason(repository: str, error: Exception) -> tuple[str, str]:
             )
 
 
-def _select(told: str, select: Select, files: Sequence[str]) -> list[str]:
+def _select(prefix: str, select: Select, files: Sequence[str]) -> list[str]:
     try:
         return select(files)
     except InputError as error:
-        raise InputError(f"{told}: {error}") from error
+        raise InputError(f"{prefix}: {error}") from error
 
 
 def _snapshot(name: str, revision: str | None) -> Path | None:
-    """The cache's folder of a revision, which may lack any of its files."""
+    """The cached folder of a revision, which may be incomplete."""
     try:
-        # No pattern, so that it asks for no file.
+        # No pattern: no file is requested.
         return Path(
             huggingface_hub.snapshot_download(
                 name, revision=revision or None, local_files_only=True, allow_patterns=[]

@@ -1,4 +1,4 @@
-"""Telling from names and shapes what a weights file is, so that a wrong one can be named."""
+"""Identifies weights files by tensor names and shapes, so that errors can name a wrong file."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,24 +8,24 @@ from instantid_jax.weights.tensors import Tensors
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Length of a face embedding, and of the states of CLIP's image encoders (ViT-H, ViT-bigG).
+# Widths of face embeddings, and of the states of CLIP's image encoders (ViT-H, ViT-bigG).
 FACE = 512
 CLIP_IMAGE = (1280, 1664)
-# What tells base models apart: the width of the text and of the added embeddings' input.
+# Base models by the width of the text states and of the added embeddings' input.
 SDXL, REFINER = (2048, 2816), (1280, 2560)
 BASES = {SDXL: "SDXL", REFINER: "SDXL refiner", (768, None): "SD 1.x", (1024, None): "SD 2.x"}
-# Input channels of UNets that are fed a picture beside the noise.
+# Input channels of UNets that take a picture in addition to the noise.
 EDITORS = {9: "inpainting", 8: "picture editing"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a file is.
+    """The kind of a weights file.
 
     Attributes:
-      phrase: a noun phrase, "an SD 1.x checkpoint (one file, original layout)".
-      part: what it can be here, "sdxl" (a whole checkpoint), "instantid" (the adapter) or the name
-        of a component; None where nothing here takes it.
+      phrase: a noun phrase, such as "an SD 1.x checkpoint (one file, original layout)".
+      part: its use here: "sdxl" (a whole checkpoint), "instantid" (the adapter) or the name of a
+        component; None if it has none.
     """
 
     phrase: str
@@ -33,16 +33,16 @@ class Kind:
 
 
 def identify(tensors: Tensors) -> str:
-    """What a file of tensors is, as a noun phrase."""
+    """The kind of a weights file, as a noun phrase."""
     return kind_of(tensors).phrase
 
 
 def kind_of(tensors: Tensors) -> Kind:
-    """What a file of tensors is."""
+    """The kind of a weights file."""
     shapes = {name.removeprefix(STATE): tuple(tensor.shape) for name, tensor in tensors.items()}
     if not shapes:
         return Kind("a file without tensors")
-    for recognise in (
+    for recognize in (
         _whole_checkpoint,
         _adapter,
         _addition,
@@ -51,7 +51,7 @@ def kind_of(tensors: Tensors) -> Kind:
         _text_encoder,
         _vae,
     ):
-        found = recognise(shapes)
+        found = recognize(shapes)
         if found:
             return found
     names = ", ".join(list(shapes)[:2])
@@ -88,15 +88,15 @@ def _whole_checkpoint(shapes: Shapes) -> Kind | None:
 
 
 def _adapter(shapes: Shapes) -> Kind | None:
-    """Adapters with keys and values for a picture: InstantID's and IP-Adapters."""
+    """Adapters with keys and values for image tokens: InstantID and IP-Adapters."""
     if not _any(shapes, "image_proj.", "ip_adapter."):
         return None
     if "image_proj.latents" in shapes:
         width = shapes.get("image_proj.proj_in.weight", (0, FACE))[-1]
         if width in CLIP_IMAGE:
             return Kind(f"an IP-Adapter Plus (for CLIP's image embeddings, {width} numbers)")
-        told = "" if width == FACE else f" for face embeddings of {width} numbers"
-        return Kind(f"an InstantID adapter{told}", "instantid")
+        suffix = "" if width == FACE else f" for face embeddings of {width} numbers"
+        return Kind(f"an InstantID adapter{suffix}", "instantid")
     if _any(shapes, "image_proj.perceiver_resampler."):
         return Kind("an IP-Adapter FaceID Plus")
     if "image_proj.proj.0.weight" in shapes:
@@ -148,7 +148,7 @@ def _network(shapes: Shapes) -> Kind | None:
 
 
 def _editor(shapes: Shapes, first: str, last: str) -> str:
-    """What a UNet edits, and a space, if it takes more channels than it makes; else nothing."""
+    """The task of an image-editing UNet and a space; empty for text-to-image."""
     taken, made = shapes.get(first, (0, 4))[1], shapes.get(last, (4, 0))[0]
     return f"{EDITORS[taken]} " if taken in EDITORS and taken > made else ""
 
@@ -166,18 +166,18 @@ def _text_encoder(shapes: Shapes) -> Kind | None:
 def _vae(shapes: Shapes) -> Kind | None:
     if _any(shapes, "encoder.down_blocks.", "decoder.up_blocks."):
         channels = shapes.get("decoder.conv_in.weight", (0, 4))[1]
-        told = "" if channels == 4 else f" with {channels} latent channels"
-        return Kind(f"a VAE{told} (diffusers layout)", "vae")
+        suffix = "" if channels == 4 else f" with {channels} latent channels"
+        return Kind(f"a VAE{suffix} (diffusers layout)", "vae")
     if _any(shapes, "encoder.down.", "decoder.up."):
         return Kind("a VAE (original layout; convert it to diffusers' first)")
     return None
 
 
 def _base(shapes: Shapes, added: str) -> str:
-    """The base model that a UNet or ControlNet belongs to, or how wide its text is.
+    """The base model of a UNet or ControlNet, or the width of its text states.
 
     Args:
-      added: name of the first weight of the added embeddings.
+      added: name of the added embeddings' first weight.
     """
     text = next((s[1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), None)
     width = shapes[added][1] if added in shapes else None

@@ -1,4 +1,4 @@
-"""What lies where: SDXL, InstantID, ControlNets and VAEs, in folders, single files, on the hub."""
+"""Finds SDXL, InstantID, ControlNets and VAEs in folders, single files and hub repositories."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from instantid_jax.weights.tensors import Tensors
 from instantid_jax.weights.torch_files import TensorFile, open_tensors
 
 SDXL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
-# Of a folder whose model is not sampled as SDXL is: {"guidance_scale": 2.0}.
+# Overrides SDXL's sampling defaults in a model's folder: {"guidance_scale": 2.0}.
 DEFAULTS = "defaults.json"
 
 
@@ -33,7 +33,7 @@ def find_instantid(
     """The adapter's two halves and IdentityNet, from a folder or a hub id.
 
     Args:
-      unet: whose cross-attentions the adapter extends; None leaves out the half that does.
+      unet: the UNet whose cross-attentions the adapter extends; None skips that half.
     """
     folder = _folder_of(
         source,
@@ -81,14 +81,14 @@ def find_sdxl(source: str, *, tokenizers: str | None = None, variant: str | None
 
 
 def _usual_guidance(defaults: Path) -> float | None:
-    """The guidance scale that a model's folder says suits it."""
+    """The default guidance scale in a model's folder."""
     if not defaults.is_file():
         return None
     return check_number("guidance_scale", read_json(defaults).get("guidance_scale"), 0)
 
 
 def find_vae(sdxl: str, *, variant: str | None = None) -> Component:
-    """SDXL's own VAE, of the same sources as `find_sdxl` takes, without the other parts."""
+    """SDXL's VAE alone, from any source that `find_sdxl` accepts."""
     if Path(sdxl).is_file():
         file = _original_sdxl(Path(sdxl))
         settings = sdxl_base.SETTINGS["vae"]
@@ -101,7 +101,7 @@ def find_vae(sdxl: str, *, variant: str | None = None) -> Component:
 def add_parts(
     model: Model, controlnets: Sequence[str], vae: str | None, *, variant: str | None = None
 ) -> Model:
-    """The model with further ControlNets behind its own, and another VAE where one is named."""
+    """The model with additional ControlNets and, if given, another VAE."""
     parts = dict(model.components)
     first = len(model.controlnets) - 1
     for i, source in enumerate(controlnets, start=first):
@@ -112,13 +112,13 @@ def add_parts(
 
 
 def adapter_file(folder: Path, variant: str | None = None) -> Path:
-    """The file of the adapter in a folder, or the index of its shards."""
+    """The adapter's file in a folder, or the index of its shards."""
     rule = functools.partial(selection.weights_in, folder="", stems=("ip-adapter",))
     return folder / _preferring(variant)(rule, selection.list_folder(folder))[0]
 
 
 def adapter_parts(path: Path, unet: Network | None) -> dict[str, Component]:
-    """The Resampler and, unless that is None, the keys and values for `unet`, from one file."""
+    """The Resampler and, if `unet` is given, its adapter keys and values, from one file."""
     file = open_tensors(path)
     kind = kind_of(file.tensors)
     halves = {
@@ -146,7 +146,7 @@ def adapter_parts(path: Path, unet: Network | None) -> dict[str, Component]:
 
 
 def find_network(source: str, name: str, *, variant: str | None = None) -> Component:
-    """One network published alone: `config.json` and weights in a folder, or a hub id.
+    """A network published by itself: `config.json` and weights in a folder or hub repository.
 
     Args:
       name: "controlnet", "vae" or another key of `CLASSES`.
@@ -160,16 +160,16 @@ def find_network(source: str, name: str, *, variant: str | None = None) -> Compo
 
 
 def read_params(tensors: Tensors, dtype: jnp.dtype | None) -> Params:
-    """Reads lazy tensors in our layout onto the default device, one after the other.
+    """Reads lazy tensors in our layout onto the default device, one at a time.
 
     Args:
-      dtype: of the result; None keeps each tensor's own.
+      dtype: dtype of the result; None keeps each tensor's dtype.
     """
     params = {}
     for name, tensor in tensors.items():
         kept = tensor.dtype if dtype is None else np.dtype(dtype)
         try:
-            # jnp.asarray would compile a program for every shape.
+            # jnp.asarray would compile a program per shape.
             params[name] = jax.device_put(_aligned_copy(tensor.read(), kept))
         except FloatingPointError as error:
             raise InputError(
@@ -179,9 +179,9 @@ def read_params(tensors: Tensors, dtype: jnp.dtype | None) -> Params:
 
 
 def _aligned_copy(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A contiguous copy at an address that lets JAX on a CPU take the memory over as it is.
+    """A contiguous copy, aligned so that JAX's CPU backend adopts the memory without a copy.
 
-    Of an array at another address JAX makes copies of its own: two, at the peak.
+    JAX copies an unaligned array, with two extra copies at the peak.
 
     Raises:
       FloatingPointError: if a number is too large for `dtype`.
@@ -199,14 +199,14 @@ def _aligned_copy(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _component(
     name: str, net: Network, settings: Mapping[str, Any], tensors: Tensors, source: str
 ) -> Component:
-    """A component whose tensors bear torch's names, checked against the network now."""
+    """A component from tensors with torch's names; checks them against the network."""
     convert = names.adapter_to_jax if name == "ip_adapter" else names.to_jax
     ours = convert(tensors, component_shapes(name, net), f"{name} ({source})")
     return Component(net, settings, functools.partial(read_params, ours), source)
 
 
 def _folder_of(source: str, select: Select, expected: str) -> Path:
-    """As `folder_of`; a file that is given instead is named as what it is."""
+    """As `folder_of`, but reports the kind of a file passed instead of a folder."""
     if Path(source).is_file():
         raise InputError(
             f"{source} is {identify(open_tensors(source).tensors)}: expected {expected}"
@@ -215,9 +215,9 @@ def _folder_of(source: str, select: Select, expected: str) -> Path:
 
 
 def _preferring(variant: str | None) -> Callable[..., list[str]]:
-    """Calls a selection for `variant` and, where that is not there, without.
+    """Selects files of `variant`, or of no variant if there are none.
 
-    `variant` speaks of SDXL; adapters and ControlNets are often published in one form alone.
+    `variant` refers to SDXL; adapters and ControlNets often have a single variant.
     """
 
     def select(rule: Callable[..., list[str]], files: Sequence[str]) -> list[str]:
@@ -247,10 +247,10 @@ def _diffusers_part(
 
 
 def part_of(name: str, settings: Mapping[str, Any], file: TensorFile) -> Component:
-    """A network from its `config.json` and its weights in diffusers' or transformers' layout.
+    """A network from its `config.json` and weights in diffusers' or transformers' layout.
 
     Raises:
-      InputError: if they are another network's, or do not fit each other.
+      InputError: if they belong to another network, or do not fit each other.
     """
     kind = kind_of(file.tensors)
     if kind.part != name:
@@ -291,7 +291,7 @@ EXPECTED = {
 
 
 def _unet_in(folder: Path) -> str | None:
-    """What the `unet/` of a folder in diffusers' layout holds, in whichever variant."""
+    """The kind of weights in the `unet/` of a diffusers folder, in any variant."""
     for path in sorted((folder / "unet").glob("*.safetensors")):
         return identify(open_tensors(path).tensors)
     return None
@@ -300,7 +300,7 @@ def _unet_in(folder: Path) -> str | None:
 def _single_file(
     path: Path, tokenizers: str | None
 ) -> tuple[dict[str, Component], dict[str, Any], tuple[Path, Path]]:
-    """The parts of a checkpoint in the original layout, which takes SDXL base's configuration."""
+    """The parts of a checkpoint in the original layout, with SDXL base's configuration."""
     file = _original_sdxl(path)
     parts = {}
     for name in SDXL_PARTS:
@@ -326,7 +326,7 @@ def _original_sdxl(path: Path) -> TensorFile:
 def single_file_part(
     name: str, net: Network, settings: Mapping[str, Any], file: TensorFile
 ) -> Component:
-    """One network out of a single file."""
+    """One network of a single file."""
     shapes: dict[str, jax.ShapeDtypeStruct] = net.shapes
     if name == "unet":
         shapes = component_shapes("unet", net)

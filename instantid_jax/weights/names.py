@@ -1,7 +1,7 @@
-"""The rules between PyTorch's names and layouts and ours, strict in both directions.
+"""Conversion between PyTorch's names and layouts and ours, strict in both directions.
 
-Our attribute names are diffusers' and transformers', so one table of leaves does nearly all of it.
-What remains is data: the order of the adapter's layers, and older spellings.
+Our attributes are named as in diffusers and transformers, so one table of leaves covers most of it.
+The rest is the order of the adapter's layers, and older names.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ LEAVES = {
 def torch_name(name: str, rank: int) -> tuple[str, tuple[int, ...]]:
     """Returns torch's name of our parameter, and the axes of the torch tensor that give ours.
 
-    A leaf that stands in no row (the Resampler's `latents`) keeps its name and layout.
+    A leaf not in the table (the Resampler's `latents`) keeps its name and layout.
     """
     prefix, dot, leaf = name.rpartition(".")
     torch_leaf, axes = LEAVES.get((leaf, rank), (leaf, tuple(range(rank))))
@@ -38,13 +38,13 @@ def to_jax(tensors: Tensors, shapes: Mapping[str, jax.ShapeDtypeStruct], what: s
 
     Args:
       tensors: keyed by torch's names.
-      shapes: ours, `Network.shapes` or a part of it.
-      what: what the tensors are and where they come from, for messages.
+      shapes: our parameters, `Network.shapes` or a part of it.
+      what: name and origin of the tensors, for messages.
     Returns:
       Lazy tensors keyed by our names, in our layouts and the file's dtypes.
     Raises:
-      InputError: if a tensor is missing, left over, of another shape, or no floating-point tensor
-        that a network holds. The line lists all three kinds.
+      InputError: if tensors are missing, unexpected, of another shape, or of an unsupported
+        dtype. The message lists the first three kinds.
     """
     rules = {name: torch_name(name, len(want.shape)) for name, want in shapes.items()}
     wanted = {
@@ -76,7 +76,7 @@ def to_torch(params: Mapping[str, jax.Array | np.ndarray]) -> dict[str, np.ndarr
 
 
 def adapter_layers(unet_names: list[str]) -> list[str]:
-    """The UNet's decoupled cross-attentions, in the order in which the adapter file numbers them.
+    """The UNet's decoupled cross-attentions, in the order of the adapter file.
 
     The file counts torch's attention processors as they are registered: down blocks, up blocks,
     and the middle block last. Self-attentions take the even numbers, so the i-th is 2 i + 1.
@@ -95,10 +95,10 @@ def adapter_layers(unet_names: list[str]) -> list[str]:
 def adapter_to_jax(
     tensors: Tensors, shapes: Mapping[str, jax.ShapeDtypeStruct], what: str
 ) -> Tensors:
-    """Renames the adapter's keys and values (`1.to_k_ip.weight`, ...) to the UNet's layers.
+    """Renames the adapter's keys and values (`1.to_k_ip.weight`, ...) to the UNet's names.
 
     Args:
-      tensors: what lies under `ip_adapter` in the file.
+      tensors: the tensors under `ip_adapter` in the file.
       shapes: the UNet's `to_k_ip` and `to_v_ip` kernels.
     """
     numbered = _numbered(list(shapes))
@@ -121,14 +121,14 @@ def _numbered(names: list[str]) -> dict[str, str]:
     }
 
 
-# -- older spellings ------------------------------------------------------------------------------
+# -- older names ----------------------------------------------------------------------------------
 
 
 def text_encoder_names(tensors: Tensors) -> Tensors:
-    """Gives every text encoder file the names of the published ones.
+    """Renames text encoder tensors as in the published files.
 
-    Some transformers write CLIPTextModel without its `text_model.` prefix, and older ones write the
-    positions, which are a range, as a buffer.
+    Some versions of transformers write CLIPTextModel without its `text_model.` prefix, and older
+    ones write the position ids, a range, as a buffer.
     """
     named = {}
     for name, tensor in tensors.items():
@@ -139,12 +139,12 @@ def text_encoder_names(tensors: Tensors) -> Tensors:
     return named
 
 
-# diffusers before 0.17 -> today, in the VAE's attentions.
+# The VAE's attentions in diffusers before 0.17 -> today.
 VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def vae_names(tensors: Tensors) -> Tensors:
-    """Gives the VAE's attentions today's names; as 1x1 convolutions, they become matrices."""
+    """Renames older attentions of the VAE; turns their 1x1 convolutions into matrices."""
     named = {}
     for name, tensor in tensors.items():
         prefix, attention, rest = name.partition(".attentions.0.")

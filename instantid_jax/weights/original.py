@@ -1,6 +1,6 @@
-"""SDXL checkpoints in the original layout: one file, the names of Stability AI's own code.
+"""SDXL checkpoints in the original layout: one file, with the names of Stability AI's code.
 
-Every rule goes from diffusers' name to the original one, so that nothing is guessed from the file.
+Every rule maps diffusers' name to the original one, so nothing is guessed from the file.
 Source: Stability-AI/generative-models; diffusers/loaders/single_file_utils.py.
 """
 
@@ -21,7 +21,7 @@ PREFIXES = {
     "text_encoder": "conditioner.embedders.0.transformer.",
     "text_encoder_2": "conditioner.embedders.1.model.",
 }
-# Older trainers save a whole training state, with the weights under this.
+# Older trainers save a whole training state with this prefix on the weights.
 STATE = "state_dict."
 
 RESNET = {
@@ -105,7 +105,7 @@ def vae_name(name: str, config: VAEConfig) -> str:
         return f"{coder}.mid.attn_1.{VAE_ATTENTION[module]}.{leaf}"
     last = len(config.block_out_channels) - 1
     name = re.sub(r"down_blocks\.(\d+)", r"down.\1", name)
-    # The original counts the decoder's blocks from the resolution of the picture.
+    # The original numbers the decoder's blocks from the full resolution.
     name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up.{last - int(match[1])}", name)
     name = name.replace(".resnets.", ".block.").replace("conv_shortcut", "nin_shortcut")
     name = name.replace("downsamplers.0.", "downsample.").replace("upsamplers.0.", "upsample.")
@@ -115,7 +115,7 @@ def vae_name(name: str, config: VAEConfig) -> str:
 def openclip_tensor(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor | None:
     """transformers' name of a tensor of text encoder 2 -> the tensor of an OpenCLIP file.
 
-    Query, key and value projections lie in one tensor there, and the projection is transposed.
+    OpenCLIP stores query, key and value projections in one tensor, and the projection transposed.
     """
     if name in OPENCLIP_TOP:
         tensor = tensors.get(OPENCLIP_TOP[name])
@@ -137,7 +137,7 @@ def openclip_tensor(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor 
 
 
 def is_original(names: Iterable[str]) -> bool:
-    """Whether a file's tensors are those of a whole checkpoint in the original layout."""
+    """Whether tensor names are those of a whole checkpoint in the original layout."""
     return any(name.removeprefix(STATE).startswith(PREFIXES["unet"]) for name in names)
 
 
@@ -147,14 +147,15 @@ def select(
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     config: object,
 ) -> Tensors:
-    """Takes one network out of a single file, under diffusers' names.
+    """Selects one network's tensors from a single file, under diffusers' names.
 
-    What the network does not name is left out, as by diffusers: training state, EMA copies and
-    markers share these files.
+    Skips tensors that the network does not name, as diffusers does: such files also contain
+    training state, EMA copies and markers.
 
     Args:
       component: a key of `PREFIXES`.
-      shapes: our parameters of the network; `config`: its configuration.
+      shapes: our parameters of the network.
+      config: its configuration.
     """
     prefix = PREFIXES[component]
     inside = {}
@@ -172,14 +173,14 @@ def select(
     else:
         found = {name: inside.get(name) for name in names}
     if component == "text_encoder" and not any(found.values()):
-        # Some trainers drop the `text_model.` level.
+        # Some trainers omit the `text_model.` prefix.
         found = {name: inside.get(name.removeprefix("text_model.")) for name in names}
     selected = {name: tensor for name, tensor in found.items() if tensor is not None}
     return selected
 
 
 def prediction_settings(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, object]:
-    """What a single file says of its noise schedule, as keys of `scheduler_config.json`.
+    """A single file's noise schedule, as keys of `scheduler_config.json`.
 
     Community checkpoints mark velocity prediction with an empty tensor `v_pred`, zero terminal SNR
     with `ztsnr`, or write `modelspec.prediction_type` into the file's metadata.

@@ -1,15 +1,15 @@
-"""Reads the pickle inside a PyTorch checkpoint as data; nothing in it is imported or called.
+"""Reads the pickle inside a PyTorch checkpoint as data; imports and calls nothing from it.
 
-The opcodes are decoded by `pickletools` and interpreted here, over a fixed list of them. A pickle
-names functions and classes as (module, name); each name is looked up in the tables below, which
-hold every one that a dict of tensors needs, and any other is refused before it can be used. What a
-table gives is our own method on plain values, so a hostile file has nothing to run.
+`pickletools` decodes the opcodes; this file interprets a fixed list of them. A pickle names
+functions and classes as (module, name). The tables below list every name that a dict of tensors
+needs; any other name is refused before use. Each listed name maps to one of our own methods on
+plain values, so a hostile file has nothing to run.
 
-A `pickle.Unpickler` with `find_class` overridden would not do. Names would be safe, but BUILD sets
-attributes on whatever object lies on the stack, our stand-ins included; EXT opcodes may bypass
-`find_class`; a memo index of four bytes makes it allocate 16 bytes for each index below, 64 GB; and
-a tuple nested millions deep overflows the C stack when it is hashed as a dict key. Here only plain
-values are on the stack, the memo is a dict, and keys are strings and numbers.
+Overriding `find_class` of `pickle.Unpickler` is not enough. BUILD sets attributes on any object on
+the stack, our stand-ins included; EXT opcodes may bypass `find_class`; a four-byte memo index
+allocates 16 bytes for each lower index, 64 GB; and hashing a tuple nested millions deep as a dict
+key overflows the C stack. Here the stack holds only plain values, the memo is a dict, and keys are
+strings and numbers.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 
-# A full SDXL checkpoint of 2515 tensors has 0.6 MB and a tenth of a million opcodes.
+# The pickle of a full SDXL checkpoint of 2515 tensors has 0.6 MB and 100,000 opcodes.
 MAX_BYTES = 32 * 2**20
 MAX_OPCODES = 2_000_000
 MAX_LEAVES = 200_000
@@ -47,7 +47,7 @@ STORAGES = {
 
 NUMPY_SCALARS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
 
-# What the commoner refused names stand for.
+# Meaning of the common refused names.
 KNOWN = {
     ("torch._utils", "_rebuild_tensor_v3"): "a float8 or unsigned integer tensor",
     ("torch._utils", "_rebuild_qtensor"): "a quantized tensor",
@@ -70,7 +70,7 @@ PLAIN = (str, int, float, bytes, bool, type(None))
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """`elements` values of `dtype`, in the archive under `key`."""
+    """`elements` values of `dtype`, stored in the archive under `key`."""
 
     key: str
     dtype: np.dtype
@@ -88,7 +88,7 @@ class Tensor:
 
     @property
     def extent(self) -> int:
-        """How many elements lie between the first and the last, both included."""
+        """Number of storage elements from the first to the last, inclusive."""
         if 0 in self.shape:
             return 0
         return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
@@ -96,18 +96,18 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """An admitted function or class, as data."""
+    """An allowed function or class, as data."""
 
     module: str
     name: str
 
 
 def load(data: bytes, path: object) -> Any:
-    """The object that `data` (at most `MAX_BYTES`) describes, with `Tensor` where it has tensors.
+    """The object described by `data` (at most `MAX_BYTES`), with `Tensor`s for its tensors.
 
     Raises:
-      InputError: with `path` in it, for a damaged pickle, and for a name or an opcode that is not
-        admitted.
+      InputError: with `path` in it, for a damaged pickle, and for a name or opcode that is not
+        allowed.
     """
     try:
         return _Machine(data, path).run()
@@ -120,10 +120,10 @@ def load(data: bytes, path: object) -> Any:
 
 
 def flatten(tree: Any, path: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, and other leaves, by dotted name: {'a': {'b': t}} gives 'a.b'; lists count from 0.
+    """Tensors and other leaves by dotted name: {'a': {'b': t}} gives 'a.b'; lists count from 0.
 
     Raises:
-      InputError: if `tree` is no dict, if two leaves have one name, and for cycles.
+      InputError: if `tree` is not a dict, if two leaves have the same name, and for cycles.
     """
     if not isinstance(tree, dict):
         raise InputError(
@@ -133,7 +133,7 @@ def flatten(tree: Any, path: object) -> tuple[dict[str, Tensor], dict[str, Any]]
     pending = [("", 0, tree)]
     while pending:
         name, depth, node = pending.pop()
-        # Also bounds what the names of a dict that is reached many times can take.
+        # Also bounds the memory of names when a dict is reached many times.
         if len(name) > MAX_NAME:
             raise InputError(f"{path}: a name of {len(name)} letters, {quoted(name)}; {ADVICE}")
         if isinstance(node, dict | list | tuple):
@@ -141,7 +141,7 @@ def flatten(tree: Any, path: object) -> tuple[dict[str, Tensor], dict[str, Any]]
                 raise InputError(f"{path}: nested more than {MAX_DEPTH} deep, or in itself")
             items = node.items() if isinstance(node, dict) else enumerate(node)
             prefix = f"{name}." if depth else ""
-            # Reversed, because the last to come is the first to go: names keep the file's order.
+            # Reversed, because the stack is last in, first out: names keep the file's order.
             pending += [(f"{prefix}{key}", depth + 1, value) for key, value in items][::-1]
         elif name in tensors or name in leaves:
             raise InputError(f"{path}: two entries are called {quoted(name)} once flattened")
@@ -157,13 +157,13 @@ def flatten(tree: Any, path: object) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def quoted(value: object) -> str:
-    """What a file says, fit for a line of a message."""
+    """Text from a file, escaped and shortened for a message."""
     text = ascii(str(value))
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 class _Machine:
-    """Interprets one pickle; the stack holds plain values, tensors, storages, names and dtypes."""
+    """Interprets one pickle. The stack holds plain values, tensors, storages, names and dtypes."""
 
     def __init__(self, data: bytes, path: object):
         self.data = data
@@ -278,8 +278,8 @@ class _Machine:
         if found in self.calls or (found.module, found.name) in STORAGES:
             return found
         known = KNOWN.get((found.module, found.name))
-        told = quoted(f"{module}.{name}") + (f" ({known})" if known else "")
-        raise self.refusal(f"its pickle names {told}, which is refused")
+        shown = quoted(f"{module}.{name}") + (f" ({known})" if known else "")
+        raise self.refusal(f"its pickle names {shown}, which is refused")
 
     def storage(self, identity: object) -> Storage:
         match identity:
@@ -296,11 +296,11 @@ class _Machine:
             raise ValueError(f"arguments of {function.name}")
         try:
             return self.calls[function](*arguments)
-        except TypeError as error:  # their number, or the type of one
+        except TypeError as error:  # wrong number or type of arguments
             raise ValueError(f"{function.name}: {error}") from error
 
     def build(self, state: object) -> None:
-        """Attributes of a dict (a state dict's `_metadata`) are dropped; a dtype's are checked."""
+        """Drops attributes of a dict (a state dict's `_metadata`); checks those of a dtype."""
         target = self.stack[-1]
         if isinstance(target, np.dtype):
             if not isinstance(state, tuple) or state[1] not in ("<", "|"):
@@ -346,10 +346,10 @@ class _Machine:
         return shape
 
     def encode(self, text, encoding) -> bytes:
-        """Protocol 2 writes bytes as a call of `_codecs.encode`."""
+        """Protocol 2 writes bytes as a call to `_codecs.encode`."""
         if not isinstance(text, str) or encoding != "latin1":
             raise ValueError("not bytes")
-        # Each string of the pickle is encoded once; a repeated one could fill the memory.
+        # A genuine pickle encodes each string once; repeated encoding could exhaust memory.
         self.encoded += len(text)
         if self.encoded > len(self.data):
             raise self.refusal("its pickle makes more bytes than it holds")

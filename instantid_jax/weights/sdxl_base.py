@@ -1,7 +1,7 @@
-"""SDXL base's configuration, which single files in the original layout come without.
+"""SDXL base's configuration, for single files in the original layout, which have none.
 
-Source: stabilityai/stable-diffusion-xl-base-1.0, the `config.json` of each folder. What stands here
-is what differs from the defaults of our configurations.
+Source: stabilityai/stable-diffusion-xl-base-1.0, the `config.json` of each folder. Lists only what
+differs from the defaults of our configurations.
 """
 
 HUB_ID = "stabilityai/stable-diffusion-xl-base-1.0"

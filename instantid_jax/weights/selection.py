@@ -1,7 +1,6 @@
-"""Which files of a repository or folder are needed; the same rule for both.
+"""Selects the files that are needed from a repository or folder; one rule for both.
 
-The names are those that diffusers and transformers save under. Files are given as their relative
-paths with forward slashes.
+Names follow diffusers and transformers. Files are relative paths with forward slashes.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 # In order of preference.
 FORMATS = ("safetensors", "bin")
 
-# model.safetensors, model.fp16.safetensors, and two ways to name a variant's shards:
+# model.safetensors, model.fp16.safetensors, and two spellings of a variant's shards:
 # model.fp16-00001-of-00002.safetensors, model-00001-of-00002.fp16.safetensors.
 WEIGHTS = (
     r"(?P<stem>{stems})(\.(?P<before>[^.]+?))?(-(?P<number>\d{{5}})-of-(?P<count>\d{{5}}))?"
@@ -38,12 +37,12 @@ def weights_in(
     variant: str | None = None,
     stems: Sequence[str] = STEMS,
 ) -> list[str]:
-    """One whole set of weights right in `folder` ('' is the root); the first is the one to open.
+    """One complete set of weights in `folder` ('' is the root); the first is the one to open.
 
-    Safetensors before torch's pickles, one file before shards. With shards the index comes first.
+    Prefers safetensors to torch's pickles and one file to shards. With shards the index is first.
 
     Raises:
-      InputError: if there is none of `variant`; names the variants there are.
+      InputError: if there is none of `variant`; lists the available variants.
     """
     names = _names_in(files, folder)
     sets = _weight_sets(names, stems)
@@ -56,10 +55,10 @@ def weights_in(
     partial = [found for key, found in sets.items() if key[0] == variant]
     if partial:
         raise InputError(f"the shards in {where} are incomplete: {partial[0].lack()} is missing")
-    present = sorted({_told(key[0]) for key, found in sets.items() if found.files()})
+    present = sorted({_shown(key[0]) for key, found in sets.items() if found.files()})
     if present:
         raise InputError(
-            f"no weights of {_told(variant)} in {where}; it has {', '.join(present)}: use that"
+            f"no weights of {_shown(variant)} in {where}; it has {', '.join(present)}: use that"
         )
     held = ", ".join(sorted(names)[:4]) or "nothing"
     raise InputError(
@@ -69,7 +68,7 @@ def weights_in(
 
 
 def model_files(files: Iterable[str], folder: str = "", variant: str | None = None) -> list[str]:
-    """A network's `config.json` and weights (a ControlNet's or VAE's own repository: at the root).
+    """A network's `config.json` and weights, by default at the root.
 
     Raises:
       InputError: if either is missing.
@@ -80,7 +79,7 @@ def model_files(files: Iterable[str], folder: str = "", variant: str | None = No
 
 
 def sdxl_files(files: Iterable[str], variant: str | None = None) -> list[str]:
-    """All of an SDXL checkpoint in diffusers' layout, in one variant.
+    """All files of an SDXL checkpoint in diffusers' layout, in one variant.
 
     Raises:
       InputError: if a part is missing, or has no weights of `variant`.
@@ -126,7 +125,7 @@ def instantid_files(files: Iterable[str], variant: str | None = None) -> list[st
 
 
 def list_folder(folder: Path) -> list[str]:
-    """The files of a folder and of the folders right in it, which is as deep as any layout goes."""
+    """The files of a folder and its direct subfolders; no layout is deeper."""
     found = []
     for entry in os.scandir(folder):
         if entry.is_dir():
@@ -140,9 +139,9 @@ def list_folder(folder: Path) -> list[str]:
 
 @dataclasses.dataclass
 class _WeightSet:
-    """What there is of one variant in one format: a whole file, or an index and shards, or parts.
+    """The files of one variant in one format: a whole file, or (some) shards and an index.
 
-    Shards are by their total count and then number, since two shardings may lie in one folder.
+    Shards are keyed by their total count, then number: a folder may contain two shardings.
     """
 
     whole: str | None = None
@@ -150,7 +149,7 @@ class _WeightSet:
     shards: dict[int, dict[int, str]] = dataclasses.field(default_factory=dict)
 
     def files(self) -> list[str]:
-        """The files that make it complete, or none."""
+        """The complete set of files, or an empty list."""
         if self.whole:
             return [self.whole]
         for count, shards in sorted(self.shards.items()):
@@ -169,7 +168,7 @@ class _WeightSet:
 def _weight_sets(
     names: Iterable[str], stems: Sequence[str]
 ) -> dict[tuple[str | None, str, str], _WeightSet]:
-    """By variant, format and stem."""
+    """Weight sets by (variant, format, stem)."""
     either = "|".join(map(re.escape, stems))
     sets: dict[tuple[str | None, str, str], _WeightSet] = {}
     for name in sorted(names):
@@ -195,7 +194,7 @@ def _require(files: set[str], required: Sequence[str], what: str) -> None:
 
 
 def _names_in(files: Iterable[str], folder: str) -> set[str]:
-    """The names of the files right in `folder`."""
+    """Names of the files directly in `folder`."""
     return {
         name for parent, _, name in (file.rpartition("/") for file in files) if parent == folder
     }
@@ -205,5 +204,5 @@ def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _told(variant: str | None) -> str:
+def _shown(variant: str | None) -> str:
     return "variant=None" if variant is None else f'variant="{variant}"'

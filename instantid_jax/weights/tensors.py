@@ -1,4 +1,4 @@
-"""Named tensors that are read when asked for, one at a time."""
+"""Lazily read tensors."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ class LazyTensor:
 
     Attributes:
       shape, dtype: known without reading.
-      read: reads it; each call reads again, and nothing is kept.
+      read: reads the values; does not cache them.
     """
 
     shape: tuple[int, ...]
@@ -35,5 +35,5 @@ class LazyTensor:
         return LazyTensor(shape, self.dtype, lambda: self.read()[start:stop])
 
 
-# Keyed by name, in the order of the file.
+# By name, in the order of the file.
 Tensors = dict[str, LazyTensor]

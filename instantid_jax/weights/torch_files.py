@@ -1,6 +1,6 @@
-"""PyTorch weights files without torch: safetensors, `torch.save` archives, and either in shards.
+"""Reads PyTorch weights without torch: safetensors, `torch.save` archives, and shards of either.
 
-What a file is follows from its first bytes, never from its name.
+The first bytes of a file determine its format, never its name.
 """
 
 import json
@@ -43,13 +43,13 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 class TensorFile(Mapping[str, np.ndarray]):
-    """Tensors by name, each read when it is asked for, contiguous and in memory of its own.
+    """Tensors by name. Each access reads one tensor into new, contiguous memory.
 
     Attributes:
-      path: what was opened, for messages.
-      tensors: the tensors unread, in the order of the file.
-      metadata: safetensors' `__metadata__` (strings), or what a pickle holds beside tensors
-        (numbers, strings, bytes, None) by dotted name.
+      path: the opened file, for messages.
+      tensors: the unread tensors, in the order of the file.
+      metadata: safetensors' `__metadata__` (strings), or a pickle's other leaves (numbers,
+        strings, bytes, None) by dotted name.
     """
 
     def __init__(self, path: Path, tensors: Tensors, metadata: dict[str, Any]):
@@ -69,7 +69,7 @@ class TensorFile(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         return self.tensors[name].read()
 
-    # Mapping's own would read the tensor.
+    # Mapping's default would read the tensor.
     def __contains__(self, name: object) -> bool:
         return name in self.tensors
 
@@ -83,12 +83,12 @@ class TensorFile(Mapping[str, np.ndarray]):
 def open_tensors(path: str | Path) -> TensorFile:
     """Opens `.safetensors`, `torch.save`'s zip archives, or the index file of shards of these.
 
-    Nested dicts get dotted names: {'image_proj': {'latents': t}} has 'image_proj.latents', as the
-    safetensors form of such a file does.
+    Flattens nested dicts to dotted names, as safetensors files have them: {'image_proj':
+    {'latents': t}} becomes 'image_proj.latents'.
 
     Raises:
-      InputError: if `path` is not there, is something else, is damaged, needs code to be run, or
-        holds tensors that numpy cannot.
+      InputError: if `path` is missing, has another format, is damaged, would need to run code, or
+        has tensors that NumPy cannot represent.
     """
     path = Path(path)
     head = _head(path)
@@ -129,7 +129,7 @@ def _is_json(head: bytes) -> bool:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    # The header's length, then the header, which is JSON. No text has a length this small.
+    # The length of the header, then the header, in JSON. Read as a length, any text is larger.
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
 
 

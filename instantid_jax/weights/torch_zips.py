@@ -1,4 +1,4 @@
-"""The zip archives that `torch.save` writes: data.pkl, and one entry for each storage.
+"""Zip archives written by `torch.save`: data.pkl, and one entry per storage.
 
 Layout: `torch/serialization.py:_save` of PyTorch 1.6 and later.
 """
@@ -21,10 +21,10 @@ MAX_DEFLATE_RATIO = 1032
 
 
 class TorchZip:
-    """One archive: its pickle is read at once, its storages when a tensor is asked for.
+    """One archive. Reads its pickle at once, and a storage when a tensor is read.
 
     Attributes:
-      tensors: by dotted name.
+      tensors: tensors by dotted name.
       leaves: the pickle's numbers, strings and so on, by dotted name.
     """
 
@@ -32,12 +32,12 @@ class TorchZip:
         """Opens an archive.
 
         Raises:
-          InputError: if it is damaged, not from `torch.save`, or holds more than tensors.
+          InputError: if it is damaged, not from `torch.save`, or contains more than tensors.
         """
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        # NotImplementedError is zipfile's for a version of the format that it does not know.
+        # zipfile raises NotImplementedError for unknown versions of the format.
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
             raise self._damaged(error) from error
         self._entries = {info.filename: info for info in self._zip.infolist()}
@@ -57,10 +57,10 @@ class TorchZip:
             self._check(name, tensor)
 
     def read(self, tensor: Tensor) -> np.ndarray:
-        """The values, contiguous, in memory of their own.
+        """Reads the values into new, contiguous memory.
 
         Raises:
-          InputError: if the archive is damaged there.
+          InputError: if this part of the archive is damaged.
         """
         dtype = tensor.storage.dtype
         values = np.empty(tensor.extent * dtype.itemsize, np.uint8)
@@ -74,7 +74,7 @@ class TorchZip:
         info = self._entries[f"{self._folder}/data/{key}"]
         try:
             if info.compress_type == zipfile.ZIP_STORED:
-                # Past zipfile, which would make a copy and read a storage from its beginning.
+                # Bypasses zipfile, which would copy, and read each storage from its start.
                 with self.path.open("rb") as file:
                     file.seek(_data_offset(file, info.header_offset) + start)
                     count = file.readinto(values.data)
@@ -110,7 +110,7 @@ class TorchZip:
             )
 
     def _check_byte_order(self) -> None:
-        # Absent in files from before PyTorch 2.1, which are little-endian.
+        # Missing before PyTorch 2.1, whose files are little-endian.
         if f"{self._folder}/byteorder" in self._entries:
             order = self._small_entry("byteorder", 16)
             if order != b"little":
@@ -144,7 +144,7 @@ def _is_pickle(name: str) -> bool:
 
 
 def _data_offset(file: BinaryIO, header_offset: int) -> int:
-    """Where an entry's bytes begin: after its local header, whose last part has its own length."""
+    """Offset of an entry's bytes: after its local header, which has a variable length."""
     file.seek(header_offset)
     header = file.read(LOCAL_HEADER_BYTES)
     if len(header) < LOCAL_HEADER_BYTES or header[:4] != b"PK\x03\x04":
@@ -155,7 +155,7 @@ def _data_offset(file: BinaryIO, header_offset: int) -> int:
 
 
 def _fill(file: Any, values: np.ndarray) -> int:
-    """Reads into the whole of `values`, a part at a time; returns how many bytes there were."""
+    """Fills `values` in parts; returns the number of bytes read."""
     filled = 0
     while filled < values.size:
         part = file.read(min(2**20, values.size - filled))

@@ -83,8 +83,8 @@ def test_adapter(inspect, folder):
     assert "  complete, for the UNet next to it" in lines
     shutil.rmtree(folder / "unet")
     lines = inspect(folder / "ip-adapter.safetensors")
-    told = "  its Resampler is complete; made for a UNet of cross_attention_dim=96"
-    assert told in lines and lines[-1] == "  usable as the adapter in the folder of --instantid"
+    line = "  its Resampler is complete; made for a UNet of cross_attention_dim=96"
+    assert line in lines and lines[-1] == "  usable as the adapter in the folder of --instantid"
 
 
 def test_network_without_settings_is_compared_with_sdxls(inspect, folder, tmp_path):
@@ -100,7 +100,7 @@ def test_single_file_at_full_size(inspect, tmp_path):
     file = write_sparse(tmp_path / "sdxl.safetensors", shapes)
     lines = inspect(file, "--headers-only")
     assert lines[0] == f"{file}: an SDXL checkpoint (one file, original layout)"
-    # Beside the networks': CLIP's positions and scale, and the decay of the running average.
+    # Other tensors: CLIP's positions and scale, and the decay of the moving average.
     counted = parameters - 640 + 77 + 1 + 1
     assert (
         lines[1] == f"  2517 tensors, {counted:,} parameters, float16, {2 * counted / 1e9:.2f} GB"
@@ -112,8 +112,8 @@ def test_single_file_at_full_size(inspect, tmp_path):
         "  text_encoder_2: complete",
     ]
     assert lines[6] == "  prediction type: v_prediction, zero terminal SNR"
-    told, _, others = lines[7].partition(": ")
-    assert told == "  besides the networks"
+    line, _, others = lines[7].partition(": ")
+    assert line == "  besides the networks"
     assert sorted(others.split(", ")) == ["model_ema (1)", "v_pred (1)", "ztsnr (1)"]
     assert lines[8] == "  not usable as it is"
 
@@ -194,8 +194,8 @@ def test_converted_model(convert, inspect, sound, tmp_path):
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
-    told = convert("inspect", model)
-    assert told.status == 2 and "has changed since it was written" in told.err[-1]
+    line = convert("inspect", model)
+    assert line.status == 2 and "has changed since it was written" in line.err[-1]
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty", "text.safetensors", "config.json"])

@@ -72,7 +72,7 @@ def test_files_come_back_byte_for_byte(there_and_back, source, choose):
 
 
 def test_files_of_torch_and_diffusers_come_back(reference, published, there_and_back, tmp_path):
-    """A pickle, the head size beside it, and what `save_pretrained` wrote."""
+    """A pickle, its head size, and the files of `save_pretrained`."""
     source = tmp_path / "instantid"
     reference.save_instantid(source, adapter="bin")
     for file in (source / "ControlNetModel").iterdir():

@@ -83,7 +83,7 @@ def test_empty_folder_and_missing_parents_are_taken(convert, tiny, tmp_path):
 def test_signal_while_orbax_writes_leaves_nothing(
     convert, tiny, tmp_path, monkeypatch, sent, status
 ):
-    """Its threads would go on writing into the folder that is being removed."""
+    """Its threads would keep writing into the folder that is being removed."""
     save, saved = ocp.Checkpointer.save, []
 
     def interrupted(self, path, **options):
@@ -111,12 +111,12 @@ def test_full_disk_is_told_before_it_is_full(convert, tiny, tmp_path, monkeypatc
     monkeypatch.setattr(
         checkpoint.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000)
     )
-    told = convert("to-jax", *tiny, "--output", tmp_path / "model").error
-    assert "not enough disk space for unet: " in told and "0.0 GB free" in told
+    error = convert("to-jax", *tiny, "--output", tmp_path / "model").error
+    assert "not enough disk space for unet: " in error and "0.0 GB free" in error
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_that_cannot_be_written_is_told(convert, tiny, tmp_path):
     (tmp_path / "file").touch()
-    told = convert("to-jax", *tiny, "--output", tmp_path / "file" / "model").error
-    assert f"{tmp_path / 'file'} is a file" in told
+    error = convert("to-jax", *tiny, "--output", tmp_path / "file" / "model").error
+    assert f"{tmp_path / 'file'} is a file" in error

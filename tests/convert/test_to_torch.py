@@ -74,10 +74,10 @@ def test_diffusers_loads_identitynet(convert, run, tmp_path):
     folder, saved = run
     assert "addition_embed_type" not in (folder / "networks.json").read_text()
     assert convert("to-torch", folder, "--output", tmp_path / "out").status == 0
-    loaded, told = ControlNetModel.from_pretrained(
+    loaded, info = ControlNetModel.from_pretrained(
         tmp_path / "out" / "ControlNetModel", output_loading_info=True
     )
-    assert not any(told.values()), told
+    assert not any(info.values()), info
     assert loaded.dtype == torch.float32
     kernel = saved[6, False]["controlnet.down_blocks.1.resnets.0.conv1.kernel"]
     ours = loaded.down_blocks[1].resnets[0].conv1.weight.detach().numpy()
@@ -95,7 +95,7 @@ def test_head_size_and_dtype(convert, tmp_path):
 
 
 def test_run_becomes_a_model_of_ours(convert, run, sdxl, tmp_path):
-    """What is trained, converted with its base model, comes out of `to-torch` again."""
+    """Trained weights, converted with their base model, survive `to-torch`."""
     folder, saved = run
     model, output = tmp_path / "model", tmp_path / "out"
     sources = ("--sdxl", sdxl, "--instantid", folder)
@@ -153,8 +153,8 @@ SPOILT = {
 
 @pytest.mark.parametrize("case", SPOILT)
 def test_spoilt_run_is_refused(refused, case):
-    spoil, told = SPOILT[case]
-    assert told in refused(spoil)
+    spoil, message = SPOILT[case]
+    assert message in refused(spoil)
 
 
 def test_missing_step_is_refused(convert, run, tmp_path):

@@ -1,4 +1,4 @@
-"""`verify`: both sides agree on the same weights, and what differs is told."""
+"""`verify`: both sides agree on the same weights, and differences are reported."""
 
 import builtins
 import shutil
@@ -102,14 +102,14 @@ def test_without_torch_it_is_told_how_to_install_it(convert, weights, monkeypatc
         return imported(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_torch)
-    told = convert("verify", *weights, *SIZE).error
-    assert "verify needs torch and diffusers (No module named 'torch'): pip install torch" in told
+    error = convert("verify", *weights, *SIZE).error
+    assert "verify needs torch and diffusers (No module named 'torch'): pip install torch" in error
 
 
 @pytest.mark.parametrize("size", [0, 60, -8])
 def test_sizes_are_multiples_of_8(convert, weights, size):
-    told = convert("verify", *weights, "--height", size).error
-    assert told == f"--height {size}: expected a multiple of 8"
+    error = convert("verify", *weights, "--height", size).error
+    assert error == f"--height {size}: expected a multiple of 8"
 
 
 def test_what_counts_as_a_difference():

@@ -131,7 +131,7 @@ def test_file_in_place_of_a_folder(refused, folder, given):
     assert f"{file} is {called}: expected the folder of an SDXL ControlNet" in line
 
 
-def test_wrong_class_beside_right_weights(refused, folder):
+def test_wrong_class_with_right_weights(refused, folder):
     config = folder / "ControlNetModel" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "T2IAdapter"}))
     assert "its config.json describes a T2IAdapter" in refused()
@@ -253,7 +253,7 @@ def test_truncated_converted_model(convert, sound, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_published_weights_in_place_of_a_converted_model(convert, sound, tmp_path):
+def test_published_weights_instead_of_a_converted_model(convert, sound, tmp_path):
     ran = convert("to-torch", sound, "--output", tmp_path / "out")
     assert f"{sound} is not a converted model" in ran.error
     assert list(tmp_path.iterdir()) == []

@@ -114,7 +114,7 @@ def test_unipc_ends_at_the_denoised_sample(bh1):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_keeps_the_variance(prediction_type, eta):
-    """Of a sample that is noise alone, whose prediction is known: x = s z, ε = z or v = α z."""
+    """For pure noise the prediction is known: x = s z, ε = z or v = α z."""
     alpha, alpha_next = np.array([0.1, 0.5]), np.array([0.5, 0.9])
     rows = tables.ddim(alpha, alpha_next, prediction_type, eta)
     output = 1.0 if prediction_type == "epsilon" else np.sqrt(alpha)

@@ -2,8 +2,8 @@
 
 The detector finds squares of high red, 4 strides wide, that stand alone: sides of 32, 64 and 128
 pixels at detection size, on an 8, 16 and 32 pixel grid to within about a third of a step. Larger
-ones are found once the photo is shrunk. The recogniser is a fixed random projection of the crop's
-colours, so what green and blue show is the identity. Made for tests; no weights, no training.
+ones are found once the photo is shrunk. The recognizer is a fixed random projection of the crop's
+colors, so what green and blue show is the identity. Made for tests; no weights, no training.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ def write_pack(folder: str | Path, embedding_size: int = 512, seed: int = 0) -> 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(detector(), folder / "detector.onnx")
-    onnx.save(recogniser(embedding_size, seed), folder / "recogniser.onnx")
+    onnx.save(recognizer(embedding_size, seed), folder / "recogniser.onnx")
     return folder
 
 
@@ -50,7 +50,7 @@ def photo(height: int, width: int, *faces: tuple[int, int, int, int]) -> np.ndar
 
 
 def keypoints(top: int, left: int, side: int) -> np.ndarray:
-    """Where the detector sees a square's five points: [5, 2], x and y."""
+    """The five points the detector finds in a square: [5, 2], x and y."""
     return TEMPLATE * (side / 112) + np.array([left, top], np.float32)
 
 
@@ -93,7 +93,7 @@ def detector(*, with_keypoints: bool = True, size: int | None = None) -> onnx.Mo
     return graph.model({"image": [1, 3, size or "height", size or "width"]}, outputs)
 
 
-def recogniser(embedding_size: int = 512, seed: int = 0, size: int = 112) -> onnx.ModelProto:
+def recognizer(embedding_size: int = 512, seed: int = 0, size: int = 112) -> onnx.ModelProto:
     """[batch, 3, 112, 112], (RGB - 127.5) / 127.5, to embeddings of length about 20.
 
     No two nodes are named `Sub*` and `Mul*`: insightface would then feed it 0 to 255.
@@ -116,7 +116,7 @@ class _Graph:
         self.constants: list[onnx.TensorProto] = []
 
     def node(self, op: str, *inputs: str, name: str | None = None, **attributes) -> str:
-        # Not named after the operation, by which insightface guesses the recogniser's input range.
+        # Not named after the operation: insightface guesses the input range by that name.
         name = name or f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
@@ -151,7 +151,7 @@ class _Graph:
         graph = helper.make_graph(
             self.nodes, "synthetic", declare(inputs), declare(outputs), self.constants
         )
-        # onnx writes a newer version than onnxruntime reads, unless told.
+        # By default onnx writes a newer version than onnxruntime reads.
         model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
         onnx.checker.check_model(model)
         return model

@@ -14,8 +14,8 @@ from PIL import Image
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
-from instantid_jax.face.packs import LICENCE, PackNotFoundError
-from tests.face.synthetic_pack import detector, keypoints, photo, recogniser, write_pack
+from instantid_jax.face.packs import LICENSE, PackNotFoundError
+from tests.face.synthetic_pack import detector, keypoints, photo, recognizer, write_pack
 
 # (top, left, side, identity): on the detector's grid in a 640 x 640 photo.
 LARGE, SMALL = (128, 320, 128, 1), (64, 64, 64, 2)
@@ -83,10 +83,10 @@ def test_insightface_gets_blue_green_red(analyzer):
     picture = photo(640, 640, LARGE)
     with pytest.raises(InputError, match="no face"):
         analyzer.analyze(np.ascontiguousarray(picture[..., ::-1]))
-    # A crop equal to the whole face, through the recogniser's definition in plain numpy.
+    # A crop equal to the whole face, through the recognizer's definition in plain numpy.
     crop = np.asarray(Image.fromarray(picture[128:256, 320:448]).resize((112, 112), Image.BOX))
     means = (crop.astype(np.float32) / 127.5 - 1).reshape(7, 16, 7, 16, 3).mean((1, 3))
-    weights = onnx.numpy_helper.to_array(recogniser().graph.initializer[0])
+    weights = onnx.numpy_helper.to_array(recognizer().graph.initializer[0])
     want = means.transpose(2, 0, 1).ravel() @ weights
     got = analyzer.analyze(picture).embedding
     assert got @ want / np.linalg.norm(got) / np.linalg.norm(want) > 0.99
@@ -176,21 +176,21 @@ def test_a_detector_of_fixed_size_is_used_at_that_size(tmp_path, caplog):
     ("files", "message"),
     [
         ({"a": detector()}, r"holds a\.onnx \(detection\): expected"),
-        ({"b": recogniser()}, r"holds b\.onnx \(recognition\): expected"),
+        ({"b": recognizer()}, r"holds b\.onnx \(recognition\): expected"),
         (
-            {"a": detector(), "b": recogniser(), "c": recogniser(seed=1)},
+            {"a": detector(), "b": recognizer(), "c": recognizer(seed=1)},
             r"b\.onnx \(recognition\), c\.onnx \(recognition\): .* one recognizer",
         ),
         (
-            {"a": detector(), "b": detector(), "c": recogniser()},
+            {"a": detector(), "b": detector(), "c": recognizer()},
             r"a\.onnx \(detection\), b\.onnx \(detection\)",
         ),
         (
-            {"a": detector(with_keypoints=False), "b": recogniser()},
+            {"a": detector(with_keypoints=False), "b": recognizer()},
             r"without keypoints: expected one detector with keypoints",
         ),
         # insightface goes by the input's size alone: 80 is nothing that it knows.
-        ({"a": detector(), "b": recogniser(size=80)}, r"b\.onnx \(unknown\)"),
+        ({"a": detector(), "b": recognizer(size=80)}, r"b\.onnx \(unknown\)"),
         ({"a": detector(), "b": b"version https://git-lfs"}, r"b\.onnx cannot be used"),
     ],
 )
@@ -205,7 +205,7 @@ def test_packs_of_other_content_are_refused(tmp_path, files, message):
 
 def test_models_of_other_kinds_are_left_alone(tmp_path):
     write_pack(tmp_path)
-    onnx.save(recogniser(size=80), tmp_path / "other.onnx")
+    onnx.save(recognizer(size=80), tmp_path / "other.onnx")
     FaceAnalyzer(tmp_path).analyze(photo(640, 640, LARGE))
 
 
@@ -216,7 +216,7 @@ def test_a_manifest_is_refused(tmp_path):
         FaceAnalyzer(tmp_path)
 
 
-def test_recognisers_of_other_lengths_are_taken(tmp_path):
+def test_recognizers_of_other_lengths_are_taken(tmp_path):
     analyzer = FaceAnalyzer(write_pack(tmp_path, embedding_size=64))
     assert analyzer.analyze(photo(640, 640, LARGE)).embedding.shape == (64,)
 
@@ -245,10 +245,10 @@ def test_nothing_is_downloaded_without_permission(downloads, tmp_path):
     assert not downloads and not list(tmp_path.iterdir())
 
 
-def test_a_download_tells_the_licence_and_is_done_once(downloads, tmp_path, caplog, capfd):
+def test_a_download_logs_the_license_and_happens_once(downloads, tmp_path, caplog, capfd):
     with caplog.at_level(logging.WARNING):
         FaceAnalyzer("antelopev2", root=tmp_path, download=True)
-    assert LICENCE in caplog.text and "non-commercial research only" in LICENCE
+    assert LICENSE in caplog.text and "non-commercial research only" in LICENSE
     assert len(downloads) == 1 and downloads[0].endswith("/antelopev2.zip")
     assert capfd.readouterr().out == ""
     # The archive and the scratch folder are gone.
@@ -276,8 +276,8 @@ def test_a_path_is_not_downloaded(downloads, tmp_path):
     assert not downloads
 
 
-def test_another_provider_than_asked_for_is_told(pack, monkeypatch):
-    """It is built in, and does not start: onnxruntime would go on without a word."""
+def test_another_provider_than_requested_is_refused(pack, monkeypatch):
+    """The provider is built in and does not start; onnxruntime falls back silently."""
     import onnxruntime
 
     asked, running = onnxruntime.get_available_providers()[0], ["other", "another"]

@@ -59,7 +59,7 @@ def test_embeddings_of_other_lengths_are_taken():
     assert whole_face(embedding=np.arange(7.0)).embedding.shape == (7,)
 
 
-def test_a_normalised_embedding_is_remarked_upon(caplog):
+def test_warns_of_a_normalized_embedding(caplog):
     with caplog.at_level(logging.WARNING):
         whole_face()
         assert not caplog.records
@@ -130,7 +130,7 @@ def test_kps_of_the_photo_scale_with_the_output():
     np.testing.assert_allclose(whole_face().kps_for(400, 200), 2 * KPS)
 
 
-def test_kps_fit_a_wider_output_centred_and_unstretched():
+def test_kps_fit_a_wider_output_centered_and_unstretched():
     # 200 x 100 into 400 x 1000: twice the size, 200 of 1000 columns, 400 to the left of them.
     np.testing.assert_allclose(whole_face().kps_for(400, 1000), 2 * KPS + [400, 0])
     np.testing.assert_allclose(whole_face().kps_for(1000, 50), KPS / 2 + [0, 450])

@@ -114,7 +114,7 @@ def test_positions_are_truncated_not_rounded():
 def test_later_parts_cover_earlier_ones():
     same = draw_keypoints(64, 64, np.full((5, 2), 32.0))
     np.testing.assert_array_equal(same[32, 32], RGB[4])
-    # Two limbs on one line to the nose: the second one's colour shows where they overlap.
+    # Two limbs on one line to the nose: the second one's color shows where they overlap.
     kps = np.array([[10, 30], [40, 30], [110, 30], [60, 100], [110, 110]], np.float32)
     picture = draw_keypoints(128, 128, kps)
     np.testing.assert_array_equal(picture[30, 75], [0, 153, 0])

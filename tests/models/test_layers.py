@@ -14,8 +14,8 @@ from instantid_jax.models import layers
 def test_group_norm_keeps_precision_far_from_zero(offset):
     x = offset + np.random.default_rng(0).standard_normal((2, 4, 4, 8)).astype(np.float32)
     grouped = x.astype(np.float64).reshape(2, 16, 2, 4)
-    centred = grouped - grouped.mean((1, 3), keepdims=True)
-    exact = centred / np.sqrt(centred.var((1, 3), keepdims=True) + 1e-5)
+    centered = grouped - grouped.mean((1, 3), keepdims=True)
+    exact = centered / np.sqrt(centered.var((1, 3), keepdims=True) + 1e-5)
     ours = layers.GroupNorm(8, 2, eps=1e-5, rngs=nnx.Rngs(0))(x)
     np.testing.assert_allclose(ours.reshape(2, 16, 2, 4), exact, atol=2e-3)
 

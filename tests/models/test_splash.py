@@ -81,7 +81,7 @@ def test_a_mesh_changes_nothing(shape, heads, rows):
     ("shape", "rows", "batch"),
     [
         ((2, 2, 2), 4, ("guidance", "data")),
-        # Of pictures that are decoded there is no second half.
+        # Decoded pictures have no second half.
         ((2, 2, 2), 2, ("data",)),
         ((2, 2, 2), 3, None),
     ],

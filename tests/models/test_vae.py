@@ -81,7 +81,7 @@ def test_latents_stay_float32_with_bfloat16_weights(vae):
 
 
 @pytest.mark.parametrize("name", ["use_quant_conv", "use_post_quant_conv"])
-def test_a_vae_without_quantising_convolutions_has_no_weights_for_them(name):
+def test_a_vae_without_quantizing_convolutions_has_no_weights_for_them(name):
     network = Network(AutoencoderKL, VAEConfig(**VAE, **{name: False}))
     prefix = name.removeprefix("use_") + "."
     assert not [key for key in network.shapes if key.startswith(prefix)]

@@ -570,7 +570,7 @@ class InstantIDReference:
         vae: Mapping = VAE,
         resampler: Mapping = RESAMPLER,
     ):
-        """`folder` takes the tokenizers; settings beside the defaults fall back to those."""
+        """`folder` receives the tokenizers; missing settings take the defaults."""
         self.tokenizer = save_tokenizer(Path(folder) / "tokenizer", pad_token=END)
         self.tokenizer_2 = save_tokenizer(Path(folder) / "tokenizer_2", pad_token="!")
         end = {"eos_token_id": eos_token_id}
@@ -600,7 +600,8 @@ class InstantIDReference:
 
         Args:
           adapter: "bin" or "safetensors", the adapter file's kind.
-          dtype: of all tensors; `variant`: as "fp16" in `diffusion_pytorch_model.fp16.safetensors`.
+          dtype: dtype of all tensors.
+          variant: such as "fp16" in `diffusion_pytorch_model.fp16.safetensors`.
         """
         folder = Path(folder)
         sdxl = folder / "sdxl"
@@ -650,7 +651,7 @@ class InstantIDReference:
         write_json(folder / "config.json", {"dim_head": self.resampler_settings["dim_head"]})
 
     def adapter_state(self, dtype: torch.dtype = torch.float32) -> dict[str, dict]:
-        """What the adapter file holds: `image_proj` and `ip_adapter`."""
+        """Contents of the adapter file: `image_proj` and `ip_adapter`."""
         parts = {"image_proj": self.resampler, "ip_adapter": self.id_adapter}
         return {
             part: {name: tensor.to(dtype) for name, tensor in module.state_dict().items()}
@@ -927,7 +928,7 @@ def _numpy_2():
 
 @contextlib.contextmanager
 def _draws(scheduler, step_noise):
-    """Hands the scheduler the noise of the step that the yielded function is told."""
+    """Gives the scheduler the noise of the step passed to the yielded function."""
     step = 0
 
     def at_step(i):

@@ -193,7 +193,7 @@ def test_cross_attention_equals_torch(controlnet):
 
 @pytest.fixture
 def decoupled(unet_and_adapter):
-    """What our decoupled attentions are given, and the joint rows that torch's are."""
+    """Inputs of our decoupled attentions, and the joint rows for torch's."""
     _, adapter = unet_and_adapter
     adapter.set_scale(0.7)
     text, id_tokens = unit_noise(2, 2, 7, 64), unit_noise(3, 2, 6, 64)

@@ -126,7 +126,7 @@ def torch_scheduler(name: str | None):
 
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Of pictures in [0, 1]."""
+    """PSNR of pictures in [0, 1], in dB."""
     return -10 * np.log10(np.mean((ours - theirs) ** 2))
 
 

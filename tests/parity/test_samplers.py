@@ -66,7 +66,7 @@ def unit_noise(count):
 
 
 def diffusers_scheduler(config, name, **settings):
-    """What a user has after `X.from_config(pipe.scheduler.config, ...)`."""
+    """The scheduler from `X.from_config(pipe.scheduler.config, ...)`."""
     own = getattr(diffusers, config["_class_name"]).from_config(config)
     if name is None:
         return own
@@ -200,7 +200,7 @@ def test_final_latents(name, prediction_type, zero_snr, spacing, monkeypatch):
 @pytest.mark.parametrize("name", ["euler", "euler_trailing", "euler_ancestral"])
 @pytest.mark.parametrize("steps", [1, 2, 4, 5])
 def test_few_steps_from_zero_snr(name, steps, monkeypatch):
-    """Where float32 fails diffusers, its float64 is the reference, at the same bound."""
+    """Compares with diffusers in float64 if its float32 fails, at the same bound."""
     config = {
         **SDXL,
         "prediction_type": "v_prediction",
@@ -320,8 +320,8 @@ def test_missing_keys_are_sdxl_base():
 
 
 def test_every_key_of_the_six_classes_is_known():
-    # What remains has effect only beside a setting that is refused.
-    beside = {
+    # These have effect only together with a refused setting.
+    without_effect = {
         "dynamic_thresholding_ratio",
         "sample_max_value",
         "clip_sample_range",
@@ -331,7 +331,7 @@ def test_every_key_of_the_six_classes_is_known():
     fields = {field.name for field in dataclasses.fields(ScheduleConfig)}
     for class_name in (EULER, ANCESTRAL, DDIM, DPM, UNIPC, LCM):
         keys = set(inspect.signature(getattr(diffusers, class_name).__init__).parameters)
-        assert keys - {"self"} - beside <= fields, class_name
+        assert keys - {"self"} - without_effect <= fields, class_name
 
 
 SCHEDULES = [

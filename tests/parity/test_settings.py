@@ -73,7 +73,7 @@ def test_supported_values_of_fixed_settings_are_those_of_sdxl(name):
     """A setting that is absent takes diffusers' default, which must be what we compute."""
     theirs, _, only = NETWORKS[name]
     defaults = signature(theirs)
-    # Without these two, the weights have other names or shapes, which is told.
+    # Without these two, the weights have other names or shapes, which is an error.
     told_by_shapes = {"use_linear_projection", "addition_embed_type"}
     for key, supported in only.items():
         if key in defaults and key not in told_by_shapes:

@@ -51,7 +51,7 @@ def message(call, *args, **kwargs) -> str:
 
 
 def damage(folder, step, weights):
-    """Changes one bit of the largest of some arrays, of which there is one copy on the disk."""
+    """Flips one bit of the largest array, which has one copy on disk."""
     name = max(weights, key=lambda name: weights[name].nbytes)
     raw = weights[name].tobytes()
     files = [p for p in (folder / "checkpoints" / str(step)).rglob("*") if p.is_file()]
@@ -74,8 +74,8 @@ def test_parts_are_those_saved_bit_for_bit(written, unet, raw, caplog):
             n: s.shape for n, s in component_shapes(name, part.network).items()
         }
         assert part.source == f"{folder}, step 6"
-    told = "the raw parameters" if raw else "the moving average"
-    assert [r.getMessage() for r in caplog.records] == [f"{folder}: step 6, {told}"]
+    expected = "the raw parameters" if raw else "the moving average"
+    assert [r.getMessage() for r in caplog.records] == [f"{folder}: step 6, {expected}"]
 
 
 def test_components_are_configured_as_the_run_was(written, unet):
@@ -119,7 +119,7 @@ def test_a_part_is_read_without_the_others(folder, written):
         assert_same_bits(trained.load(name), part_of(saved, name))
     line = message(trained.load, "controlnet")
     assert "the checkpoint of step 6 is damaged" in line and "ema/controlnet." in line
-    # The parameters beside the average are sound.
+    # The parameters are intact.
     sound = part_of(written[1][6, True], "controlnet")
     assert_same_bits(open_trained(folder, raw=True).load("controlnet"), sound)
 
@@ -213,11 +213,11 @@ SPOILT = {
 
 @pytest.mark.parametrize("how", SPOILT)
 def test_networks_that_are_not_known_are_refused(folder, how):
-    text, told = SPOILT[how]
+    text, expected = SPOILT[how]
     (folder / "networks.json").unlink()
     if text is not None:
         (folder / "networks.json").write_text(text)
-    assert told.replace("{folder}", str(folder)) in message(open_trained, folder)
+    assert expected.replace("{folder}", str(folder)) in message(open_trained, folder)
 
 
 def test_a_run_of_something_else_is_refused(tmp_path):

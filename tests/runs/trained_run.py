@@ -47,7 +47,7 @@ def write_run(
 
     Args:
       average: whether the run keeps one.
-      more: parameters beside those drawn, or in place of them.
+      more: parameters to add or replace.
     """
     config = ResamplerConfig(**{"output_dim": unet["cross_attention_dim"], **resampler})
     settings = {
@@ -68,7 +68,7 @@ def write_run(
             ema = draw(shapes, 1000 + step) if average else {}
             if average:
                 saved[step, False] = ema
-            # The optimiser's moments are there to be left unread.
+            # The optimizer's moments, which must not be read.
             moments = ({"controlnet.conv_in.kernel": jnp.ones((2, 2))},)
             state = State(jnp.asarray(step), params, moments, ema)
             saver.save(step, jax.tree.map(jnp.asarray, state), META)

@@ -37,10 +37,10 @@ for kind, source in zip(sys.argv[1::2], sys.argv[2::2]):
     else:
         select = functools.partial(selection.sdxl_files, variant=kind or None)
     try:
-        told = {"folder": str(hub.folder_of(source, select))}
+        result = {"folder": str(hub.folder_of(source, select))}
     except InputError as error:
-        told = {"error": str(error)}
-    print(json.dumps(told | {"log": list(lines)}))
+        result = {"error": str(error)}
+    print(json.dumps(result | {"log": list(lines)}))
 """
 
 
@@ -54,7 +54,7 @@ def hub():
 
 @pytest.fixture
 def fetch(hub, tmp_path):
-    """Fetches pairs of kind and source in one process; returns what each told."""
+    """Fetches pairs of kind and source in one process; returns the result of each."""
 
     def run(*pairs, **environment):
         unwanted = ("HF_", "HUGGING", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "XDG_CACHE")
@@ -70,10 +70,10 @@ def fetch(hub, tmp_path):
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        told = [json.loads(line) for line in done.stdout.splitlines()]
-        for one in told:
+        results = [json.loads(line) for line in done.stdout.splitlines()]
+        for one in results:
             assert "\n" not in one.get("error", "")
-        return told
+        return results
 
     return run
 
@@ -109,32 +109,32 @@ def test_fetches_what_is_needed_once_then_offline(hub, fetch, tmp_path):
 
 def test_sizes_are_told_before_anything_is_fetched(hub, fetch):
     hub.repositories[IDENTITY]["ip-adapter.bin"] = bytes(2932)
-    (told,) = fetch("instantid", IDENTITY)
-    assert told["log"] == [f"fetching 3 files, 3.0 kB, from {IDENTITY}"]
+    (result,) = fetch("instantid", IDENTITY)
+    assert result["log"] == [f"fetching 3 files, 3.0 kB, from {IDENTITY}"]
     assert hub.downloads() == sorted(instantid_files(INSTANTID))
 
 
 def test_revisions(hub, fetch):
-    told = fetch(
+    results = fetch(
         *("instantid", f"{IDENTITY}@v1"),
         *("instantid", f"{IDENTITY}@{COMMIT}"),
         *("instantid", f"{IDENTITY}@refs/pr/1"),
         *("instantid", f"{IDENTITY}@v2"),
     )
-    assert len({one["folder"] for one in told[:3]}) == 1
-    assert told[3]["error"].startswith(f"{IDENTITY}@v2: the repository has no revision 'v2'")
+    assert len({one["folder"] for one in results[:3]}) == 1
+    assert results[3]["error"].startswith(f"{IDENTITY}@v2: the repository has no revision 'v2'")
     assert len(hub.downloads()) == 3
     # The commit is cached, but only asking for a branch or tag tells which commit that is.
     known, unknown = fetch(
         *("instantid", f"{IDENTITY}@refs/pr/1"), *("instantid", IDENTITY), HF_HUB_OFFLINE="1"
     )
-    assert known["folder"] == told[0]["folder"]
+    assert known["folder"] == results[0]["folder"]
     assert "does not contain it" in unknown["error"]
 
 
-def test_what_cannot_be_fetched_is_told_in_a_line(hub, fetch):
+def test_what_cannot_be_fetched_is_refused_in_a_line(hub, fetch):
     hub.gated.add("stabilityai/gated")
-    told = fetch(
+    results = fetch(
         *("bf16", SDXL),
         *("", "stabilityai/gated"),
         *("", "nobody/nothing"),
@@ -143,8 +143,8 @@ def test_what_cannot_be_fetched_is_told_in_a_line(hub, fetch):
         *("", "sdxl"),
         *("", IDENTITY),
     )
-    errors = [one["error"] for one in told]
-    assert all(one["log"] == [] for one in told)
+    errors = [one["error"] for one in results]
+    assert all(one["log"] == [] for one in results)
     assert errors[0] == (
         f'{SDXL}: no weights of variant="bf16" in unet/; '
         'it has variant="fp16", variant=None: use that'
@@ -160,9 +160,9 @@ def test_what_cannot_be_fetched_is_told_in_a_line(hub, fetch):
 
 
 def test_offline_without_a_cache_says_how_to_fetch(hub, fetch, tmp_path):
-    (told,) = fetch("", SDXL, HF_HUB_OFFLINE="1")
+    (result,) = fetch("", SDXL, HF_HUB_OFFLINE="1")
     cache = tmp_path / "home" / "hub"
-    assert told["error"] == (
+    assert result["error"] == (
         f"{SDXL}: HF_HUB_OFFLINE is set, and the cache {cache} does not contain it; "
         "run once without it, with a network"
     )
@@ -170,8 +170,8 @@ def test_offline_without_a_cache_says_how_to_fetch(hub, fetch, tmp_path):
 
 
 def test_offline_with_parts_of_it_names_the_rest(hub, fetch):
-    (told,) = fetch("fp16", SDXL)
-    folder = Path(told["folder"])
+    (result,) = fetch("fp16", SDXL)
+    folder = Path(result["folder"])
     (folder / "tokenizer_2" / "special_tokens_map.json").unlink()
     whole, partial, wrong = fetch(
         *("tokenizers", SDXL), *("", SDXL), *("bf16", SDXL), HF_HUB_OFFLINE="1"
@@ -181,18 +181,18 @@ def test_offline_with_parts_of_it_names_the_rest(hub, fetch):
     assert "lacks 5 of 18 files (tokenizer_2/special_tokens_map.json, unet/" in partial["error"]
     assert 'no weights of variant="bf16" in unet/; it has variant="fp16"' in wrong["error"]
     (again,) = fetch("fp16", SDXL)
-    assert again["folder"] == told["folder"] and again["log"][0].startswith("fetching 1 files")
+    assert again["folder"] == result["folder"] and again["log"][0].startswith("fetching 1 files")
     assert (folder / "tokenizer_2" / "special_tokens_map.json").is_file()
 
 
 def test_cache_of_other_programs_is_used_offline(hub, fetch):
     """Theirs has no list of what the repository holds."""
-    (told,) = fetch("instantid", IDENTITY)
-    trees = Path(told["folder"]).parents[1] / "trees"
+    (result,) = fetch("instantid", IDENTITY)
+    trees = Path(result["folder"]).parents[1] / "trees"
     for tree in trees.iterdir():
         tree.unlink()
-    assert fetch("instantid", IDENTITY, HF_HUB_OFFLINE="1") == [told | {"log": []}]
-    (Path(told["folder"]) / "ip-adapter.bin").unlink()
+    assert fetch("instantid", IDENTITY, HF_HUB_OFFLINE="1") == [result | {"log": []}]
+    (Path(result["folder"]) / "ip-adapter.bin").unlink()
     (lacking,) = fetch("instantid", IDENTITY, HF_HUB_OFFLINE="1")
     assert lacking["error"].startswith(
         f"{IDENTITY}: HF_HUB_OFFLINE is set, and its cached files are incomplete: "
@@ -201,20 +201,20 @@ def test_cache_of_other_programs_is_used_offline(hub, fetch):
 
 
 def test_unreachable_or_broken_hub_leaves_the_cache(hub, fetch):
-    (told,) = fetch("instantid", IDENTITY)
+    (result,) = fetch("instantid", IDENTITY)
     hub.broken = 503
     cached, nothing = fetch(*("instantid", IDENTITY), *("", SDXL))
-    assert cached["folder"] == told["folder"]
+    assert cached["folder"] == result["folder"]
     assert cached["log"] == [f"{IDENTITY}: {hub.url} answered 503; using its cached files"]
     assert f"{hub.url} answered 503, and the cache" in nothing["error"]
     closed = "http://127.0.0.1:9"
     cached, nothing = fetch(*("instantid", IDENTITY), *("", SDXL), HF_ENDPOINT=closed)
-    assert cached["folder"] == told["folder"]
+    assert cached["folder"] == result["folder"]
     assert f"{closed} cannot be reached (ConnectError" in cached["log"][0]
     assert "check the network, or pass a local folder" in nothing["error"]
 
 
-def test_file_that_vanishes_is_told(hub, fetch):
+def test_file_that_vanishes_is_reported(hub, fetch):
     files = hub.repositories[IDENTITY]
 
     class Vanishing(dict):
@@ -222,9 +222,9 @@ def test_file_that_vanishes_is_told(hub, fetch):
             return name != "ip-adapter.bin" and super().__contains__(name)
 
     hub.repositories[IDENTITY] = Vanishing(files)
-    (told,) = fetch("instantid", IDENTITY)
-    assert told["error"].startswith(f"{IDENTITY}: the download stopped (RemoteEntryNotFoundError")
-    assert told["error"].endswith("run again, cached files are kept")
+    (result,) = fetch("instantid", IDENTITY)
+    assert result["error"].startswith(f"{IDENTITY}: the download stopped (RemoteEntryNotFoundError")
+    assert result["error"].endswith("run again, cached files are kept")
 
 
 def test_local_folder_comes_before_the_hub(tmp_path):

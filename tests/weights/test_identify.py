@@ -1,4 +1,4 @@
-"""What a file is, told from names and shapes of published files and of diffusers' classes."""
+"""Identification by names and shapes of published files and of diffusers' classes."""
 
 import numpy as np
 import pytest
@@ -118,7 +118,7 @@ PUBLISHED = {
         None,
     ),
     "InstantID": (ADAPTER, "an InstantID adapter", "instantid"),
-    "InstantID for another recogniser": (
+    "InstantID for another recognizer": (
         ADAPTER | {"image_proj.proj_in.weight": (1280, 96)},
         "an InstantID adapter for face embeddings of 96 numbers",
         "instantid",

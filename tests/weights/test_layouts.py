@@ -1,4 +1,4 @@
-"""What lies where: models found in folders and single files, and how their weights are read."""
+"""Finding models in folders and single files, and reading their weights."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def test_settings_of_the_pipeline(folder):
     assert find(folder).force_zeros_for_empty_prompt is False
 
 
-def test_head_size_comes_from_the_settings_beside_the_adapter(folder):
+def test_head_size_comes_from_the_settings_next_to_the_adapter(folder):
     assert find(folder).components["image_proj"].network.config.dim_head == 64
     set_json(folder / "config.json", dim_head=32)
     assert find(folder).components["image_proj"].network.config.dim_head == 32
@@ -159,7 +159,7 @@ def single(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def full_networks():
-    """The full-size networks, whose shapes take a while to trace, in place of fresh ones."""
+    """Reuses the full-size networks, whose shapes are slow to trace."""
     from instantid_jax.components import network
 
     made = {}

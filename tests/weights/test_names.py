@@ -233,7 +233,7 @@ def test_adapter_order_does_not_depend_on_the_order_of_names(sdxl_adapter):
 
 
 def test_adapter_tensors_reach_their_layers(sdxl_adapter):
-    """Each tensor is told apart by its number, at full size, with nothing allocated."""
+    """Identifies each full-size tensor by its number, without allocating it."""
     tensors = {}
     for number, layer in golden_layers().items():
         for leaf in ("to_k_ip", "to_v_ip"):

@@ -121,7 +121,7 @@ def test_text_encoder_without_its_inner_level(small):
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_tensors_beside_the_networks_are_left_out(small, name):
+def test_other_tensors_are_left_out(small, name):
     original = small.original()
     extras = {
         "model_ema.diffusion_modeltime_embed0weight": torch.zeros(3),
@@ -132,7 +132,7 @@ def test_tensors_beside_the_networks_are_left_out(small, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "missing", "told"),
+    ("name", "missing", "shown"),
     [
         ("unet", "middle_block.1.norm.weight", "mid_block.attentions.0.norm.weight"),
         ("vae", "decoder.up.3.upsample.conv.bias", "decoder.up_blocks.0.upsamplers.0.conv.bias"),
@@ -149,10 +149,10 @@ def test_tensors_beside_the_networks_are_left_out(small, name):
         ("text_encoder_2", "text_projection", "text_projection.weight"),
     ],
 )
-def test_a_missing_tensor_is_told_under_diffusers_name(small, name, missing, told):
+def test_a_missing_tensor_is_reported_by_diffusers_name(small, name, missing, shown):
     tensors = as_tensors(small.original())
     del tensors[PREFIXES[name] + missing]
-    with pytest.raises(InputError, match=rf"missing: .*{re.escape(told)}"):
+    with pytest.raises(InputError, match=rf"missing: .*{re.escape(shown)}"):
         to_jax(small.select(name, tensors), small.shapes[name], "the file")
 
 

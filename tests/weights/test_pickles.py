@@ -29,7 +29,7 @@ class Call:
         return self.reduced
 
     def __call__(self):
-        """What a call returns may be called, which pickle checks."""
+        """Returns itself, since pickle checks that the result is callable."""
 
 
 class Stateful:
@@ -43,7 +43,7 @@ class Stateful:
 
 
 def hostile(marker):
-    """What would make `marker` in Python's own unpickler, by the name to be refused."""
+    """Pickles that create `marker` in Python's unpickler, by the name to refuse."""
     command = f"touch {marker}"
     return {
         "posix.system": Call(os.system, command),
@@ -77,7 +77,7 @@ def test_hostile_pickle_runs_nothing_and_is_named(name, protocol, tmp_path):
 
 @pytest.mark.parametrize("name", ["posix.system", "builtins.exec", "builtins.getattr"])
 def test_hostile_pickle_runs_in_pickle(name, tmp_path):
-    """They are no straw men."""
+    """Python's unpickler really runs them."""
     marker = tmp_path / "marker"
     pickle.loads(pickle.dumps(hostile(marker)[name]))
     assert marker.exists()
@@ -188,9 +188,9 @@ HANDWRITTEN = {
 
 @pytest.mark.parametrize("case", HANDWRITTEN)
 def test_handwritten_pickle_is_refused_in_a_line(case, tmp_path):
-    data, told = HANDWRITTEN[case]
+    data, message = HANDWRITTEN[case]
     path = write_archive(tmp_path / "x.bin", data)
-    with pytest.raises(InputError, match=told) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         open_tensors(path)
     assert str(path) in str(caught.value)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 600
@@ -235,12 +235,12 @@ except InputError as error:
 
 @pytest.mark.parametrize("case", BOMBS)
 def test_bomb_stays_small(case, tmp_path):
-    data, told = BOMBS[case]
+    data, message = BOMBS[case]
     path = write_archive(tmp_path / "x.bin", data, compression=8)
     command = [sys.executable, "-c", LIMITED, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert told in done.stdout
+    assert message in done.stdout
 
 
 def test_everything_a_checkpoint_holds_is_read(tmp_path):

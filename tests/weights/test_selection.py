@@ -195,7 +195,7 @@ def test_weights_in_picks_the_first(case):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         (
             ["diffusion_pytorch_model.safetensors.index.json", *SHARDS[:2]],
@@ -212,8 +212,8 @@ def test_weights_in_picks_the_first(case):
         ([], "found nothing"),
     ],
 )
-def test_weights_in_names_what_is_missing(files, told):
-    with pytest.raises(InputError, match=told):
+def test_weights_in_names_what_is_missing(files, message):
+    with pytest.raises(InputError, match=message):
         weights_in(files, "")
 
 

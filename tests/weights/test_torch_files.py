@@ -101,10 +101,10 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_file_is_told(case, tmp_path):
-    content, told = WRONG[case]
+    content, message = WRONG[case]
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=told) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         open_tensors(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -191,7 +191,7 @@ def test_missing_shard_is_told(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("weight_map", "told"),
+    ("weight_map", "message"),
     [
         ({"a": "1.bin", "c": "2.bin", "d": "2.bin"}, r"not in the shard .* \('d' in 2\.bin\)"),
         (
@@ -204,8 +204,8 @@ def test_missing_shard_is_told(kind, tmp_path):
         ({"a": "model.safetensors.index.json"}, "a JSON file"),
     ],
 )
-def test_index_that_does_not_fit_is_told(weight_map, told, tmp_path):
-    with pytest.raises(InputError, match=told):
+def test_index_that_does_not_fit_is_refused(weight_map, message, tmp_path):
+    with pytest.raises(InputError, match=message):
         open_tensors(write_shards(tmp_path, "safetensors", weight_map=weight_map))
 
 
