@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-fast test-slow lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/instantid demo --output out/demo.png
@@ -12,6 +12,13 @@ demo: $(VENV)/.installed
 # with them, as users do.
 test: $(VENV)/.installed-test
 	JAX_DISABLE_MOST_OPTIMIZATIONS=true $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+
+# Tests on the host: no network is compiled in these.
+FAST := tests/diffusion tests/face $(wildcard tests/request) tests/weights $(addprefix tests/test_, \
+	atomic.py components.py english.py layers.py params.py pictures.py prompt.py sharding.py)
+
+test-fast: lint
+	JAX_DISABLE_MOST_OPTIMIZATIONS=true $(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
