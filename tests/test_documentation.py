@@ -1,0 +1,145 @@
+"""The code in README.md and the other documents: commands parse, and Python blocks run.
+
+The Python blocks of a document run in order, in one namespace and an empty folder. The fence
+"```python weights" marks a block that needs published weights: it is only compiled.
+"""
+
+import functools
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import convert.__main__
+import instantid_jax.cache
+import train.__main__
+import train.distributed
+import train.loop
+from instantid_jax import cli
+from instantid_jax.cli.entry import run_command
+from instantid_jax.pictures import save_png
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^```(?P<info>[^\n]+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block: its file, first line, language, marks and code."""
+
+    path: Path
+    line: int
+    language: str
+    marks: tuple[str, ...]
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line}"
+
+
+def blocks() -> Iterator[Block]:
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")]):
+        text = path.read_text(encoding="utf-8")
+        for match in FENCE.finditer(text):
+            language, *marks = match["info"].split()
+            line = text.count("\n", 0, match.start("code")) + 1
+            yield Block(path, line, language, tuple(marks), match["code"])
+
+
+def commands(code: str) -> Iterator[list[str]]:
+    """The words of each command in a shell block, without comments."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words
+
+
+BLOCKS = list(blocks())
+COMMANDS = [
+    pytest.param(words, id=f"{block}: {' '.join(words[:5])}")
+    for block in BLOCKS
+    if block.language == "sh"
+    for words in commands(block.code)
+    if words[0] == "instantid"
+    or words[:3] in (["python", "-m", "train"], ["python", "-m", "convert"])
+]
+SCRIPTS = {
+    path: [block for block in group if block.language == "python"]
+    for path, group in itertools.groupby(BLOCKS, key=lambda block: block.path)
+}
+
+
+@pytest.fixture
+def parsed(monkeypatch, tmp_path):
+    """Replaces what the commands do; returns the names of those that were called.
+
+    The commands find `configs/`, and an `out.png` that records its prompt.
+    """
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    image = np.zeros((64, 64, 3), np.uint8)
+    save_png(image, tmp_path / "out.png", text={"parameters": "a person\nSteps: 8, Seed: 1"})
+    monkeypatch.chdir(tmp_path)
+    called = []
+
+    def parse_only(name, functions, *rest):
+        def skipping(command, function):
+            return functools.wraps(function)(lambda *_, **__: called.append(command))
+
+        run_command(name, {n: skipping(n, f) for n, f in functions.items()}, *rest)
+
+    def skip_training(*_):
+        called.append("train")
+        return 0
+
+    monkeypatch.setattr(cli, "run_command", parse_only)
+    monkeypatch.setattr(convert.__main__, "run_command", parse_only)
+    monkeypatch.setattr(train.loop, "train", skip_training)
+    monkeypatch.setattr(train.distributed, "join", lambda _: None)
+    monkeypatch.setattr(instantid_jax.cache, "keep_compiled_programs", lambda: None)
+    return called
+
+
+def call(words: list[str]) -> None:
+    if words[0] == "instantid":
+        cli.main(words[1:])
+    elif words[2] == "convert":
+        convert.__main__.main(words[3:])
+    else:
+        with pytest.raises(SystemExit) as ended:
+            train.__main__.main(words[3:])
+        assert not ended.value.code
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_parse(words, parsed):
+    call(words)
+    expected = "train" if words[2:3] == ["train"] else words[3 if words[0] == "python" else 1]
+    assert parsed == [expected]
+
+
+@pytest.mark.parametrize("program", ["instantid generate", "python -m convert to-jax"])
+def test_an_unknown_flag_does_not_parse(program, parsed):
+    with pytest.raises(SystemExit) as ended:
+        call([*program.split(), "--no-such-flag", "1"])
+    assert ended.value.code == 2 and not parsed
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.name) for path, scripts in SCRIPTS.items() if scripts]
+)
+def test_python_blocks_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in SCRIPTS[path]:
+        code = compile(block.code, str(block), "exec")
+        if "weights" not in block.marks:
+            exec(code, names)
+
+
+def test_the_documents_have_such_blocks():
+    assert len(COMMANDS) > 10
+    assert any("weights" not in block.marks for block in itertools.chain(*SCRIPTS.values()))
