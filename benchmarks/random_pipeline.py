@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from instantid_jax import InstantIDPipeline
 from instantid_jax.cache import keep_compiled_programs
-from instantid_jax.components import Component, Model, component_shapes, network
+from instantid_jax.components import Component, ModelSource, component_shapes, network
 from instantid_jax.params import Params
 from instantid_jax.weights.sdxl_base import SCHEDULER
 from miniature.base.tokenizer import write_tokenizer
@@ -48,7 +48,7 @@ def random_pipeline(
         # Its tokens are valid for SDXL's networks, whose random weights ignore their meaning.
         tokenizer = Path(folder) / "tokenizer"
         write_tokenizer(tokenizer)
-        model = Model(components, SCHEDULER, (tokenizer, tokenizer))
+        model = ModelSource(components, SCHEDULER, (tokenizer, tokenizer))
         return InstantIDPipeline(model, dtype=dtype, vae_dtype=vae_dtype)
 
 

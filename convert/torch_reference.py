@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from convert.diffusers_settings import diffusers_settings
 from convert.verification_step import GUIDANCE_SCALE, STEPS, Inputs, Outputs
-from instantid_jax.components import Component, Model
+from instantid_jax.components import Component, ModelSource
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.json_files import write_json
 
@@ -29,7 +29,7 @@ State = dict[str, torch.Tensor]
 
 
 @torch.no_grad()
-def torch_step(model: Model, inputs: Inputs) -> Outputs:
+def torch_step(model: ModelSource, inputs: Inputs) -> Outputs:
     """One guided step; loads one network at a time.
 
     Args:
@@ -55,7 +55,7 @@ def torch_step(model: Model, inputs: Inputs) -> Outputs:
         sample,
         timestep,
         encoder_hidden_states=tokens,
-        controlnet_cond=nchw(inputs.picture).repeat(2, 1, 1, 1) / 255,
+        controlnet_cond=nchw(inputs.image).repeat(2, 1, 1, 1) / 255,
         added_cond_kwargs=added,
         return_dict=False,
     )

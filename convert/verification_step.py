@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from instantid_jax.components import Model
+from instantid_jax.components import ModelSource
 from instantid_jax.diffusion.guidance import classifier_free_guidance
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
@@ -36,7 +36,7 @@ class Inputs:
     Attributes:
       embeddings: [2, E]; the negative person is zeros.
       text: [2, L, D]; pooled: [2, P]; time_ids: [2, 6].
-      picture: [1, H, W, 3] in 0 to 255, with drawn keypoints.
+      image: [1, H, W, 3] in 0 to 255, with drawn keypoints.
       noise: [1, H/8, W/8, C] of unit variance.
     """
 
@@ -44,7 +44,7 @@ class Inputs:
     text: np.ndarray
     pooled: np.ndarray
     time_ids: np.ndarray
-    picture: np.ndarray
+    image: np.ndarray
     noise: np.ndarray
     ip_adapter_scale: float = 0.8
 
@@ -66,7 +66,7 @@ class Outputs:
     latents: np.ndarray
 
 
-def draw_inputs(model: Model, height: int, width: int, seed: int) -> Inputs:
+def draw_inputs(model: ModelSource, height: int, width: int, seed: int) -> Inputs:
     """Random inputs with the sizes of a model."""
     rng = np.random.default_rng(seed)
     unet = model.components["unet"].network.config
@@ -83,7 +83,7 @@ def draw_inputs(model: Model, height: int, width: int, seed: int) -> Inputs:
         text=normal(2, TEXT_TOKENS, unet.cross_attention_dim),
         pooled=normal(2, pooled),
         time_ids=np.array([[*size, 0, 0, *size]] * 2, np.float32),
-        picture=draw_keypoints(*size, np.array(FACE) * (width, height))[None],
+        image=draw_keypoints(*size, np.array(FACE) * (width, height))[None],
         noise=normal(1, height // 8, width // 8, unet.in_channels),
     )
 
@@ -103,7 +103,7 @@ def _residuals(
     inputs: dict[str, jax.Array],
 ) -> list[jax.Array]:
     identitynet = network.bind(params)
-    image = identitynet.embed_image(jnp.tile(inputs["picture"] / 255, (2, 1, 1, 1)))
+    image = identitynet.embed_image(jnp.tile(inputs["image"] / 255, (2, 1, 1, 1)))
     conditions = condition_controlnet(
         identitynet, id_tokens, inputs["pooled"], inputs["time_ids"], image
     )
@@ -128,7 +128,7 @@ def _prediction(
     return unet(sample, timestep, conditions.context, conditions.added, residuals)
 
 
-def jax_step(model: Model, inputs: Inputs) -> Outputs:
+def jax_step(model: ModelSource, inputs: Inputs) -> Outputs:
     """One guided step in float32; loads one network at a time."""
     parts = model.components
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from convert.verification_step import Inputs, Outputs, draw_inputs, jax_step
 from instantid_jax.checkpoint import open_model
-from instantid_jax.components import Model
+from instantid_jax.components import ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.sources import Sources
 
@@ -38,8 +38,8 @@ def verify(
       tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None uses
         SDXL base's.
       variant: variant of the weights files, such as fp16.
-      height: picture height in pixels, a multiple of 8.
-      width: picture width in pixels, a multiple of 8.
+      height: image height in pixels, a multiple of 8.
+      width: image width in pixels, a multiple of 8.
       seed: seed of the random inputs.
     """
     for name, value in (("height", height), ("width", width)):
@@ -61,7 +61,7 @@ def verify(
         sys.exit(1)
 
 
-def _torch_step(model: Model, inputs: Inputs) -> Outputs:
+def _torch_step(model: ModelSource, inputs: Inputs) -> Outputs:
     try:
         from convert.torch_reference import torch_step
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""InstantID in JAX and Flax: put a person, given by one photo, into any SDXL picture."""
+"""InstantID in JAX and Flax: put a person, given by one photo, into any SDXL image."""
 
 import importlib
 

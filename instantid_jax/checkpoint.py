@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from instantid_jax.atomic import new_folder
-from instantid_jax.components import Component, Model, component_shapes, network
+from instantid_jax.components import Component, ModelSource, component_shapes, network
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json, write_json
 from instantid_jax.params import Params, mismatches
@@ -37,7 +37,7 @@ FORMAT = 1
 IN_FLIGHT_BYTES = 100_000_000
 
 
-def save_model(model: Model, path: Path, dtype: jnp.dtype | None = None) -> Iterator[str]:
+def save_model(model: ModelSource, path: Path, dtype: jnp.dtype | None = None) -> Iterator[str]:
     """Writes a model one component at a time; yields each name before writing the component.
 
     Holds at most one component in memory. Leaves nothing behind if the iteration ends early.
@@ -74,7 +74,7 @@ def save_model(model: Model, path: Path, dtype: jnp.dtype | None = None) -> Iter
             shutil.copytree(source, folder / name)
 
 
-def open_model(path: Path) -> Model:
+def open_model(path: Path) -> ModelSource:
     """Opens a folder that `save_model` wrote; reads configurations, not weights.
 
     Raises:
@@ -95,7 +95,7 @@ def open_model(path: Path) -> Model:
         wanted = component_shapes(name, net)
         load = functools.partial(load_params, place / "params", wanted)
         components[name] = Component(net, settings, load, str(place))
-    return Model(
+    return ModelSource(
         components,
         read_json(path / "scheduler" / "scheduler_config.json"),
         (path / "tokenizer", path / "tokenizer_2"),

@@ -47,11 +47,11 @@ class Component:
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
+class BaseSource:
     """SDXL, located but not loaded.
 
     Attributes:
-      components: the networks of SDXL; in `Model`, all networks.
+      components: the networks of SDXL; in `ModelSource`, all networks.
       scheduler: contents of `scheduler_config.json`.
       tokenizers: tokenizer folders of text encoders 1 and 2.
       force_zeros_for_empty_prompt: whether the embedding of no negative prompt is zeros.
@@ -64,9 +64,9 @@ class Base:
     force_zeros_for_empty_prompt: bool = True
     guidance_scale: float | None = None
 
-    def with_parts(self, parts: Mapping[str, Component]) -> "Model":
+    def with_parts(self, parts: Mapping[str, Component]) -> "ModelSource":
         """This base with InstantID's parts."""
-        return Model(
+        return ModelSource(
             {**self.components, **parts},
             self.scheduler,
             self.tokenizers,
@@ -76,7 +76,7 @@ class Base:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model(Base):
+class ModelSource(BaseSource):
     """Everything sampling needs, located but not loaded; components keyed by `REQUIRED`."""
 
     def __post_init__(self):

@@ -11,7 +11,7 @@ from instantid_jax.errors import InputError
 TRAINING_AXES = ("data", "fsdp", "tensor")
 # The batch is sharded over these.
 BATCH_AXES = ("data", "fsdp")
-# Pictures, the two halves of guidance, and horizontal slices of a picture. The last communicate
+# Images, the two halves of guidance, and horizontal slices of an image. The last communicate
 # most, so they are placed on neighbors.
 SAMPLING_AXES = ("data", "guidance", "rows")
 # Sharding of the networks' batch in sampling; under guidance all negative rows come first.
@@ -57,9 +57,9 @@ def sampling_mesh(
     """A mesh of the first `data` x `guidance` x `rows` devices.
 
     Args:
-      data: number of pictures at a time.
+      data: number of images at a time.
       guidance: 2 computes both halves of classifier-free guidance in parallel.
-      rows: number of horizontal slices of each picture.
+      rows: number of horizontal slices of each image.
     Raises:
       InputError: if a size is invalid, or there are too few devices.
     """
@@ -105,8 +105,8 @@ def check_shares(
     """Checks that a batch divides over a sampling mesh.
 
     Args:
-      size: (height, width) of the pictures.
-      batch: number of pictures.
+      size: (height, width) of the images.
+      batch: number of images.
       levels: number of resolutions in the UNet, each half of the one before.
     Raises:
       InputError: if it does not.
@@ -114,7 +114,7 @@ def check_shares(
     data, halves, rows = (mesh.shape[axis] for axis in SAMPLING_AXES)
     if batch % data:
         raise InputError(
-            f"{batch} pictures on a mesh of data={data}: expected a multiple of {data}; make more "
+            f"{batch} images on a mesh of data={data}: expected a multiple of {data}; make more "
             "at a time, or use a smaller mesh"
         )
     if halves > 1 and not guidance:
@@ -178,7 +178,7 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_pictures(x: jax.Array) -> jax.Array:
+def split_images(x: jax.Array) -> jax.Array:
     """Constrains [B, H, W, C] to be sharded over `data` and, by height, over `rows`.
 
     This and the next two do nothing unless the context's mesh is a sampling mesh.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding
 
-from instantid_jax.components import Base, Component, check_fit, component_shapes, network
+from instantid_jax.components import BaseSource, Component, check_fit, component_shapes, network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.errors import InputError
 from instantid_jax.models.controlnet import ControlNetConfig
@@ -51,7 +51,7 @@ class BaseModel:
     start: Mapping[str, Component] | None
     settings: Mapping[str, Mapping[str, Any]]
     tokenizers: tuple[PromptTokenizer, PromptTokenizer]
-    base: Base
+    base: BaseSource
 
     @functools.cached_property
     def fingerprint(self) -> str:

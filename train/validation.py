@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from instantid_jax.components import Component, Model
+from instantid_jax.components import Component, ModelSource
 from instantid_jax.errors import InputError
+from instantid_jax.images import save_png
 from instantid_jax.params import Params, cast, split_parts
-from instantid_jax.pictures import save_png
 from instantid_jax.pipeline import InstantIDPipeline
 from instantid_jax.request import Request
 from train.config import TrainConfig, ValidationConfig
@@ -103,7 +103,7 @@ class Validation:
         )
         return np.asarray(pipe.run([request]).images[0])
 
-    def _model(self, parts: Mapping[str, Params]) -> Model:
+    def _model(self, parts: Mapping[str, Params]) -> ModelSource:
         """The run's weights as a model for the pipeline."""
         base = self._base
         components = {}

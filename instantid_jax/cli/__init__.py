@@ -34,6 +34,6 @@ def _run(args: Sequence[str] | None) -> None:
         "instantid",
         commands,
         args,
-        "Puts a person, given by a photo, into any picture: InstantID in JAX. "
+        "Puts a person, given by a photo, into any image: InstantID in JAX. "
         "`instantid --version` reports versions and devices.",
     )

@@ -1,4 +1,4 @@
-"""`instantid demo`: one person in several pictures, side by side, with how alike they are."""
+"""`instantid demo`: one person in several images, side by side, with how alike they are."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
-from instantid_jax.pictures import read_picture, save_png
+from instantid_jax.images import read_image, save_png
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
 
@@ -56,7 +56,7 @@ def demo(
     photos = face or (str(embedded.PORTRAIT),)
     if Path(photos[0]).suffix.lower() == ".npz":
         raise InputError(f"{photos[0]} cannot be shown: name a photo first in --face, then others")
-    photo = Image.fromarray(read_picture(photos[0]))
+    photo = Image.fromarray(read_image(photos[0]))
     shown = weights.person(photos, pack)
     each = settings.num_images_per_prompt
     requests = [
@@ -80,28 +80,28 @@ def demo(
         print(f"{caption}  {prompt}", file=sys.stdout)
 
 
-def similarity(face: Face, picture: Image.Image, analyzer: FaceAnalyzer) -> float | None:
-    """Cosine between embeddings of a face and of the one in a picture; None if none is found."""
-    ((_, found),) = analyzer.analyze_each([picture])
+def similarity(face: Face, image: Image.Image, analyzer: FaceAnalyzer) -> float | None:
+    """Cosine between embeddings of a face and of the one in an image; None if none is found."""
+    ((_, found),) = analyzer.analyze_each([image])
     if not isinstance(found, Face):
         return None
     first, second = (each / np.linalg.norm(each) for each in (face.embedding, found.embedding))
     return float(first @ second)
 
 
-def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
-    """Pictures of one height in a row, a line of text under each."""
-    height = max(ROW, *(picture.height for picture in pictures[1:]))
+def side_by_side(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Images of one height in a row, a line of text under each."""
+    height = max(ROW, *(image.height for image in images[1:]))
     scaled = [
         p.resize((round(p.width * height / p.height), height), Image.Resampling.LANCZOS)
-        for p in pictures
+        for p in images
     ]
     sheet = Image.new("RGB", (sum(p.width for p in scaled), height + LINE), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
     left = 0
-    for picture, caption in zip(scaled, captions, strict=True):
-        sheet.paste(picture, (left, 0))
-        middle = (left + picture.width / 2, height + LINE / 2)
+    for image, caption in zip(scaled, captions, strict=True):
+        sheet.paste(image, (left, 0))
+        middle = (left + image.width / 2, height + LINE / 2)
         pen.text(middle, caption, fill="black", font=font, anchor="mm")
-        left += picture.width
+        left += image.width
     return sheet

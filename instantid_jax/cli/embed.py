@@ -11,7 +11,7 @@ from tqdm import tqdm
 from instantid_jax.cli.faces import FacePack
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.errors import InputError
-from instantid_jax.pictures import find_pictures
+from instantid_jax.images import find_images
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def embed(
       output: a folder; photo a/b.jpg becomes a/b.npz in it.
     """
     check_folder(output)
-    found = find_pictures(photos)
+    found = find_images(photos)
     base = photos if photos.is_dir() else photos.parent
     targets = {path: (output / path.relative_to(base)).with_suffix(".npz") for path in found}
     target, photos_of_it = collections.Counter(targets.values()).most_common(1)[0]

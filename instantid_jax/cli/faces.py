@@ -7,7 +7,7 @@ from pathlib import Path
 
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
-from instantid_jax.pictures import read_picture
+from instantid_jax.images import read_image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def read_faces(sources: Sequence[str], pack: FacePack) -> list[Face]:
     photos = [source for source in sources if Path(source).suffix.lower() != ".npz"]
     for photo in photos:
         # Before the face pack is looked for: a mistyped name needs no advice about packs.
-        read_picture(photo)
+        read_image(photo)
     return [
         pack.analyzer().analyze(source) if source in photos else Face.load(source)
         for source in sources

@@ -8,7 +8,7 @@ from instantid_jax.cli.faces import FacePack, read_faces
 from instantid_jax.cli.outputs import check_png
 from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
-from instantid_jax.pictures import read_picture
+from instantid_jax.images import read_image
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
 from instantid_jax.request.provenance import Provenance
@@ -44,7 +44,7 @@ def generate(
         raise InputError("no face: give --face with photos or .npz files of one person")
     _check_controlnets(weights, settings, control_images, recorded)
     for image in control_images:
-        read_picture(image)
+        read_image(image)
     pack = weights.pack(face_pack)
     given: dict[str, Any] = {}
     if control_images:

@@ -27,7 +27,7 @@ from instantid_jax.face.packs import (
     onnx_files,
     pack_folder,
 )
-from instantid_jax.pictures import Picture, picture_name, read_picture
+from instantid_jax.images import ImageInput, image_name, read_image
 
 if TYPE_CHECKING:
     from insightface.model_zoo import SCRFD, ArcFaceONNX
@@ -119,49 +119,49 @@ class FaceAnalyzer:
             )
             self.det_sizes = self._detector.static_input_size[:1]
 
-    def analyze(self, picture: Picture) -> Face:
+    def analyze(self, image: ImageInput) -> Face:
         """The largest face in a photo, by box area.
 
         Raises:
           InputError: if the photo cannot be read.
           NoFaceError: if no face is found in it.
         """
-        found = self._largest(picture)
+        found = self._largest(image)
         return found.measured(self.embed([found.crop])[0])
 
-    def faces(self, picture: Picture) -> list[Face]:
+    def faces(self, image: ImageInput) -> list[Face]:
         """All faces in a photo, the largest first.
 
         Raises:
           InputError: if the photo cannot be read.
           NoFaceError: if no face is found in it.
         """
-        found = [self.crop(*each) for each in self._find(picture)]
+        found = [self.crop(*each) for each in self._find(image)]
         embeddings = self.embed([face.crop for face in found])
         return [face.measured(each) for face, each in zip(found, embeddings, strict=True)]
 
     def analyze_each(
-        self, pictures: Iterable[Picture]
-    ) -> Iterator[tuple[Picture, Face | InputError]]:
+        self, images: Iterable[ImageInput]
+    ) -> Iterator[tuple[ImageInput, Face | InputError]]:
         """Analyzes photos in turn; yields the error of a photo that fails and continues.
 
         Recognizes 32 faces at a time, which is faster and rounds differently.
         """
-        remaining = iter(pictures)
+        remaining = iter(images)
         while some := list(itertools.islice(remaining, BATCH)):
-            found: list[tuple[Picture, FoundFace | InputError]] = []
-            for picture in some:
+            found: list[tuple[ImageInput, FoundFace | InputError]] = []
+            for image in some:
                 try:
-                    found.append((picture, self._largest(picture)))
+                    found.append((image, self._largest(image)))
                 except InputError as error:
-                    found.append((picture, error))
+                    found.append((image, error))
             crops = [face.crop for _, face in found if isinstance(face, FoundFace)]
             embeddings = iter(self.embed(crops) if crops else ())
-            for picture, face in found:
+            for image, face in found:
                 if isinstance(face, FoundFace):
-                    yield picture, face.measured(next(embeddings))
+                    yield image, face.measured(next(embeddings))
                 else:
-                    yield picture, face
+                    yield image, face
 
     def find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Detects all faces in uint8 [H, W, 3] RGB pixels, the largest first.
@@ -196,23 +196,23 @@ class FaceAnalyzer:
         side = self._recognizer.input_size[0]
         return self.embed([np.zeros((side, side, 3), np.uint8)]).shape[1]
 
-    def _find(self, picture: Picture) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _find(self, image: ImageInput) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Pixels, box and keypoints of each face in a photo, the largest first; at least one."""
-        pixels = read_picture(picture)
+        pixels = read_image(image)
         boxes, kps = self.find(pixels)
         if not len(boxes):
             tried = ", ".join(map(str, self.det_sizes))
             raise NoFaceError(
-                f"no face found in {picture_name(picture)} (detection sizes {tried}): use a photo "
+                f"no face found in {image_name(image)} (detection sizes {tried}): use a photo "
                 "where one face is sharp, turned to the camera, uncovered, and neither tiny nor "
                 "cut off"
             )
         return [(pixels, *each) for each in zip(boxes, kps, strict=True)]
 
-    def _largest(self, picture: Picture) -> FoundFace:
-        found = self._find(picture)
+    def _largest(self, image: ImageInput) -> FoundFace:
+        found = self._find(image)
         if len(found) > 1:
-            name = picture_name(picture)
+            name = image_name(image)
             logger.warning("%d faces in %s: using the largest", len(found), name)
         return self.crop(*found[0])
 

@@ -24,7 +24,7 @@ class Face:
       embedding: [D], the recognizer's raw output, not normalized (insightface's `embedding`, not
         its `normed_embedding`); D is 512 for antelopev2.
       kps: [5, 2], x and y of left eye, right eye, nose, left and right corner of the mouth; left
-        and right as seen in the picture. In pixels of `image_size`; if that is None, in pixels of
+        and right as seen in the image. In pixels of `image_size`; if that is None, in pixels of
         the output.
       image_size: (height, width) of the photo.
       bbox: [4], left, top, right and bottom in the same pixels; may extend beyond the photo.
@@ -137,7 +137,7 @@ class Face:
 def output_size(
     image_size: tuple[int, int], long_side: int = 1024, multiple: int = 64
 ) -> tuple[int, int]:
-    """(height, width) of a picture with a photo's aspect ratio, sides floored to `multiple`.
+    """(height, width) of an image with a photo's aspect ratio, sides floored to `multiple`.
 
     Each side is at least `multiple`, even for photos more than 16 times as long as wide.
     Source: InstantID, `infer.py:resize_img`, which resizes twice to get there.

@@ -18,7 +18,7 @@ _LIMBS = ((0, 2), (1, 2), (3, 2), (4, 2))
 _LIMB_HALF_WIDTH = 4
 _LIMB_BRIGHTNESS = 0.6
 _RADIUS = 10
-# OpenCV's coordinates have 32 bits; no picture is near this size.
+# OpenCV's coordinates have 32 bits; no image is near this size.
 _FARTHEST = 2**20
 
 
@@ -26,7 +26,7 @@ def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
     """Draws keypoints as in InstantID's training: uint8 [height, width, 3] RGB.
 
     Four limbs from the nose, ellipses 8 pixels thick of brightness 153, under five discs of radius
-    10 and brightness 255. These sizes do not scale with the picture. IdentityNet takes the picture
+    10 and brightness 255. These sizes do not scale with the image. IdentityNet takes the image
     divided by 255.
 
     Args:
@@ -41,11 +41,11 @@ def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
     if not np.isfinite(kps).all():
         raise InputError("keypoints hold NaN or infinity: detect the face again")
     if np.abs(kps).max() > _FARTHEST:
-        raise InputError(f"keypoints lie at {np.abs(kps).max():g}: expected pixels of the picture")
+        raise InputError(f"keypoints lie at {np.abs(kps).max():g}: expected pixels of the image")
     if height < 1 or width < 1:
-        raise InputError(f"keypoint picture of {height} x {width}: expected sides of 1 or more")
+        raise InputError(f"keypoint image of {height} x {width}: expected sides of 1 or more")
 
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     # Truncates positions, lengths and angles instead of rounding, like the original.
     for start, end in _LIMBS:
         x, y = kps[[start, end]].T
@@ -55,7 +55,7 @@ def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
         axes = int(length / 2), _LIMB_HALF_WIDTH
         polygon = np.asarray(cv2.ellipse2Poly(center, axes, int(angle), 0, 360, 1))
         color = tuple(int(c * _LIMB_BRIGHTNESS) for c in _COLORS[start])
-        cv2.fillConvexPoly(picture, polygon, color)
+        cv2.fillConvexPoly(image, polygon, color)
     for (x, y), color in zip(kps, _COLORS, strict=True):
-        cv2.circle(picture, (int(x), int(y)), _RADIUS, color, cv2.FILLED)
-    return picture
+        cv2.circle(image, (int(x), int(y)), _RADIUS, color, cv2.FILLED)
+    return image

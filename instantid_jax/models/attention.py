@@ -113,7 +113,7 @@ def _on_each_device(
 def _dividing(mesh: AbstractMesh, axes: Iterable[str], size: int) -> tuple[str, ...] | None:
     """The longest suffix of the axes whose product divides a size.
 
-    In decoding, with one picture per `data` and no second half, this keeps pictures in place.
+    In decoding, with one image per `data` and no second half, this keeps images in place.
     """
     axes = tuple(axes)
     while axes and size % math.prod(mesh.shape[axis] for axis in axes):

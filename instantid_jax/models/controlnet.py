@@ -1,4 +1,4 @@
-"""SDXL ControlNet. IdentityNet is a ControlNet with ID tokens and a keypoint picture.
+"""SDXL ControlNet. IdentityNet is a ControlNet with ID tokens and a keypoint image.
 
 Source: Zhang et al. 2023; diffusers/models/controlnets/controlnet.py:ControlNetModel.
 """
@@ -36,7 +36,7 @@ class ControlNetConfig(EncoderConfig):
         if len(self.conditioning_embedding_out_channels) != 4:
             raise InputError(
                 "conditioning_embedding_out_channels="
-                f"{self.conditioning_embedding_out_channels!r} must have 4 entries: pictures are "
+                f"{self.conditioning_embedding_out_channels!r} must have 4 entries: images are "
                 "8 times the size of latents"
             )
 
@@ -56,7 +56,7 @@ class ControlNetConfig(EncoderConfig):
 
 
 class ControlNetConditioningEmbedding(nnx.Module):
-    """Convolutions from a picture [B, 8H, 8W, 3] in [0, 1] to a feature map [B, H, W, C]."""
+    """Convolutions from an image [B, 8H, 8W, 3] in [0, 1] to a feature map [B, H, W, C]."""
 
     def __init__(self, config: ControlNetConfig, *, rngs: nnx.Rngs):
         channels = config.conditioning_embedding_out_channels
@@ -69,15 +69,15 @@ class ControlNetConditioningEmbedding(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.conv_out = conv3x3(channels[-1], config.block_out_channels[0], rngs=rngs)
 
-    def __call__(self, picture: jax.Array) -> jax.Array:
-        x = jax.nn.silu(self.conv_in(picture[..., ::-1] if self.bgr else picture))
+    def __call__(self, image: jax.Array) -> jax.Array:
+        x = jax.nn.silu(self.conv_in(image[..., ::-1] if self.bgr else image))
         for block in self.blocks:
             x = jax.nn.silu(block(x))
         return self.conv_out(x)
 
 
 class ControlNetModel(ConditionedEncoder):
-    """The UNet's encoder half with a control picture; its outputs are added to the UNet's skips."""
+    """The UNet's encoder half with a control image; its outputs are added to the UNet's skips."""
 
     def __init__(self, config: ControlNetConfig, *, rngs: nnx.Rngs):
         super().__init__(config, id_branch=False, rngs=rngs)
@@ -91,7 +91,7 @@ class ControlNetModel(ConditionedEncoder):
         self.controlnet_mid_block = conv1x1(channels[-1], channels[-1], rngs=rngs)
 
     def keys_values(self, tokens: jax.Array) -> dict[str, tuple]:
-        """Keys and values of all cross-attentions, computed once per picture.
+        """Keys and values of all cross-attentions, computed once per image.
 
         tokens: [B, N, cross_attention_dim]; ID tokens for IdentityNet, text for the others.
         """
@@ -100,10 +100,10 @@ class ControlNetModel(ConditionedEncoder):
             "mid_block": self.mid_block.keys_values(tokens),
         }
 
-    def embed_image(self, picture: jax.Array) -> jax.Array:
-        """Embeds the control picture, once: [B, 8H, 8W, 3] in [0, 1] to [B, H, W, C]."""
+    def embed_image(self, image: jax.Array) -> jax.Array:
+        """Embeds the control image, once: [B, 8H, 8W, 3] in [0, 1] to [B, H, W, C]."""
         return self.controlnet_cond_embedding(
-            picture.astype(self.controlnet_cond_embedding.conv_in.kernel.dtype)
+            image.astype(self.controlnet_cond_embedding.conv_in.kernel.dtype)
         )
 
     def __call__(

@@ -132,7 +132,7 @@ class EncoderConfig:
 class UNetConfig(EncoderConfig):
     """SDXL UNet; field names follow diffusers' `config.json`.
 
-    `sample_size` is the side in latents of the training pictures.
+    `sample_size` is the side in latents of the training images.
     """
 
     sample_size: int = 128
@@ -275,7 +275,7 @@ class UNet2DConditionModel(ConditionedEncoder):
     def keys_values(
         self, text: jax.Array, id_tokens: jax.Array, ip_adapter_scale: jax.Array
     ) -> dict[str, tuple]:
-        """Keys and values of all cross-attentions, computed once per picture.
+        """Keys and values of all cross-attentions, computed once per image.
 
         Args:
           text: [B, L, cross_attention_dim], hidden states of both text encoders.

@@ -1,4 +1,4 @@
-"""The variational autoencoder between pictures and latents.
+"""The variational autoencoder between images and latents.
 
 Source: Rombach et al. 2022; diffusers/models/autoencoders/autoencoder_kl.py:AutoencoderKL.
 """
@@ -213,7 +213,7 @@ class Decoder(nnx.Module):
 
 
 class AutoencoderKL(nnx.Module):
-    """Pictures [B, H, W, 3] in [-1, 1] to and from latents [B, H/8, W/8, 4] of unit variance."""
+    """Images [B, H, W, 3] in [-1, 1] to and from latents [B, H/8, W/8, 4] of unit variance."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
         latent = config.latent_channels
@@ -227,19 +227,19 @@ class AutoencoderKL(nnx.Module):
             conv1x1(latent, latent, rngs=rngs) if config.use_post_quant_conv else None
         )
 
-    def encode(self, pictures: jax.Array, noise: jax.Array | None = None) -> jax.Array:
+    def encode(self, images: jax.Array, noise: jax.Array | None = None) -> jax.Array:
         """Returns scaled float32 latents: the mean or, given unit `noise`, a sample."""
-        return sample_latents(self.config, self.moments(pictures), noise)
+        return sample_latents(self.config, self.moments(images), noise)
 
-    def moments(self, pictures: jax.Array) -> jax.Array:
+    def moments(self, images: jax.Array) -> jax.Array:
         """Returns the posterior's mean and log-variance, [B, H/8, W/8, 2 · 4] float32, unscaled."""
-        moments = self.encoder(pictures.astype(self.encoder.conv_in.kernel.dtype))
+        moments = self.encoder(images.astype(self.encoder.conv_in.kernel.dtype))
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
         return moments.astype(jnp.float32)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Takes scaled latents; returns pictures in the weights' dtype, not clipped."""
+        """Takes scaled latents; returns images in the weights' dtype, not clipped."""
         shift, scale = _shift_and_scale(self.config)
         x = latents.astype(jnp.float32) / scale + shift
         x = x.astype(self.decoder.conv_in.kernel.dtype)

@@ -1,4 +1,4 @@
-"""From a face and a prompt to a picture."""
+"""From a face and a prompt to an image."""
 
 from instantid_jax.pipeline.pipeline import InstantIDPipeline, Result
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from instantid_jax.components import Component, Model
+from instantid_jax.components import Component, ModelSource
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
@@ -44,7 +44,7 @@ class LoadedModel:
 
     def __init__(
         self,
-        model: Model,
+        model: ModelSource,
         *,
         dtype: jnp.dtype | str | None,
         vae_dtype: jnp.dtype | str | None,

@@ -17,11 +17,11 @@ from PIL import Image
 from instantid_jax import embedded
 from instantid_jax.cache import keep_compiled_programs
 from instantid_jax.compilation import reporting_compiles
-from instantid_jax.components import Model
+from instantid_jax.components import ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
-from instantid_jax.pictures import Picture
+from instantid_jax.images import ImageInput
 from instantid_jax.pipeline import stages
 from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.pipeline.observer import Bar, Observer, Several, StepEndCallback
@@ -41,7 +41,7 @@ class InstantIDPipeline:
 
     def __init__(
         self,
-        model: Model,
+        model: ModelSource,
         *,
         dtype: jnp.dtype | str | None = None,
         vae_dtype: jnp.dtype | str | None = None,
@@ -92,7 +92,9 @@ class InstantIDPipeline:
         own = self.sources is not None and self.sources.embedded
         return str(embedded.FACE_PACK) if own else "antelopev2"
 
-    def analyze(self, photo: Picture, face_pack: str | None = None, download: bool = False) -> Face:
+    def analyze(
+        self, photo: ImageInput, face_pack: str | None = None, download: bool = False
+    ) -> Face:
         """Finds the largest face in a photo, with insightface; see `FaceAnalyzer`.
 
         Args:

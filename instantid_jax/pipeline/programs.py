@@ -17,7 +17,7 @@ from instantid_jax.models.instantid import Conditions, Texts
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
 from instantid_jax.pipeline.step import DenoiserParams
-from instantid_jax.sharding import split_halves, split_maps, split_pictures
+from instantid_jax.sharding import split_halves, split_images, split_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def prepare(
         networks.controlnets, params["controlnets"], images, strict=True
     ):
         controlnet = network.bind(weights)
-        image = controlnet.embed_image(split_pictures(image.astype(jnp.float32) / 255))
+        image = controlnet.embed_image(split_images(image.astype(jnp.float32) / 255))
         controlnets.append(controlnet)
         maps.append(split_maps(rows(image, image)))
     return instantid.condition(
@@ -133,8 +133,8 @@ def decode(
     # Each part of a mesh holds consecutive images, and decodes one of them.
     parts = latents.reshape(at_once, -1, *latents.shape[1:])
     some = jax.lax.dynamic_index_in_dim(parts, index, axis=1, keepdims=False)
-    images = network.bind(params).decode(split_pictures(some)).astype(jnp.float32)
-    images = split_pictures(images)
+    images = network.bind(params).decode(split_images(some)).astype(jnp.float32)
+    images = split_images(images)
     finite = jnp.isfinite(images).all(axis=(1, 2, 3))
     images = jnp.clip(images / 2 + 0.5, 0.0, 1.0)
     if dtype == jnp.uint8:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from instantid_jax.pictures import save_png
+from instantid_jax.images import save_png
 from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.pipeline.plan import Plan
 from instantid_jax.pipeline.sources import Sources

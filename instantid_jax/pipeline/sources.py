@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from instantid_jax import embedded
-from instantid_jax.components import Model
+from instantid_jax.components import ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.runs.trained import check_raw, find_published_or_trained
@@ -75,7 +75,7 @@ class Sources:
         """Whether no weights are named, so that the embedded miniature is used."""
         return self.sdxl is None and self.model is None
 
-    def find(self) -> Model:
+    def find(self) -> ModelSource:
         """Finds all parts; reads configurations and names, not weights.
 
         Raises:

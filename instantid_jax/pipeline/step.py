@@ -17,7 +17,7 @@ from instantid_jax.diffusion.rules import Row, State, StepRule
 from instantid_jax.models import instantid
 from instantid_jax.models.instantid import Conditions
 from instantid_jax.params import Network, Params
-from instantid_jax.sharding import split_maps, split_pictures
+from instantid_jax.sharding import split_images, split_maps
 
 DenoiserParams = dict[str, Params | tuple[Params, ...]]
 
@@ -123,8 +123,8 @@ def draw_noise(seeds: jax.Array, steps: jax.Array, shape: tuple[int, ...]) -> ja
     def draw(seed: jax.Array, step: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(jax.random.key(seed), step), shape)
 
-    return split_pictures(jax.vmap(draw)(seeds, steps))
+    return split_images(jax.vmap(draw)(seeds, steps))
 
 
 def split_state(state: State) -> State:
-    return {name: split_pictures(value) for name, value in state.items()}
+    return {name: split_images(value) for name, value in state.items()}

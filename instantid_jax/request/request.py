@@ -8,7 +8,7 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
-from instantid_jax.pictures import Picture
+from instantid_jax.images import ImageInput
 from instantid_jax.request.checks import check_text
 from instantid_jax.request.settings import CHECKS, Settings
 
@@ -43,8 +43,8 @@ class Request(Settings):
     face: Face | None = None
     pose: Face | None = None
     kps: np.ndarray | None = None
-    kps_image: Picture | None = None
-    control_images: tuple[Picture, ...] = ()
+    kps_image: ImageInput | None = None
+    control_images: tuple[ImageInput, ...] = ()
     image_embeds: np.ndarray | None = None
     prompt_embeds: np.ndarray | None = None
     pooled_prompt_embeds: np.ndarray | None = None

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from instantid_jax.errors import InputError
-from instantid_jax.pictures import Picture
+from instantid_jax.images import ImageInput
 from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.request.request import Request
 from instantid_jax.request.settings import CHECKS
@@ -80,7 +80,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
-def _per_net(control_images: Any) -> Sequence[Picture | Sequence[Picture]]:
+def _per_net(control_images: Any) -> Sequence[ImageInput | Sequence[ImageInput]]:
     return control_images if _is_list(control_images) else [control_images]
 
 

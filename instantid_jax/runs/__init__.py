@@ -6,7 +6,7 @@
     events.jsonl            events, such as {"event": "resumed", "step": 300}
     checkpoints/<step>/     state/ (Orbax: flat, by readable names) and meta/meta.json
     superseded/<step>/      checkpoints set aside because the run resumed from an older one
-    samples/                validation pictures
+    samples/                validation images
 
 Frozen weights are not saved.
 """

@@ -14,8 +14,8 @@ CLIP_IMAGE = (1280, 1664)
 # Base models by the width of the text states and of the added embeddings' input.
 SDXL, REFINER = (2048, 2816), (1280, 2560)
 BASES = {SDXL: "SDXL", REFINER: "SDXL refiner", (768, None): "SD 1.x", (1024, None): "SD 2.x"}
-# Input channels of UNets that take a picture in addition to the noise.
-EDITORS = {9: "inpainting", 8: "picture editing"}
+# Input channels of UNets that take an image in addition to the noise.
+EDITORS = {9: "inpainting", 8: "image editing"}
 
 
 @dataclasses.dataclass(frozen=True)

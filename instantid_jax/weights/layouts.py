@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from instantid_jax.components import Base, Component, Model, component_shapes, network
+from instantid_jax.components import BaseSource, Component, ModelSource, component_shapes, network
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json
 from instantid_jax.models.resampler import ResamplerConfig
@@ -48,7 +48,9 @@ def find_instantid(
     }
 
 
-def find_sdxl(source: str, *, tokenizers: str | None = None, variant: str | None = None) -> Base:
+def find_sdxl(
+    source: str, *, tokenizers: str | None = None, variant: str | None = None
+) -> BaseSource:
     """SDXL from a folder, a single file or a hub id; reads configurations and names, not weights.
 
     The arguments are those of `pipeline.sources.Sources`.
@@ -57,7 +59,7 @@ def find_sdxl(source: str, *, tokenizers: str | None = None, variant: str | None
       InputError: if something is missing, damaged, or of another kind than expected.
     """
     if Path(source).is_file():
-        return Base(*_single_file(Path(source), tokenizers))
+        return BaseSource(*_single_file(Path(source), tokenizers))
     try:
         folder = folder_of(source, lambda files: selection.sdxl_files(files, variant))
     except InputError as error:
@@ -71,7 +73,7 @@ def find_sdxl(source: str, *, tokenizers: str | None = None, variant: str | None
     }
     index = folder / "model_index.json"
     settings = read_json(index) if index.is_file() else {}
-    return Base(
+    return BaseSource(
         parts,
         read_json(folder / "scheduler" / "scheduler_config.json"),
         (folder / "tokenizer", folder / "tokenizer_2"),
@@ -99,8 +101,8 @@ def find_vae(sdxl: str, *, variant: str | None = None) -> Component:
 
 
 def add_parts(
-    model: Model, controlnets: Sequence[str], vae: str | None, *, variant: str | None = None
-) -> Model:
+    model: ModelSource, controlnets: Sequence[str], vae: str | None, *, variant: str | None = None
+) -> ModelSource:
     """The model with additional ControlNets and, if given, another VAE."""
     parts = dict(model.components)
     first = len(model.controlnets) - 1

@@ -39,7 +39,7 @@ def test_a_face_file_holds_what_insightface_found(run, photo, pack):
 def test_photos_without_a_face_are_told_and_the_others_written(run, photo, pack, tmp_path):
     photo("photos/a.png", LEFT)
     photo("photos/nobody.png")
-    (tmp_path / "photos" / "words.jpg").write_text("not a picture")
+    (tmp_path / "photos" / "words.jpg").write_text("not an image")
     ran = run("embed", "photos", "--output", "faces", "--face-pack", pack)
     assert (ran.status, ran.err) == (0, []) and ran.out == ["1 of 3 photos written to faces"]
     assert len(ran.log) == 2
@@ -49,7 +49,7 @@ def test_photos_without_a_face_are_told_and_the_others_written(run, photo, pack,
 
 BAD = {
     "nothing there": (["nowhere"], "nowhere: no such file or folder"),
-    "no pictures": (["empty"], "empty holds no pictures"),
+    "no images": (["empty"], "empty holds no images"),
     "no face in any": (["nobodies"], "no photo of nobodies gave a face"),
     "one name for two": (["twins"], "2 photos would all become faces/a.npz"),
     "output is a file": (["photo.png", "--output", "photo.png"], "photo.png is a file"),

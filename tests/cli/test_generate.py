@@ -216,7 +216,7 @@ def bad(run, face_file, photo, pack, tmp_path, monkeypatch):
 BAD = {
     "no such photo": ({"face": "nowhere.jpg"}, "nowhere.jpg: no such file"),
     "no such face file": ({"face": "nowhere.npz"}, "nowhere.npz: no such file"),
-    "not a picture": ({"face": "words.jpg"}, "words.jpg is not a picture"),
+    "not a picture": ({"face": "words.jpg"}, "words.jpg is not an image"),
     "not a face": ({"face": "words.npz"}, "words.npz is not a face file"),
     "a folder": ({"face": "folder"}, "folder is a folder"),
     "nobody": ({"face": "nobody.png"}, "no face found in nobody.png"),

@@ -26,38 +26,36 @@ def share_of_signal(config, sampler, i):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_known_picture_is_recovered(name, steps, prediction_type):
-    """With the true prediction for one picture, every sampler ends at it, from any start."""
+def test_a_known_image_is_recovered(name, steps, prediction_type):
+    """With the true prediction for one image, every sampler ends at it, from any start."""
     config = ScheduleConfig(prediction_type=prediction_type, set_alpha_to_one=True)
     sampler = make_sampler(config, name, steps)
-    start, picture, *noise = np.random.default_rng(0).standard_normal(
-        (2 + steps, *SHAPE), np.float32
-    )
+    start, image, *noise = np.random.default_rng(0).standard_normal((2 + steps, *SHAPE), np.float32)
     step = jax.jit(sampler.rule.step)
     state = sampler.rule.init(jnp.asarray(start) * sampler.init_noise_sigma)
     for i in range(steps):
         row, a = sampler.row(i), share_of_signal(config, sampler, i)
         shown = np.asarray(sampler.rule.scale_input(state, row))
-        epsilon = (shown - a * picture) / np.sqrt(1 - a**2)
-        velocity = a * epsilon - np.sqrt(1 - a**2) * picture
+        epsilon = (shown - a * image) / np.sqrt(1 - a**2)
+        velocity = a * epsilon - np.sqrt(1 - a**2) * image
         output = epsilon if prediction_type == "epsilon" else velocity
         state = step(state, output, row, noise[i] if sampler.rule.stochastic else None)
     # The last sample is x_0 itself, and a float32 sum of numbers up to `init_noise_sigma` times it.
-    np.testing.assert_allclose(state["sample"], picture, atol=3e-5)
+    np.testing.assert_allclose(state["sample"], image, atol=3e-5)
 
 
 def test_ddim_without_alpha_one_ends_at_timestep_zero():
     """SDXL's own setting leaves the noise of the first training timestep in."""
-    picture, epsilon = np.random.default_rng(0).standard_normal((2, *SHAPE), np.float32)
+    image, epsilon = np.random.default_rng(0).standard_normal((2, *SHAPE), np.float32)
     config = ScheduleConfig()
     alpha = alphas_cumprod(config)
     sampler = make_sampler(config, "ddim", 1)
     (t,) = sampler.timesteps.astype(int)
-    start = np.sqrt(alpha[t]) * picture + np.sqrt(1 - alpha[t]) * epsilon
+    start = np.sqrt(alpha[t]) * image + np.sqrt(1 - alpha[t]) * epsilon
     end = sampler.rule.step(sampler.rule.init(jnp.asarray(start)), epsilon, sampler.row(0), None)
-    expected = np.sqrt(alpha[0]) * picture + np.sqrt(1 - alpha[0]) * epsilon
+    expected = np.sqrt(alpha[0]) * image + np.sqrt(1 - alpha[0]) * epsilon
     np.testing.assert_allclose(end["sample"], expected, atol=1e-5)
-    assert np.abs(expected - picture).max() > 1e-2
+    assert np.abs(expected - image).max() > 1e-2
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -31,22 +31,22 @@ def write_pack(folder: str | Path, embedding_size: int = 512, seed: int = 0) -> 
     return folder
 
 
-def draw_face(picture: np.ndarray, top: int, left: int, side: int, identity: int) -> None:
-    """Draws a face of that identity into an RGB picture; parts out of frame are cut off."""
+def draw_face(image: np.ndarray, top: int, left: int, side: int, identity: int) -> None:
+    """Draws a face of that identity into an RGB image; parts out of frame are cut off."""
     # Green and blue stay below what the detector takes for red, should channels be swapped.
     pattern = np.random.default_rng(identity).integers(0, 200, (4, 4, 3), np.uint8)
     pattern[..., 0] = 255
     rows = np.arange(side) * 4 // side
-    cut = picture[top : top + side, left : left + side]
+    cut = image[top : top + side, left : left + side]
     cut[:] = pattern[rows][:, rows][: cut.shape[0], : cut.shape[1]]
 
 
 def photo(height: int, width: int, *faces: tuple[int, int, int, int]) -> np.ndarray:
-    """A dark RGB picture with faces, each (top, left, side, identity)."""
-    picture = np.full((height, width, 3), 40, np.uint8)
+    """A dark RGB image with faces, each (top, left, side, identity)."""
+    image = np.full((height, width, 3), 40, np.uint8)
     for face in faces:
-        draw_face(picture, *face)
-    return picture
+        draw_face(image, *face)
+    return image
 
 
 def keypoints(top: int, left: int, side: int) -> np.ndarray:

@@ -41,17 +41,17 @@ def test_photos_of_other_sizes_keep_their_own_pixels(analyzer):
     np.testing.assert_allclose(twice.bbox, [640, 256, 896, 512], atol=1e-2)
 
 
-@pytest.mark.parametrize("picture", [photo(640, 640, LARGE), photo(640, 640, SMALL, LARGE)])
-def test_the_official_recipe_gives_the_same(analyzer, pack, picture):
+@pytest.mark.parametrize("image", [photo(640, 640, LARGE), photo(640, 640, SMALL, LARGE)])
+def test_the_official_recipe_gives_the_same(analyzer, pack, image):
     # InstantID, infer.py: BGR pixels, one detection size, the largest box's raw embedding.
     app = FaceAnalysis(name=str(pack), providers=["CPUExecutionProvider"])
     app.prepare(ctx_id=0, det_size=(640, 640))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        found = app.get(np.ascontiguousarray(picture[..., ::-1]))
+        found = app.get(np.ascontiguousarray(image[..., ::-1]))
     area = lambda x: (x["bbox"][2] - x["bbox"][0]) * (x["bbox"][3] - x["bbox"][1])  # noqa: E731
     want = sorted(found, key=area)[-1]
-    got = analyzer.analyze(picture)
+    got = analyzer.analyze(image)
     np.testing.assert_array_equal(got.kps, want["kps"])
     np.testing.assert_array_equal(got.bbox, want["bbox"])
     np.testing.assert_array_equal(got.embedding, want["embedding"])
@@ -62,7 +62,7 @@ def test_the_largest_of_several_is_used_and_said(analyzer, caplog):
         alone = analyzer.analyze(photo(640, 640, LARGE))
         assert not caplog.records
         both = analyzer.analyze(photo(640, 640, SMALL, LARGE))
-    assert "2 faces in the picture: using the largest" in caplog.text
+    assert "2 faces in the image: using the largest" in caplog.text
     np.testing.assert_array_equal(both.embedding, alone.embedding)
 
 
@@ -80,25 +80,25 @@ def test_embeddings_tell_identities_apart(analyzer):
 
 
 def test_insightface_gets_blue_green_red(analyzer):
-    picture = photo(640, 640, LARGE)
+    image = photo(640, 640, LARGE)
     with pytest.raises(InputError, match="no face"):
-        analyzer.analyze(np.ascontiguousarray(picture[..., ::-1]))
+        analyzer.analyze(np.ascontiguousarray(image[..., ::-1]))
     # A crop equal to the whole face, through the recognizer's definition in plain numpy.
-    crop = np.asarray(Image.fromarray(picture[128:256, 320:448]).resize((112, 112), Image.BOX))
+    crop = np.asarray(Image.fromarray(image[128:256, 320:448]).resize((112, 112), Image.BOX))
     means = (crop.astype(np.float32) / 127.5 - 1).reshape(7, 16, 7, 16, 3).mean((1, 3))
     weights = onnx.numpy_helper.to_array(recognizer().graph.initializer[0])
     want = means.transpose(2, 0, 1).ravel() @ weights
-    got = analyzer.analyze(picture).embedding
+    got = analyzer.analyze(image).embedding
     assert got @ want / np.linalg.norm(got) / np.linalg.norm(want) > 0.99
     swapped = means[..., ::-1].transpose(2, 0, 1).ravel() @ weights
     assert got @ swapped / np.linalg.norm(got) / np.linalg.norm(swapped) < 0.9
 
 
 def test_a_face_too_large_for_one_size_is_found_at_a_smaller(pack, analyzer):
-    picture = photo(640, 640, (128, 128, 256, 3))
+    image = photo(640, 640, (128, 128, 256, 3))
     with pytest.raises(InputError, match=r"detection sizes 640\)"):
-        FaceAnalyzer(pack, det_sizes=(640,)).analyze(picture)
-    face = analyzer.analyze(picture)
+        FaceAnalyzer(pack, det_sizes=(640,)).analyze(image)
+    face = analyzer.analyze(image)
     np.testing.assert_allclose(face.bbox, [128, 128, 384, 384], atol=1e-2)
     np.testing.assert_allclose(face.kps, keypoints(128, 128, 256), atol=2e-2)
 
@@ -108,7 +108,7 @@ def test_no_face_names_the_file_and_what_to_try(analyzer, tmp_path):
     Image.fromarray(photo(200, 300)).save(path)
     with pytest.raises(InputError, match=r"no face found in .*wall\.png .*640, .*192.*use a photo"):
         analyzer.analyze(path)
-    with pytest.raises(InputError, match="no face found in the picture"):
+    with pytest.raises(InputError, match="no face found in the image"):
         analyzer.faces(photo(3, 4))
     with pytest.raises(InputError, match="no face"):
         analyzer.analyze(photo(1, 4000))
@@ -129,14 +129,14 @@ def test_a_rotated_file_gives_what_the_upright_one_gives(analyzer, tmp_path):
 def test_each_photo_gives_a_face_or_its_error(analyzer, tmp_path):
     Image.fromarray(photo(640, 640, LARGE)).save(tmp_path / "a.png")
     Image.fromarray(photo(64, 64)).save(tmp_path / "b.png")
-    (tmp_path / "c.png").write_text("not a picture")
+    (tmp_path / "c.png").write_text("not an image")
     paths = sorted(tmp_path.iterdir())
     results = list(analyzer.analyze_each(paths))
     assert [path for path, _ in results] == paths
-    face, no_face, no_picture = (result for _, result in results)
+    face, no_face, no_image = (result for _, result in results)
     assert isinstance(face, Face)
     assert isinstance(no_face, InputError) and "no face found" in str(no_face)
-    assert isinstance(no_picture, InputError) and "not a picture" in str(no_picture)
+    assert isinstance(no_image, InputError) and "not an image" in str(no_image)
 
 
 def test_nothing_is_printed(pack, capfd):

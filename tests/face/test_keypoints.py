@@ -20,14 +20,14 @@ def random_kps(seed, height, width):
 
 
 def described(height, width, kps):
-    """The picture from its description in numpy, and where the description is certain.
+    """The image from its description in numpy, and where the description is certain.
 
     Within 1.5 pixels of an outline rasterisers may differ (OpenCV rounds an ellipse's corners to
     whole pixels and fills its edge too), so those pixels stay uncertain until something covers
     them.
     """
     y, x = np.mgrid[:height, :width].astype(float)
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     certain = np.ones((height, width), bool)
     turn = np.linspace(0, 2 * np.pi, 8192)
 
@@ -36,7 +36,7 @@ def described(height, width, kps):
         dx, dy = x - center[0], y - center[1]
         along, across = dx * cos + dy * sin, dy * cos - dx * sin
         inside = (along / max(axes[0], 1e-9)) ** 2 + (across / axes[1]) ** 2 <= 1
-        picture[inside] = color
+        image[inside] = color
         certain[inside] = True
         u, v = axes[0] * np.cos(turn), axes[1] * np.sin(turn)
         outline = np.stack([center[0] + u * cos - v * sin, center[1] + u * sin + v * cos], -1)
@@ -55,7 +55,7 @@ def described(height, width, kps):
         paint(center, (half_length, 4), angle, RGB[limb] * 153 // 255)
     for (px, py), color in zip(kps, RGB, strict=True):
         paint((int(px), int(py)), (10, 10), 0.0, color)
-    return picture, certain
+    return image, certain
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -96,13 +96,13 @@ def test_draw_keypoints_equals_the_official_drawing():
 
 
 def test_discs_are_bright_and_limbs_are_not():
-    picture = draw_keypoints(400, 520, PORTRAIT)
+    image = draw_keypoints(400, 520, PORTRAIT)
     for (x, y), color in zip(PORTRAIT.astype(int), RGB, strict=True):
-        np.testing.assert_array_equal(picture[y, x], color)
-        np.testing.assert_array_equal(picture[y, x + 10], color)
-        assert (picture[y, x + 11] != color).any()
+        np.testing.assert_array_equal(image[y, x], color)
+        np.testing.assert_array_equal(image[y, x + 10], color)
+        assert (image[y, x + 11] != color).any()
     x, y = ((PORTRAIT[0] + PORTRAIT[2]) / 2).astype(int)
-    np.testing.assert_array_equal(picture[y, x], [153, 0, 0])
+    np.testing.assert_array_equal(image[y, x], [153, 0, 0])
 
 
 def test_positions_are_truncated_not_rounded():
@@ -116,8 +116,8 @@ def test_later_parts_cover_earlier_ones():
     np.testing.assert_array_equal(same[32, 32], RGB[4])
     # Two limbs on one line to the nose: the second one's color shows where they overlap.
     kps = np.array([[10, 30], [40, 30], [110, 30], [60, 100], [110, 110]], np.float32)
-    picture = draw_keypoints(128, 128, kps)
-    np.testing.assert_array_equal(picture[30, 75], [0, 153, 0])
+    image = draw_keypoints(128, 128, kps)
+    np.testing.assert_array_equal(image[30, 75], [0, 153, 0])
 
 
 def test_points_out_of_frame_are_clipped():
@@ -140,6 +140,6 @@ def test_unusable_keypoints_are_refused(kps, message):
         draw_keypoints(32, 32, kps)
 
 
-def test_a_picture_without_pixels_is_refused():
+def test_a_image_without_pixels_is_refused():
     with pytest.raises(InputError, match="0 x 32"):
         draw_keypoints(0, 32, PORTRAIT)

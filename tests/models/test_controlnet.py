@@ -12,43 +12,41 @@ from tests.models.conftest import ENCODER, normal
 
 @pytest.fixture(scope="module")
 def residuals(controlnet, inputs):
-    """The residuals of the common inputs, as a function of parameters and picture."""
+    """The residuals of the common inputs, as a function of parameters and image."""
     network, _ = controlnet
 
     @jax.jit
-    def run(params, picture):
+    def run(params, image):
         model = network.bind(params)
         context = model.keys_values(inputs["id_tokens"])
         added = model.embed_added(inputs["pooled"], inputs["time_ids"])
-        embedding = model.embed_image(picture)
+        embedding = model.embed_image(image)
         return model(inputs["sample"], inputs["timestep"], context, added, embedding)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return jnp.abs(normal(9, 2, 56, 40, 3)) % 1
 
 
-def test_zero_convolutions_leave_the_unet_unchanged(
-    controlnet, residuals, picture, predict, inputs
-):
+def test_zero_convolutions_leave_the_unet_unchanged(controlnet, residuals, image, predict, inputs):
     _, params = controlnet
     convolutions = ("controlnet_down_blocks.", "controlnet_mid_block.")
     zeroed = {k: 0 * v if k.startswith(convolutions) else v for k, v in params.items()}
     np.testing.assert_array_equal(
-        predict(**inputs, residuals=residuals(zeroed, picture)), predict(**inputs)
+        predict(**inputs, residuals=residuals(zeroed, image)), predict(**inputs)
     )
-    filled = predict(**inputs, residuals=residuals(params, picture))
+    filled = predict(**inputs, residuals=residuals(params, image))
     assert jnp.abs(filled - predict(**inputs)).max() > 1e-3
 
 
-def test_the_picture_reaches_every_residual(controlnet, residuals, picture):
+def test_the_image_reaches_every_residual(controlnet, residuals, image):
     network, params = controlnet
-    changed = residuals(params, 1 - picture)
+    changed = residuals(params, 1 - image)
     assert len(changed) == network.config.residuals
-    for before, after in zip(residuals(params, picture), changed, strict=True):
+    for before, after in zip(residuals(params, image), changed, strict=True):
         assert jnp.abs(before - after).max() > 1e-4
 
 

@@ -81,11 +81,11 @@ def test_a_mesh_changes_nothing(shape, heads, rows):
     ("shape", "rows", "batch"),
     [
         ((2, 2, 2), 4, ("guidance", "data")),
-        # Decoded pictures have no second half.
+        # Decoded images have no second half.
         ((2, 2, 2), 2, ("data",)),
         ((2, 2, 2), 3, None),
     ],
-    ids=["halves", "pictures", "undivided"],
+    ids=["halves", "images", "undivided"],
 )
 def test_a_sampling_mesh_changes_nothing(shape, rows, batch):
     inputs = random_inputs(256, 128, rows=rows)

@@ -42,10 +42,10 @@ def test_latents_are_smaller_by_downscale(vae):
 def test_encoding_samples_only_with_noise(vae):
     network, params = vae
     model = network.bind(params)
-    picture, noise = normal(1, 1, 6, 10, 3), normal(2, 1, 3, 5, 3)
-    mean = model.encode(picture)
-    np.testing.assert_array_equal(mean, model.encode(picture, 0 * noise))
-    up, down = model.encode(picture, noise) - mean, model.encode(picture, -noise) - mean
+    image, noise = normal(1, 1, 6, 10, 3), normal(2, 1, 3, 5, 3)
+    mean = model.encode(image)
+    np.testing.assert_array_equal(mean, model.encode(image, 0 * noise))
+    up, down = model.encode(image, noise) - mean, model.encode(image, -noise) - mean
     np.testing.assert_allclose(up, -down, rtol=1e-4, atol=1e-6)
     assert jnp.abs(up).max() > 0.01
 
@@ -54,10 +54,10 @@ def test_scale_and_statistics_apply_to_latents(vae):
     network, params = vae
     statistics = {"latents_mean": (0.1, 0.2, 0.3), "latents_std": (2.0, 3.0, 4.0)}
     other = Network(AutoencoderKL, VAEConfig(**VAE, **statistics, scaling_factor=0.5))
-    picture = normal(1, 1, 6, 10, 3)
-    plain = network.bind(params).encode(picture) / network.config.scaling_factor
+    image = normal(1, 1, 6, 10, 3)
+    plain = network.bind(params).encode(image) / network.config.scaling_factor
     mean, std = (jnp.array(v).reshape(1, 1, 1, 3) for v in statistics.values())
-    latents = other.bind(params).encode(picture)
+    latents = other.bind(params).encode(image)
     np.testing.assert_allclose(latents, (plain - mean) / std * 0.5, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
         other.bind(params).decode(latents),
@@ -70,9 +70,9 @@ def test_scale_and_statistics_apply_to_latents(vae):
 def test_latents_stay_float32_with_bfloat16_weights(vae):
     network, params = vae
 
-    def encode_and_decode(picture):
+    def encode_and_decode(image):
         model = network.bind(cast(params, jnp.bfloat16))
-        latents = model.encode(picture)
+        latents = model.encode(image)
         return latents, model.decode(latents)
 
     latents, decoded = jax.eval_shape(encode_and_decode, normal(1, 1, 6, 10, 3))

@@ -23,7 +23,7 @@ def draw_inputs() -> dict[str, np.ndarray]:
     time_ids = np.array([[256, 256, 0, 0, 256, 256]] * 2, np.float32)
     return {
         "sample": random.standard_normal((2, LATENT, LATENT, 4), np.float32),
-        "picture": random.random((2, 8 * LATENT, 8 * LATENT, 3), np.float32),
+        "image": random.random((2, 8 * LATENT, 8 * LATENT, 3), np.float32),
         "text": random.standard_normal((2, 77, 2048), np.float32),
         "pooled": random.standard_normal((2, 1280), np.float32),
         "time_ids": time_ids,
@@ -69,7 +69,7 @@ def torch_side(folder: Path) -> dict[str, np.ndarray]:
             nchw(given["sample"]),
             TIMESTEP,
             encoder_hidden_states=id_tokens,
-            controlnet_cond=nchw(given["picture"]),
+            controlnet_cond=nchw(given["image"]),
             conditioning_scale=SCALE,
             added_cond_kwargs=added,
             return_dict=False,
@@ -126,13 +126,13 @@ def our_side(folder: Path) -> dict[str, np.ndarray]:
         network = components[0].network
         return jax.jit(lambda params, *a: function(network.bind(params), *a))(params, *arguments)
 
-    def control(net, sample, tokens, pooled, time_ids, picture):
+    def control(net, sample, tokens, pooled, time_ids, image):
         residuals = net(
             sample,
             timestep,
             net.keys_values(tokens),
             net.embed_added(pooled, time_ids),
-            net.embed_image(picture),
+            net.embed_image(image),
         )
         return [SCALE * residual for residual in residuals]
 
@@ -145,7 +145,7 @@ def our_side(folder: Path) -> dict[str, np.ndarray]:
     tokens = run([parts["image_proj"]], lambda net, e: net(e), given["embeddings"])
     conditions = (given["pooled"], given["time_ids"])
     residuals = run(
-        [parts["controlnet"]], control, given["sample"], tokens, *conditions, given["picture"]
+        [parts["controlnet"]], control, given["sample"], tokens, *conditions, given["image"]
     )
     output = run(
         [unet, parts["ip_adapter"]],

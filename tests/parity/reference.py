@@ -532,10 +532,10 @@ class PromptEmbeddings:
 
 @dataclasses.dataclass
 class Result:
-    """Final latents [B, H, W, 4]; pictures [B, 8H, 8W, 3] in [0, 1]; the same before clipping."""
+    """Final latents [B, H, W, 4]; images [B, 8H, 8W, 3] in [0, 1]; the same before clipping."""
 
     latents: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
     unclipped: np.ndarray
 
 
@@ -753,7 +753,7 @@ class InstantIDReference:
         self,
         prompt: Sequence[str] | PromptEmbeddings,
         embeddings: np.ndarray,
-        pictures: Sequence[np.ndarray],
+        images: Sequence[np.ndarray],
         noise: np.ndarray,
         *,
         negative_prompt: Sequence[str] | None = None,
@@ -778,12 +778,12 @@ class InstantIDReference:
         negative_target_size: tuple[int, int] | None = None,
         on_step: Callable[[int, np.ndarray], None] | None = None,
     ) -> Result:
-        """Makes a batch of B pictures.
+        """Makes a batch of B images.
 
         Args:
           prompt: B texts, or their embeddings.
           embeddings: [B, 512], raw.
-          pictures: one [B, 8H, 8W, 3] in [0, 1] for each of `controlnets`.
+          images: one [B, 8H, 8W, 3] in [0, 1] for each of `controlnets`.
           noise: [B, H, W, 4] of unit variance.
           scheduler: from `make_scheduler`; None is SDXL's own.
           step_noise: step -> [B, H, W, 4], what a stochastic scheduler draws at that step.
@@ -800,7 +800,7 @@ class InstantIDReference:
                 clip_skip=clip_skip,
             )
         B = len(noise)
-        size = pictures[0].shape[1:3]
+        size = images[0].shape[1:3]
         time_ids = [*(original_size or size), *crops_coords_top_left, *(target_size or size)]
         negative_time_ids = time_ids
         if negative_original_size is not None and negative_target_size is not None:
@@ -827,7 +827,7 @@ class InstantIDReference:
         }
         controls = _Controls(
             self.controlnets,
-            [nchw(picture) for picture in pictures],
+            [nchw(image) for image in images],
             *(
                 _per_net(value, len(self.controlnets))
                 for value in (
@@ -858,7 +858,7 @@ class InstantIDReference:
                     positive if unconditional else rows,
                 )
                 if unconditional:
-                    # Guess mode keeps the unconditional half free of the control pictures.
+                    # Guess mode keeps the unconditional half free of the control images.
                     down = [torch.cat([torch.zeros_like(d), d]) for d in down]
                     mid = torch.cat([torch.zeros_like(mid), mid])
                 output = self.predict(
@@ -884,7 +884,7 @@ class InstantIDReference:
 @dataclasses.dataclass
 class _Controls:
     networks: list[ControlNetModel]
-    pictures: list[torch.Tensor]
+    images: list[torch.Tensor]
     scales: list[float]
     starts: list[float]
     ends: list[float]
@@ -895,14 +895,14 @@ class _Controls:
         sums = None
         for i, network in enumerate(self.networks):
             outside = begin < self.starts[i] or end > self.ends[i]
-            picture = self.pictures[i]
+            image = self.images[i]
             down, mid = network(
                 x,
                 t,
                 # IdentityNet attends to the person, every other network to the text.
                 encoder_hidden_states=rows["id_tokens" if i == 0 else "text"],
                 added_cond_kwargs={k: rows[k] for k in ("text_embeds", "time_ids")},
-                controlnet_cond=picture.repeat(len(x) // len(picture), 1, 1, 1),
+                controlnet_cond=image.repeat(len(x) // len(image), 1, 1, 1),
                 conditioning_scale=0.0 if outside else self.scales[i],
                 guess_mode=self.guess_mode,
                 return_dict=False,

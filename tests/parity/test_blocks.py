@@ -158,10 +158,10 @@ def test_upsampling_equals_torch_to_even_and_odd_sizes(unet, size):
 
 def test_conditioning_embedding_equals_torch(controlnet):
     path = "controlnet_cond_embedding"
-    picture = np.random.default_rng(1).random((2, 40, 56, 3), np.float32)
-    want = nhwc(controlnet.torch.get_submodule(path)(nchw(picture)))
+    image = np.random.default_rng(1).random((2, 40, 56, 3), np.float32)
+    want = nhwc(controlnet.torch.get_submodule(path)(nchw(image)))
     assert want.shape == (2, 5, 7, 32)
-    compare(Part(controlnet.ours, path), (picture,), want)
+    compare(Part(controlnet.ours, path), (image,), want)
 
 
 # -- attention ------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""Whole pictures: files that torch saved, sampled by both sides from the same noise.
+"""Whole images: files that torch saved, sampled by both sides from the same noise.
 
-Final latents agree within 1e-4 of the torch pipeline's, decoded pictures with a PSNR of 50 dB.
+Final latents agree within 1e-4 of the torch pipeline's, decoded images with a PSNR of 50 dB.
 """
 
 import jax
@@ -67,7 +67,7 @@ def inputs(size: tuple[int, int], count: int) -> tuple[list[Face], np.ndarray, l
     return faces(count), noise, [11 + i for i in range(count)]
 
 
-def sample(pipe, *, size=(64, 96), count=1, pictures=(), **arguments):
+def sample(pipe, *, size=(64, 96), count=1, images=(), **arguments):
     """Our side of a call."""
     people, noise, seeds = inputs(size, count)
     return pipe(
@@ -78,15 +78,15 @@ def sample(pipe, *, size=(64, 96), count=1, pictures=(), **arguments):
         latents=noise,
         seed=seeds,
         output_type="np",
-        control_images=[list(p) for p in pictures],
+        control_images=[list(p) for p in images],
         **arguments,
     )
 
 
-def sample_torch(reference, *, size=(64, 96), count=1, pictures=(), scheduler=None, **arguments):
+def sample_torch(reference, *, size=(64, 96), count=1, images=(), scheduler=None, **arguments):
     """Torch's side of the same call; steps draw the noise that ours documents."""
     people, noise, seeds = inputs(size, count)
-    drawn = [np.stack([draw_keypoints(*size, face.kps) for face in people]), *pictures]
+    drawn = [np.stack([draw_keypoints(*size, face.kps) for face in people]), *images]
 
     def step_noise(step: int) -> np.ndarray:
         keys = [jax.random.fold_in(jax.random.key(seed), step) for seed in seeds]
@@ -101,7 +101,7 @@ def sample_torch(reference, *, size=(64, 96), count=1, pictures=(), scheduler=No
         return reference(
             PROMPTS[:count],
             np.stack([face.embedding for face in people]),
-            [picture.astype(np.float32) / 255 for picture in drawn],
+            [image.astype(np.float32) / 255 for image in drawn],
             noise,
             scheduler=torch_scheduler(scheduler),
             step_noise=step_noise,
@@ -112,10 +112,10 @@ def sample_torch(reference, *, size=(64, 96), count=1, pictures=(), scheduler=No
 
 
 def check(reference, pipe, **arguments) -> None:
-    """Asserts that both sides make the same picture."""
+    """Asserts that both sides make the same image."""
     ours, theirs = sample(pipe, **arguments), sample_torch(reference, **arguments)
     assert relative_error(ours.latents, theirs.latents) < TOLERANCE
-    assert psnr(ours.images, theirs.pictures) > PSNR
+    assert psnr(ours.images, theirs.images) > PSNR
 
 
 def torch_scheduler(name: str | None):
@@ -126,7 +126,7 @@ def torch_scheduler(name: str | None):
 
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """PSNR of pictures in [0, 1], in dB."""
+    """PSNR of images in [0, 1], in dB."""
     return -10 * np.log10(np.mean((ours - theirs) ** 2))
 
 
@@ -188,10 +188,10 @@ def test_argument_matters(pipe, case):
 
 
 def test_two_controlnets_match_torch(reference, pipe_of_two):
-    picture = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     arguments = {
         "num_inference_steps": 6,
-        "pictures": [picture],
+        "images": [image],
         "controlnet_conditioning_scale": [0.8, 0.5],
         "control_guidance_start": [0.0, 0.3],
         "control_guidance_end": [0.6, 1.0],

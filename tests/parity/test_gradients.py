@@ -25,7 +25,7 @@ def inputs() -> dict[str, np.ndarray]:
         "pooled": unit_noise(3, ROWS, 36),
         "time_ids": np.array([[64, 96, 0, 3, 72, 96], [200, 100, 9, 0, 72, 96]], np.float32),
         "id_embeds": unit_noise(4, ROWS, 512),
-        "picture": np.random.default_rng(5).random((ROWS, 8 * HEIGHT, 8 * WIDTH, 3), np.float32),
+        "image": np.random.default_rng(5).random((ROWS, 8 * HEIGHT, 8 * WIDTH, 3), np.float32),
         "timesteps": np.array([7, 801], np.int32),
     }
 
@@ -45,7 +45,7 @@ def torch_gradients(inputs, unet_and_adapter, controlnet, resampler) -> dict[str
         nchw(inputs["noisy"]),
         given["timesteps"],
         encoder_hidden_states=id_tokens,
-        controlnet_cond=nchw(inputs["picture"]),
+        controlnet_cond=nchw(inputs["image"]),
         added_cond_kwargs=added,
         return_dict=False,
     )

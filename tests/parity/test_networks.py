@@ -34,7 +34,7 @@ def moved(ours, theirs) -> bool:
     return relative_error(ours, theirs) > 10 * TOLERANCE
 
 
-def pictures(seed, *shape):
+def images(seed, *shape):
     return np.random.default_rng(seed).random(shape, np.float32)
 
 
@@ -161,21 +161,21 @@ def test_unet_of_another_shape_equals_torch():
 
 def run_controlnet(pair):
     @jax.jit
-    def run(params, sample, timesteps, tokens, pooled, time_ids, picture):
+    def run(params, sample, timesteps, tokens, pooled, time_ids, image):
         net = pair.network.bind(params)
         added = net.embed_added(pooled, time_ids)
-        return net(sample, timesteps, net.keys_values(tokens), added, net.embed_image(picture))
+        return net(sample, timesteps, net.keys_values(tokens), added, net.embed_image(image))
 
     return run
 
 
-def run_torch_controlnet(pair, sample, timesteps, tokens, pooled, time_ids, picture):
+def run_torch_controlnet(pair, sample, timesteps, tokens, pooled, time_ids, image):
     down, mid = pair.torch(
         nchw(sample),
         torched(timesteps),
         encoder_hidden_states=torched(tokens),
         added_cond_kwargs={"text_embeds": torched(pooled), "time_ids": torched(time_ids)},
-        controlnet_cond=nchw(picture),
+        controlnet_cond=nchw(image),
         return_dict=False,
     )
     return [nhwc(tensor) for tensor in [*down, mid]]
@@ -189,7 +189,7 @@ def controlnet_inputs():
         "tokens": unit_noise(3, B, 6, 64),
         "pooled": unit_noise(4, B, 36),
         "time_ids": TIME_IDS,
-        "picture": pictures(5, B, 8 * H, 8 * W, 3),
+        "image": images(5, B, 8 * H, 8 * W, 3),
     }
 
 
@@ -204,7 +204,7 @@ def test_controlnet_residuals_equal_torch_at_odd_sizes(controlnet, controlnet_in
         "timesteps": TIMESTEPS[::-1].copy(),
         **{
             name: 0 * controlnet_inputs[name]
-            for name in ("sample", "tokens", "pooled", "time_ids", "picture")
+            for name in ("sample", "tokens", "pooled", "time_ids", "image")
         },
     }
     for name, off in switched_off.items():
@@ -212,7 +212,7 @@ def test_controlnet_residuals_equal_torch_at_odd_sizes(controlnet, controlnet_in
         assert moved(changed[-1], theirs[-1]), name
 
 
-def test_controlnet_of_bgr_pictures_equals_torch(controlnet_inputs):
+def test_controlnet_of_bgr_images_equals_torch(controlnet_inputs):
     pair = pair_controlnet(
         21,
         controlnet_conditioning_channel_order="bgr",
@@ -222,13 +222,13 @@ def test_controlnet_of_bgr_pictures_equals_torch(controlnet_inputs):
         attention_head_dim=(2, 3),
         layers_per_block=2,
     )
-    small = {"sample": unit_noise(1, B, 3, 4, 4), "picture": pictures(5, B, 24, 32, 3)}
+    small = {"sample": unit_noise(1, B, 3, 4, 4), "image": images(5, B, 24, 32, 3)}
     inputs = controlnet_inputs | small
     theirs = run_torch_controlnet(pair, **inputs)
     run = run_controlnet(pair)
     for ours, torchs in zip(run(pair.params, **inputs), theirs, strict=True):
         assert relative_error(ours, torchs) <= TOLERANCE
-    rgb = inputs | {"picture": inputs["picture"][..., ::-1].copy()}
+    rgb = inputs | {"image": inputs["image"][..., ::-1].copy()}
     assert moved(run(pair.params, **rgb)[-1], theirs[-1])
 
 
@@ -261,20 +261,20 @@ def shift_and_scale(config):
 @pytest.mark.parametrize("name", ["vae", "vae_with_statistics"])
 def test_vae_encoding_equals_torch(request, name):
     pair = request.getfixturevalue(name)
-    picture = 2 * pictures(1, 2, 40, 56, 3) - 1
-    posterior = pair.torch.encode(nchw(picture)).latent_dist
+    image = 2 * images(1, 2, 40, 56, 3) - 1
+    posterior = pair.torch.encode(nchw(image)).latent_dist
     mean, std = nhwc(posterior.mean), nhwc(posterior.std)
     noise = unit_noise(2, *mean.shape)
     shift, scale = shift_and_scale(pair.torch.config)
     encode = jax.jit(lambda params, *args: pair.network.bind(params).encode(*args))
     for ours, theirs in (
-        (encode(pair.params, picture), (mean - shift) * scale),
-        (encode(pair.params, picture, noise), (mean + std * noise - shift) * scale),
+        (encode(pair.params, image), (mean - shift) * scale),
+        (encode(pair.params, image, noise), (mean + std * noise - shift) * scale),
     ):
         assert relative_error(ours, theirs) <= TOLERANCE
-    assert moved(encode(pair.params, picture), (mean + std * noise - shift) * scale)
+    assert moved(encode(pair.params, image), (mean + std * noise - shift) * scale)
     if name == "vae_with_statistics":
-        assert moved(encode(pair.params, picture), mean * pair.torch.config.scaling_factor)
+        assert moved(encode(pair.params, image), mean * pair.torch.config.scaling_factor)
 
 
 @pytest.mark.parametrize("name", ["vae", "vae_with_statistics"])

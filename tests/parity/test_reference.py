@@ -83,11 +83,11 @@ def test_denoising_without_a_person_equals_diffusers_pipeline(
         "crops_coords_top_left": (3, 5),
         "target_size": (512, 384),
     } | settings
-    noise, picture = unit_noise(1, 2, 8, 12, 4), np.abs(unit_noise(2, 2, 64, 96, 3)) % 1
+    noise, image = unit_noise(1, 2, 8, 12, 4), np.abs(unit_noise(2, 2, 64, 96, 3)) % 1
     ours = reference(
         PROMPT,
         unit_noise(3, 2, 512),
-        [picture, picture],
+        [image, image],
         noise,
         negative_prompt=NEGATIVE,
         scheduler=make_scheduler(scheduler),
@@ -105,7 +105,7 @@ def test_denoising_without_a_person_equals_diffusers_pipeline(
     )
     theirs = pipeline(
         PROMPT,
-        image=nchw(picture),
+        image=nchw(image),
         negative_prompt=NEGATIVE,
         latents=nchw(noise),
         controlnet_conditioning_scale=0.7,
@@ -114,7 +114,7 @@ def test_denoising_without_a_person_equals_diffusers_pipeline(
     ).images
     # The attention of ours is written out, theirs is fused: sums are taken in another order.
     assert relative_error(ours.latents, nhwc(theirs)) < 1e-5
-    assert np.isfinite(ours.pictures).all()
+    assert np.isfinite(ours.images).all()
 
 
 def test_original_layout_is_what_diffusers_converts_back(reference):

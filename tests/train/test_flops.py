@@ -24,15 +24,15 @@ def test_matrix_product():
 
 
 def test_convolution():
-    picture = jax.ShapeDtypeStruct((2, 10, 10, 4), jnp.float32)
+    image = jax.ShapeDtypeStruct((2, 10, 10, 4), jnp.float32)
     kernel = jax.ShapeDtypeStruct((3, 3, 4, 6), jnp.float32)
 
-    def convolve(picture, kernel):
+    def convolve(image, kernel):
         return jax.lax.conv_general_dilated(
-            picture, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    assert flops(convolve, picture, kernel) == 2 * (2 * 10 * 10 * 6) * (3 * 3 * 4)
+    assert flops(convolve, image, kernel) == 2 * (2 * 10 * 10 * 6) * (3 * 3 * 4)
 
 
 def test_loops_count_every_iteration_and_nested_operations():

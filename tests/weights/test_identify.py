@@ -231,10 +231,10 @@ CLASSES = {
         "an SDXL inpainting UNet (diffusers layout)",
         None,
     ),
-    "SDXL picture editing UNet": (
+    "SDXL image editing UNet": (
         UNet2DConditionModel,
         sdxl() | UPS | {"in_channels": 8},
-        "an SDXL picture editing UNet (diffusers layout)",
+        "an SDXL image editing UNet (diffusers layout)",
         None,
     ),
     "UNet of a VAE with 8 channels": (

@@ -9,7 +9,7 @@ from typing import Any
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
-from instantid_jax.pictures import find_pictures
+from instantid_jax.images import find_images
 from train.data.record_builder import Rejected
 from train.data.tars import TarExample, object_of, tar_examples, text_of
 
@@ -60,7 +60,7 @@ def _in_folder(source: Path, faces: Path | None) -> Iterator[Candidate]:
         raise InputError(
             f"{source} is not a folder: expected a folder of images or of img2dataset .tar files"
         )
-    for path in find_pictures(source):
+    for path in find_images(source):
         name = path.relative_to(source)
         caption, notes = path.with_suffix(".txt"), path.with_suffix(".json")
         yield Candidate(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from instantid_jax.face.face import Face
-from instantid_jax.pictures import read_picture
+from instantid_jax.images import read_image
 from train.data.buckets import Size
 from train.data.faces import sharpness
 from train.data.record import CorruptRecord, Record, image_hash, is_whole_jpeg
@@ -52,7 +52,7 @@ def upright_jpeg(data: bytes) -> StoredImage:
         with Image.open(io.BytesIO(data)) as opened:
             upright = opened.getexif().get(_ORIENTATION, 1) == 1
             keep = opened.format == "JPEG" and opened.mode == "RGB" and upright
-            pixels = read_picture(opened)
+            pixels = read_image(opened)
     except MemoryError:
         raise
     # Files from the web make Pillow and its plugins raise almost anything.

@@ -11,7 +11,7 @@ from typing import Any
 
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
-from instantid_jax.pictures import find_pictures
+from instantid_jax.images import find_images
 from train.data.tars import DamagedTarError, object_of, tar_examples, text_of
 
 IMAGES_PER_SHARD = 1000
@@ -89,7 +89,7 @@ def find_shards(source: Path) -> list[InputShard]:
         if found := sorted(path for path in files if path.name.endswith(endings)):
             return [InputShard(source, (path.relative_to(source).as_posix(),)) for path in found]
     try:
-        names = [path.relative_to(source).as_posix() for path in find_pictures(source)]
+        names = [path.relative_to(source).as_posix() for path in find_images(source)]
     except InputError as error:
         raise InputError(f"{error}, .tar or .parquet") from error
     return [

@@ -6,7 +6,7 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import output_size
-from instantid_jax.pictures import read_picture
+from instantid_jax.images import read_image
 from instantid_jax.request.checks import check_side
 from instantid_jax.request.request import Request
 from instantid_jax.request.settings import Settings
@@ -31,7 +31,7 @@ def _size(request: Request, long_side: int) -> tuple[int, int] | None:
     if request.height is not None:
         return request.height, request.width
     if request.kps_image is not None:
-        height, width = read_picture(request.kps_image).shape[:2]
+        height, width = read_image(request.kps_image).shape[:2]
         return check_side("height", height), check_side("width", width)
     if request.face is not None and request.face.image_size is not None:
         return output_size(request.face.image_size, long_side=long_side)

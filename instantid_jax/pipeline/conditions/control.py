@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from instantid_jax.errors import InputError
+from instantid_jax.images import ImageInput, read_image
 from instantid_jax.params import Network
-from instantid_jax.pictures import Picture, read_picture
 from instantid_jax.request.request import Request
 from instantid_jax.request.settings import Settings
 
@@ -87,9 +87,9 @@ def residual_scales(
     return np.pad(scales, [(0, steps - own), (0, 0), (0, 0), (0, 0)]).astype(np.float32)
 
 
-def resize(image: Picture, size: tuple[int, int]) -> np.ndarray:
+def resize(image: ImageInput, size: tuple[int, int]) -> np.ndarray:
     """An image for a ControlNet, [H, W, 3] uint8, resized as in diffusers (Lanczos)."""
-    pixels = read_picture(image)
+    pixels = read_image(image)
     if pixels.shape[:2] == size:
         return pixels
     height, width = size

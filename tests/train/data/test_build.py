@@ -244,7 +244,7 @@ def test_failed_build_leaves_nothing(folder, tmp_path):
     before = sorted(tmp_path.iterdir())
     for source, message in (
         (tar, "damaged tar"),
-        (tmp_path / "bare", "holds no pictures"),
+        (tmp_path / "bare", "holds no images"),
         (tmp_path / "missing", "is not a folder"),
         (tmp_path / "faceless", r"no usable image \(1 no face file\)"),
     ):

@@ -34,17 +34,13 @@ def test_rejects_decompression_bombs():
 
 @pytest.mark.parametrize("error", [struct.error, KeyError, RuntimeError, RecursionError])
 def test_any_plugin_error_rejects_the_image(monkeypatch, error):
-    monkeypatch.setattr(
-        record_builder, "read_picture", lambda _: (_ for _ in ()).throw(error("odd"))
-    )
+    monkeypatch.setattr(record_builder, "read_image", lambda _: (_ for _ in ()).throw(error("odd")))
     with pytest.raises(Rejected, match=r"^unreadable image$"):
         upright_jpeg(web.encoded(web.photo()))
 
 
 def test_memory_errors_do_not_reject_the_image(monkeypatch):
-    monkeypatch.setattr(
-        record_builder, "read_picture", lambda _: (_ for _ in ()).throw(MemoryError)
-    )
+    monkeypatch.setattr(record_builder, "read_image", lambda _: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         upright_jpeg(web.encoded(web.photo()))
 

@@ -143,7 +143,7 @@ def test_rejects_input_without_images(tmp_path):
     with pytest.raises(InputError, match=r"0.parquet has the columns URL: expected an image"):
         entries(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"holds no pictures: .*\.webp, \.tar or \.parquet"):
+    with pytest.raises(InputError, match=r"holds no images: .*\.webp, \.tar or \.parquet"):
         find_shards(tmp_path / "empty")
     with pytest.raises(InputError, match=r"nowhere: expected a folder, a \.tar or a \.parquet"):
         find_shards(tmp_path / "nowhere")

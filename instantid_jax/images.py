@@ -1,4 +1,4 @@
-"""Reading pictures as upright RGB, and writing PNGs."""
+"""Reading images as upright RGB, and writing PNGs."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ from instantid_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# An input picture: a file path, a Pillow image, or a uint8 [H, W, 3] RGB array.
-Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+# An input image: a file path, a Pillow image, or a uint8 [H, W, 3] RGB array.
+ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 
-# Suffixes that `find_pictures` accepts in a folder; a file passed directly may have any name.
+# Suffixes that `find_images` accepts in a folder; a file passed directly may have any name.
 _SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 # Pillow's decoders raise all of these for damaged files.
@@ -28,53 +28,53 @@ _DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, Runt
 _DAMAGE += (SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 
 
-def read_picture(picture: Picture) -> np.ndarray:
-    """Reads a picture upright, as uint8 [H, W, 3] RGB.
+def read_image(image: ImageInput) -> np.ndarray:
+    """Reads an image upright, as uint8 [H, W, 3] RGB.
 
     Applies EXIF rotation, composites transparency on white, takes the first frame of an animation
     and converts every other color mode to 8-bit RGB. Ignores color profiles. Checks arrays and
     returns them unchanged.
 
     Raises:
-      InputError: no such file, not a picture, damaged, empty, or of more pixels than Pillow takes
+      InputError: no such file, not an image, damaged, empty, or of more pixels than Pillow takes
         (twice `PIL.Image.MAX_IMAGE_PIXELS`, about 179 million).
     """
-    name = picture_name(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+    name = image_name(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise InputError(
-                f"{name} is {picture.dtype} {list(picture.shape)}: expected uint8 [H, W, 3], RGB"
+                f"{name} is {image.dtype} {list(image.shape)}: expected uint8 [H, W, 3], RGB"
             )
-        if not picture.size:
-            raise InputError(f"{name} is empty: its shape is {list(picture.shape)}")
-        return picture
-    if not isinstance(picture, (str, os.PathLike, Image.Image)):
+        if not image.size:
+            raise InputError(f"{name} is empty: its shape is {list(image.shape)}")
+        return image
+    if not isinstance(image, (str, os.PathLike, Image.Image)):
         raise InputError(
-            f"a picture cannot be a {type(picture).__name__}: "
+            f"an image cannot be a {type(image).__name__}: "
             "pass a file path, a Pillow image, or a uint8 [H, W, 3] array"
         )
     try:
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always")
-            # Pillow warns from half of the size that it rejects; such pictures are accepted here.
+            # Pillow warns from half of the size that it rejects; such images are accepted here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if isinstance(picture, Image.Image):
-                result = _upright_rgb(picture, name)
+            if isinstance(image, Image.Image):
+                result = _upright_rgb(image, name)
             else:
-                with Image.open(picture) as image:
-                    result = _upright_rgb(image, name)
+                with Image.open(image) as opened:
+                    result = _upright_rgb(opened, name)
     except (InputError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{name}: no such file; pass the path of a picture") from error
+        raise InputError(f"{name}: no such file; pass the path of an image") from error
     except IsADirectoryError as error:
-        raise InputError(f"{name} is a folder: pass the path of one picture") from error
+        raise InputError(f"{name} is a folder: pass the path of one image") from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise InputError(f"{name} has more than {limit:,} pixels: make it smaller") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{name} is not a picture in a supported format: save it as JPEG or PNG"
+            f"{name} is not an image in a supported format: save it as JPEG or PNG"
         ) from error
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno:
@@ -88,26 +88,26 @@ def read_picture(picture: Picture) -> np.ndarray:
     return result
 
 
-def picture_name(picture: object) -> str:
-    """Name of a picture in messages: its path, if it has one."""
-    if isinstance(picture, (str, os.PathLike)):
-        return os.fspath(picture)
+def image_name(image: object) -> str:
+    """Name of an image in messages: its path, if it has one."""
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
     # Pillow keeps the path on images it opened from a file.
-    return str(getattr(picture, "filename", "") or "the picture")
+    return str(getattr(image, "filename", "") or "the image")
 
 
-def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
-    """The picture files in a folder and its subfolders, sorted; for a file, that file.
+def find_images(path: str | os.PathLike[str]) -> list[Path]:
+    """The image files in a folder and its subfolders, sorted; for a file, that file.
 
     Skips hidden files and folders: these include macOS's `._*` files and the partial outputs of
     interrupted programs.
 
     Raises:
-      InputError: if `path` does not exist, or is a folder without pictures.
+      InputError: if `path` does not exist, or is a folder without images.
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder; pass a picture or a folder of pictures")
+        raise InputError(f"{path}: no such file or folder; pass an image or a folder of images")
     if not path.is_dir():
         return [path]
     found = sorted(
@@ -117,12 +117,12 @@ def find_pictures(path: str | os.PathLike[str]) -> list[Path]:
     )
     if not found:
         kinds = ", ".join(sorted(_SUFFIXES))
-        raise InputError(f"{path} holds no pictures: expected files ending in {kinds}")
+        raise InputError(f"{path} holds no images: expected files ending in {kinds}")
     return found
 
 
 def save_png(
-    picture: Image.Image | np.ndarray,
+    image: Image.Image | np.ndarray,
     path: str | os.PathLike[str],
     *,
     text: Mapping[str, str] | None = None,
@@ -130,28 +130,28 @@ def save_png(
     """Writes a PNG with text chunks, atomically.
 
     Args:
-      picture: a Pillow image, or uint8 [H, W, 3] RGB.
+      image: a Pillow image, or uint8 [H, W, 3] RGB.
       path: must end in `.png`; parent folders are created.
       text: the file's text chunks, by keyword.
 
     Raises:
-      InputError: if `path` does not end in `.png` or is a folder, or `picture` cannot be read.
+      InputError: if `path` does not end in `.png` or is a folder, or `image` cannot be read.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(
-            f"{path}: pictures are written as PNG; name it {path.with_suffix('.png').name}"
+            f"{path}: images are written as PNG; name it {path.with_suffix('.png').name}"
         )
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass the name of a file to write")
-    if not isinstance(picture, Image.Image):
-        picture = Image.fromarray(read_picture(picture))
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(read_image(image))
     chunks = PngInfo()
     for keyword, value in (text or {}).items():
         # Pillow writes tEXt for Latin-1 text and iTXt otherwise.
         chunks.add_text(keyword, value)
     with replacing_file(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=chunks)
+        image.save(temporary, format="PNG", pnginfo=chunks)
 
 
 def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:

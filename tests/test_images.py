@@ -5,27 +5,27 @@ import pytest
 from PIL import Image
 
 from instantid_jax.errors import InputError
-from instantid_jax.pictures import find_pictures, read_picture, save_png
+from instantid_jax.images import find_images, read_image, save_png
 
 RED = (200, 30, 40)
 
 
-def corner_picture(height=24, width=40):
+def corner_image(height=24, width=40):
     """Blue with a red top left quarter, so that turning shows."""
-    picture = np.full((height, width, 3), (20, 40, 220), np.uint8)
-    picture[: height // 2, : width // 2] = RED
-    return picture
+    image = np.full((height, width, 3), (20, 40, 220), np.uint8)
+    image[: height // 2, : width // 2] = RED
+    return image
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tiff"])
 def test_files_are_read_as_rgb(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     options = {"lossless": True} if suffix == "webp" else {}
-    Image.fromarray(corner_picture()).save(path, **options)
+    Image.fromarray(corner_image()).save(path, **options)
     for source in (path, str(path), Image.open(path)):
-        got = read_picture(source)
+        got = read_image(source)
         assert got.dtype == np.uint8
-        np.testing.assert_array_equal(got, corner_picture())
+        np.testing.assert_array_equal(got, corner_image())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -44,9 +44,9 @@ def test_exif_orientation_is_undone(tmp_path, suffix, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = np.ascontiguousarray(undo(corner_picture()))
+    stored = np.ascontiguousarray(undo(corner_image()))
     Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
-    got = read_picture(tmp_path / f"a.{suffix}")
+    got = read_image(tmp_path / f"a.{suffix}")
     assert got.shape == (24, 40, 3)
     # JPEG blurs the border of the quarter; its middle and the corners keep their colors.
     np.testing.assert_allclose(got[4, 8], RED, atol=6)
@@ -60,90 +60,90 @@ def test_transparency_is_laid_on_white(tmp_path):
     rgba[:4, :, 3] = 255
     rgba[4:6, :, 3] = 128
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    got = read_picture(tmp_path / "a.png")
+    got = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(got[[0, 5, 7], 0], [[255, 0, 0], [255, 127, 127], [255] * 3])
 
     gray = Image.merge("LA", [Image.new("L", (8, 8), 0), Image.new("L", (8, 8), 0)])
-    np.testing.assert_array_equal(read_picture(gray), 255)
+    np.testing.assert_array_equal(read_image(gray), 255)
 
-    palette = Image.fromarray(corner_picture()).quantize(4)
+    palette = Image.fromarray(corner_image()).quantize(4)
     index = palette.getpixel((0, 0))
     palette.save(tmp_path / "p.png", transparency=index)
-    got = read_picture(tmp_path / "p.png")
+    got = read_image(tmp_path / "p.png")
     np.testing.assert_array_equal(got[0, 0], 255)
     np.testing.assert_allclose(got[20, 36], (20, 40, 220), atol=4)
 
 
 def test_palette_transparency_in_bytes_warns_nobody(tmp_path, caplog):
-    palette = Image.fromarray(corner_picture()).quantize(4)
+    palette = Image.fromarray(corner_image()).quantize(4)
     palette.save(tmp_path / "p.png", transparency=bytes([0, 0, 0, 0]))
-    np.testing.assert_array_equal(read_picture(tmp_path / "p.png"), 255)
+    np.testing.assert_array_equal(read_image(tmp_path / "p.png"), 255)
     assert not caplog.records
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "CMYK", "YCbCr", "HSV"])
 def test_other_modes_become_rgb(mode):
     white = Image.new("RGB", (6, 4), "white").convert(mode)
-    np.testing.assert_array_equal(read_picture(white), np.full((4, 6, 3), 255, np.uint8))
+    np.testing.assert_array_equal(read_image(white), np.full((4, 6, 3), 255, np.uint8))
 
 
 def test_cmyk_jpeg_keeps_its_colors(tmp_path):
-    Image.fromarray(corner_picture()).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
-    np.testing.assert_allclose(read_picture(tmp_path / "a.jpg")[4, 8], RED, atol=8)
+    Image.fromarray(corner_image()).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg")[4, 8], RED, atol=8)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
 def test_16_bit_gray_keeps_its_high_byte(tmp_path, suffix):
     gray = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
     Image.fromarray(gray).save(tmp_path / f"a.{suffix}")
-    got = read_picture(tmp_path / f"a.{suffix}")
+    got = read_image(tmp_path / f"a.{suffix}")
     np.testing.assert_array_equal(got, np.repeat((gray >> 8)[..., None], 3, -1))
 
 
 def test_wider_pixels_are_refused(tmp_path):
     with pytest.raises(InputError, match="32-bit pixels"):
-        read_picture(Image.fromarray(np.array([[70000]], np.int32)))
+        read_image(Image.fromarray(np.array([[70000]], np.int32)))
     with pytest.raises(InputError, match="floating-point"):
-        read_picture(Image.fromarray(np.ones((2, 2), np.float32)))
+        read_image(Image.fromarray(np.ones((2, 2), np.float32)))
 
 
 def test_an_animation_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.gif")[0, 0], [255, 0, 0])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.gif")[0, 0], [255, 0, 0])
 
 
 def test_arrays_are_checked_and_returned():
-    picture = corner_picture()
-    assert read_picture(picture) is picture
+    image = corner_image()
+    assert read_image(image) is image
     for wrong, message in (
-        (picture.astype(np.float32), "float32"),
-        (picture[..., 0], r"\[24, 40\]"),
+        (image.astype(np.float32), "float32"),
+        (image[..., 0], r"\[24, 40\]"),
         (np.zeros((4, 4, 4), np.uint8), r"\[4, 4, 4\]"),
-        (picture[:0], "empty"),
+        (image[:0], "empty"),
     ):
         with pytest.raises(InputError, match=message):
-            read_picture(wrong)
+            read_image(wrong)
 
 
 def test_unusable_sources_get_one_line(tmp_path):
     def refuses(source, message):
         with pytest.raises(InputError, match=message) as error:
-            read_picture(source)
+            read_image(source)
         assert "\n" not in str(error.value)
 
-    (tmp_path / "text.jpg").write_text("this is not a picture")
+    (tmp_path / "text.jpg").write_text("this is not an image")
     (tmp_path / "empty.png").write_bytes(b"")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for suffix in ("jpg", "png", "webp", "gif", "tiff"):
         Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
         whole = (tmp_path / f"whole.{suffix}").read_bytes()
         (tmp_path / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
-        refuses(tmp_path / f"cut.{suffix}", f"cut.{suffix} is (damaged|not a picture)")
+        refuses(tmp_path / f"cut.{suffix}", f"cut.{suffix} is (damaged|not an image)")
 
     refuses(tmp_path / "missing.jpg", "missing.jpg: no such file")
-    refuses(tmp_path / "text.jpg", "text.jpg is not a picture")
-    refuses(tmp_path / "empty.png", "empty.png is not a picture")
+    refuses(tmp_path / "text.jpg", "text.jpg is not an image")
+    refuses(tmp_path / "empty.png", "empty.png is not an image")
     refuses(tmp_path, "is a folder")
     refuses("x" * 5000, "cannot be opened: File name too long")
     refuses(Image.new("RGB", (0, 3)), "empty: its size is 0 x 3")
@@ -152,63 +152,63 @@ def test_unusable_sources_get_one_line(tmp_path):
     refuses(b"\xff\xd8", "cannot be a bytes")
 
 
-def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
-    Image.fromarray(corner_picture(40, 40)).save(tmp_path / "a.png")
+def test_a_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    Image.fromarray(corner_image(40, 40)).save(tmp_path / "a.png")
     # 1600 pixels: beyond twice 500, within twice 1000, where Pillow would only warn.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(InputError, match=r"a.png has more than 1,000 pixels"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert read_picture(tmp_path / "a.png").shape == (40, 40, 3)
+    assert read_image(tmp_path / "a.png").shape == (40, 40, 3)
 
 
 def test_what_pillow_remarks_is_logged(tmp_path, caplog):
     exif = Image.Exif()
     exif[0x0112] = 1
     exif[0x010F] = "maker" * 10
-    Image.fromarray(corner_picture()).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(corner_image()).save(tmp_path / "a.jpg", exif=exif)
     data = (tmp_path / "a.jpg").read_bytes()
     # The maker's text is said to lie where the block has ended.
     at = data.index(b"\x01\x0f\x00\x02") + 8
     (tmp_path / "a.jpg").write_bytes(data[:at] + b"\x00\x00\xff\x00" + data[at + 4 :])
     with caplog.at_level(logging.WARNING):
-        read_picture(tmp_path / "a.jpg")
+        read_image(tmp_path / "a.jpg")
     assert "a.jpg is used despite Pillow's warning" in caplog.text
 
 
-def test_find_pictures_lists_a_folder_in_order(tmp_path):
+def test_find_images_lists_a_folder_in_order(tmp_path):
     for name in ("b.JPG", "a/c.png", "notes.txt", "._b.JPG", "a/.hidden.png", ".a/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert find_pictures(tmp_path) == [tmp_path / "a/c.png", tmp_path / "b.JPG"]
-    assert find_pictures(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+    assert find_images(tmp_path) == [tmp_path / "a/c.png", tmp_path / "b.JPG"]
+    assert find_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="holds no pictures"):
-        find_pictures(tmp_path / "none")
+    with pytest.raises(InputError, match="holds no images"):
+        find_images(tmp_path / "none")
     with pytest.raises(InputError, match="no such file or folder"):
-        find_pictures(tmp_path / "missing")
+        find_images(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("prompt", ["film noir", "雨の中の男, naïve, ж"])
 def test_save_png_keeps_pixels_and_text(tmp_path, prompt):
     path = tmp_path / "new" / "out.png"
     text = {"prompt": prompt, "parameters": "two\nlines"}
-    save_png(corner_picture(), path, text=text)
-    np.testing.assert_array_equal(read_picture(path), corner_picture())
+    save_png(corner_image(), path, text=text)
+    np.testing.assert_array_equal(read_image(path), corner_image())
     with Image.open(path) as image:
         assert image.text == text
 
 
 def test_save_png_takes_pillow_images_without_texts(tmp_path):
-    save_png(Image.fromarray(corner_picture()), tmp_path / "out.PNG")
+    save_png(Image.fromarray(corner_image()), tmp_path / "out.PNG")
     with Image.open(tmp_path / "out.PNG") as image:
         assert image.format == "PNG" and not image.text
 
 
 def test_save_png_refuses_other_names(tmp_path):
     with pytest.raises(InputError, match=r"name it out\.png"):
-        save_png(corner_picture(), tmp_path / "out.jpg")
+        save_png(corner_image(), tmp_path / "out.jpg")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match="is a folder"):
-        save_png(corner_picture(), tmp_path / "folder.png")
+        save_png(corner_image(), tmp_path / "folder.png")
     assert [p.name for p in tmp_path.iterdir()] == ["folder.png"]
