@@ -22,7 +22,7 @@ import train.distributed
 import train.loop
 from instantid_jax import cli
 from instantid_jax.cli.entry import run_command
-from instantid_jax.pictures import save_png
+from instantid_jax.images import save_png
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(?P<info>[^\n]+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
