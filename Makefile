@@ -8,14 +8,14 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/instantid demo --output out/demo.png
 
-# Compiling is most of what these tests do, so LLVM's optimisations are left out; what is slow runs
+# Compiling is most of what these tests do, so LLVM's optimizations are left out; slow tests run
 # with them, as users do.
 test: $(VENV)/.installed-test
 	JAX_DISABLE_MOST_OPTIMIZATIONS=true $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 # Tests on the host: no network is compiled in these.
-FAST := tests/diffusion tests/face $(wildcard tests/request) tests/weights $(addprefix tests/test_, \
-	atomic.py components.py english.py layers.py params.py pictures.py prompt.py sharding.py)
+FAST := tests/diffusion tests/face tests/request tests/weights $(addprefix tests/test_, \
+	atomic.py components.py english.py layers.py params.py images.py prompt.py sharding.py)
 
 test-fast: lint
 	JAX_DISABLE_MOST_OPTIMIZATIONS=true $(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
