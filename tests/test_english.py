@@ -58,5 +58,5 @@ def test_clean_and_missing_paths(tmp_path, capsys):
     assert "no such file or folder" in capsys.readouterr().err
 
 
-def test_covered_folders_exist():
-    assert all((english.ROOT / folder).is_dir() for folder in english.FOLDERS)
+def test_covered_paths_exist():
+    assert all((english.ROOT / folder).exists() for folder in english.FOLDERS)
