@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import numpy as np
 from instantid_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+END_OF_WORD = "</w>"
+# Two letters or more: every single one is a token.
+WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class PromptTokenizer:
@@ -46,6 +51,11 @@ class PromptTokenizer:
             )
         # Length of a padded prompt with start and end tokens. The file may set no bound.
         self.length = min(self._tokenizer.model_max_length, positions)
+        # A vocabulary of bytes alone, as random models have, spells every prompt.
+        self._has_words = any(
+            token.endswith(END_OF_WORD) and len(token) > len(END_OF_WORD) + 1
+            for token in self._tokenizer.get_vocab()
+        )
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
         """Returns [B, length] int32 ids, padded and truncated."""
@@ -66,13 +76,31 @@ class PromptTokenizer:
                 )
         return lines
 
+    def unknown(self, prompts: Sequence[str]) -> list[str]:
+        """A line for each prompt none of whose words is a token of its own."""
+        lines = []
+        for prompt in prompts:
+            words = WORD.findall(prompt)
+            # With the start and the end of the text, a known word has three.
+            if words and self._has_words and min(map(len, self._tokenizer(words).input_ids)) > 3:
+                lines.append(
+                    f"the model's vocabulary has none of the words of {prompt!r}: it reads them "
+                    "letter by letter, and likely cannot draw them"
+                )
+        return lines
+
 
 def tokenize(
     tokenizers: tuple[PromptTokenizer, PromptTokenizer], prompts: tuple[Sequence[str], ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [B, length] for both text encoders; logs each distinct truncation once."""
+    """Token ids [B, length] for both text encoders; logs each distinct warning once."""
     pairs = list(zip(tokenizers, prompts, strict=True))
-    for line in dict.fromkeys(line for tokenizer, texts in pairs for line in tokenizer.lost(texts)):
+    lines = (
+        line
+        for tokenizer, texts in pairs
+        for line in (*tokenizer.lost(texts), *tokenizer.unknown(texts))
+    )
+    for line in dict.fromkeys(lines):
         logger.warning("%s", line)
     first, second = (tokenizer(texts) for tokenizer, texts in pairs)
     return first, second

@@ -4,6 +4,7 @@ import logging
 import numpy as np
 import pytest
 
+from instantid_jax import embedded
 from instantid_jax.errors import InputError
 from instantid_jax.prompt import PromptTokenizer, tokenize
 from train.random_model import VOCABULARY, random_model
@@ -53,6 +54,29 @@ def test_a_loss_is_told_once(tokenizer, caplog):
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "lost: 'lost'" in caplog.text
     np.testing.assert_array_equal(first[0], second[0])
+
+
+@pytest.fixture(scope="module")
+def worded():
+    """The embedded model's, which knows the captions' words."""
+    return PromptTokenizer(embedded.SDXL / "tokenizer", positions=40, vocabulary=700)
+
+
+@pytest.mark.parametrize("prompt", ["film noir, rain", "Zürich 2026!", "midnight", "雨の中"])
+def test_a_prompt_of_unknown_words_is_reported(worded, prompt, caplog):
+    (line,) = worded.unknown(["a person in the snow", prompt])
+    assert line.startswith(f"the model's vocabulary has none of the words of {prompt!r}")
+    tokenize((worded, worded), ([prompt], [prompt]))
+    assert [record.message for record in caplog.records] == [line]
+
+
+@pytest.mark.parametrize("prompt", ["", "a, 2026!", "Snow at Davos", "t-shirt"])
+def test_a_prompt_with_a_known_word_is_not(worded, prompt):
+    assert worded.unknown([prompt]) == []
+
+
+def test_a_vocabulary_of_bytes_knows_no_words_to_miss(tokenizer):
+    assert tokenizer.unknown(["film noir"]) == []
 
 
 def test_the_text_encoder_bounds_the_length(folder):
