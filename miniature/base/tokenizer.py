@@ -10,23 +10,24 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from instantid_jax.json_files import write_json
+from miniature.drawing.group import COUNTS, group_caption
 from miniature.drawing.scene import Scene, random_scene
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
-# CLIP's own are 77, with which text encoders are a tenth of a step; the longest caption has 29.
-POSITIONS = 40
+# CLIP's own are 77; the longest caption of one person has 29, of three people 54.
+POSITIONS = 64
 
 
 def captions() -> list[str]:
-    """Captions in which every word that a scene can have occurs."""
+    """Captions in which every word occurs that a scene or a group can have."""
     scene = random_scene(np.random.default_rng(0))
     fields = [f for f in dataclasses.fields(Scene) if isinstance(getattr(scene, f.name), str)]
     return [
         dataclasses.replace(scene, **({"background": "wall"} | {field.name: choice})).caption
         for field in fields
         for choice in get_args(field.type)
-    ]
+    ] + [group_caption([scene] * count) for count in COUNTS]
 
 
 def merges(texts: Iterable[str]) -> list[tuple[str, str]]:

@@ -1,11 +1,14 @@
 """The miniature's tokenizer, as the pipeline reads it."""
 
+import re
+
 import numpy as np
 import pytest
 
 from instantid_jax.json_files import read_json
 from instantid_jax.prompt import PromptTokenizer
 from miniature.base.tokenizer import POSITIONS, captions, write_tokenizer
+from miniature.drawing.group import group_caption, random_group
 from miniature.drawing.scene import random_scene
 
 
@@ -18,7 +21,7 @@ def written(tmp_path_factory):
 
 
 def words(caption):
-    return caption.replace("-", " - ").replace(",", " ,").split()
+    return re.sub("([-,:;])", r" \1 ", caption).split()
 
 
 def test_each_word_of_any_caption_is_one_token(written):
@@ -27,6 +30,16 @@ def test_each_word_of_any_caption_is_one_token(written):
         caption = random_scene(np.random.default_rng(seed)).caption
         ids = tokenizer([caption])[0]
         assert ids[0] == size - 2 and np.flatnonzero(ids == size - 1)[0] == 1 + len(words(caption))
+
+
+def test_captions_of_groups_fit_and_are_read_word_by_word(written):
+    tokenizer, size = written
+    for seed in range(50):
+        people = random_group(np.random.default_rng(seed), 3, (128, 128))
+        caption = group_caption([scene for _, scene in people])
+        ids = tokenizer([caption])[0]
+        assert np.flatnonzero(ids == size - 1)[0] == 1 + len(words(caption))
+        assert tokenizer.lost([caption]) == []
 
 
 def test_different_words_are_different_tokens(written):
