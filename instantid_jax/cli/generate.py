@@ -1,5 +1,6 @@
 """`instantid generate`: a face and a prompt in, an image out."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from instantid_jax.images import read_image
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
 from instantid_jax.request.provenance import Provenance
+
+logger = logging.getLogger(__name__)
 
 
 def generate(
@@ -60,6 +63,9 @@ def generate(
     else:
         requests = [Request(**values) if recorded is None else recorded.changed(values)]
     pipe = weights.load()
+    made_with = None if recorded is None else recorded.facts.get("weights_hash")
+    if made_with not in (None, pipe.model.weights_hash):
+        logger.warning("%s was made with other weights: this will be another image", like)
     with Bar() as bar:
         result = pipe.run(requests, observer=bar)
     if again:

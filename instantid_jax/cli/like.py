@@ -23,20 +23,22 @@ def with_recorded_defaults(
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--like", type=Path)
+    for name in ("--sdxl", "--instantid", "--model"):
+        parser.add_argument(name, dest="weights")
     try:
-        like = parser.parse_known_args(sys.argv[1:] if args is None else list(args))[0].like
+        given, _ = parser.parse_known_args(sys.argv[1:] if args is None else list(args))
     except argparse.ArgumentError:
         return command  # The command's own parser says what is wrong.
-    if like is None:
+    if given.like is None:
         return command
-    recorded = Provenance.read(like)
+    recorded = Provenance.read(given.like)
     defaults = {
         "prompt": recorded.request.prompt,
         "settings": recorded.request.image(recorded.image).settings,
     }
     signature = inspect.signature(command)
     weights = type(signature.parameters["weights"].default)
-    if recorded.facts.get("weights") is not None:
+    if given.weights is None and recorded.facts.get("weights") is not None:
         names = ("dtype", "vae_dtype", "mesh")
         own = {name: recorded.facts.get(name) for name in names}
         defaults["weights"] = weights(**recorded.facts["weights"] | own)

@@ -1,9 +1,12 @@
 """`instantid generate --like`: the image of a PNG made again, or with changes."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.numpy import load_file, save_file
 
 from instantid_jax import InstantIDPipeline
 from tests.pipeline import small_model
@@ -90,3 +93,15 @@ def test_without_a_person_a_face_is_asked_for(run, tmp_path):
     Image.new("RGB", (8, 8)).save("web.png", pnginfo=chunks)
     ran = run("generate", "--like", "web.png", "--output", "o.png")
     assert ran.status == 2 and "no face: give --face" in ran.err[0]
+
+
+def test_other_weights_replace_those_recorded_and_are_reported(made, run, model):
+    (path,) = made()
+    shutil.copytree(model, "other")
+    tensors = load_file("other/ip-adapter.safetensors")
+    save_file({name: value * 2 for name, value in tensors.items()}, "other/ip-adapter.safetensors")
+    other = ("--sdxl", model, "--instantid", "other")
+    ran = run("generate", "--like", path, "--output", "o.png", *other)
+    assert ran.status == 0
+    assert ran.log == [f"{path} was made with other weights: this will be another image"]
+    assert contents("o.png") != contents(path)
