@@ -12,7 +12,7 @@ PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
 # Bottom up; a name stands for the file or for all files of the folder.
 LAYERS = [
     {"errors"},
-    {"atomic", "json_files", "cache", "compilation", "params", "images", "sharding"},
+    {"atomic", "json_files", "cache", "compilation", "params", "images", "sharding", "signatures"},
     {"models.config", "models.layers", "models.splash"},
     {"models.attention"},
     {"models.blocks", "models.vae", "models.clip", "models.resampler"},

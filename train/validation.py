@@ -99,7 +99,7 @@ class Validation:
             example["caption"],
             image_embeds=example["id_embeds"],
             kps_image=example["keypoint_images"],
-            **vars(self._config.settings),
+            **self._config.settings.values(),
         )
         return np.asarray(pipe.run([request]).images[0])
 

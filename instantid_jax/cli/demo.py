@@ -60,12 +60,12 @@ def demo(
     shown = weights.person(photos, pack)
     each = settings.num_images_per_prompt
     requests = [
-        Request(prompt, face=shown, **vars(settings) | {"seed": settings.seed + i * each})
+        Request(prompt, face=shown, **settings.values(seed=settings.seed + i * each))
         for i, prompt in enumerate(prompts)
     ]
     pipe = weights.load()
     with Bar() as bar:
-        images = pipe.run(requests, observer=bar).images
+        images = pipe.run(requests, observer=bar).pil_images
     alike = [similarity(shown, image, pack.analyzer()) for image in images]
     captions = ["no face" if cosine is None else f"{cosine:.2f}" for cosine in alike]
     sheet = side_by_side([photo, *images], ["the photo", *captions])

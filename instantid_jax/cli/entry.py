@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import get_type_hints
 
 from instantid_jax.errors import InputError
+from instantid_jax.signatures import with_signature
 
 # Debian's and Ubuntu's packages of the system libraries that OpenCV and onnxruntime need.
 PACKAGES = {
@@ -95,7 +96,9 @@ def _checking_after_parsing(command: Callable[..., None]) -> Callable[..., None]
     groups = {
         name: hint
         for name, hint in get_type_hints(command).items()
-        if dataclasses.is_dataclass(hint) and hasattr(hint, "__post_init__")
+        if isinstance(hint, type)
+        and dataclasses.is_dataclass(hint)
+        and hasattr(hint, "__post_init__")
     }
     parsed = {
         name: type(group.__name__, (group,), {"__post_init__": lambda self: None})
@@ -108,7 +111,7 @@ def _checking_after_parsing(command: Callable[..., None]) -> Callable[..., None]
         command(**{n: groups[n](**vars(v)) if n in groups else v for n, v in given.items()})
 
     call.__annotations__ = get_type_hints(command, include_extras=True) | parsed
-    call.__signature__ = signature.replace(
+    shown = signature.replace(
         parameters=[
             parameter.replace(
                 annotation=call.__annotations__[name],
@@ -119,7 +122,7 @@ def _checking_after_parsing(command: Callable[..., None]) -> Callable[..., None]
             for name, parameter in signature.parameters.items()
         ]
     )
-    return call
+    return with_signature(call, shown)
 
 
 def _told(name: str, message: str, status: int) -> int:

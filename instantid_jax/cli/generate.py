@@ -56,20 +56,22 @@ def generate(
         given["face"] = weights.person(face, pack)
     if pose is not None:
         given["pose"] = read_faces([pose], pack)[0]
-    values = vars(settings) | {"prompt": prompt} | given
-    again = recorded is not None and not given and recorded.made_by(prompt, settings)
-    if again:
-        requests = recorded.batch
+    values: dict[str, Any] = {**settings.values(), "prompt": prompt, **given}
+    again = None
+    if recorded is None:
+        requests = [Request(**values)]
+    elif not given and recorded.made_by(prompt, settings):
+        again, requests = recorded, recorded.batch
     else:
-        requests = [Request(**values) if recorded is None else recorded.changed(values)]
+        requests = [recorded.changed(values)]
     pipe = weights.load()
     made_with = None if recorded is None else recorded.facts.get("weights_hash")
     if made_with not in (None, pipe.model.weights_hash):
         logger.warning("%s was made with other weights: this will be another image", like)
     with Bar() as bar:
         result = pipe.run(requests, observer=bar)
-    if again:
-        result = result.only(recorded.row)
+    if again is not None:
+        result = result.only(again.row)
     facts = {"face_files": list(face), "face_pack": pack.name}
     if recorded is not None and not face:
         facts = {name: recorded.facts.get(name) for name in facts}

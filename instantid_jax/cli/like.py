@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from instantid_jax.request.provenance import Provenance
+from instantid_jax.signatures import with_signature
 
 
 def with_recorded_defaults(
@@ -47,10 +48,10 @@ def with_recorded_defaults(
     def with_defaults(*arguments: object, **options: object) -> None:
         command(*arguments, **options)
 
-    with_defaults.__signature__ = signature.replace(
+    changed = signature.replace(
         parameters=[
             parameter.replace(default=defaults.get(name, parameter.default))
             for name, parameter in signature.parameters.items()
         ]
     )
-    return with_defaults
+    return with_signature(with_defaults, changed)

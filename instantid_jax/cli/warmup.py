@@ -1,5 +1,6 @@
 """`instantid warmup`: compiles beforehand what `generate` will run."""
 
+import dataclasses
 import sys
 import time
 
@@ -33,30 +34,28 @@ def warmup(
       clip_skip: as --clip-skip will be.
       eta: as --eta will be; all above 0 are alike.
     """
+    common = Settings(
+        # A negative prompt: no layer of it is left out, which is a program under --clip-skip.
+        negative_prompt="",
+        num_inference_steps=1,
+        scheduler=scheduler,
+        guidance_scale=None if guidance else 1.0,
+        clip_skip=clip_skip,
+        eta=eta,
+    )
     kinds = [
-        Settings(
-            # A negative prompt: no layer of it is left out, which is a program under --clip-skip.
-            negative_prompt="",
-            height=height,
-            width=width,
-            num_images_per_prompt=count,
-            num_inference_steps=1,
-            scheduler=scheduler,
-            guidance_scale=None if guidance else 1.0,
-            clip_skip=clip_skip,
-            eta=eta,
-        )
-        for height, width in sizes
-        for count in num_images_per_prompt
+        (size, dataclasses.replace(common, height=size[0], width=size[1], num_images_per_prompt=n))
+        for size in sizes
+        for n in num_images_per_prompt
     ]
     if not kinds:
         raise InputError("no sizes: give heights and widths, --sizes 1024 1024 1024 768")
     pipe = weights.load()
     networks = pipe.model.networks
     nobody = np.zeros(networks.image_proj.config.embedding_dim, np.float32)
-    for kind in kinds:
-        image = np.zeros((kind.height, kind.width, 3), np.uint8)
-        control_images = [image] * (len(networks.controlnets) - 1)
+    for (height, width), kind in kinds:
+        image = np.zeros((height, width, 3), np.uint8)
+        control_images = (image,) * (len(networks.controlnets) - 1)
         start = time.perf_counter()
         pipe.run(
             [
@@ -65,11 +64,11 @@ def warmup(
                     image_embeds=nobody,
                     kps_image=image,
                     control_images=control_images,
-                    **vars(kind),
+                    **kind.values(),
                 )
             ]
         )
         seconds = time.perf_counter() - start
         count = kind.num_images_per_prompt
         at_once = "an image" if count == 1 else f"{count} images at a time"
-        print(f"{kind.height} x {kind.width}, {at_once}: {seconds:.1f} s", file=sys.stdout)
+        print(f"{height} x {width}, {at_once}: {seconds:.1f} s", file=sys.stdout)

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Photo = TypeVar("Photo", bound=ImageInput)
 # InstantID was trained with 640. A face that fills the photo is often found only at a smaller size.
 DETECTION_SIZES = (640, 576, 512, 448, 384, 320, 256, 192)
 # Number of faces recognized together.
@@ -140,16 +141,14 @@ class FaceAnalyzer:
         embeddings = self.embed([face.crop for face in found])
         return [face.measured(each) for face, each in zip(found, embeddings, strict=True)]
 
-    def analyze_each(
-        self, images: Iterable[ImageInput]
-    ) -> Iterator[tuple[ImageInput, Face | InputError]]:
+    def analyze_each(self, images: Iterable[Photo]) -> Iterator[tuple[Photo, Face | InputError]]:
         """Analyzes photos in turn; yields the error of a photo that fails and continues.
 
         Recognizes 32 faces at a time, which is faster and rounds differently.
         """
         remaining = iter(images)
         while some := list(itertools.islice(remaining, BATCH)):
-            found: list[tuple[ImageInput, FoundFace | InputError]] = []
+            found: list[tuple[Photo, FoundFace | InputError]] = []
             for image in some:
                 try:
                     found.append((image, self._largest(image)))

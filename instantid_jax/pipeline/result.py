@@ -34,6 +34,17 @@ class Result:
     seeds: list[int]
     provenance: Sequence[Provenance] = ()
 
+    @property
+    def pil_images(self) -> list[Image.Image]:
+        """The images, where they are Pillow images.
+
+        Raises:
+          ValueError: if they are not, as with output_type="np" or "latent".
+        """
+        if not isinstance(self.images, list):
+            raise ValueError('only images of output_type="pil" are Pillow images')
+        return self.images
+
     def only(self, i: int) -> "Result":
         """The result of image `i` alone."""
         images = None if self.images is None else self.images[i : i + 1]
@@ -41,7 +52,9 @@ class Result:
             images, self.latents[i : i + 1], self.seeds[i : i + 1], self.provenance[i : i + 1]
         )
 
-    def save(self, path: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> list[Path]:
+    def save(
+        self, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
+    ) -> list[Path]:
         """Writes the images as PNG files that say how they were made (`Request.from_png`).
 
         Args:
@@ -53,11 +66,9 @@ class Result:
           ValueError: if the images are not Pillow images.
           InputError: if a file cannot be written under this name.
         """
-        if not isinstance(self.images, list):
-            raise ValueError('only images of output_type="pil" can be saved')
-        path, paths = Path(path), []
-        for i, (image, provenance) in enumerate(zip(self.images, self.provenance, strict=True)):
-            target = path.with_stem(f"{path.stem}-{i + 1}") if len(self.images) > 1 else path
+        path, paths, images = Path(path), [], self.pil_images
+        for i, (image, provenance) in enumerate(zip(images, self.provenance, strict=True)):
+            target = path.with_stem(f"{path.stem}-{i + 1}") if len(images) > 1 else path
             save_png(image, target, text=provenance.to_text(facts or {}))
             paths.append(target)
         return paths

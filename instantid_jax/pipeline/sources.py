@@ -2,18 +2,17 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from instantid_jax import embedded
 from instantid_jax.components import ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.runs.trained import check_raw, find_published_or_trained
+from instantid_jax.signatures import Call, with_signature
 from instantid_jax.weights.layouts import add_parts, find_sdxl
-
-Call = TypeVar("Call", bound=Callable)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +85,10 @@ class Sources:
 
             found = open_model(Path(self.model))
         else:
-            sdxl = str(embedded.SDXL) if self.embedded else self.sdxl
-            instantid = str(embedded.INSTANTID) if self.embedded else self.instantid
+            if self.sdxl is not None and self.instantid is not None:
+                sdxl, instantid = self.sdxl, self.instantid
+            else:
+                sdxl, instantid = str(embedded.SDXL), str(embedded.INSTANTID)
             base = find_sdxl(sdxl, tokenizers=self.tokenizers, variant=self.variant)
             parts = find_published_or_trained(
                 instantid, base.components["unet"].network, variant=self.variant, raw=self.raw
@@ -105,5 +106,4 @@ def takes_sources(call: Call) -> Call:
         for name, p in inspect.signature(Sources).parameters.items()
         if name not in signature.parameters
     ]
-    call.__signature__ = signature.replace(parameters=[*own, *named])
-    return call
+    return with_signature(call, signature.replace(parameters=[*own, *named]))

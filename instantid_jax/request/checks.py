@@ -26,7 +26,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf) -> f
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
     """A whole number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if not _is_whole(value):
         raise InputError(f"{name}={value!r}: expected a whole number")
     if not low <= value <= high:
         raise InputError(f"{name}={value}: expected {low} to {high}")
@@ -49,7 +49,7 @@ def check_text(name: str, value: Any) -> str:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
+    if not _is_flag(value):
         raise InputError(f"{name}={value!r}: expected True or False")
     return bool(value)
 
@@ -68,7 +68,7 @@ def one_or_each(check: Check) -> Check:
     """One value for all ControlNets, or a tuple with one for each, IdentityNet's first."""
 
     def checked(name: str, value: Any) -> Any:
-        if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        if not _is_list(value):
             return check(name, value)
         values = tuple(check(name, item) for item in value)
         if not values:
@@ -81,3 +81,15 @@ def one_or_each(check: Check) -> Check:
 def optional(check: Check) -> Check:
     """None, or what `check` accepts."""
     return lambda name, value: None if value is None else check(name, value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)

@@ -41,7 +41,7 @@ class Provenance:
     position: int = 0
     requests: int = 1
     unrecorded: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     @property
     def has_person(self) -> bool:
@@ -103,7 +103,7 @@ class Provenance:
         }
 
     @classmethod
-    def read(cls, path: str | os.PathLike) -> Self:
+    def read(cls, path: str | os.PathLike[str]) -> Self:
         """Reads a PNG that `Result.save`, the command or AUTOMATIC1111's web UI wrote.
 
         Raises:
@@ -166,7 +166,10 @@ def _encode(request: Request) -> tuple[dict[str, Any], list[str]]:
 
 
 def _decode(values: Mapping[str, Any]) -> dict[str, Any]:
-    decoded = {n: tuple(v) if n in CHECKS and isinstance(v, list) else v for n, v in values.items()}
+    decoded = dict(values)
+    for name in CHECKS:
+        if isinstance(values.get(name), list):
+            decoded[name] = tuple(values[name])
     for name in ("face", "pose"):
         if name in values:
             decoded[name] = _decode_face(values[name])
@@ -186,7 +189,8 @@ def _encode_face(face: Face) -> dict[str, Any]:
 
 
 def _decode_face(values: Mapping[str, Any]) -> Face:
-    return Face(**{**values, "embedding": _decode_array(values["embedding"])})
+    fields: dict[str, Any] = {**values, "embedding": _decode_array(values["embedding"])}
+    return Face(**fields)
 
 
 def _encode_array(array: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.images import ImageInput
 from instantid_jax.request.checks import check_text
-from instantid_jax.request.settings import CHECKS, Settings
+from instantid_jax.request.settings import Settings
 
 # Prompts that are given encoded: the hidden states' field, and that of the pooled state.
 EMBEDS = {
@@ -102,7 +102,7 @@ class Request(Settings):
     @property
     def settings(self) -> Settings:
         """The words and numbers alone, which compare and hash by value."""
-        return Settings(**{name: getattr(self, name) for name in CHECKS})
+        return Settings(**self.values())
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -116,7 +116,7 @@ class Request(Settings):
         return dataclasses.replace(self, **changes)
 
     @classmethod
-    def from_png(cls, path: str | os.PathLike, **changes: Any) -> "Request":
+    def from_png(cls, path: str | os.PathLike[str], **changes: Any) -> "Request":
         """Reads the request that `Result.save` or `instantid generate` recorded in a PNG file.
 
         Args:

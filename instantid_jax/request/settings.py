@@ -96,7 +96,9 @@ class Settings:
     def controlnets(self) -> int | None:
         """How many ControlNets the strengths and windows are for; None if one stands for all."""
         counts = {
-            name: len(v) for name in PER_CONTROLNET if isinstance(v := getattr(self, name), tuple)
+            name: len(value)
+            for name, value in self._per_controlnet().items()
+            if isinstance(value, tuple)
         }
         if len(set(counts.values())) > 1:
             lengths = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -109,9 +111,8 @@ class Settings:
         Raises:
           InputError: if the values are for another number of ControlNets, or a window is empty.
         """
-        columns = []
-        for name in PER_CONTROLNET:
-            value = getattr(self, name)
+        columns: list[tuple[float, ...]] = []
+        for name, value in self._per_controlnet().items():
             values = value if isinstance(value, tuple) else (value,) * controlnets
             if len(values) != controlnets:
                 raise InputError(
@@ -119,17 +120,27 @@ class Settings:
                     "number, or one for each, IdentityNet's first"
                 )
             columns.append(values)
-        for start, end in zip(*columns[1:], strict=True):
+        strengths, starts, ends = columns
+        for start, end in zip(starts, ends, strict=True):
             if start >= end:
                 raise InputError(
                     f"control_guidance_start={start:g} must be below control_guidance_end={end:g}"
                 )
-        return list(zip(*columns, strict=True))
+        return list(zip(strengths, starts, ends, strict=True))
+
+    def _per_controlnet(self) -> dict[str, PerControlNet]:
+        return {name: getattr(self, name) for name in PER_CONTROLNET}
+
+    def values(self, **changes: Any) -> dict[str, Any]:
+        """All settings by name, with other values for some: arguments of a `Request`."""
+        return {name: getattr(self, name) for name in CHECKS} | changes
 
     def to_json(self) -> dict[str, Any]:
         """All settings, in types that JSON knows; tuples become lists."""
-        values = {name: getattr(self, name) for name in CHECKS}
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+        values = self.values()
+        return values | {
+            name: list(values[name]) for name in values if isinstance(values[name], tuple)
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

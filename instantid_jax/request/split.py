@@ -2,8 +2,8 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from instantid_jax.images import ImageInput
 from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.request.request import Request
 from instantid_jax.request.settings import CHECKS
-
-Call = TypeVar("Call", bound=Callable)
+from instantid_jax.signatures import Call, with_signature
 
 # May be a list, with one entry for each prompt.
 LISTED = (
@@ -65,7 +64,7 @@ def split(arguments: Mapping[str, Any]) -> list[Request]:
     count = _batch_size(columns)
     if "latents" in values:
         columns["latents"] = _groups(values["latents"], count)
-    requests = []
+    requests: list[Request] = []
     for i in range(count):
         chosen = {name: column[i if len(column) > 1 else 0] for name, column in columns.items()}
         images = tuple(chosen.pop(f"control_images[{j}]", net) for j, net in enumerate(nets))
@@ -86,7 +85,8 @@ def _per_net(control_images: Any) -> Sequence[ImageInput | Sequence[ImageInput]]
 
 def _rows(value: Any) -> list[np.ndarray]:
     """A stacked array's rows; a single one stands for all prompts, as a list's entry does not."""
-    return list(np.asarray(value))
+    rows: np.ndarray = np.asarray(value)
+    return list(rows)
 
 
 def _groups(latents: Any, count: int) -> list[np.ndarray]:
@@ -121,5 +121,4 @@ def takes_requests(call: Call) -> Call:
     fields = [
         taken[field.name].replace(name=name) for field, name in zip(FIELDS, ARGUMENTS, strict=True)
     ]
-    setattr(call, "__signature__", inspect.Signature([first, *fields, *options]))  # noqa: B010
-    return call
+    return with_signature(call, inspect.Signature([first, *fields, *options]))

@@ -60,7 +60,7 @@ def make_pictures(
             face=Face(
                 embedding=_embedding(faces, photos), kps=case.target.kps, image_size=(SIDE, SIDE)
             ),
-            **vars(settings) | {"seed": (seed + i) % SEEDS},
+            **settings.values(seed=(seed + i) % SEEDS),
         )
         for i, (case, faces) in enumerate(zip(held_out.cases, held_out.faces, strict=True))
     ]
