@@ -6,13 +6,17 @@ Source: Wang et al. 2024 (InstantID), section 3; the official StableDiffusionXLI
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
 from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.controlnet import ControlNetModel
 from instantid_jax.models.unet import UNet2DConditionModel
+
+# Compiled functions see jax.Array; their callers may also pass NumPy arrays.
+Array = TypeVar("Array", bound=jax.Array | np.ndarray, covariant=True)
 
 
 class ControlNetConditions(NamedTuple):
@@ -43,7 +47,7 @@ class Conditions(NamedTuple):
     controlnets: tuple[ControlNetConditions, ...]
 
 
-class Texts(NamedTuple):
+class Texts(NamedTuple, Generic[Array]):
     """Encoded prompts.
 
     Attributes:
@@ -51,14 +55,14 @@ class Texts(NamedTuple):
       pooled: [B, P], pooled state of the second.
     """
 
-    hidden: jax.Array
-    pooled: jax.Array
+    hidden: Array
+    pooled: Array
 
 
 def condition(
     unet: UNet2DConditionModel,
     controlnets: Sequence[ControlNetModel],
-    texts: Texts,
+    texts: Texts[jax.Array],
     time_ids: jax.Array,
     id_tokens: jax.Array,
     ip_adapter_scale: jax.Array,

@@ -30,6 +30,15 @@ GUIDANCE_SCALE = 5.0
 HASHED = 8
 
 
+class ModelParams(DenoiserParams):
+    """The weights of all networks."""
+
+    image_proj: Params
+    vae: Params
+    text_encoder: Params
+    text_encoder_2: Params
+
+
 class LoadedModel:
     """Reads a model's weights onto the devices.
 
@@ -66,7 +75,7 @@ class LoadedModel:
         usual = model.guidance_scale
         self.guidance_scale = GUIDANCE_SCALE if usual is None else usual
         parts = model.components
-        self.tokenizers = tuple(
+        first, second = (
             PromptTokenizer(
                 folder,
                 positions=parts[name].network.config.max_position_embeddings,
@@ -74,6 +83,7 @@ class LoadedModel:
             )
             for folder, name in zip(model.tokenizers, TEXT_ENCODERS, strict=True)
         )
+        self.tokenizers = (first, second)
         self.networks = programs.Networks(
             unet=parts["unet"].network,
             controlnets=tuple(parts[name].network for name in model.controlnets),
@@ -82,19 +92,17 @@ class LoadedModel:
             text_encoder=parts["text_encoder"].network,
             text_encoder_2=parts["text_encoder_2"].network,
         )
-        self.params: dict[str, Params | tuple[Params, ...]] = {
-            name: self._read(parts[name], self.vae_dtype if name == "vae" else self.dtype)
-            for name in ("image_proj", "vae", *TEXT_ENCODERS)
-        }
-        self.params["unet"] = self._read(parts["unet"], self.dtype) | self._read(
-            parts["ip_adapter"], self.dtype
-        )
-        self.params["controlnets"] = tuple(
-            self._read(parts[name], self.dtype) for name in model.controlnets
+        self.params = ModelParams(
+            image_proj=self._read(parts["image_proj"]),
+            vae=self._read(parts["vae"], self.vae_dtype),
+            text_encoder=self._read(parts["text_encoder"]),
+            text_encoder_2=self._read(parts["text_encoder_2"]),
+            unet=self._read(parts["unet"]) | self._read(parts["ip_adapter"]),
+            controlnets=tuple(self._read(parts[name]) for name in model.controlnets),
         )
 
-    def _read(self, part: Component, dtype: jnp.dtype) -> Params:
-        return place(part.load(dtype), self.mesh)
+    def _read(self, part: Component, dtype: jnp.dtype | None = None) -> Params:
+        return place(part.load(self.dtype if dtype is None else dtype), self.mesh)
 
     @contextlib.contextmanager
     def on_devices(self, dtype: jnp.dtype) -> Iterator[None]:
@@ -102,7 +110,7 @@ class LoadedModel:
 
         Accelerators round the factors to TensorFloat-32 or bfloat16 by default.
         """
-        chosen = jax.config.jax_default_matmul_precision
+        chosen = jax.default_matmul_precision.value
         with contextlib.ExitStack() as stack:
             if self.mesh is not None:
                 stack.enter_context(jax.set_mesh(self.mesh))
@@ -112,7 +120,7 @@ class LoadedModel:
 
     @property
     def denoiser_params(self) -> DenoiserParams:
-        return {name: self.params[name] for name in ("unet", "controlnets")}
+        return DenoiserParams(unet=self.params["unet"], controlnets=self.params["controlnets"])
 
     @property
     def long_side(self) -> int:
@@ -161,12 +169,14 @@ class LoadedModel:
     def weights_hash(self) -> str:
         """Hash of some weights of each network; tells models apart, does not detect tampering."""
         digest = hashlib.sha256()
-        for name, params in self.params.items():
-            for each in params if isinstance(params, tuple) else (params,):
-                matrices = sorted(key for key, value in each.items() if value.ndim == 2)
-                for key in matrices[:: -(-len(matrices) // HASHED)]:
-                    digest.update(f"{name}.{key}".encode())
-                    digest.update(np.asarray(each[key]).tobytes())
+        single = ("image_proj", "vae", "text_encoder", "text_encoder_2", "unet")
+        networks = [(name, self.params[name]) for name in single]
+        networks += [("controlnets", params) for params in self.params["controlnets"]]
+        for name, params in networks:
+            matrices = sorted(key for key, value in params.items() if value.ndim == 2)
+            for key in matrices[:: -(-len(matrices) // HASHED)]:
+                digest.update(f"{name}.{key}".encode())
+                digest.update(np.asarray(params[key]).tobytes())
         return digest.hexdigest()[:16]
 
     def place(self, arrays: Arrays) -> Arrays:

@@ -74,10 +74,9 @@ class Bar(Observer):
     """A progress line on a terminal; none elsewhere."""
 
     def __init__(self):
-        self._bar: tqdm | None = None
+        self._bar = tqdm(unit="step", disable=None)
 
     def __enter__(self) -> "Bar":
-        self._bar = tqdm(unit="step", disable=None)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -38,7 +38,7 @@ def encode_text(
     params: tuple[Params, Params],
     input_ids: tuple[jax.Array, jax.Array],
     clip_skip: int,
-) -> Texts:
+) -> Texts[jax.Array]:
     """Encodes token ids [B, L] with either text encoder."""
     first, second = (
         network.bind(weights)(ids, clip_skip)
@@ -61,8 +61,8 @@ def prepare(
     networks: Networks,
     repeats: int,
     params: DenoiserParams,
-    positive: Texts,
-    negative: Texts | None,
+    positive: Texts[jax.Array],
+    negative: Texts[jax.Array] | None,
     time_ids: jax.Array,
     id_tokens: tuple[jax.Array, jax.Array],
     ip_adapter_scale: jax.Array,

@@ -92,7 +92,7 @@ def _begin(model: LoadedModel, plan: Plan) -> dict[str, jax.Array]:
     return state
 
 
-def _step_inputs(plan: Plan, i: int) -> step.StepInputs:
+def _step_inputs(plan: Plan, i: int) -> step.StepInputs[np.ndarray]:
     samplers = plan.samplers
     return step.StepInputs(
         row=samplers.row(i),

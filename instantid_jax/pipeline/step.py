@@ -6,7 +6,7 @@ share one compiled step.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,16 @@ from instantid_jax.compilation import compiled
 from instantid_jax.diffusion.guidance import classifier_free_guidance
 from instantid_jax.diffusion.rules import Row, State, StepRule
 from instantid_jax.models import instantid
-from instantid_jax.models.instantid import Conditions
+from instantid_jax.models.instantid import Array, Conditions
 from instantid_jax.params import Network, Params
 from instantid_jax.sharding import split_images, split_maps
 
-DenoiserParams = dict[str, Params | tuple[Params, ...]]
+
+class DenoiserParams(TypedDict):
+    """The weights of a step: the UNet with the Image Adapter, and the ControlNets."""
+
+    unet: Params
+    controlnets: tuple[Params, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +48,7 @@ class StepProgram:
         return 2 if self.guidance else 1
 
 
-class StepInputs(NamedTuple):
+class StepInputs(NamedTuple, Generic[Array]):
     """Inputs that differ from step to step; R is B, or 2B with guidance, negative rows first.
 
     Attributes:
@@ -55,9 +60,9 @@ class StepInputs(NamedTuple):
     """
 
     row: Row
-    timesteps: jax.Array
-    guidance_scale: jax.Array
-    residual_scales: jax.Array
+    timesteps: Array
+    guidance_scale: Array
+    residual_scales: Array
     noise: jax.Array | None
 
 
@@ -67,7 +72,7 @@ def denoise(
     params: DenoiserParams,
     state: State,
     conditions: Conditions,
-    inputs: StepInputs,
+    inputs: StepInputs[jax.Array],
 ) -> tuple[State, jax.Array]:
     """One denoising step.
 
@@ -91,7 +96,7 @@ def predict(
     params: DenoiserParams,
     sample: jax.Array,
     conditions: Conditions,
-    inputs: StepInputs,
+    inputs: StepInputs[jax.Array],
 ) -> jax.Array:
     """Predicts the noise of samples [B, H, W, C]: [R, H, W, C] in the weights' dtype."""
     unet = program.unet.bind(params["unet"])

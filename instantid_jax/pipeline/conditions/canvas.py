@@ -20,7 +20,8 @@ def resolve_size(requests: Sequence[Request], long_side: int) -> tuple[int, int]
     Raises:
       InputError: if the requests need different sizes.
     """
-    sizes = {_size(request, long_side) for request in requests} - {None}
+    asked = [_size(request, long_side) for request in requests]
+    sizes = {size for size in asked if size is not None}
     if len(sizes) > 1:
         each = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
         raise InputError(f"a batch has one size, these ask for {each}: give height and width")
@@ -28,7 +29,7 @@ def resolve_size(requests: Sequence[Request], long_side: int) -> tuple[int, int]
 
 
 def _size(request: Request, long_side: int) -> tuple[int, int] | None:
-    if request.height is not None:
+    if request.height is not None and request.width is not None:
         return request.height, request.width
     if request.kps_image is not None:
         height, width = read_image(request.kps_image).shape[:2]

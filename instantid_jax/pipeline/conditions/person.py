@@ -52,16 +52,16 @@ def encode_person(model: LoadedModel, inputs: PersonInputs) -> tuple[jax.Array, 
 
 
 def _embedding(request: Request, length: int) -> np.ndarray:
-    if (request.face is None) == (request.image_embeds is None):
-        raise InputError("give either face or image_embeds")
-    if request.face is None:
-        if request.image_embeds.size != length:
+    face, given = request.face, request.image_embeds
+    if face is None and given is not None:
+        if given.size != length:
             raise InputError(
-                f"image_embeds has {request.image_embeds.size} numbers: expected [{length}], a "
-                "raw face embedding"
+                f"image_embeds has {given.size} numbers: expected [{length}], a raw face embedding"
             )
-        return request.image_embeds
-    embedding = np.asarray(request.face.embedding, np.float32)
+        return given
+    if face is None or given is not None:
+        raise InputError("give either face or image_embeds")
+    embedding = np.asarray(face.embedding, np.float32)
     if embedding.size != length:
         raise InputError(
             f"the face embedding has {embedding.size} numbers: the adapter expects {length}; use "

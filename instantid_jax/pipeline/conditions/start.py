@@ -14,16 +14,16 @@ def resolve_noise(requests: Sequence[Request], shape: tuple[int, int, int]) -> n
     Args:
       shape: (H, W, C) of an image's latents.
     """
-    given = [request.latents is not None for request in requests]
-    if not any(given):
+    given = [request.latents for request in requests if request.latents is not None]
+    if not given:
         return None
-    if not all(given):
+    if len(given) < len(requests):
         raise InputError("some requests of a batch give latents, others none: run them separately")
-    for request in requests:
+    for request, latents in zip(requests, given, strict=True):
         expected = (request.num_images_per_prompt, *shape)
-        if request.latents.shape != expected:
+        if latents.shape != expected:
             raise InputError(
-                f"latents have shape {list(request.latents.shape)}: expected {list(expected)}, "
+                f"latents have shape {list(latents.shape)}: expected {list(expected)}, "
                 "unit-variance noise with channels last"
             )
-    return np.concatenate([request.latents for request in requests])
+    return np.concatenate(given)

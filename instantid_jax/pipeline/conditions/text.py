@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+import jax
 import numpy as np
 
 from instantid_jax.errors import InputError
@@ -17,6 +18,8 @@ from instantid_jax.request.request import Request
 Which = Literal["prompt", "negative_prompt"]
 # For each text encoder, [B, L] int32.
 TokenIds = tuple[np.ndarray, np.ndarray]
+# On the devices; states that are given to a mesh stay on the host until its program runs.
+States = Texts[jax.Array | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,8 +34,8 @@ class TextInputs:
         the negative ones.
     """
 
-    positive: TokenIds | Texts
-    negative: TokenIds | Texts | None
+    positive: TokenIds | Texts[np.ndarray]
+    negative: TokenIds | Texts[np.ndarray] | None
     zero: np.ndarray
     clip_skip: int
 
@@ -59,26 +62,26 @@ def resolve_text(model: LoadedModel, requests: Sequence[Request], guidance: bool
         raise InputError(f"clip_skip={sorted(skips)} in one batch: run these requests separately")
     configs = [getattr(model.networks, name).config for name in TEXT_ENCODERS]
     layers = min(config.num_hidden_layers for config in configs)
-    return TextInputs(positive, negative, zero, check_whole("clip_skip", *skips, 0, layers - 1))
+    (skip,) = skips
+    return TextInputs(positive, negative, zero, check_whole("clip_skip", skip, 0, layers - 1))
 
 
 def encode_text(
     model: LoadedModel, inputs: TextInputs, guidance: bool
-) -> tuple[Texts, Texts | None]:
+) -> tuple[States, States | None]:
     """Hidden states of the positive prompts, and with guidance of the negative ones."""
     positive = _encode(model, inputs.positive, inputs.clip_skip)
     if not guidance:
         return positive, None
     if inputs.negative is None:
-        return positive, model.place(
-            Texts(*(np.zeros(each.shape, each.dtype) for each in positive))
-        )
+        zeros = [np.zeros(each.shape, each.dtype) for each in positive]
+        return positive, model.place(States(*zeros))
     negative = _encode(model, inputs.negative, 0)
     if inputs.zero.any():
         keep = ~inputs.zero
         # On the host: mixed batches are rare, and a program of their own would compile for them.
         negative = model.place(
-            Texts(
+            States(
                 np.asarray(negative.hidden) * keep[:, None, None].astype(negative.hidden.dtype),
                 np.asarray(negative.pooled) * keep[:, None].astype(negative.pooled.dtype),
             )
@@ -86,7 +89,7 @@ def encode_text(
     return positive, negative
 
 
-def _encode(model: LoadedModel, given: TokenIds | Texts, clip_skip: int) -> Texts:
+def _encode(model: LoadedModel, given: TokenIds | Texts[np.ndarray], clip_skip: int) -> States:
     if isinstance(given, Texts):
         return model.place(given)
     params = (model.params["text_encoder"], model.params["text_encoder_2"])
@@ -95,7 +98,7 @@ def _encode(model: LoadedModel, given: TokenIds | Texts, clip_skip: int) -> Text
 
 def _given(
     model: LoadedModel, requests: Sequence[Request], which: Which
-) -> tuple[TokenIds | Texts, np.ndarray]:
+) -> tuple[TokenIds | Texts[np.ndarray], np.ndarray]:
     """Token ids or states of one kind of prompt, and whether each request has none of either."""
     hidden, pooled = f"{which}_embeds", f"{which.replace('prompt', 'pooled_prompt')}_embeds"
     given = [getattr(each, hidden) is not None for each in requests]
@@ -134,7 +137,9 @@ def _stack(model: LoadedModel, states: Sequence[np.ndarray], name: str) -> np.nd
     return np.stack(states).astype(model.dtype)
 
 
-def _check_lengths(positive: TokenIds | Texts, negative: TokenIds | Texts) -> None:
+def _check_lengths(
+    positive: TokenIds | Texts[np.ndarray], negative: TokenIds | Texts[np.ndarray]
+) -> None:
     """Both kinds of prompts are joined, so they need the same number of tokens."""
     lengths = [each[0].shape[1] for each in (positive, negative)]
     if lengths[0] != lengths[1]:
