@@ -82,7 +82,7 @@ def test_help_shows_every_flag_without_prefix_and_with_its_meaning(run):
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 GiB\nmore"),
             1,
-            "the device's memory is full (Out of memory: 9 GiB): make it smaller pictures or fewer "
+            "the device's memory is full (Out of memory: 9 GiB): make it smaller images or fewer "
             "at a time, compute in bfloat16, or take more devices",
         ),
         (OSError(errno.ENOSPC, "No space left", "a/out.png"), 1, "a/out.png: No space left"),

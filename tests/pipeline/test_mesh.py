@@ -75,7 +75,7 @@ def test_devices_exchange_latents_and_nothing_larger(sample, on, monkeypatch, sh
 
 
 def test_what_cannot_be_shared_out_is_told(sample, on):
-    with pytest.raises(InputError, match="1 pictures on a mesh of data=2: expected a multiple"):
+    with pytest.raises(InputError, match="1 images on a mesh of data=2: expected a multiple"):
         sample(pipe=on(2, 1, 1))
     with pytest.raises(InputError, match="mesh of guidance=2 no second half"):
         sample(pipe=on(1, 2, 1), guidance_scale=1)
