@@ -3,12 +3,15 @@
 import argparse
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from instantid_jax.request.provenance import Provenance
 from instantid_jax.signatures import with_signature
+
+logger = logging.getLogger(__name__)
 
 
 def with_recorded_defaults(
@@ -43,6 +46,8 @@ def with_recorded_defaults(
         names = ("dtype", "vae_dtype", "mesh")
         own = {name: recorded.facts.get(name) for name in names}
         defaults["weights"] = weights(**recorded.facts["weights"] | own)
+        named = {name: value for name, value in recorded.facts["weights"].items() if value}
+        logger.info("weights recorded in %s: %s", given.like, named or "the embedded miniature")
 
     @functools.wraps(command)
     def with_defaults(*arguments: object, **options: object) -> None:
