@@ -11,12 +11,13 @@ VAE = {
     "in_channels": 3,
     "out_channels": 3,
     # SDXL's 4 keep too little of 8 x 8 pixels where a whole face has only 50 x 70.
-    "latent_channels": 8,
+    "latent_channels": 32,
     "sample_size": 128,
     "act_fn": "silu",
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [16, 32, 64, 64],
+    # Most parameters are where there are few pixels.
+    "block_out_channels": [24, 48, 112, 144],
     "layers_per_block": 1,
     # Of few channels each, groups would lose what tells a bright picture from a dark one.
     "norm_num_groups": 2,
@@ -45,8 +46,9 @@ TEXT_ENCODER_2 = {
 UNET = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 16,
-    "in_channels": 8,
-    "out_channels": 8,
+    # The latents of the VAE above; those of another VAE are set in their place.
+    "in_channels": VAE["latent_channels"],
+    "out_channels": VAE["latent_channels"],
     "addition_embed_type": "text_time",
     "use_linear_projection": True,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],

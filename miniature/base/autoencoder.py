@@ -3,36 +3,49 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from instantid_jax import embedded
 from instantid_jax.cli.entry import entry
 from instantid_jax.components import network
+from instantid_jax.errors import InputError
 from instantid_jax.models.vae import sample_latents
-from instantid_jax.params import Network, Params
+from instantid_jax.params import Network, Params, join_parts, split_parts
+from instantid_jax.weights.layouts import find_network
+from miniature.base import linear_start
 from miniature.base.architecture import VAE
+from miniature.base.discriminator import DISCRIMINATOR, adversarial_losses
+from miniature.base.linear_start import OPPONENT_COLORS
+from miniature.base.perceptual import make_perceptual_error
 from miniature.base.pictures import Pictures, drawn_pictures
 from miniature.base.published import write_network
+from miniature.evaluation.fidelity import face_sharpness, psnr
 from miniature.options import PictureOptions
 from miniature.stage import Batch, Loss, Stage, train
+from train.data.latent_cache import vae_fingerprint
+
+PictureError = Callable[[jax.Array, jax.Array], jax.Array]
 
 # Of the pictures it learns from, and of those it is measured on; nothing else draws them.
 SEED, HELD_OUT_SEED = 301, 302
-STAGE = Stage(steps=10_000, learning_rate=5e-4, weight_decay=0.0, save_every=500)
+STAGE = Stage(steps=10_000, learning_rate=1e-3, algorithm="muon", weight_decay=0.0, save_every=250)
+# What is trained side by side; the VAE alone is published.
+VAE_PART, DISCRIMINATOR_PART = "vae", "discriminator"
 # A face is what the identity is in; its pixels count so much more.
 FACE_WEIGHT = 3.0
-# Light, blue against yellow, green against magenta: directions in RGB, times how much each counts.
-# Colours vary less than light, yet captions name them.
-OPPONENT_COLORS = np.array([[1, 1, 1], [-1, 0, 1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+# How much errors of light and of both color directions count.
+# Colors vary less than light, yet captions name them.
 COLOR_ERRORS = (np.array([[1.0], [1.5], [2.0]]) * OPPONENT_COLORS).astype(np.float32)
+PERCEPTUAL_WEIGHT = 0.5
+ADVERSARIAL_WEIGHT = 0.5
 KL_WEIGHT = 1e-4
-# Of the posterior at first: with the usual 0 there is as much noise as signal, and little to learn.
-LOG_VARIANCE = -6.0
 # Side of a window, and how far its middle strays from a face's, in pixels.
 WINDOW, WANDER = 64, 24.0
 
@@ -42,10 +55,20 @@ class Options(PictureOptions):
     """As of any training on pictures.
 
     Attributes:
+      latent_channels: what 8 x 8 pixels become.
+      start: a folder such as this program writes, whose VAE a new run begins with; None is a
+        cosine transform.
+      adversarial_from: the step from which on the decoder also learns to deceive a discriminator,
+        which learns along; None is never.
+      recognizer: of a face pack; the perceptual error is in its features.
       batch: windows in a batch, of which a whole picture counts four.
       held_out: pictures to measure it on, a multiple of 50.
     """
 
+    latent_channels: Literal[16, 24, 32] = 32
+    start: Path | None = None
+    adversarial_from: int | None = 7000
+    recognizer: Path = embedded.FACE_PACK / "recogniser.onnx"
     pictures: int = 20_000
     batch: int = 8
     held_out: int = 200
@@ -59,7 +82,11 @@ def main() -> None:
 
 def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
     """Draws, trains, writes `vae` as diffusers publishes it, and prints how well it restores."""
+    settings = settings | {"latent_channels": options.latent_channels}
     net = network("vae", settings)
+    # Before anything is drawn, so that what does not fit is reported at once.
+    begun = None if options.start is None else load(net, options.start)
+    perceptual_error = make_perceptual_error(options.recognizer)
     pictures, held_out = (
         drawn_pictures(options.workdir / name, count, seed, options.processes)
         for name, count, seed in (
@@ -67,26 +94,66 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
             ("held-out", options.held_out, HELD_OUT_SEED),
         )
     )
-    params = train(
+    begin = "" if begun is None else f", begun with {vae_fingerprint(begun)[:16]}"
+    trained = train(
         options.stage,
         options.workdir,
-        functools.partial(init, net),
-        make_loss(net),
-        make_batches(pictures, options.batch, options.stage.seed),
-        options.data,
+        functools.partial(init, net, start=begun),
+        make_loss(net, perceptual_error),
+        make_batches(pictures, options.batch, options.stage.seed, options.adversarial_from),
+        f"{options.data}, {options.latent_channels} latent channels, adversarial from step "
+        f"{options.adversarial_from}{begin}",
     )
-    latents, psnr = _measure(net, params, held_out.pixels)
+    params = split_parts(trained)[VAE_PART]
+    publish(net, settings, params, held_out, options.workdir)
+
+
+def publish(
+    net: Network, settings: Mapping[str, Any], params: Params, held_out: Pictures, workdir: Path
+) -> None:
+    """Writes `vae` as diffusers publishes it, and prints how well it restores held-out pictures."""
+    latents, restored = _restored(net, params, held_out.pixels)
     # Each channel to zero mean and unit variance, as the noise that is added.
     moments = {
         "latents_mean": latents.mean((0, 1, 2)).round(5).tolist(),
         "latents_std": latents.std((0, 1, 2)).round(5).tolist(),
     }
-    write_network(options.workdir / "vae", "diffusion_pytorch_model", settings | moments, params)
-    print(json.dumps({"pictures": options.held_out, "psnr": psnr}))
+    write_network(workdir / "vae", "diffusion_pytorch_model", {**settings, **moments}, params)
+    sharp, drawn = (
+        np.median(face_sharpness(each, held_out.bboxes)) for each in (restored, held_out.pixels)
+    )
+    print(
+        json.dumps(
+            {
+                "pictures": len(restored),
+                "psnr": round(float(psnr(restored, held_out.pixels).mean()), 3),
+                "sharpness": round(float(sharp / drawn), 4),
+            }
+        )
+    )
 
 
-def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Batch]:
-    """Pixels and where the faces in them are, by the step.
+def load(net: Network, folder: Path) -> Params:
+    """Parameters of a VAE in diffusers' layout, float32.
+
+    Raises:
+      InputError: if the folder has none, or one of other sizes.
+    """
+    found = find_network(str(folder), "vae")
+    # The moments are measured anew.
+    sizes = dataclasses.replace(found.network.config, latents_mean=None, latents_std=None)
+    if sizes != net.config:
+        raise InputError(
+            f"{folder}: the config.json of its VAE has other sizes than this training: give a "
+            "folder that this program wrote, and its --latent-channels"
+        )
+    return found.load(jnp.dtype("float32"))
+
+
+def make_batches(
+    pictures: Pictures, size: int, seed: int, adversarial_from: int | None
+) -> Callable[[int], Batch]:
+    """Pixels, where the faces in them are, and whether to deceive the discriminator, by the step.
 
     Every other batch is of windows near faces, so that as many pixels show four times as many
     pictures; between them come whole pictures, whose norms have other statistics.
@@ -95,9 +162,10 @@ def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Ba
 
     def batch_at(step: int) -> Batch:
         random = np.random.default_rng([seed, step])
+        late = {"adversarial": np.array(adversarial_from is not None and step >= adversarial_from)}
         if step % 2:
             chosen = random.integers(0, len(pictures.pixels), size // 4)
-            return {"pixels": pictures.pixels[chosen], "bboxes": pictures.bboxes[chosen]}
+            return late | {"pixels": pictures.pixels[chosen], "bboxes": pictures.bboxes[chosen]}
         chosen = random.integers(0, len(pictures.pixels), size)
         bboxes = pictures.bboxes[chosen]
         middles = (bboxes[:, :2] + bboxes[:, 2:]) / 2 + random.uniform(-WANDER, WANDER, (size, 2))
@@ -106,7 +174,7 @@ def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Ba
             pictures.pixels[i, top : top + WINDOW, left : left + WINDOW]
             for i, (left, top) in zip(chosen, corners, strict=True)
         ]
-        return {
+        return late | {
             "pixels": np.stack(windows),
             "bboxes": (bboxes - np.tile(corners, 2)).astype(np.float32),
         }
@@ -114,56 +182,58 @@ def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Ba
     return batch_at
 
 
-def init(net: Network, key: jax.Array) -> Params:
-    """Fresh parameters through which colours pass: a chain of rotations, all else adding nothing.
+def init(net: Network, key: jax.Array, start: Params | None) -> Params:
+    """Fresh parameters of VAE and discriminator, or the VAE's given ones."""
+    at_vae, at_discriminator = jax.random.split(key)
+    return join_parts(
+        {
+            VAE_PART: linear_start.init(net, at_vae) if start is None else start,
+            DISCRIMINATOR_PART: DISCRIMINATOR.init(at_discriminator),
+        }
+    )
 
-    Random convolutions one after the other keep the strongest direction, light, and lose the
-    others; the network would learn green against magenta thousands of steps later.
+
+def make_loss(net: Network, perceptual_error: PictureError) -> Loss:
+    """Error of the pixels and of their features, a little of the KL divergence; adversarial, late.
+
+    Source: Rombach et al. 2022, appendix G.
     """
-    params = {
-        name: _isometric(name, value, jax.random.fold_in(key, i))
-        for i, (name, value) in enumerate(net.init(key).items())
-    }
-    channels = net.config.latent_channels
-    bias = params["quant_conv.bias"].at[channels:].set(LOG_VARIANCE)
-    return params | {"quant_conv.bias": bias}
-
-
-def _isometric(name: str, value: jax.Array, key: jax.Array) -> jax.Array:
-    """A fresh parameter, in place of the layer's own.
-
-    Source: Xiao et al. 2018, delta-orthogonal convolutions; Zhang et al. 2019 (Fixup), branches
-    whose last layer is zero.
-    """
-    if name.endswith(("conv2.kernel", "to_out.0.kernel")):
-        return jnp.zeros_like(value)
-    if name.endswith("conv_norm_out.bias"):
-        # There SiLU is nearly linear.
-        return jnp.full_like(value, 2)
-    if value.ndim == 4 and not name.endswith("conv1.kernel"):
-        height, width, *channels = value.shape
-        rotation = jax.nn.initializers.orthogonal()(key, channels)
-        return jnp.zeros_like(value).at[height // 2, width // 2].set(rotation)
-    return value
-
-
-def make_loss(net: Network) -> Loss:
-    """Absolute and squared error of the pixels, and a little of the KL divergence."""
 
     def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        parts = split_parts(params)
         pictures = batch["pixels"].astype(jnp.float32) / 127.5 - 1
-        vae = net.bind(params)
+        weight = face_weight(batch["bboxes"], pictures.shape[1:3])
+        vae = net.bind(parts[VAE_PART])
         moments = vae.moments(pictures)
         noise = jax.random.normal(key, (*moments.shape[:-1], moments.shape[-1] // 2))
-        error = vae.decode(sample_latents(net.config, moments, noise)) - pictures
-        error = error @ COLOR_ERRORS.T
-        weight = face_weight(batch["bboxes"], pictures.shape[1:3])
-        absolute = jnp.mean(jnp.abs(error) * weight)
-        squared = jnp.mean(jnp.square(error) * weight)
+        restored = vae.decode(sample_latents(net.config, moments, noise))
+
+        def error(restored: jax.Array) -> tuple[jax.Array, dict]:
+            apart = (restored - pictures) @ COLOR_ERRORS.T
+            errors = {
+                "absolute": jnp.mean(jnp.abs(apart) * weight),
+                "squared": jnp.mean(jnp.square(apart) * weight),
+                "perceptual": perceptual_error(restored, pictures),
+            }
+            total = errors["absolute"] + errors["squared"]
+            return total + PERCEPTUAL_WEIGHT * errors["perceptual"], errors
+
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         divergence = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
-        metrics = {"absolute": absolute, "squared": squared, "kl": divergence}
-        return absolute + squared + KL_WEIGHT * divergence, metrics
+        # Not computed at all before it counts.
+        generating, discriminating = jax.lax.cond(
+            batch["adversarial"],
+            lambda params, restored: adversarial_losses(
+                params, restored, pictures, lambda x: error(x)[0]
+            ),
+            lambda params, restored: (jnp.zeros(()), jnp.zeros(())),
+            parts[DISCRIMINATOR_PART],
+            restored,
+        )
+        total, metrics = error(restored)
+        metrics |= {"kl": divergence, "discriminator": discriminating}
+        total += KL_WEIGHT * divergence + ADVERSARIAL_WEIGHT * generating + discriminating
+        return total, metrics
 
     return loss
 
@@ -176,22 +246,18 @@ def face_weight(bboxes: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.where(inside, FACE_WEIGHT, 1.0)[..., None]
 
 
-def _measure(net: Network, params: Params, pixels: np.ndarray) -> tuple[np.ndarray, float]:
-    """Latents of pictures, and the PSNR of what is decoded from them, in dB."""
+def _restored(net: Network, params: Params, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latents of pictures, and the pictures uint8 that are decoded from them."""
 
     @jax.jit
     def restore(params: Params, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
         vae = net.bind(params)
-        latents = vae.encode(pictures)
-        return latents, jnp.clip(vae.decode(latents), -1, 1)
+        latents = vae.encode(pictures.astype(jnp.float32) / 127.5 - 1)
+        return latents, jnp.clip(jnp.round(127.5 * (vae.decode(latents) + 1)), 0, 255)
 
-    found, errors = [], []
-    for part in np.split(pixels, range(50, len(pixels), 50)):
-        pictures = part.astype(np.float32) / 127.5 - 1
-        latents, restored = restore(params, pictures)
-        found.append(np.asarray(latents))
-        errors.append(np.square(np.asarray(restored) - pictures).mean((1, 2, 3)))
-    return np.concatenate(found), float((10 * np.log10(4 / np.concatenate(errors))).mean())
+    parts = [restore(params, part) for part in np.split(pixels, range(50, len(pixels), 50))]
+    latents, restored = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return latents, restored.astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     """Draws, encodes, trains, and writes `sdxl` in diffusers' layout, the VAE with it.
 
     Args:
-      settings: of the UNet and both text encoders; the vocabulary is the tokenizer's.
+      settings: of the UNet and both text encoders; the vocabulary is the tokenizer's, the
+        channels of latents the VAE's.
     """
     vae = find_network(str(options.vae), "vae")
     words_folder = options.workdir / "tokenizer"
@@ -88,8 +89,10 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,
     }
+    channels = vae.network.config.latent_channels
+    latent = {"in_channels": channels, "out_channels": channels}
     settings = {
-        name: dict(each) | (words if name.startswith("text") else {})
+        name: dict(each) | (words if name.startswith("text") else latent)
         for name, each in settings.items()
     }
     networks = {name: network(name, each) for name, each in settings.items()}

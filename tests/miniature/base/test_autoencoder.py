@@ -1,19 +1,23 @@
 """Training the miniature's VAE from the drawing to the folder that diffusers reads."""
 
-import functools
+import dataclasses
 import json
+import shutil
 
 import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
+from instantid_jax import embedded
 from instantid_jax.components import network
+from instantid_jax.errors import InputError
+from miniature.base import autoencoder
 from miniature.base.architecture import VAE
 from miniature.base.autoencoder import (
     FACE_WEIGHT,
-    OPPONENT_COLORS,
     WINDOW,
     Options,
     face_weight,
@@ -22,10 +26,12 @@ from miniature.base.autoencoder import (
     make_loss,
     train_autoencoder,
 )
+from miniature.base.perceptual import make_perceptual_error
 from miniature.base.pictures import Pictures
 from miniature.stage import Stage
 
 SMALL = VAE | {"block_out_channels": [8, 8, 8, 8]}
+RECOGNIZER = embedded.FACE_PACK / "recogniser.onnx"
 
 
 def test_faces_count_more():
@@ -43,7 +49,7 @@ def test_windows_hold_the_faces_that_their_boxes_tell():
     for i, (left, top) in enumerate(random.integers(10, 70, (20, 2))):
         bboxes[i] = left, top, left + 40, top + 50
         pixels[i, top : top + 50, left : left + 40] = 1 + i
-    batch_at = make_batches(Pictures(pixels, np.array([""] * 20), bboxes), 16, seed=0)
+    batch_at = make_batches(Pictures(pixels, np.array([""] * 20), bboxes), 16, 0, None)
     batch = batch_at(0)
     assert batch["pixels"].shape == (16, WINDOW, WINDOW, 3)
     for window, box in zip(batch["pixels"][..., 0], batch["bboxes"], strict=True):
@@ -55,39 +61,52 @@ def test_windows_hold_the_faces_that_their_boxes_tell():
     assert (whole["bboxes"].T[2] - whole["bboxes"].T[0] == 40).all()
 
 
-def test_at_first_the_latents_hold_each_direction_of_color_alike():
-    # Flat pictures of colours drawn at random, restored by the best linear map from their latents.
-    net = network("vae", VAE)
-    params = jax.jit(functools.partial(init, net))(jax.random.key(0))
-    colors = np.random.default_rng(0).uniform(-1, 1, (200, 4, 4, 3)).astype(np.float32)
-    latents = jax.jit(lambda params, x: net.bind(params).encode(x))(
-        params, np.repeat(np.repeat(colors, 8, 1), 8, 2)
-    )
-    x = np.asarray(latents[:, 1:3, 1:3]).reshape(-1, 8)
-    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    y = colors[:, 1:3, 1:3].reshape(-1, 3) @ OPPONENT_COLORS.T
-    left = y - x @ np.linalg.lstsq(x, y)[0]
-    assert (left.var(0) < 0.05 * y.var(0)).all()
-
-
-def test_every_parameter_learns():
+def test_every_parameter_learns_and_the_discriminator_only_late():
     net = network("vae", SMALL)
-    params = jax.jit(net.init)(jax.random.key(0))
+    fresh = jax.jit(net.init)
+    params = jax.jit(lambda key: init(net, key, start=fresh(key)))(jax.random.key(0))
     random = np.random.default_rng(0)
     batch = {
         "pixels": random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8),
         "bboxes": np.array([[8, 8, 24, 24]] * 2, np.float32),
     }
-    gradients, metrics = jax.jit(jax.grad(make_loss(net), has_aux=True))(
-        params, batch, jax.random.key(1)
+    learn = jax.jit(jax.grad(make_loss(net, make_perceptual_error(RECOGNIZER)), has_aux=True))
+    early, late = (
+        learn(params, batch | {"adversarial": np.array(each)}, jax.random.key(1))
+        for each in (False, True)
     )
-    assert all(np.abs(g).max() > 0 for g in gradients.values())
-    assert all(np.isfinite(v) for v in metrics.values())
+    for gradients, metrics in (early, late):
+        assert all(np.isfinite(v) for v in metrics.values())
+        for name, gradient in gradients.items():
+            moved = np.abs(gradient).max() > 0
+            assert moved == (name.startswith("vae.") or gradients is late[0])
+    # The encoder's part is not the same, too.
+    name = "vae.encoder.conv_in.kernel"
+    assert np.abs(early[0][name] - late[0][name]).max() > 1e-3 * np.abs(early[0][name]).max()
+    assert early[1]["discriminator"] == 0 < late[1]["discriminator"]
 
 
-def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys):
+def test_the_discriminator_begins_when_asked():
+    pictures = Pictures(
+        np.zeros((4, 128, 128, 3), np.uint8), np.array([""] * 4), np.zeros((4, 4), np.float32)
+    )
+    late = make_batches(pictures, 4, 0, adversarial_from=3)
+    never = make_batches(pictures, 4, 0, adversarial_from=None)
+    assert [bool(late(step)["adversarial"]) for step in range(5)] == [False] * 3 + [True] * 2
+    assert not never(10**6)["adversarial"]
+
+
+def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys, monkeypatch):
     stage = Stage(steps=4, learning_rate=3e-3, warmup_steps=2, ema_decay=0.7)
-    options = Options(workdir=tmp_path, pictures=50, batch=8, held_out=50, stage=stage)
+    options = Options(
+        workdir=tmp_path,
+        latent_channels=16,
+        adversarial_from=2,
+        pictures=50,
+        batch=8,
+        held_out=50,
+        stage=stage,
+    )
     train_autoencoder(SMALL, options)
     told = json.loads(capsys.readouterr().out)
     vae = diffusers.AutoencoderKL.from_pretrained(tmp_path / "vae", torch_dtype=torch.float32)
@@ -103,3 +122,22 @@ def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys):
         np.testing.assert_allclose(measured, vae.config[name], atol=0.01)
     psnr = (10 * np.log10(4 / np.square(restored - pixels).mean((1, 2, 3)))).mean()
     np.testing.assert_allclose(psnr, told["psnr"], atol=0.05)
+    assert vae.config.latent_channels == 16 and 0 < told["sharpness"] < 2
+
+    # Another run may begin with what this one made, and the moments are those of its own.
+    begun = dataclasses.replace(options, workdir=tmp_path / "again", start=tmp_path / "vae")
+    shutil.copytree(tmp_path / "held-out", begun.workdir / "held-out")
+    shutil.copytree(tmp_path / "pictures", begun.workdir / "pictures")
+    with monkeypatch.context() as patch:
+        patch.setattr(autoencoder, "train", lambda stage, folder, init, *_: init(jax.random.key(0)))
+        train_autoencoder(SMALL, begun)
+    again = json.loads(capsys.readouterr().out)
+    np.testing.assert_allclose(again["psnr"], told["psnr"], atol=0.05)
+    file = "vae/diffusion_pytorch_model.safetensors"
+    assert (begun.workdir / file).read_bytes() == (tmp_path / file).read_bytes()
+    # A run goes on with what it began with.
+    for changed in ({"start": begun.start}, {"adversarial_from": 3}):
+        with pytest.raises(InputError, match="data"):
+            train_autoencoder(SMALL, dataclasses.replace(options, **changed))
+    with pytest.raises(InputError, match="other sizes"):
+        train_autoencoder(SMALL, dataclasses.replace(begun, latent_channels=24))

@@ -21,10 +21,12 @@ SMALL = {"block_out_channels": [16, 16, 32], "attention_head_dim": [1, 1, 2], "n
 def networks():
     words = {"vocab_size": 50, "eos_token_id": 49}
     return {
-        "unet": network("unet", UNET | SMALL),
+        "unet": network("unet", UNET | SMALL | {"in_channels": 8, "out_channels": 8}),
         "text_encoder": network("text_encoder", TEXT_ENCODER | words),
         "text_encoder_2": network("text_encoder_2", TEXT_ENCODER_2 | words),
-        "vae": network("vae", VAE | {"latents_mean": MEAN, "latents_std": [2] * 8}),
+        "vae": network(
+            "vae", VAE | {"latent_channels": 8, "latents_mean": MEAN, "latents_std": [2] * 8}
+        ),
     }
 
 

@@ -33,7 +33,8 @@ SMALL = {
     "text_encoder": TEXT_ENCODER,
     "text_encoder_2": TEXT_ENCODER_2,
 }
-SMALL_VAE = VAE | {"block_out_channels": [8, 8, 8, 8]}
+# Of another number of channels than the UNet above.
+SMALL_VAE = VAE | {"block_out_channels": [8, 8, 8, 8], "latent_channels": 16}
 
 
 # diffusers calls np.array(tensor); torch 2.13's __array__ does not know NumPy 2's `copy`.
