@@ -22,7 +22,7 @@ PACKAGES = {
     "libgthread-2.0.so.0": "libglib2.0-0",
     "libxcb.so.1": "libxcb1",
 }
-FREE_MEMORY = "make it smaller images or fewer at a time, compute in bfloat16, or take more devices"
+FREE_MEMORY = "make smaller images or fewer at a time, compute in bfloat16, or use more devices"
 # Errors of a disk, not of a program.
 DISK = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
 

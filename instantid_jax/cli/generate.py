@@ -66,7 +66,7 @@ def generate(
         requests = [recorded.changed(values)]
     pipe = weights.load()
     made_with = None if recorded is None else recorded.facts.get("weights_hash")
-    if made_with not in (None, pipe.model.weights_hash):
+    if made_with is not None and made_with != pipe.model.weights_hash:
         logger.warning("%s was made with other weights: this will be another image", like)
     with Bar() as bar:
         result = pipe.run(requests, observer=bar)

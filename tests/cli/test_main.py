@@ -82,8 +82,8 @@ def test_help_shows_every_flag_without_prefix_and_with_its_meaning(run):
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 GiB\nmore"),
             1,
-            "the device's memory is full (Out of memory: 9 GiB): make it smaller images or fewer "
-            "at a time, compute in bfloat16, or take more devices",
+            "the device's memory is full (Out of memory: 9 GiB): make smaller images or fewer "
+            "at a time, compute in bfloat16, or use more devices",
         ),
         (OSError(errno.ENOSPC, "No space left", "a/out.png"), 1, "a/out.png: No space left"),
     ],
