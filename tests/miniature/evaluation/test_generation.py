@@ -1,12 +1,13 @@
 """Pictures of held-out people, of a pipeline that only tells what it was asked for."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 
 from instantid_jax.face.face import Face
-from miniature.evaluation.generation import Sampling, make_pictures
+from miniature.evaluation.generation import SAMPLING, make_pictures
 from miniature.evaluation.held_out import draw_case
 
 
@@ -16,22 +17,24 @@ def test_each_is_asked_for_with_its_own_caption_keypoints_photos_and_seed():
         [Face(embedding=np.full(4, 3.0 * i + j), kps=photo.kps) for j, photo in enumerate(c.photos)]
         for i, c in enumerate(cases)
     ]
-    calls = []
+    batches = []
 
-    def pipe(prompts, *, face, seed, **settings):
-        calls.append((prompts, face, seed, settings))
-        return SimpleNamespace(images=[Image.new("L", (1, 1), each) for each in seed])
+    def run(requests):
+        batches.append(requests)
+        return SimpleNamespace(images=[Image.new("L", (1, 1), each.seed) for each in requests])
 
+    pipe = SimpleNamespace(run=run)
     held_out = SimpleNamespace(cases=cases, faces=faces)
-    made = make_pictures(pipe, held_out, Sampling(batch=2, guidance_scale=1.5), seed=7, photos=2)
+    sampling = dataclasses.replace(SAMPLING, guidance_scale=1.5)
+    made = make_pictures(pipe, held_out, sampling, seed=7, batch=2, photos=2)
     assert [picture.getpixel((0, 0)) for picture in made] == [7, 8, 9, 10, 11]
     # Three batches of one shape.
-    assert [len(prompts) for prompts, *_ in calls] == [2, 2, 2]
-    prompts, asked, _, settings = calls[1]
-    assert prompts == [cases[2].target.caption, cases[3].target.caption]
-    np.testing.assert_array_equal(asked[0].kps, cases[2].target.kps)
-    np.testing.assert_array_equal(asked[0].embedding, 6.5)  # of both photos
-    assert settings["height"] == settings["width"] == asked[0].image_size[0] == 128
-    assert settings["guidance_scale"] == 1.5 and "batch" not in settings
-    make_pictures(pipe, held_out, Sampling(batch=5), seed=7, photos=0)
-    assert all((face.embedding == 0).all() for face in calls[-1][1])
+    assert [len(requests) for requests in batches] == [2, 2, 2]
+    first, second = batches[1]
+    assert [first.prompt, second.prompt] == [cases[2].target.caption, cases[3].target.caption]
+    np.testing.assert_array_equal(first.face.kps, cases[2].target.kps)
+    np.testing.assert_array_equal(first.face.embedding, 6.5)  # the mean of both photos
+    assert first.height == first.width == first.face.image_size[0] == 128
+    assert first.guidance_scale == 1.5
+    make_pictures(pipe, held_out, SAMPLING, seed=7, batch=5, photos=0)
+    assert all((request.face.embedding == 0).all() for request in batches[-1])
