@@ -26,7 +26,7 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 Arrays = TypeVar("Arrays")
 # Guidance of SDXL in the official demos, where the weights name none of their own.
 GUIDANCE_SCALE = 5.0
-# Matrices of each network that go into a model's hash: megabytes of gigabytes.
+# Kernels of each network that go into a model's hash: megabytes of gigabytes.
 HASHED = 8
 
 
@@ -173,8 +173,8 @@ class LoadedModel:
         networks = [(name, self.params[name]) for name in single]
         networks += [("controlnets", params) for params in self.params["controlnets"]]
         for name, params in networks:
-            matrices = sorted(key for key, value in params.items() if value.ndim == 2)
-            for key in matrices[:: -(-len(matrices) // HASHED)]:
+            kernels = sorted(key for key, value in params.items() if value.ndim > 1)
+            for key in kernels[:: -(-len(kernels) // HASHED)]:
                 digest.update(f"{name}.{key}".encode())
                 digest.update(np.asarray(params[key]).tobytes())
         return digest.hexdigest()[:16]

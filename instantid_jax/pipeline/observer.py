@@ -143,5 +143,5 @@ class StepEndCallback(Observer):
                 f"callback_on_step_end returned a {type(returned).__name__}: expected a dictionary "
                 "such as the one it is given, or None"
             )
-        latents = returned.get("latents")
-        return None if latents is step.latents else latents
+        # Even the array that was passed may have been changed in place.
+        return returned.get("latents")

@@ -53,7 +53,7 @@ def sample(model: LoadedModel, plan: Plan, conditions: Conditions, observer: Obs
             )
             at = Step(i, total, plan.samplers.timesteps[i], state["sample"], model)
             if (replaced := observer.on_step(at)) is not None:
-                state["sample"] = _replacement(model, replaced, state["sample"])
+                state["sample"] = _replacement(replaced, state["sample"])
             in_flight.append(finite)
             while len(in_flight) > (IN_FLIGHT if i + 1 < total else 0):
                 done += 1
@@ -108,7 +108,7 @@ def _draw(plan: Plan, number: int) -> jax.Array:
     return step.draw_noise(seeds, np.full(len(seeds), number, np.uint32), plan.latent_shape)
 
 
-def _replacement(model: LoadedModel, latents: np.ndarray, sample: jax.Array) -> jax.Array:
+def _replacement(latents: np.ndarray, sample: jax.Array) -> jax.Array:
     """Checks latents that an observer returned, and puts them on the devices."""
     latents = np.asarray(latents, np.float32)
     if latents.shape != sample.shape:

@@ -1,4 +1,4 @@
-"""Provenance: how an image was made, as its PNG file tells it, and as it is made again."""
+"""Provenance: how an image was made, recorded in its PNG file and read back."""
 
 import base64
 import dataclasses
@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.request.request import EMBEDS, Request
-from instantid_jax.request.settings import CHECKS, Settings
+from instantid_jax.request.settings import Settings
 from instantid_jax.request.webui import KEY, read_parameters, write_parameters
 
 CHUNK = "instantid"
@@ -167,9 +167,6 @@ def _encode(request: Request) -> tuple[dict[str, Any], list[str]]:
 
 def _decode(values: Mapping[str, Any]) -> dict[str, Any]:
     decoded = dict(values)
-    for name in CHECKS:
-        if isinstance(values.get(name), list):
-            decoded[name] = tuple(values[name])
     for name in ("face", "pose"):
         if name in values:
             decoded[name] = _decode_face(values[name])

@@ -64,6 +64,8 @@ class Request(Settings):
                     "makes one"
                 )
         self._check_prompts()
+        if isinstance(self.control_images, str):
+            raise InputError(f"control_images={self.control_images!r}: expected a list of images")
         object.__setattr__(self, "control_images", tuple(self.control_images))
         self._set_array("kps", (5, 2))
         self._set_array("image_embeds", (None,), flat=True)

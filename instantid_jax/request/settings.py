@@ -37,8 +37,8 @@ class Settings:
         was trained for (a long side of 1024 for SDXL).
       width: in pixels, a multiple of 8; given together with height.
       num_inference_steps: denoising steps.
-      guidance_scale: how strongly the prompt is followed; up to 1 there is no guidance, at half
-        the cost. None takes the model's own: 5 for SDXL, 2 for the embedded model.
+      guidance_scale: scale of classifier-free guidance; 1 or less turns it off and halves the
+        cost. None takes the model's own: 5 for SDXL, 2 for the embedded model.
       ip_adapter_scale: strength of the Image Adapter, for likeness.
       controlnet_conditioning_scale: strength of IdentityNet, for likeness and the positions of
         eyes, nose and mouth; or of each ControlNet, IdentityNet first.

@@ -1,4 +1,4 @@
-"""The door for calls in diffusers' style: arguments, some of them lists, to one Request each."""
+"""Splits calls in diffusers' style, whose arguments may be lists, into one Request per prompt."""
 
 import dataclasses
 import inspect
@@ -25,7 +25,7 @@ LISTED = (
     "pose",
     "image",
 )
-# May have an axis more than a request's: that of the prompts.
+# May have a leading axis for the prompts; these are the ranks with it.
 STACKED = {
     "kps": 3,
     "image_embeds": 2,
@@ -36,7 +36,7 @@ STACKED = {
 }
 # The official pipeline's name for the image of drawn keypoints.
 KPS_IMAGE = "image"
-# What a request is of comes before its settings.
+# A request's own fields come before its settings.
 FIELDS = sorted(dataclasses.fields(Request), key=lambda field: field.name in CHECKS)
 ARGUMENTS = tuple(KPS_IMAGE if f.name == "kps_image" else f.name for f in FIELDS)
 

@@ -196,6 +196,12 @@ def test_diffusers_callback_gets_and_gives_latents(pipe, sample):
     assert calls[0][2] > calls[1][2] > calls[2][2] and calls[0][3] == result.latents.shape
     zeros = sample(callback_on_step_end=lambda *_: {"latents": np.zeros_like(result.latents)})
     assert not zeros.latents.any()
+
+    def clear(_pipe, _index, _timestep, given):
+        given["latents"][:] = 0
+        return given
+
+    assert not sample(callback_on_step_end=clear).latents.any()
     with pytest.raises(InputError, match="only latents can be passed"):
         sample(callback_on_step_end=keep, callback_on_step_end_tensor_inputs=["prompt_embeds"])
     with pytest.raises(InputError, match="callback_on_step_end returned a int"):

@@ -72,7 +72,7 @@ def test_it_learns_to_tell_smooth_from_sharp(params):
     state = optimizer.init(params)
     for seed in range(30):
         params, state, value = advance(params, state, seed)
-    assert value < 0.3  # 1 where nothing is told apart
+    assert value < 0.3  # 1 if nothing is distinguished
     sharp, smooth = batch(99)
     judge = DISCRIMINATOR.bind(params)
     assert judge(sharp).mean() > 0.5 and judge(smooth).mean() < -0.5
