@@ -1,19 +1,14 @@
 """Shared by the `instantid` command and the programs: flags from functions, and exit statuses."""
 
 import contextlib
-import dataclasses
 import errno
-import functools
-import inspect
 import logging
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import get_type_hints
 
 from instantid_jax.errors import InputError
-from instantid_jax.signatures import with_signature
 
 # Debian's and Ubuntu's packages of the system libraries that OpenCV and onnxruntime need.
 PACKAGES = {
@@ -74,7 +69,7 @@ def run_command(
     import tyro
 
     tyro.extras.subcommand_cli_from_dict(
-        {name: _checking_after_parsing(command) for name, command in commands.items()},
+        dict(commands),
         args=args,
         prog=name,
         description=description,
@@ -85,44 +80,6 @@ def run_command(
             tyro.conf.OmitArgPrefixes,
         ),
     )
-
-
-def _checking_after_parsing(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with groups of flags whose values are checked when it is called.
-
-    Within tyro, an InputError of a dataclass would become one of its boxes instead of one line.
-    """
-    signature = inspect.signature(command)
-    groups = {
-        name: hint
-        for name, hint in get_type_hints(command).items()
-        if isinstance(hint, type)
-        and dataclasses.is_dataclass(hint)
-        and hasattr(hint, "__post_init__")
-    }
-    parsed = {
-        name: type(group.__name__, (group,), {"__post_init__": lambda self: None})
-        for name, group in groups.items()
-    }
-
-    @functools.wraps(command)
-    def call(*arguments: object, **options: object) -> None:
-        given = signature.bind(*arguments, **options).arguments
-        command(**{n: groups[n](**vars(v)) if n in groups else v for n, v in given.items()})
-
-    call.__annotations__ = get_type_hints(command, include_extras=True) | parsed
-    shown = signature.replace(
-        parameters=[
-            parameter.replace(
-                annotation=call.__annotations__[name],
-                default=parsed[name](**vars(parameter.default))
-                if name in parsed
-                else parameter.default,
-            )
-            for name, parameter in signature.parameters.items()
-        ]
-    )
-    return with_signature(call, shown)
 
 
 def _told(name: str, message: str, status: int) -> int:

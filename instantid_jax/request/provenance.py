@@ -117,7 +117,7 @@ class Provenance:
             values = _decode(ours.pop("request"))
             request, unrecorded = Request(**values), tuple(ours.pop("unrecorded"))
             place = {name: int(ours.pop(name)) for name in ("image", "position", "requests")}
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (InputError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: its text chunk {CHUNK!r} is damaged ({error}): take another file"
             ) from error

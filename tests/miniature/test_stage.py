@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from instantid_jax.errors import InputError
 from instantid_jax.runs.folder import RunFolder
+from miniature.evaluation import classifier
 from miniature.stage import Stage, train
 
 STAGE = Stage(steps=60, learning_rate=0.2, warmup_steps=2, ema_decay=0.5, save_every=10)
@@ -83,6 +85,16 @@ def test_its_settings_are_the_optimisers():
 def test_wrong_settings_are_refused_when_they_are_named(wrong, told):
     with pytest.raises(InputError, match=told):
         dataclasses.replace(STAGE, **wrong)
+
+
+def test_wrong_settings_get_one_line(tmp_path, monkeypatch, capsys):
+    arguments = ["--workdir", str(tmp_path / "run"), "--stage.steps", "5"]
+    monkeypatch.setattr(sys, "argv", ["classifier", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        classifier.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("classifier: error: --stage.steps 5")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_data_are_refused(tmp_path):
