@@ -67,9 +67,11 @@ COMMANDS = [
     if words[0] == "instantid"
     or words[:3] in (["python", "-m", "train"], ["python", "-m", "convert"])
 ]
+# The tutorial runs with its commands, in test_tutorial.py.
 SCRIPTS = {
     path: [block for block in group if block.language == "python"]
     for path, group in itertools.groupby(BLOCKS, key=lambda block: block.path)
+    if path.name != "tutorial.md"
 }
 
 

@@ -28,6 +28,7 @@ QUIET = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu exists only for Linux on x86_64")
 def test_blocks_take_no_more_memory_or_operations():
     ran = subprocess.run(

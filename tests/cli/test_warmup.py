@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_later_process_compiles_nothing(cache, weights, face_file, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "XLA_FLAGS": ""}
 

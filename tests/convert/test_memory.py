@@ -50,6 +50,7 @@ def peak_share(folder, largest):
     return float(ran.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_of_a_network_of_a_gibibyte(folder):
     sizes = write_published(folder / "in", unet=WIDE, controlnet=WIDE, dtype="float32")
     largest = max(sizes.values())

@@ -122,7 +122,8 @@ def test_every_trainable_has_torchs_gradient(our_gradients, torch_gradients):
     assert max(errors.values()) < TOLERANCE, max(errors.items(), key=lambda item: item[1])
 
 
-@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("scan", [False, True])
 def test_remat_and_scan_change_no_gradient(ours, our_gradients, scan):
     again = ours("full", scan)
     # As one vector: in single small tensors, float32 rounds differently by up to 2e-6.

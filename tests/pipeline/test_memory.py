@@ -37,6 +37,7 @@ def peak_and_weights(folder: Path, dtype: str) -> tuple[int, int]:
     return peak, weights
 
 
+@pytest.mark.slow
 def test_of_networks_of_a_gibibyte(folder):
     """Files in float32, computed with in bfloat16: whole copies in float32 would show."""
     wide = WIDE | {"block_out_channels": [128, 1536], "attention_head_dim": 24}

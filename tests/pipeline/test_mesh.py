@@ -36,7 +36,13 @@ def alone(sample):
 
 
 @pytest.mark.parametrize(
-    "shape", [(4, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2)], ids=["data", "guidance", "rows", "all"]
+    "shape",
+    [
+        pytest.param((4, 1, 1), marks=pytest.mark.slow, id="data"),
+        pytest.param((1, 2, 1), marks=pytest.mark.slow, id="guidance"),
+        pytest.param((1, 1, 2), marks=pytest.mark.slow, id="rows"),
+        pytest.param((2, 2, 2), id="all"),
+    ],
 )
 def test_pictures_are_those_of_one_device(sample, on, alone, shape):
     ours = sample(pipe=on(*shape), output_type="np", seed=[4, 3, 2, 1], **FOUR)
@@ -53,6 +59,7 @@ def test_noise_of_every_step_is_that_of_one_device(sample, on):
     assert error(ours.latents, alone.latents) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_without_guidance_and_with_given_latents(sample, on):
     latents = np.random.default_rng(0).standard_normal((2, 8, 16, 4), np.float32)
     asked = {"guidance_scale": 1, "num_images_per_prompt": 2, "latents": latents}

@@ -80,7 +80,7 @@ def start(params):
     return init_state(OPTIMIZER, params)
 
 
-def run(params, step=FLOAT32, *, mesh=None, frozen="replicated", steps=20, rows=8):
+def run(params, step=FLOAT32, *, mesh=None, frozen="replicated", steps=6, rows=8):
     """Returns the losses and the last state."""
     constants, state, place = small.constants(step.dtype), start(params), jnp.asarray
     if mesh is not None:
@@ -217,6 +217,7 @@ def test_draws_depend_on_seed_and_step(params):
     assert float(first["loss"]) != float(other_step["loss"])
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32(params, alone):
     losses, state = run(params, StepConfig(dtype="bfloat16", remat="full"))
     np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
@@ -255,6 +256,7 @@ def with_identity(params):
     return function(start(params), with_recognizer(small.constants()), batch, np.uint32(7))
 
 
+@pytest.mark.slow
 def test_identity_loss_is_reported_and_trained_on(params, with_identity):
     state, metrics = with_identity
     batch = jax.tree.map(jnp.asarray, small.batch(8))

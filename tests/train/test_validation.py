@@ -64,6 +64,7 @@ def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     assert (changed[2] != columns[2]).mean() > 0.1
 
 
+@pytest.mark.slow
 def test_sampling_layout_does_not_affect_training_weights(config, base, tmp_path, monkeypatch):
     # Simulates a GPU's layout, with which the CPU computes as well.
     def turned(axes, platform, sharding):

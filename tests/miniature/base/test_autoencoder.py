@@ -61,6 +61,22 @@ def test_windows_hold_the_faces_that_their_boxes_tell():
     assert (whole["bboxes"].T[2] - whole["bboxes"].T[0] == 40).all()
 
 
+def test_the_gradient_has_the_shapes_of_the_parameters():
+    net = network("vae", SMALL)
+    fresh = jax.eval_shape(net.init, jax.random.key(0))
+    shapes = jax.eval_shape(lambda key, vae: init(net, key, vae), jax.random.key(0), fresh)
+    batch = {
+        "pixels": np.zeros((2, 32, 32, 3), np.uint8),
+        "bboxes": np.zeros((2, 4), np.float32),
+        "adversarial": np.array(True),
+    }
+    learn = jax.grad(make_loss(net, make_perceptual_error(RECOGNIZER)), has_aux=True)
+    gradients, metrics = jax.eval_shape(learn, shapes, batch, jax.random.key(1))
+    assert {n: g.shape for n, g in gradients.items()} == {n: s.shape for n, s in shapes.items()}
+    assert all(metric.shape == () for metric in metrics.values())
+
+
+@pytest.mark.slow
 def test_every_parameter_learns_and_the_discriminator_only_late():
     net = network("vae", SMALL)
     fresh = jax.jit(net.init)
@@ -96,6 +112,7 @@ def test_the_discriminator_begins_when_asked():
     assert not never(10**6)["adversarial"]
 
 
+@pytest.mark.slow
 def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys, monkeypatch):
     stage = Stage(steps=4, learning_rate=3e-3, warmup_steps=2, ema_decay=0.7)
     options = Options(

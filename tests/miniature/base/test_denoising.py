@@ -49,6 +49,7 @@ def alphas():
     return alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER))
 
 
+@pytest.mark.slow
 def test_at_first_the_loss_is_the_targets_own_square(networks, params):
     # A velocity has the variance of noise and latents, whatever the timestep: about one where
     # latents are scaled to it. Unscaled, with a mean of 1 to 8 and the encoder's noise, it is not.
@@ -61,6 +62,7 @@ def test_at_first_the_loss_is_the_targets_own_square(networks, params):
     np.testing.assert_allclose(loss, 1, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_face_counts_more_where_it_is_asked_for(networks, params):
     faces, around = batch(8), batch(8)
     faces["moments"][:, :4, :4, :8] += 20
@@ -92,6 +94,15 @@ def test_most_timesteps_have_about_as_much_noise_as_picture():
     assert level.mean(axis=1).std() < 0.1
 
 
+def test_the_gradient_has_the_shapes_of_the_parameters(networks):
+    shapes = jax.eval_shape(lambda key: denoising.init(networks, key), jax.random.key(0))
+    learn = jax.grad(denoising.make_loss(networks, alphas()), has_aux=True)
+    gradients, metrics = jax.eval_shape(learn, shapes, batch(4), jax.random.key(1))
+    assert {n: g.shape for n, g in gradients.items()} == {n: s.shape for n, s in shapes.items()}
+    assert all(metric.shape == () for metric in metrics.values())
+
+
+@pytest.mark.slow
 def test_every_parameter_learns_but_a_layer_that_nothing_reads(networks, params):
     filled = params | {
         name: jnp.ones_like(params[name]) / 8

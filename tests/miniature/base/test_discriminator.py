@@ -33,7 +33,8 @@ def test_neither_loss_moves_what_is_the_others(params):
     def losses(params, restored):
         return adversarial_losses(params, restored, drawn, lambda x: jnp.square(x - drawn).mean())
 
-    generating, discriminating = jax.jacrev(losses, argnums=(0, 1))(params, restored)
+    learn = jax.jit(jax.jacrev(losses, argnums=(0, 1)))
+    generating, discriminating = learn(params, restored)
     assert all(np.abs(g).max() == 0 for g in generating[0].values())
     assert np.abs(generating[1]).max() > 0
     assert all(np.abs(g).max() > 0 for g in discriminating[0].values())
@@ -47,11 +48,13 @@ def test_the_decoders_gradient_is_as_long_as_the_errors(params, scale):
     def error(restored):
         return scale * jnp.square(restored - drawn).mean()
 
-    gradient = jax.grad(lambda x: adversarial_losses(params, x, drawn, error)[0])(pictures(0))
+    generating = jax.jit(jax.grad(lambda x: adversarial_losses(params, x, drawn, error)[0]))
+    gradient = generating(pictures(0))
     wanted = jnp.linalg.norm(jax.grad(error)(pictures(0)))
     np.testing.assert_allclose(jnp.linalg.norm(gradient), wanted, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_smooth_from_sharp(params):
     optimizer = optax.adam(3e-3)
 

@@ -37,6 +37,7 @@ SMALL = {
 SMALL_VAE = VAE | {"block_out_channels": [8, 8, 8, 8], "latent_channels": 16}
 
 
+@pytest.mark.slow
 # diffusers calls np.array(tensor); torch 2.13's __array__ does not know NumPy 2's `copy`.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_path, monkeypatch):

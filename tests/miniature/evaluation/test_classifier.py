@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 
 from miniature.base.pictures import Pictures
 from miniature.drawing.scene import random_scene
@@ -43,6 +44,7 @@ def test_a_quarter_of_a_batch_is_as_drawn():
     )
 
 
+@pytest.mark.slow
 def test_what_is_written_answers_as_is_told(tmp_path, capsys):
     stage = Stage(steps=30, learning_rate=2e-3, warmup_steps=3, ema_decay=0.5)
     classifier.train_classifier(

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from miniature.faces import export
 from miniature.faces.networks import Recogniser, RecogniserConfig
@@ -13,6 +14,7 @@ from miniature.stage import Stage
 SMALL = RecogniserConfig(stem=8, channels=(8, 8, 16), blocks=(0, 0, 1), last=8)
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_people_apart_and_leaves_a_file(tmp_path, capsys):
     kind = Kind(Recogniser, SMALL, export.recogniser, seed=1, held_out_seed=2)
     stage = Stage(steps=40, learning_rate=3e-3, warmup_steps=5, ema_decay=0.8)

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.face import synthetic_pack
 from tests.train.prepare import web
@@ -39,6 +40,7 @@ print(json.dumps([added, json.loads((output._shard_file(2, "json")).read_text())
 """
 
 
+@pytest.mark.slow
 def test_memory_grows_neither_with_shard_size_nor_with_shard_count(tmp_path):
     """Shards of 40 images are followed by two of 160, with 50 MB of JPEGs each."""
     pixels = np.random.default_rng(0).integers(0, 90, (560, 560, 3), np.uint8)

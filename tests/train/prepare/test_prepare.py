@@ -128,6 +128,7 @@ def test_workers_and_job_arrays_give_the_same_bytes(
     assert bytes_of(tmp_path / "out") == bytes_of(undisturbed)
 
 
+@pytest.mark.slow
 def test_beam_gives_the_same_bytes(undisturbed, source, pack, tmp_path):
     output = tmp_path / "out"
     runner = ("--runner", "DirectRunner", "--direct_num_workers", "4")
@@ -188,7 +189,7 @@ def processes(output: Path) -> list[int]:
     return sorted(found | {int(pid) for pid, parent, _ in rows if int(parent) in found})
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_resumes_to_the_same_bytes_after_any_kill(undisturbed, source, pack, tmp_path, kills):
     output = tmp_path / "out"
     random = np.random.default_rng(0)
@@ -220,6 +221,7 @@ def test_resumes_to_the_same_bytes_after_any_kill(undisturbed, source, pack, tmp
     assert bytes_of(output) == bytes_of(undisturbed)
 
 
+@pytest.mark.slow
 def test_two_concurrent_runs_give_the_same_bytes(undisturbed, source, pack, tmp_path):
     output = tmp_path / "out"
     started = [
