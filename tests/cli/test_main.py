@@ -142,6 +142,7 @@ def process(arguments, script="from instantid_jax.cli import main; main()", **en
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing(weights, tmp_path):
     small_model.person(0, image_size=(64, 128)).save(tmp_path / "me.npz")
     arguments = ["generate", "--face", tmp_path / "me.npz", "--output", tmp_path / "out.png"]

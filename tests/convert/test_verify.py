@@ -31,6 +31,7 @@ def test_both_sides_agree(convert, weights):
     assert all(0 < difference < 1e-5 for difference in found.values()), found
 
 
+@pytest.mark.slow
 def test_converted_model_is_compared_in_place_of_the_files(
     convert, weights, converted, published, tmp_path
 ):

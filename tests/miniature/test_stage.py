@@ -44,6 +44,7 @@ def test_it_learns_and_records(tmp_path):
     assert {"worst", "grad_norm", "learning_rate"} <= told[0].keys()
 
 
+@pytest.mark.slow
 def test_ended_early_it_goes_on_to_the_same_bits(tmp_path):
     def ends(step):
         if step == 25:

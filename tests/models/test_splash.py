@@ -33,7 +33,9 @@ def error(ours: jax.Array, reference: jax.Array) -> float:
     return float(jnp.linalg.norm(ours - reference) / jnp.linalg.norm(reference))
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(256, 256), (200, 150)])
+@pytest.mark.parametrize(
+    ("queries", "keys"), [pytest.param(256, 256, marks=pytest.mark.slow), (200, 150)]
+)
 def test_it_equals_plain_attention_and_so_does_its_gradient(queries, keys):
     """Lengths that are multiples of 128, and that are not."""
     inputs = random_inputs(queries, keys)

@@ -53,6 +53,7 @@ def test_pictures_are_those_of_one_device(sample, on, alone, shape):
     assert error(ours.latents[::-1], alone.latents) > 0.1
 
 
+@pytest.mark.slow
 def test_noise_of_every_step_is_that_of_one_device(sample, on):
     asked = {"scheduler": "euler_ancestral", "num_images_per_prompt": 2}
     ours, alone = sample(pipe=on(2, 1, 2), **asked), sample(**asked)
@@ -66,7 +67,13 @@ def test_without_guidance_and_with_given_latents(sample, on):
     assert error(sample(pipe=on(2, 1, 1), **asked).latents, sample(**asked).latents) < TOLERANCE
 
 
-@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 2, 1)], ids=["data", "guidance"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((4, 1, 1), id="data"),
+        pytest.param((1, 2, 1), marks=pytest.mark.slow, id="guidance"),
+    ],
+)
 def test_devices_exchange_latents_and_nothing_larger(sample, on, monkeypatch, shape):
     """The halves of guidance meet in the prediction; all of it is less than one full-size map."""
     calls = []

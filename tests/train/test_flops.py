@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import train.flops
 from instantid_jax.models.splash import splash_attention
@@ -83,6 +84,7 @@ def test_xla_counts_a_loop_once():
     assert 0 <= compiled.cost_analysis()["flops"] + uncounted - 10 * product < 100
 
 
+@pytest.mark.slow
 def test_step_grows_with_the_batch_and_not_with_the_mesh():
     mesh = training_mesh((8, 1, 1))
     config = tiny_config.get_config()

@@ -10,6 +10,7 @@ from instantid_jax.face.analysis import FaceAnalyzer, NoFaceError
 from miniature.evaluation.held_out import MISSED, HeldOut, draw_case
 
 
+@pytest.mark.slow
 def test_a_case_is_one_person_in_several_scenes():
     case = draw_case(5, 3, photos=2)
     assert case.target.traits == case.photos[0].traits == case.photos[1].traits

@@ -1,5 +1,7 @@
 """Captions that were learned from are those that are drawn, and no case asks for one."""
 
+import pytest
+
 from miniature import people
 from miniature.base.pictures import drawn_pictures
 from miniature.base.text_to_image import SEED
@@ -8,6 +10,7 @@ from miniature.evaluation.learned import learned_captions
 from miniature.people import draw_people
 
 
+@pytest.mark.slow
 def test_it_is_what_is_drawn_to_learn_from(tmp_path):
     learned = learned_captions()
     assert set(drawn_pictures(tmp_path / "pictures", 50, SEED, 1).captions) <= learned

@@ -61,6 +61,7 @@ def test_batches_are_a_function_of_the_step_and_hold_faces_of_all_sizes(drawn):
     assert all(of_stride.any() for of_stride in by_stride[1:])
 
 
+@pytest.mark.slow
 def test_every_parameter_learns(drawn):
     network = Network(Detector, SMALL)
     params = jax.jit(network.init)(jax.random.key(0))

@@ -107,6 +107,7 @@ def test_threads_read_the_same_rows(folder):
     loader.close()
 
 
+@pytest.mark.slow
 def test_cached_step_has_the_same_loss(folder):
     networks, constants, objective = small.networks(), small.constants(), VELOCITY
     alphas = constants.alphas_cumprod

@@ -121,6 +121,7 @@ def test_share_inside_matches_insightfaces_crop(portraits):
     assert min(wanted) < LEAST_INSIDE < max(wanted)
 
 
+@pytest.mark.slow
 def test_gradient_descent_changes_the_identity(encoded, losses):
     latents, kps, embeddings = encoded
     wanted = jnp.roll(embeddings, 1, axis=0)

@@ -189,7 +189,8 @@ def processes(output: Path) -> list[int]:
     return sorted(found | {int(pid) for pid, parent, _ in rows if int(parent) in found})
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 20])
 def test_resumes_to_the_same_bytes_after_any_kill(undisturbed, source, pack, tmp_path, kills):
     output = tmp_path / "out"
     random = np.random.default_rng(0)

@@ -99,6 +99,7 @@ def test_sigterm_to_a_single_process_saves_and_exits_with_its_own_status(run, st
     assert counted(run) == step
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_makes_both_save_the_same_step(run, start):
     workers = start_two(start, run, "--every", 2)
     read_until(workers[0], "step 3")
