@@ -19,10 +19,9 @@ from instantid_jax.errors import InputError
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params, join_parts, split_parts
 from instantid_jax.weights.layouts import find_network
-from miniature.base import linear_start
+from miniature.base import linear_chain, linear_start
 from miniature.base.architecture import VAE
 from miniature.base.discriminator import DISCRIMINATOR, adversarial_losses
-from miniature.base.linear_start import OPPONENT_COLORS
 from miniature.base.perceptual import make_perceptual_error
 from miniature.base.pictures import Pictures, drawn_pictures
 from miniature.base.published import write_network
@@ -36,10 +35,15 @@ PictureError = Callable[[jax.Array, jax.Array], jax.Array]
 # Of the pictures it learns from, and of those it is measured on; nothing else draws them.
 SEED, HELD_OUT_SEED = 301, 302
 STAGE = Stage(steps=10_000, learning_rate=1e-3, algorithm="muon", weight_decay=0.0, save_every=250)
+LINEAR = Stage(steps=4000, learning_rate=1e-3, weight_decay=0.0, save_every=500)
+# Pictures whose statistics the linear code passes norms with.
+SHOWN = 100
 # What is trained side by side; the VAE alone is published.
 VAE_PART, DISCRIMINATOR_PART = "vae", "discriminator"
 # A face is what the identity is in; its pixels count so much more.
 FACE_WEIGHT = 3.0
+# Light, blue against yellow, green against magenta: orthonormal directions in RGB.
+OPPONENT_COLORS = np.array([[1, 1, 1], [-1, 0, 1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 # How much errors of light and of both color directions count.
 # Colors vary less than light, yet captions name them.
 COLOR_ERRORS = (np.array([[1.0], [1.5], [2.0]]) * OPPONENT_COLORS).astype(np.float32)
@@ -56,8 +60,8 @@ class Options(PictureOptions):
 
     Attributes:
       latent_channels: what 8 x 8 pixels become.
-      start: a folder such as this program writes, whose VAE a new run begins with; None is a
-        cosine transform.
+      start: a folder such as this program writes, whose VAE a new run begins with; None trains a
+        linear code first, and begins with that.
       adversarial_from: the step from which on the decoder also learns to deceive a discriminator,
         which learns along; None is never.
       recognizer: of a face pack; the perceptual error is in its features.
@@ -72,6 +76,7 @@ class Options(PictureOptions):
     pictures: int = 20_000
     batch: int = 8
     held_out: int = 200
+    linear: Stage = LINEAR
     stage: Stage = STAGE
 
 
@@ -94,18 +99,33 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
             ("held-out", options.held_out, HELD_OUT_SEED),
         )
     )
-    begin = "" if begun is None else f", begun with {vae_fingerprint(begun)[:16]}"
+    if begun is None:
+        begun = train_linear(net, pictures, options)
     trained = train(
         options.stage,
         options.workdir,
-        functools.partial(init, net, start=begun),
+        functools.partial(init, vae=begun),
         make_loss(net, perceptual_error),
         make_batches(pictures, options.batch, options.stage.seed, options.adversarial_from),
         f"{options.data}, {options.latent_channels} latent channels, adversarial from step "
-        f"{options.adversarial_from}{begin}",
+        f"{options.adversarial_from}, begun with {vae_fingerprint(begun)[:16]}",
     )
     params = split_parts(trained)[VAE_PART]
     publish(net, settings, params, held_out, options.workdir)
+
+
+def train_linear(net: Network, pictures: Pictures, options: Options) -> Params:
+    """A VAE that encodes and decodes linearly, trained in the folder `linear`."""
+    kernels = train(
+        options.linear,
+        options.workdir / "linear",
+        functools.partial(linear_chain.init, net.config),
+        functools.partial(linear_chain.loss, net.config),
+        make_batches(pictures, options.batch, options.linear.seed, None),
+        options.data,
+    )
+    key = jax.random.key(options.linear.seed)
+    return linear_start.init(net, key, kernels, pictures.pixels[:SHOWN])
 
 
 def publish(
@@ -182,15 +202,9 @@ def make_batches(
     return batch_at
 
 
-def init(net: Network, key: jax.Array, start: Params | None) -> Params:
-    """Fresh parameters of VAE and discriminator, or the VAE's given ones."""
-    at_vae, at_discriminator = jax.random.split(key)
-    return join_parts(
-        {
-            VAE_PART: linear_start.init(net, at_vae) if start is None else start,
-            DISCRIMINATOR_PART: DISCRIMINATOR.init(at_discriminator),
-        }
-    )
+def init(key: jax.Array, vae: Params) -> Params:
+    """Parameters of a VAE and a fresh discriminator."""
+    return join_parts({VAE_PART: vae, DISCRIMINATOR_PART: DISCRIMINATOR.init(key)})
 
 
 def make_loss(net: Network, perceptual_error: PictureError) -> Loss:

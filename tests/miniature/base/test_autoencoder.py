@@ -80,7 +80,7 @@ def test_the_gradient_has_the_shapes_of_the_parameters():
 def test_every_parameter_learns_and_the_discriminator_only_late():
     net = network("vae", SMALL)
     fresh = jax.jit(net.init)
-    params = jax.jit(lambda key: init(net, key, start=fresh(key)))(jax.random.key(0))
+    params = jax.jit(lambda key: init(key, fresh(key)))(jax.random.key(0))
     random = np.random.default_rng(0)
     batch = {
         "pixels": random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8),
@@ -122,6 +122,7 @@ def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys, monk
         pictures=50,
         batch=8,
         held_out=50,
+        linear=stage,
         stage=stage,
     )
     train_autoencoder(SMALL, options)
