@@ -42,6 +42,7 @@ def init(net: Network, key: jax.Array, kernels: Params, pixels: np.ndarray) -> P
         name: jnp.zeros_like(value) if name.endswith(("conv2.kernel", "to_out.0.kernel")) else value
         for name, value in net.init(key).items()
     }
+    kernels = {name: np.asarray(kernel) for name, kernel in kernels.items()}
     encoder, decoder = encoder_layers(config), decoder_layers(config)
     x = pixels.astype(np.float32) / 127.5 - 1
     latents = apply(encoder, kernels, x)
