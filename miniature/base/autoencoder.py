@@ -22,6 +22,7 @@ from instantid_jax.weights.layouts import find_network
 from miniature.base import linear_chain, linear_start
 from miniature.base.architecture import VAE
 from miniature.base.discriminator import DISCRIMINATOR, adversarial_losses
+from miniature.base.linear_chain import OPPONENT_COLORS
 from miniature.base.perceptual import make_perceptual_error
 from miniature.base.pictures import Pictures, drawn_pictures
 from miniature.base.published import write_network
@@ -35,15 +36,13 @@ PictureError = Callable[[jax.Array, jax.Array], jax.Array]
 # Of the pictures it learns from, and of those it is measured on; nothing else draws them.
 SEED, HELD_OUT_SEED = 301, 302
 STAGE = Stage(steps=10_000, learning_rate=1e-3, algorithm="muon", weight_decay=0.0, save_every=250)
-LINEAR = Stage(steps=4000, learning_rate=1e-3, weight_decay=0.0, save_every=500)
+LINEAR = Stage(steps=2500, learning_rate=1e-3, weight_decay=0.0, save_every=500)
 # Pictures whose statistics the linear code passes norms with.
 SHOWN = 100
 # What is trained side by side; the VAE alone is published.
 VAE_PART, DISCRIMINATOR_PART = "vae", "discriminator"
 # A face is what the identity is in; its pixels count so much more.
 FACE_WEIGHT = 3.0
-# Light, blue against yellow, green against magenta: orthonormal directions in RGB.
-OPPONENT_COLORS = np.array([[1, 1, 1], [-1, 0, 1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 # How much errors of light and of both color directions count.
 # Colors vary less than light, yet captions name them.
 COLOR_ERRORS = (np.array([[1.0], [1.5], [2.0]]) * OPPONENT_COLORS).astype(np.float32)
