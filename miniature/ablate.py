@@ -1,9 +1,9 @@
-"""`python -m miniature.ablate --output DIR`: what each part of InstantID contributes, as plots.
+"""`python -m miniature.ablate --output DIR`: plots the contribution of each part of InstantID.
 
-Strength of the Image Adapter against that of IdentityNet, as in the paper's appendix: where one is
-0 the other works alone, where both are, the text does. And photos of the person: one to five, and
-none, where ID tokens are those of nobody and only the keypoints are given. On people that nothing
-learned from; the figures are those of `python -m miniature.evaluate`.
+Varies the strengths of the Image Adapter and of IdentityNet, as in the paper's appendix; 0 disables
+a part. Also varies the number of photos of the person; with 0 photos, the ID tokens are those of
+nobody and only the keypoints are given. Uses held-out people and the figures of
+`python -m miniature.evaluate`.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from miniature.evaluation.generation import SAMPLING, Model, make_pictures
 from miniature.evaluation.held_out import HeldOut
 
 SHOWN = {
-    "similarity_margin": "similarity to the person, less that to others",
+    "similarity_margin": "similarity to the person minus that to others",
     "rank1": "identified among all",
     "keypoint_error": "keypoint error, picture widths",
     "caption_accuracy": "style and background as named",
@@ -33,17 +33,17 @@ SHOWN = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is varied, on how many.
+    """Ablation settings.
 
     Attributes:
-      output: a folder, for `ablation.json` and the plots.
-      identities: people.
-      seed: another seed is other people.
+      output: folder for `ablation.json` and the plots.
+      identities: number of people.
+      seed: selects the people.
       adapter: strengths of the adapter.
       identitynet: strengths of IdentityNet.
-      photos: up to so many of each person.
-      sampling: of the images.
-      batch: images made at a time.
+      photos: largest number of photos per person.
+      sampling: sampling settings.
+      batch: images generated at a time.
     """
 
     output: Path
@@ -63,33 +63,34 @@ def main() -> None:
 
 
 def ablate(options: Options) -> None:
-    """Makes and scores all pictures, then writes figures and plots.
+    """Generates and scores all pictures, then writes figures and plots.
 
     Raises:
-      InputError: if there are fewer than two people, no photo or no strength, or nothing can be
-        written.
+      InputError: if there are fewer than two people, no photos or no strengths, or the output
+        cannot be written.
     """
     if options.identities < 2 or options.photos < 1:
         raise InputError(
-            f"--identities {options.identities} --photos {options.photos}: expected 2 and 1 up"
+            f"--identities {options.identities} --photos {options.photos}: expected at least 2 "
+            "and 1"
         )
     if not options.adapter or not options.identitynet:
-        raise InputError("--adapter and --identitynet: expected one strength or more of each")
+        raise InputError("--adapter and --identitynet: expected one or more strengths each")
     check_whole("seed", options.seed, 0, 2**32 - 1)
     check_whole("batch", options.batch, 1, 1024)
-    of_scales = [
+    strengths = [
         {"ip_adapter_scale": adapter, "controlnet_conditioning_scale": identitynet}
         for adapter, identitynet in itertools.product(options.adapter, options.identitynet)
     ]
-    for scales in ({}, *of_scales):
-        dataclasses.replace(options.sampling, **scales)  # Checks them.
+    for scales in ({}, *strengths):
+        dataclasses.replace(options.sampling, **scales)  # validates the strengths
     check_folder(options.output)
     pipe = options.model.load()
     held_out = HeldOut(
         options.identities, options.seed, options.model.face_pack, photos=options.photos
     )
 
-    # The sampling's own strengths stand in both plots.
+    # Both plots contain the strengths of `sampling`.
     @functools.cache
     def figures(sampling: Settings, photos: int) -> dict[str, float]:
         made = make_pictures(
@@ -97,17 +98,17 @@ def ablate(options: Options) -> None:
         )
         return held_out.score(made)
 
-    told = {
+    report = {
         "identities": options.identities,
         "seed": options.seed,
         "sampling": options.sampling.to_json(),
-        "scales": [s | figures(dataclasses.replace(options.sampling, **s), 1) for s in of_scales],
+        "scales": [s | figures(dataclasses.replace(options.sampling, **s), 1) for s in strengths],
         "photos": [{"photos": n} | figures(options.sampling, n) for n in range(options.photos + 1)],
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    write_json(options.output / "ablation.json", told)
-    _plot_scales(told["scales"], options)
-    _plot_photos(told["photos"], options.output / "photos.png")
+    write_json(options.output / "ablation.json", report)
+    _plot_scales(report["scales"], options)
+    _plot_photos(report["photos"], options.output / "photos.png")
 
 
 def _plot_scales(rows: list[dict[str, float]], options: Options) -> None:
@@ -116,7 +117,7 @@ def _plot_scales(rows: list[dict[str, float]], options: Options) -> None:
     figure, axes = plt.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 4), layout="constrained")
     for axis, (name, title) in zip(axes, SHOWN.items(), strict=True):
         grid = np.array([row[name] for row in rows]).reshape(shape)
-        # On each of its colours black is legible.
+        # Black text is legible on all colors of this map.
         axis.imshow(grid, origin="lower", cmap="Wistia")
         for i, j in np.ndindex(shape):
             axis.text(j, i, f"{grid[i, j]:.3g}", ha="center", va="center")

@@ -1,4 +1,4 @@
-"""Examples drawn by several processes into files, once."""
+"""Draws examples into files, with several processes."""
 
 import functools
 import multiprocessing
@@ -17,18 +17,20 @@ Arrays = dict[str, np.ndarray]
 def drawn_in_chunks(
     folder: Path, draw: Callable[[int], Arrays], count: int, chunk: int, processes: int
 ) -> Arrays:
-    """Arrays of all chunks in turn, along their first axis; drawn where their file is missing.
+    """Arrays of all chunks, concatenated; draws the chunks whose files are missing.
 
     Args:
-      draw: makes the arrays of chunk `i`, the same of equal shapes for each; must be picklable.
-      count: examples in all, a multiple of `chunk`, which is how many a chunk has.
+      draw: returns the arrays of chunk `i`; all chunks have the same names and shapes. Must be
+        picklable.
+      count: number of examples, a multiple of `chunk`.
+      chunk: examples per chunk.
     Raises:
-      InputError: if it is none, or no process is to draw.
+      InputError: if `count` is not a positive multiple of `chunk`, or `processes` is less than 1.
     """
     if processes < 1:
-        raise InputError(f"--processes is {processes}: expected 1 up")
+        raise InputError(f"--processes is {processes}: expected 1 or more")
     if count < chunk or count % chunk:
-        raise InputError(f"{count} were asked for: expected a multiple of {chunk}")
+        raise InputError(f"{count} examples requested: expected a multiple of {chunk}")
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{i:05}.npz" for i in range(count // chunk)]
     missing = [i for i, path in enumerate(files) if not path.exists()]

@@ -1,8 +1,8 @@
-"""`python -m miniature.evaluate`: one JSON line of how well a model shows whom and what is asked.
+"""`python -m miniature.evaluate`: prints how well a model renders person and prompt, as JSON.
 
-Of people whom nothing learned from and captions that the model did not, judged by a recogniser that
-is used for nothing else. Beside each figure stand its ceiling, another drawing of the same person
-in the scene asked for, and its floor, the same prompt without the person.
+Uses people and captions on which the model was not trained, and a recognizer that is used for
+nothing else. Each figure comes with a ceiling, another drawing of the person in the requested
+scene, and a floor, the same prompt without the person.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ from miniature.portraits import SIDE
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is evaluated, on how many.
+    """Evaluation settings.
 
     Attributes:
-      identities: people, each with one photo and one caption.
-      seed: another seed is other people.
-      save: a folder for the pictures, made anew.
-      judge: the recogniser that scores; for what is still chosen, take the face pack's own.
-      sampling: of the images.
-      batch: images made at a time.
+      identities: number of people, each with one photo and one caption.
+      seed: selects the people.
+      save: new folder for the pictures.
+      judge: the recognizer that scores. To choose settings, use the face pack's recognizer instead.
+      sampling: sampling settings.
+      batch: images generated at a time.
     """
 
     identities: int = 1000
@@ -52,19 +52,19 @@ def main() -> None:
 
 
 def evaluate(options: Options) -> dict[str, float]:
-    """Makes the pictures and scores them.
+    """Generates and scores the pictures.
 
     Raises:
-      InputError: if there are fewer than two people, `save` is there already or cannot be written,
-        or a setting is none that the pipeline takes.
+      InputError: if there are fewer than two people, `save` already exists or cannot be written,
+        or the pipeline rejects a setting.
     """
     if options.identities < 2:
-        raise InputError(f"--identities is {options.identities}: expected 2 up")
+        raise InputError(f"--identities is {options.identities}: expected 2 or more")
     check_whole("seed", options.seed, 0, 2**32 - 1)
     check_whole("batch", options.batch, 1, 1024)
     if options.save is not None:
         if options.save.exists():
-            raise InputError(f"--save {options.save} is there already: name a new folder")
+            raise InputError(f"--save {options.save} already exists: name a new folder")
         check_folder(options.save)
     pipe = options.model.load()
     held_out = HeldOut(
@@ -81,20 +81,20 @@ def evaluate(options: Options) -> dict[str, float]:
     if options.save is not None:
         photos = [case.photos[0].image for case in held_out.cases]
         _save(options.save, {"photo": photos} | pictures)
-    told: dict[str, float] = {"identities": options.identities, "seed": options.seed}
+    report: dict[str, float] = {"identities": options.identities, "seed": options.seed}
     for kind, made in pictures.items():
         scores = held_out.score(made)
-        told |= {f"{name}_{kind}" if kind else name: value for name, value in scores.items()}
+        report |= {f"{name}_{kind}" if kind else name: value for name, value in scores.items()}
     restored = restore(options.model.sdxl / "vae", held_out.targets)
-    told["face_sharpness_restored"] = held_out.relative_sharpness(restored)
-    told["psnr_restored"] = float(psnr(restored, held_out.targets).mean())
-    told["caption_accuracy_id_on"] = told.pop("caption_accuracy")
-    told["caption_accuracy_id_off"] = told.pop("caption_accuracy_floor")
-    return told
+    report["face_sharpness_restored"] = held_out.relative_sharpness(restored)
+    report["psnr_restored"] = float(psnr(restored, held_out.targets).mean())
+    report["caption_accuracy_id_on"] = report.pop("caption_accuracy")
+    report["caption_accuracy_id_off"] = report.pop("caption_accuracy_floor")
+    return report
 
 
 def _save(folder: Path, pictures: dict[str, list[Image.Image]]) -> None:
-    """One picture a person: photo, generated, and beside them ceiling and floor."""
+    """Writes one sheet per person: photo, generated picture, ceiling and floor."""
     folder.mkdir(parents=True)
     for i, row in enumerate(zip(*pictures.values(), strict=True)):
         sheet = Image.new("RGB", (len(row) * SIDE, SIDE))

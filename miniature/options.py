@@ -1,4 +1,4 @@
-"""What the programs that learn from drawn pictures are told on the command line."""
+"""Command-line options of the trainings on drawn pictures."""
 
 import dataclasses
 from pathlib import Path
@@ -8,13 +8,13 @@ from miniature.stage import Stage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PictureOptions:
-    """What is trained, on what.
+    """Training settings.
 
     Attributes:
-      workdir: the run's folder, where the result comes to lie; a second call goes on.
-      pictures: so many are drawn, a multiple of 50 or 100.
-      batch: pictures in a batch.
-      processes: how many draw.
+      workdir: the run's folder, for checkpoints and the result; a second call resumes the run.
+      pictures: number of pictures to draw, a multiple of 50 or 100.
+      batch: pictures per batch.
+      processes: number of drawing processes.
     """
 
     workdir: Path
@@ -25,5 +25,5 @@ class PictureOptions:
 
     @property
     def data(self) -> str:
-        """What a run that goes on must have in common with its beginning."""
+        """A description of the data; a resumed run must have the same."""
         return f"{self.pictures} pictures, {self.batch} a batch"

@@ -1,7 +1,7 @@
-"""`python -m miniature.people DIR`: draws people as a folder of photos, one sub-folder a person.
+"""`python -m miniature.people DIR`: draws people as a folder of photos, one sub-folder per person.
 
-Beside each picture lies its caption, so that `instantid embed` and `python -m train.data.build`
-make a dataset of the folder as of any other.
+Writes a caption next to each picture, the layout that `instantid embed` and
+`python -m train.data.build` expect.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ from miniature.drawing.scene import random_scene, scene_generator
 from miniature.drawing.traits import random_traits
 from miniature.portraits import draw
 
-# Of the people that InstantID learns from; nothing else draws them.
+# Seed of InstantID's training set; not used elsewhere.
 SEED = 501
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Who is drawn, and how often.
+    """Drawing settings.
 
     Attributes:
-      output: the folder; people who are in it already stay as they are.
-      people: how many; person i is the same whatever this is.
-      pictures: of each, in scenes of their own.
-      processes: how many draw.
+      output: the folder; people who are already in it are not drawn again.
+      people: number of people; person i does not depend on it.
+      pictures: pictures per person, each in its own scene.
+      processes: number of drawing processes.
     """
 
     output: tyro.conf.Positional[Path]
@@ -47,16 +47,16 @@ def main() -> None:
 
 
 def draw_people(options: Options) -> None:
-    """Draws who is missing.
+    """Draws the missing people.
 
     Raises:
-      InputError: if fewer than one person, picture or process is asked for.
+      InputError: if the number of people, pictures or processes is less than 1.
     """
     for name in ("people", "pictures", "processes"):
         if getattr(options, name) < 1:
-            raise InputError(f"--{name} is {getattr(options, name)}: expected 1 up")
+            raise InputError(f"--{name} is {getattr(options, name)}: expected 1 or more")
     missing = [i for i in range(options.people) if not _folder(options, i).exists()]
-    # Forked processes would inherit the threads of whoever calls.
+    # Forked processes would inherit the caller's threads.
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         drawn = pool.imap_unordered(functools.partial(_draw_person, options), missing)
         for _ in tqdm(drawn, total=len(missing), unit=" people"):

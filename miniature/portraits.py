@@ -1,4 +1,4 @@
-"""Drawn portraits: a person by traits, in a scene, with its keypoints and caption."""
+"""Draws portraits of people, defined by traits, in scenes; with keypoints and caption."""
 
 import dataclasses
 import io
@@ -19,7 +19,7 @@ from miniature.drawing.svg import Element, element, outline, rename
 from miniature.drawing.traits import Traits, random_traits
 
 SIDE = 128
-# Of the styles that draw outlines.
+# Ink colors of the styles with outlines.
 INKS = {"comic": "#17111a", "pencil": "#4b4750"}
 
 
@@ -28,12 +28,13 @@ class Portrait:
     """A drawn picture of a person.
 
     Attributes:
-      image: RGB; others may be in it, too.
+      image: RGB; may contain other people, too.
       kps: [5, 2] pixels of `image`: eyes, nose and corners of the mouth, left before right. They
-        are the drawing's; watercolor and oil then move edges by up to 1.3 % of the longer side.
+        are those of the drawing; watercolor and oil then move edges by up to 1.3 % of the longer
+        side.
       bbox: [4] pixels: left, top, right, bottom of the face.
       traits: the person.
-      scene: the rest.
+      scene: everything else.
     """
 
     image: Image.Image
@@ -44,12 +45,12 @@ class Portrait:
 
     @property
     def caption(self) -> str:
-        """All that is not the person."""
+        """Describes the scene, not the person."""
         return self.scene.caption
 
 
 def draw_random(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Portrait:
-    """A person and a scene of this seed; size is (width, height) in pixels."""
+    """Draws the person and scene of a seed; size is (width, height) in pixels."""
     of_person, of_scene = np.random.default_rng([0, seed]), np.random.default_rng([1, seed])
     return draw(random_traits(of_person), random_scene(of_scene), size)
 
@@ -63,13 +64,13 @@ def draw(traits: Traits, scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> 
 def draw_group(
     people: Sequence[tuple[Traits, Scene]], size: tuple[int, int] = (SIDE, SIDE)
 ) -> tuple[Portrait, ...]:
-    """Draws several people in one picture, the nearest before the others.
+    """Draws several people in one picture, nearer people in front.
 
     Args:
-      people: their scenes have the surroundings in common, as `random_group` makes them.
+      people: scenes with the same surroundings, as `random_group` returns them.
       size: (width, height) in pixels.
     Returns:
-      a portrait of each, in the order given, all of the same image.
+      a portrait of each person, in the given order, all with the same image.
     """
     heads = [Head(traits, scene, *size) for traits, scene in people]
     drawn: list[Element] = []
@@ -82,7 +83,7 @@ def draw_group(
 
 
 def draw_deserted(scene: Scene, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
-    """The scene without anyone in it."""
+    """Draws the scene without a person."""
     return _painted([], scene, size)
 
 

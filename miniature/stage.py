@@ -1,6 +1,6 @@
-"""The training loop of the miniature's own networks: resumable, its batches a function of the step.
+"""A resumable training loop, whose batches are a function of the step.
 
-InstantID itself is trained by `python -m train`; this trains what that presupposes.
+Trains the miniature's base model, face pack and classifier; `python -m train` trains InstantID.
 """
 
 import dataclasses
@@ -39,13 +39,13 @@ Loss = Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """How long and how fast a network is trained.
+    """Schedule and optimizer of a training.
 
     Attributes:
-      steps: optimiser steps of the whole schedule, a warm-up and a cosine to zero.
-      learning_rate: its peak.
-      algorithm: the optimiser's, as `OptimizerConfig` has it.
-      ema_decay: of the averaged copy, which is what the stage results in.
+      steps: optimizer steps, with a warm-up and a cosine decay to zero.
+      learning_rate: the peak learning rate.
+      algorithm: the optimizer, as in `OptimizerConfig`.
+      ema_decay: decay of the averaged parameters, the result of the training.
       save_every: steps between checkpoints.
     """
 
@@ -59,19 +59,19 @@ class Stage:
     seed: int = 0
 
     def __post_init__(self):
-        """Refuses what `train` cannot do before anything is drawn for it."""
+        """Rejects invalid settings before anything is drawn."""
         if self.steps <= self.warmup_steps:
             raise InputError(
                 f"--stage.steps {self.steps}: expected more than the {self.warmup_steps} of "
                 "--stage.warmup-steps"
             )
         if self.save_every < 1:
-            raise InputError(f"--stage.save-every {self.save_every}: expected 1 up")
-        _ = self.optimizer  # which checks the rest
+            raise InputError(f"--stage.save-every {self.save_every}: expected 1 or more")
+        _ = self.optimizer  # validates the rest
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must have in common with its beginning."""
+        """The settings that a resumed run must not change."""
         settings = dataclasses.asdict(self)
         del settings["save_every"]
         return settings
@@ -97,19 +97,19 @@ def train(
     batch_at: Callable[[int], Batch],
     data: str,
 ) -> Params:
-    """Trains, or goes on where an earlier call ended, and returns the averaged parameters.
+    """Trains, resuming an earlier call, and returns the averaged parameters.
 
     SIGTERM saves and exits with `PREEMPTED_STATUS`.
 
     Args:
-      folder: the run's: checkpoints, and metrics.jsonl with a line every tenth step and for the
-        last.
-      init: makes parameters from a key.
-      loss: a scalar, and further scalars to record, of parameters, a batch and the step's key.
-      batch_at: the batch of a step.
-      data: what batches are made of, in words; a run that goes on must have the same.
+      folder: the run's folder, for checkpoints and metrics.jsonl, which has a line for every tenth
+        step and the last.
+      init: creates parameters from a key.
+      loss: (parameters, batch, key) to a scalar loss and a dict of scalars to log.
+      batch_at: returns the batch of a step.
+      data: describes the training data; a resumed run must have the same.
     Raises:
-      InputError: if the loss is not finite, the folder's run is another, or it goes on just now.
+      InputError: if the loss is not finite, or the folder's run has other settings or is in use.
     """
     keep_compiled_programs()
     run, optimizer = RunFolder(folder), stage.optimizer
@@ -134,7 +134,7 @@ def train(
     with locked(run), logging_redirect_tqdm():
         fingerprint = {"stage": stage.identity, "data": data}
         start, state = _start(stage, run, init, fingerprint)
-        began = time.monotonic()
+        start_time = time.monotonic()
         with (
             Saver(run, start=start, every=stage.save_every, keep=1) as saver,
             tqdm(total=stage.steps, initial=start, unit="step") as bar,
@@ -143,18 +143,18 @@ def train(
                 state, metrics = advance(state, batch_at(step - 1))
                 bar.update()
                 preempted = saver.reached_preemption(step)
-                # Nothing is saved that was not looked at.
+                # Check the loss before each save.
                 last = step == stage.steps
                 if step % 10 == 0 or step % stage.save_every == 0 or preempted or last:
-                    told = {name: float(value) for name, value in metrics.items()}
-                    seconds = round((time.monotonic() - began) / (step - start), 4)
-                    append_line(run.metrics, {"step": step, **told, "seconds_a_step": seconds})
+                    values = {name: float(value) for name, value in metrics.items()}
+                    seconds = round((time.monotonic() - start_time) / (step - start), 4)
+                    append_line(run.metrics, {"step": step, **values, "seconds_a_step": seconds})
                     bar.set_postfix(
-                        {n: f"{v:.3g}" for n, v in told.items() if n != "learning_rate"}
+                        {n: f"{v:.3g}" for n, v in values.items() if n != "learning_rate"}
                     )
-                    if not np.isfinite(told["loss"]):
+                    if not np.isfinite(values["loss"]):
                         raise InputError(
-                            f"the loss at step {step} is {told['loss']}: lower "
+                            f"the loss at step {step} is {values['loss']}: lower "
                             "--stage.learning-rate"
                         )
                 meta = Meta(fingerprint=fingerprint, seed=stage.seed, position=step)
@@ -171,18 +171,18 @@ def _start(
     init: Callable[[jax.Array], Params],
     fingerprint: Mapping[str, Any],
 ) -> tuple[int, TrainState]:
-    """The step and the state of the folder's newest checkpoint, or fresh ones."""
-    begin = jax.jit(lambda key: init_state(stage.optimizer, init(key)))
+    """Step and state of the folder's newest checkpoint, or initial ones."""
+    make_state = jax.jit(lambda key: init_state(stage.optimizer, init(key)))
     key = jax.random.key(stage.seed)
     if run.steps():
-        here = SingleDeviceSharding(jax.devices()[0])
+        sharding = SingleDeviceSharding(jax.devices()[0])
         template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-            jax.eval_shape(begin, key),
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(make_state, key),
         )
         start, state, _ = restore(run, template, fingerprint=fingerprint)
-        logger.info("going on from step %d", start)
+        logger.info("resuming from step %d", start)
     else:
-        start, state = 0, begin(key)
+        start, state = 0, make_state(key)
     cut_metrics(run, start)
     return start, state

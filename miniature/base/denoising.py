@@ -1,4 +1,4 @@
-"""What text encoders and UNet learn together: the velocity of noisy latents, from captions."""
+"""Joint training of text encoders and UNet: predicting the velocity of noisy latents."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,14 +20,14 @@ from miniature.stage import Batch, Loss
 from train.objective import ObjectiveConfig, losses
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
-# The empty caption, for guidance.
+# Share of captions replaced by the empty one, for guidance.
 DROP_CAPTION = 0.1
-# Original size, crop and target size: what a pipeline says of a whole picture of 128 pixels.
+# Original size, crop and target size, as a pipeline passes them for a 128-pixel picture.
 TIME_IDS = (128.0, 128.0, 0.0, 0.0, 128.0, 128.0)
 
 
 def init(networks: Mapping[str, Network], key: jax.Array) -> Params:
-    """Fresh parameters of all parts, each named after its own; the UNet predicts zero."""
+    """Initial parameters, with the part as a prefix of each name; the UNet predicts zero."""
     parts = {}
     for i, part in enumerate(PARTS):
         fresh = networks[part].init(jax.random.fold_in(key, i))
@@ -39,17 +39,17 @@ def init(networks: Mapping[str, Network], key: jax.Array) -> Params:
 
 
 def load(networks: Mapping[str, Network], folder: Path) -> Params:
-    """Parameters of all parts from a folder in diffusers' layout, float32.
+    """Loads the parameters of all parts from a folder in diffusers' layout, as float32.
 
     Raises:
-      InputError: if something is missing there, or another network.
+      InputError: if a part is missing or has another configuration.
     """
     found = find_sdxl(str(folder)).components
     for part in PARTS:
         if found[part].network != networks[part]:
             raise InputError(
-                f"{folder}: the config.json of its {part} is another than this training's: begin "
-                "with what this program wrote"
+                f"{folder}: the config.json of its {part} differs from this training's: use a "
+                "folder that this program wrote"
             )
     return join_parts({part: found[part].load(jnp.dtype("float32")) for part in PARTS})
 
@@ -57,7 +57,7 @@ def load(networks: Mapping[str, Network], folder: Path) -> Params:
 def make_batches(
     latents: Latents, tokenizer: PromptTokenizer, size: int, seed: int
 ) -> Callable[[int], Batch]:
-    """Encoded portraits, their faces' boxes and their captions' tokens, by the step."""
+    """Returns a function from the step to latents, face boxes and caption tokens."""
     tokens = tokenizer(latents.captions.tolist())
     (empty,) = tokenizer([""])
 
@@ -76,17 +76,17 @@ def make_batches(
 
 
 def draw_timesteps(key: jax.Array, alphas_cumprod: np.ndarray, count: int) -> jax.Array:
-    """Timesteps [count] int32, most of them where there is about as much noise as picture.
+    """Samples timesteps [count] int32, mostly with about as much noise as signal.
 
-    The logarithm of noise to signal is normal (Karras et al. 2022, table 1), here with mean 0 and
-    deviation 1: much of what is nearly clean or nearly noise cannot be predicted, and teaches
-    little. An eighth is drawn from all timesteps alike, so that none is left out.
+    The logarithm of noise to signal is normal (Karras et al. 2022, table 1), with mean 0 and
+    deviation 1: nearly clean and nearly pure noise inputs are hard to improve on. An eighth is
+    uniform, so that every timestep occurs.
 
     Args:
       alphas_cumprod: [T] float32.
     """
     at_level, at_all = jax.random.split(key)
-    # One number for each equal part of the distribution: batches differ less.
+    # Stratified sampling: batches differ less.
     parts = (jax.random.uniform(at_level) + jnp.arange(count) / count) % 1
     leveled = timesteps_of_noise(alphas_cumprod, ndtri(parts))
     alike = jax.random.randint(at_all, (count,), 0, len(alphas_cumprod))
@@ -96,12 +96,12 @@ def draw_timesteps(key: jax.Array, alphas_cumprod: np.ndarray, count: int) -> ja
 def make_loss(
     networks: Mapping[str, Network], alphas_cumprod: np.ndarray, face_weight: float = 0.0
 ) -> Loss:
-    """Squared error of the velocity.
+    """Returns the squared error of the velocity.
 
     Args:
-      networks: of `PARTS`, and the VAE's, which tells how latents are scaled.
+      networks: the networks of `PARTS`, and the VAE, which defines the scaling of latents.
       alphas_cumprod: [T] float32.
-      face_weight: as InstantID's training has it.
+      face_weight: extra weight of latents in the face's box, as in InstantID's training.
     """
     objective = ObjectiveConfig(prediction_type="v_prediction", face_weight=face_weight)
     unet, first, second = (networks[part] for part in PARTS)
@@ -121,7 +121,7 @@ def make_loss(
         encoded = first.bind(parts["text_encoder"])(ids)
         encoded_2 = second.bind(parts["text_encoder_2"])(ids)
         text = jnp.concatenate([encoded.hidden_states, encoded_2.hidden_states], axis=-1)
-        # Nobody is asked for: the ID branch gives zeros.
+        # There is no person: the ID branch outputs zeros.
         zeros = {name: jnp.zeros(s.shape, s.dtype) for name, s in id_branch.items()}
         bound = unet.bind(parts["unet"] | zeros)
         prediction = bound(

@@ -1,4 +1,4 @@
-"""The patch discriminator that the VAE's decoder learns to deceive, late in its training."""
+"""The patch discriminator of the VAE's adversarial loss."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,22 +10,22 @@ from flax import nnx
 from instantid_jax.models.layers import GroupNorm, conv3x3
 from instantid_jax.params import Network, Params
 
-# The largest factor by which the adversarial gradient is made as long as the error's.
+# Largest factor that scales the adversarial gradient to the length of the error's gradient.
 LARGEST_FACTOR = 1e4
 
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Channels after each halving of the sides."""
+    """Channels after each downsampling by 2."""
 
     channels: tuple[int, ...] = (32, 64, 96)
     groups: int = 8
-    # What its activations let through of negative numbers.
+    # Negative slope of the activations.
     leak: float = 0.2
 
 
 class Discriminator(nnx.Module):
-    """Says of each patch of a picture how much it looks like a drawn one (Isola et al. 2017)."""
+    """Scores how much each patch of a picture looks like a drawn one (Isola et al. 2017)."""
 
     def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -51,17 +51,17 @@ DISCRIMINATOR = Network(Discriminator, DiscriminatorConfig())
 def adversarial_losses(
     params: Params, restored: jax.Array, drawn: jax.Array, error: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """What a decoder and the discriminator minimize: two scalars, whose gradients do not mix.
+    """Adversarial losses of the decoder and the discriminator.
 
     Args:
-      params: the discriminator's.
-      restored: [B, H, W, 3].
-      drawn: as many.
-      error: of restored pictures, a scalar. The decoder's loss is scaled so that, where they meet
-        in the pixels, its gradient is as long as the error's.
+      params: the discriminator's parameters.
+      restored: [B, H, W, 3], the decoder's output.
+      drawn: [B, H, W, 3], the originals.
+      error: the reconstruction error, from restored pictures to a scalar. The decoder's loss is
+        scaled so that its gradient in the pixels is as long as the error's.
     Returns:
-      the decoder's and the discriminator's; neither has a gradient with respect to what is the
-      other's.
+      the scalar losses of decoder and discriminator. The decoder's has no gradient with respect to
+      `params`, the discriminator's none with respect to `restored`.
     Source: Esser et al. 2021 (taming-transformers), equations 6 and 7; Lim & Ye 2017 (hinge).
     """
     frozen = DISCRIMINATOR.bind(jax.lax.stop_gradient(params))

@@ -1,4 +1,4 @@
-"""Drawn portraits as the base model learns from them: encoded by its VAE, once."""
+"""The base model's training data: drawn portraits, encoded once by its VAE."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from miniature.base.pictures import drawn_pictures
 from train.data.latent_cache import vae_fingerprint
 from train.objective import image_moments
 
-# At a time.
+# Pictures encoded at a time.
 BATCH = 50
 
 
@@ -21,10 +21,10 @@ class Latents(NamedTuple):
     """N encoded portraits.
 
     Attributes:
-      moments: float16 [N, 16, 16, 16], mean and log-variance of the VAE's posterior.
+      moments: float16 [N, 16, 16, 2C], mean and log-variance of the VAE's posterior.
       captions: [N] strings.
-      bboxes: float32 [N, 4], of the faces, in pixels.
-      vae: a hash of the encoder that made them.
+      bboxes: float32 [N, 4], face boxes in pixels.
+      vae: hash of the encoder.
     """
 
     moments: np.ndarray
@@ -36,7 +36,7 @@ class Latents(NamedTuple):
 def encoded_pictures(
     folder: Path, count: int, seed: int, processes: int, vae: Network, params: Params
 ) -> Latents:
-    """Portraits that no other seed has, drawn and encoded in `folder` where they are not yet.
+    """Portraits of a seed; draws and encodes those missing in `folder`.
 
     Args:
       count: a multiple of 50.

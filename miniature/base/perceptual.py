@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from instantid_jax.errors import InputError
 from train.identity.onnx_network import OnnxNetwork, read_recognizer
 
-# Activations that are compared: the first, at half of each side, two at a quarter and two at an
-# eighth, each two of them normalized.
+# Number of activations to compare: one at half resolution, then two normalized ones at a quarter
+# and two at an eighth.
 ACTIVATIONS = 5
 
 
 def make_perceptual_error(recognizer: Path) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Mean absolute difference between features of pictures [B, H, W, 3] in [-1, 1].
+    """Returns the mean absolute feature difference of pictures [B, H, W, 3] in [-1, 1].
 
     Source: Johnson et al. 2016.
 
@@ -37,7 +37,7 @@ def make_perceptual_error(recognizer: Path) -> Callable[[jax.Array, jax.Array], 
 
 
 def _features(network: OnnxNetwork, path: Path) -> list[OnnxNetwork]:
-    """The recognizer up to each activation; what they compute alike is compiled once."""
+    """The recognizer up to each activation; XLA compiles their common part once."""
     graph = network.config
     ends = [i for i, node in enumerate(graph.nodes) if node.op in ("Relu", "PRelu")][:ACTIVATIONS]
     if len(ends) < ACTIVATIONS:

@@ -1,4 +1,4 @@
-"""The drawn portraits that the base model learns from."""
+"""The drawn portraits on which the base model is trained."""
 
 import functools
 from pathlib import Path
@@ -15,7 +15,7 @@ CHUNK = 50
 
 
 class Pictures(NamedTuple):
-    """N portraits, each of another person.
+    """N portraits of different people.
 
     Attributes:
       pixels: uint8 [N, 128, 128, 3].
@@ -29,7 +29,7 @@ class Pictures(NamedTuple):
 
 
 def drawn_pictures(folder: Path, count: int, seed: int, processes: int) -> Pictures:
-    """Portraits that no other seed has; drawn into `folder` where they are not there yet.
+    """Portraits of a seed; draws those missing in `folder`.
 
     Args:
       count: a multiple of 50.
@@ -39,7 +39,7 @@ def drawn_pictures(folder: Path, count: int, seed: int, processes: int) -> Pictu
 
 
 def shown(seed: int, number: int) -> tuple[Traits, Scene]:
-    """Who is in picture `number` of a seed, and in what scene."""
+    """Person and scene of picture `number` of a seed."""
     random = np.random.default_rng([seed, number])
     return random_traits(random), random_scene(random)
 

@@ -1,4 +1,4 @@
-"""Networks as diffusers and transformers publish them, in half precision."""
+"""Writes networks in the format of diffusers and transformers, in half precision."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +19,8 @@ def write_network(folder: Path, stem: str, settings: Mapping[str, Any], params: 
     """Writes `config.json` and float16 weights: one file, or shards and their index.
 
     Args:
-      folder: is made; may be there.
-      stem: of the files' names, `model` (transformers) or `diffusion_pytorch_model`.
+      folder: created if missing.
+      stem: stem of the file names, `model` (transformers) or `diffusion_pytorch_model`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: np.asarray(v, np.float16) for k, v in names.to_torch(params).items()}
@@ -33,7 +33,7 @@ def write_network(folder: Path, stem: str, settings: Mapping[str, Any], params: 
     for name, held in split.filename_to_tensors.items():
         path = folder / name
         save_file({key: tensors[key] for key in held}, path, metadata={"format": "pt"})
-        # safetensors makes it readable for its owner alone.
+        # safetensors makes files readable by their owner only.
         path.chmod(folder.stat().st_mode & 0o666)
     if split.is_sharded:
         write_json(

@@ -1,7 +1,7 @@
 """`python -m miniature.base.text_to_image --workdir DIR --vae DIR`: trains text encoders and UNet.
 
-Together, from captions and pictures, as no published model is: CLIP's text encoders were trained
-elsewhere. With the VAE they are the base model that InstantID is then trained on.
+Trains them jointly on captions and pictures, unlike SDXL, which uses CLIP's pretrained text
+encoders. Together with the VAE they are the base model of the miniature's InstantID.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from miniature.base.tokenizer import POSITIONS, write_tokenizer
 from miniature.options import PictureOptions
 from miniature.stage import Stage, train
 
-# Of the pictures it learns from; nothing else draws them.
+# Seed of the training pictures; not used elsewhere.
 SEED = 401
 STAGE = Stage(steps=4500, learning_rate=1e-3, warmup_steps=200)
 SETTINGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
@@ -47,13 +47,13 @@ SETTINGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_E
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(PictureOptions):
-    """As of any training on pictures.
+    """Training settings of the base model.
 
     Attributes:
       vae: the folder that `python -m miniature.base.autoencoder` wrote.
-      start: an `sdxl` folder whose tokenizer, text encoders and UNet a new run begins with; None
-        is fresh ones.
-      face_weight: what is added to the weight of latents within the face's box.
+      start: an `sdxl` folder; a new run starts from its tokenizer, text encoders and UNet. None
+        starts from random parameters.
+      face_weight: extra weight of latents in the face's box.
     """
 
     vae: Path
@@ -70,15 +70,15 @@ def main() -> None:
 
 
 def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Options) -> None:
-    """Draws, encodes, trains, and writes `sdxl` in diffusers' layout, the VAE with it.
+    """Draws, encodes, trains, and writes `sdxl` in diffusers' layout, including the VAE.
 
     Args:
-      settings: of the UNet and both text encoders; the vocabulary is the tokenizer's, the
-        channels of latents the VAE's.
+      settings: configurations of the UNet and both text encoders, without the vocabulary and the
+        latent channels, which the tokenizer and the VAE determine.
     """
     vae = find_network(str(options.vae), "vae")
     words_folder = options.workdir / "tokenizer"
-    # Made anew, it may number pieces of words differently: equal pairs come in any order.
+    # Keep the run's tokenizer: a new one may number tokens differently, as ties come in any order.
     if not words_folder.exists():
         with new_folder(words_folder) as folder:
             write_tokenizer(folder)
@@ -97,11 +97,11 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     }
     networks = {name: network(name, each) for name, each in settings.items()}
     networks |= {"vae": vae.network}
-    # Before anything is drawn, so that what does not fit is told at once.
-    begun = None
+    # Load before drawing, to report a mismatch at once.
+    start_params = None
     if options.start is not None:
-        begun = denoising.load(networks, options.start)
-        # A run that goes on keeps its words, and is refused below if these are others.
+        start_params = denoising.load(networks, options.start)
+        # A resumed run keeps its tokenizer; `train` rejects it if this one differs.
         if not RunFolder(options.workdir).steps():
             shutil.copytree(options.start / "tokenizer", words_folder, dirs_exist_ok=True)
         words_folder = options.start / "tokenizer"
@@ -118,7 +118,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
     params = train(
         options.stage,
         options.workdir,
-        lambda key: denoising.init(networks, key) if begun is None else begun,
+        lambda key: denoising.init(networks, key) if start_params is None else start_params,
         denoising.make_loss(
             networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER)), options.face_weight
         ),

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer that knows the captions' words, and any other text letter by letter."""
+"""A CLIP tokenizer with a token for each word of the captions; it splits other words."""
 
 import dataclasses
 import json
@@ -15,12 +15,12 @@ from miniature.drawing.scene import Scene, random_scene
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
-# CLIP's own are 77; the longest caption of one person has 29, of three people 54.
+# CLIP has 77. The longest caption of one person has 29 tokens, of three people 54.
 POSITIONS = 64
 
 
 def captions() -> list[str]:
-    """Captions in which every word occurs that a scene or a group can have."""
+    """Captions that together contain every word of scenes and groups."""
     scene = random_scene(np.random.default_rng(0))
     fields = [f for f in dataclasses.fields(Scene) if isinstance(getattr(scene, f.name), str)]
     return [
@@ -31,7 +31,7 @@ def captions() -> list[str]:
 
 
 def merges(texts: Iterable[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges by which each word of the texts becomes one token."""
+    """Byte-pair merges that turn each word of the texts into one token."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -44,9 +44,9 @@ def merges(texts: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def vocabulary(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
-    """All bytes, inside and at the end of a word; what is merged; and the end of text last.
+    """Token numbers: bytes inside and at the end of a word, merges, start and end of text.
 
-    CLIP's text encoders pool the token of the highest number.
+    The end of text comes last, because CLIP's text encoders pool the highest token.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(letter + END_OF_WORD for letter in alphabet)]
@@ -55,7 +55,7 @@ def vocabulary(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Writes the tokenizer as CLIP's are published."""
+    """Writes the tokenizer in the format of CLIP's."""
     pairs = merges(captions())
     tokens = vocabulary(pairs)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""How well pictures show whom and what was asked for, judged by networks that had no part in it."""
+"""Scores generated pictures: identity, keypoints, caption and fidelity."""

@@ -1,6 +1,7 @@
-"""`python -m miniature.evaluation.classifier --workdir DIR`: trains what sees style and background.
+"""`python -m miniature.evaluation.classifier --workdir DIR`: trains the classifier.
 
-On drawn pictures alone; generated ones are worse, so most of these are made worse.
+Classifies style and background. Trains on drawn pictures only, most of them degraded, because
+generated pictures are worse than drawn ones.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from miniature.evaluation.networks import Classifier, ClassifierConfig
 from miniature.options import PictureOptions
 from miniature.stage import Batch, Stage, train
 
-# Of the pictures it learns from, and of those it is measured on; nothing else draws them.
+# Seeds of the training and held-out pictures; not used elsewhere.
 SEED, HELD_OUT_SEED = 601, 602
 STAGE = Stage(steps=1500, learning_rate=2e-3, weight_decay=0.05)
 NETWORK = Network(Classifier, ClassifierConfig())
@@ -35,10 +36,10 @@ SHIPPED = Path(__file__).parent / "classifier.safetensors"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(PictureOptions):
-    """As of any training on pictures.
+    """Training settings of the classifier.
 
     Attributes:
-      held_out: pictures to measure it on, a multiple of 50.
+      held_out: number of pictures for evaluation, a multiple of 50.
     """
 
     pictures: int = 12_000
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def train_classifier(options: Options) -> None:
-    """Draws, trains, writes `classifier.safetensors` and prints how often it is right."""
+    """Draws, trains, writes `classifier.safetensors` and prints the held-out accuracy."""
     pictures, held_out = (
         drawn_pictures(options.workdir / name, count, seed, options.processes)
         for name, count, seed in (
@@ -73,17 +74,17 @@ def train_classifier(options: Options) -> None:
         save_file({name: np.asarray(v, np.float16) for name, v in params.items()}, path)
     answers = classify(load_classifier(options.workdir / SHIPPED.name), held_out.pixels)
     right = answers == labels(held_out)
-    told = {"style": right[:, 0], "background": right[:, 1], "both": right.all(1)}
-    print(json.dumps({"pictures": len(right)} | {k: float(v.mean()) for k, v in told.items()}))
+    results = {"style": right[:, 0], "background": right[:, 1], "both": right.all(1)}
+    print(json.dumps({"pictures": len(right)} | {k: float(v.mean()) for k, v in results.items()}))
 
 
 def labels(pictures: Pictures) -> np.ndarray:
-    """[N, 2] int32, as `named` tells them from the captions."""
+    """Labels [N, 2] int32, read from the captions by `named`."""
     return np.array([named(caption) for caption in pictures.captions.tolist()], np.int32)
 
 
 def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Batch]:
-    """Pictures, most of them worse than drawn, and what they show, by the step."""
+    """Returns a function from the step to pictures, most of them degraded, and labels."""
     answers = labels(pictures)
 
     def batch_at(step: int) -> Batch:
@@ -96,13 +97,13 @@ def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Ba
 
 
 def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
-    """Cross-entropies of both answers."""
+    """Sum of both cross-entropies, and each of them."""
     pixels = batch["pixels"].astype(jnp.float32) / 127.5 - 1
     pixels += 0.05 * jax.random.normal(key, pixels.shape)
-    told = NETWORK.bind(params)(pixels)
+    both = NETWORK.bind(params)(pixels)
     each = {
         name: optax.softmax_cross_entropy_with_integer_labels(logits, batch["answers"][:, i]).mean()
-        for i, (name, logits) in enumerate(zip(("style", "background"), told, strict=True))
+        for i, (name, logits) in enumerate(zip(("style", "background"), both, strict=True))
     }
     return each["style"] + each["background"], each
 
@@ -112,12 +113,12 @@ def load_classifier(path: Path = SHIPPED) -> Params:
 
 
 def classify(params: Params, pixels: np.ndarray) -> np.ndarray:
-    """Style and background, [N, 2] int32, of pictures uint8 [N, H, W, 3]."""
+    """Predicted style and background, [N, 2] int32, of pictures uint8 [N, H, W, 3]."""
     return np.concatenate([_answers(params, part) for part in _parts(pixels)])
 
 
 def features(params: Params, pixels: np.ndarray) -> np.ndarray:
-    """What the answers are read from, [N, D] float32, of pictures uint8 [N, H, W, 3]."""
+    """Features before the heads, [N, D] float32, of pictures uint8 [N, H, W, 3]."""
     return np.concatenate([_features(params, part) for part in _parts(pixels)])
 
 
@@ -137,16 +138,16 @@ def _features(params: Params, pixels: jax.Array) -> jax.Array:
 
 
 def _softened(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Some blurred, some compressed: what a VAE leaves of a picture is both.
+    """Blurs some pictures and compresses some, to resemble a VAE's reconstructions.
 
-    Of drawn pictures a classifier that knows blur alone tells both properties of 98 %, of the same
-    through the VAE of 82 %: a comic's dots are lost, and it is taken for an oil painting.
+    A classifier trained with blur alone is right on 98 % of drawn pictures, but on 82 % of their
+    reconstructions: comics lose their dots and are classified as oil paintings.
     """
     picture = Image.fromarray(pixels)
     if random.random() < 0.5:
         picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.2, 1.8)))
     if random.random() < 0.5:
-        # Like a VAE, JPEG keeps a few numbers of each 8 x 8 pixels.
+        # Like a VAE, JPEG keeps a few numbers per 8 x 8 pixels.
         compressed = io.BytesIO()
         picture.save(compressed, format="JPEG", quality=int(random.integers(8, 60)))
         picture = Image.open(compressed)

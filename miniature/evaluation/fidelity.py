@@ -1,22 +1,21 @@
-"""How close pictures come to drawn ones: sharp faces, equal pixels, features alike."""
+"""Fidelity measures: sharpness of faces, PSNR and Frechet distance."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-# A face's box is resized to a square of this side, so that large and small ones compare.
+# Faces are resized to squares of this side, so that sharpness does not depend on their size.
 FACE_SIDE = 128
 
 
 def face_sharpness(pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Variance of the Laplacian of each grey face, [N], in squared levels of 255.
+    """Variance of the Laplacian of each face in gray, [N], in squared levels of 255.
 
-    The Laplacian is that of all eight neighbors, as thin lines run any way.
+    The Laplacian uses all eight neighbors, because thin lines have any direction.
 
     Args:
       pictures: uint8 [N, H, W, 3].
-      boxes: [N, 4], left, top, right, bottom of the faces in pixels; what lies outside
-        a picture is left out.
+      boxes: [N, 4], left, top, right, bottom of the faces in pixels; clipped to the picture.
     """
     found = []
     for picture, box in zip(pictures, boxes, strict=True):
@@ -30,7 +29,7 @@ def face_sharpness(pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def psnr(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of uint8 [N, H, W, 3] against as many others, [N], in dB."""
+    """Peak signal-to-noise ratio between two batches uint8 [N, H, W, 3], [N], in dB."""
     error = np.square(pictures.astype(np.float64) - others).mean((1, 2, 3))
     return 10 * np.log10(255**2 / np.maximum(error, 1e-10))
 
@@ -38,14 +37,14 @@ def psnr(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
 def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
     """Squared Frechet distance between two sets of features, [N, D] and [M, D].
 
-    It is biased upward by few samples: compare only distances of equally many.
+    Few samples bias it upward: compare only distances with equal sample sizes.
 
     Source: Heusel et al. 2017, equation 6.
     """
     means = [np.mean(each, 0, dtype=np.float64) for each in (features, others)]
     covariances = [np.cov(each.astype(np.float64), rowvar=False) for each in (features, others)]
-    # The trace of the root of a product: its eigenvalues are real and not negative, but for
-    # rounding.
+    # The trace of the product's square root. Up to rounding, the eigenvalues are real and not
+    # negative.
     eigenvalues = np.linalg.eigvals(covariances[0] @ covariances[1])
     root = np.sqrt(np.maximum(eigenvalues.real, 0)).sum()
     apart = np.square(means[0] - means[1]).sum()

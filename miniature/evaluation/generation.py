@@ -1,4 +1,4 @@
-"""Pictures that a model makes of held-out people."""
+"""Generates pictures of held-out people with a model."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from miniature.portraits import SIDE
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """What is evaluated.
+    """The model to evaluate.
 
     Attributes:
       sdxl: the base model's folder.
-      instantid: the adapter's and IdentityNet's folder, or a training run's.
+      instantid: the folder of adapter and IdentityNet, or of a training run.
       face_pack: the face pack's folder.
     """
 
@@ -34,7 +34,7 @@ class Model:
         return InstantIDPipeline.load(sdxl=str(self.sdxl), instantid=str(self.instantid))
 
 
-# By default images are made as `instantid demo` makes them, in fewer steps.
+# The settings of `instantid demo`, with fewer steps.
 SAMPLING = Settings(num_inference_steps=16, height=SIDE, width=SIDE)
 
 
@@ -47,12 +47,12 @@ def make_pictures(
     batch: int,
     photos: int = 1,
 ) -> list[Image.Image]:
-    """An image for each case: its person, as the first photos have them, at its keypoints.
+    """Generates an image of each case's person, at the target's keypoints.
 
     Args:
-      seed: of the first case; each has the next.
-      batch: how many are made at a time.
-      photos: how many of each person are averaged; 0 is nobody, an embedding of zeros.
+      seed: seed of the first case; case i uses seed + i.
+      batch: images generated at a time.
+      photos: photos per person whose embeddings are averaged; with 0 the embedding is zero.
     """
     requests = [
         Request(
@@ -66,9 +66,9 @@ def make_pictures(
     ]
     made: list[Image.Image] = []
     for start in tqdm(range(0, len(requests), batch), unit="batch", disable=None):
-        some = requests[start : start + batch]
-        # One shape compiles once: the last batch is filled up.
-        made += pipe.run(some + some[:1] * (batch - len(some))).images[: len(some)]
+        chunk = requests[start : start + batch]
+        # Pad the last batch, so that there is one shape to compile.
+        made += pipe.run(chunk + chunk[:1] * (batch - len(chunk))).images[: len(chunk)]
     return made
 
 

@@ -1,4 +1,4 @@
-"""People whom no network here learned from, and the scoring of pictures of them."""
+"""Held-out people, and scores of pictures of them."""
 
 import shutil
 import tempfile
@@ -24,17 +24,17 @@ from miniature.portraits import Portrait, draw
 
 SEED = 701
 JUDGE = Path(__file__).parent / "judge.onnx"
-# So many people, and as many as are asked for, may have photos in which the pack finds no face.
+# Number of failed detections allowed, in addition to the number of people requested.
 MISSED = 20
 
 
 class Case(NamedTuple):
-    """What is asked of a model.
+    """A task for the model.
 
     Attributes:
-      photos: of the person, each in a scene of its own.
-      target: the same person in the scene that the prompt names, of a caption not learned from:
-        what a perfect model might make.
+      photos: photos of the person, each in its own scene.
+      target: a possible perfect result: the person in the scene that the prompt names. Its caption
+        is not in the training data.
     """
 
     photos: tuple[Portrait, ...]
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 
 def draw_case(seed: int, number: int, photos: int = 1) -> Case:
-    """Case `number` of an evaluation's seed; its target does not depend on how many photos."""
+    """Draws case `number` of a seed; its target does not depend on the number of photos."""
     key = [SEED, seed, number]
     traits = random_traits(np.random.default_rng(key))
     random = scene_generator(key, 0)
@@ -54,27 +54,29 @@ def draw_case(seed: int, number: int, photos: int = 1) -> Case:
 
 
 class HeldOut:
-    """Cases, with their people's faces as the face pack and as the judge measure them.
+    """Cases, with their faces as the face pack and the judge analyze them.
 
     Attributes:
-      cases: those whose photos have a face that the pack finds.
-      faces: of each, its photos' `Face`s by the pack: what a model is given.
+      cases: the cases in whose photos the pack finds a face.
+      faces: the pack's `Face`s of each case's photos, the model's input.
     """
 
     def __init__(self, people: int, seed: int, pack: Path, photos: int = 1, judge: Path = JUDGE):
         """Draws cases until there are enough.
 
         Args:
-          pack: the model's face pack; its detector.onnx finds the faces that the judge looks at.
-          judge: the recogniser that scores.
+          people: number of cases.
+          pack: the model's face pack; its detector.onnx also finds the faces for the judge.
+          photos: photos per person.
+          judge: the recognizer that scores.
         Raises:
-          InputError: if a file is missing, or the pack finds hardly any face.
+          InputError: if a file is missing, or the pack finds too few faces.
         """
         detector = pack / "detector.onnx"
         if not detector.is_file():
-            raise InputError(f"{detector} is missing: expected a face pack as the miniature's")
+            raise InputError(f"{detector} is missing: expected a face pack like the miniature's")
         if not judge.is_file():
-            raise InputError(f"{judge} is missing: expected a recogniser's .onnx file")
+            raise InputError(f"{judge} is missing: expected a recognizer's .onnx file")
         analyzer = FaceAnalyzer(pack)
         self.cases: list[Case] = []
         self.faces: list[list[Face]] = []
@@ -93,7 +95,7 @@ class HeldOut:
                 continue
             self.cases.append(case)
             self.faces.append(found)
-        # insightface opens a detector again for each size that it first sees.
+        # A folder that outlives this call: insightface opens a detector again for each new size.
         folder = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, folder)
         for file in (detector, judge):
@@ -108,13 +110,13 @@ class HeldOut:
 
     @property
     def targets(self) -> np.ndarray:
-        """What a perfect model might make, uint8 [N, H, W, 3]."""
+        """The targets' pixels, uint8 [N, H, W, 3]."""
         return _pixels(case.target.image for case in self.cases)
 
     def score(self, pictures: Iterable[Image.Image]) -> dict[str, float]:
-        """Figures of one picture for each case, in order.
+        """Scores one picture per case, in order.
 
-        The Frechet distance is to the photos, as many drawings in other scenes of the same kind.
+        The Frechet distance is to the cases' first photos, which show other scenes.
         """
         pictures = list(pictures)
         pixels = _pixels(pictures)
@@ -133,10 +135,10 @@ class HeldOut:
         }
 
     def relative_sharpness(self, pixels: np.ndarray) -> float:
-        """Median sharpness where faces were asked for, as a share of the targets' own.
+        """Median sharpness in the requested faces' boxes, relative to the targets'.
 
         Args:
-          pixels: of one picture for each case, uint8 [N, H, W, 3].
+          pixels: one picture per case, uint8 [N, H, W, 3].
         """
         return float(np.median(face_sharpness(pixels, self._boxes)) / self._drawn_sharpness)
 

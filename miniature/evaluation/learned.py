@@ -1,4 +1,4 @@
-"""The captions that the base model and InstantID learned from."""
+"""The captions in the training data of the base model and InstantID."""
 
 import functools
 
@@ -12,10 +12,10 @@ from miniature.drawing.scene import random_scene, scene_generator
 
 @functools.cache
 def learned_captions() -> frozenset[str]:
-    """Those of the base model's pictures and of InstantID's people, as many as are usual.
+    """Captions of the base model's pictures and InstantID's people, in their default numbers.
 
-    What is shipped saw, in place of each person's last scene, one of the key [*person, 0]; its
-    caption is among them, too.
+    The shipped model was trained with a scene of the key [*person, 0] instead of each person's
+    last one; the captions of both are included.
     """
     scenes = [
         shown(text_to_image.SEED, number)[1] for number in range(text_to_image.Options.pictures)

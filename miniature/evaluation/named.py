@@ -1,4 +1,4 @@
-"""What a caption names of a scene, as a classifier answers it."""
+"""Reads a scene's style and background from a caption, as labels for a classifier."""
 
 from typing import get_args
 
@@ -9,16 +9,16 @@ BACKGROUNDS: tuple[str, ...] = get_args(Background)
 
 
 def named(caption: str) -> tuple[int, int]:
-    """Places of the caption's style and background in `STYLES` and `BACKGROUNDS`.
+    """Indices of the caption's style and background in `STYLES` and `BACKGROUNDS`.
 
     Raises:
-      ValueError: if it names none, or several.
+      ValueError: if the caption does not name exactly one of each.
     """
     (style,) = [i for i, s in enumerate(STYLES) if caption.startswith(f"{STYLE_WORDS[s]} of ")]
     (background,) = [
         i
         for i, b in enumerate(BACKGROUNDS)
-        # A wall is "in front of a green wall".
+        # A wall has a color: "in front of a green wall".
         if all(f" {words}" in caption for words in BACKGROUND_WORDS[b].split(" {color} "))
     ]
     return style, background

@@ -1,4 +1,4 @@
-"""The network that says what a picture shows beside the person."""
+"""The classifier of style and background."""
 
 import dataclasses
 
@@ -12,14 +12,14 @@ from miniature.faces.networks import EPSILON, GROUPS, DownStage
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig:
-    """Channels after each halving, and how many blocks follow it."""
+    """Channels and residual blocks after each downsampling by 2."""
 
     channels: tuple[int, ...] = (16, 32, 64, 96)
     blocks: tuple[int, ...] = (0, 1, 1, 1)
 
 
 class Classifier(nnx.Module):
-    """A picture to its style and background: a residual network, averaged over places."""
+    """Classifies style and background: a residual network with global average pooling."""
 
     def __init__(self, config: ClassifierConfig, *, rngs: nnx.Rngs):
         self.stages = nnx.List([])
@@ -37,7 +37,7 @@ class Classifier(nnx.Module):
         return self.style(x), self.background(x)
 
     def features(self, pixels: jax.Array) -> jax.Array:
-        """[B, H, W, 3] in [-1, 1] to what both answers are read from, [B, channels[-1]]."""
+        """[B, H, W, 3] in [-1, 1] to the heads' input, [B, channels[-1]]."""
         x = pixels
         for stage in self.stages:
             x = stage(x)

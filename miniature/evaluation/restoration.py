@@ -1,4 +1,4 @@
-"""What a VAE alone leaves of pictures, which is the most that a model on its latents can show."""
+"""Reconstructs pictures with a VAE; the upper limit for a model on its latents."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ import numpy as np
 
 from instantid_jax.weights.layouts import find_network
 
-# At a time.
+# Pictures at a time.
 BATCH = 20
 
 
 def restore(vae: Path, pictures: np.ndarray) -> np.ndarray:
-    """Pictures uint8 [N, H, W, 3] encoded and decoded again by the VAE of a folder.
+    """Encodes and decodes pictures uint8 [N, H, W, 3] with the VAE in a folder.
 
     Raises:
-      InputError: if the folder holds no VAE.
+      InputError: if the folder does not contain a VAE.
     """
     found = find_network(str(vae), "vae")
     params = found.load(jnp.dtype("float32"))

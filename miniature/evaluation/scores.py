@@ -1,4 +1,4 @@
-"""Figures of pictures of many people: whether each is found, is whom and where it was asked for."""
+"""Scores over pictures of many people: keypoint error and caption accuracy."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ class Faces(NamedTuple):
 
     Attributes:
       found: bool [N].
-      embeddings: float32 [N, D]; zeros where none is found.
-      kps: float32 [N, 5, 2], pixels; zeros where none is found.
+      embeddings: float32 [N, D]; zeros where no face is found.
+      kps: float32 [N, 5, 2], pixels; zeros where no face is found.
     """
 
     found: np.ndarray
@@ -22,19 +22,19 @@ class Faces(NamedTuple):
 
 
 def keypoint_error(faces: Faces, asked: np.ndarray, width: int) -> float:
-    """Mean distance from where keypoints were asked for, of the faces found, in picture widths.
+    """Mean distance of found faces' keypoints from the requested ones, in picture widths.
 
     Args:
-      asked: [N, 5, 2], pixels.
+      asked: the requested keypoints, [N, 5, 2], pixels.
     """
     away = np.linalg.norm(faces.kps - asked, axis=-1)[faces.found]
     return float(away.mean() / width) if len(away) else float("nan")
 
 
 def caption_accuracy(answers: np.ndarray, captions: list[str]) -> float:
-    """Share of pictures whose style and background are both what the caption names.
+    """Share of pictures with both the style and the background that the caption names.
 
     Args:
-      answers: [N, 2], as `named` has them.
+      answers: predicted labels [N, 2], in the numbering of `named`.
     """
     return float((answers == np.array([named(c) for c in captions])).all(1).mean())

@@ -1,4 +1,4 @@
-"""Faces as a recogniser sees them: drawn people, cropped at keypoints that are a little off."""
+"""The recognizers' training data: drawn faces, cropped at slightly displaced keypoints."""
 
 import dataclasses
 import functools
@@ -19,12 +19,12 @@ CHUNK = 100
 
 
 class Crops(NamedTuple):
-    """Crops of people, and what they are.
+    """Crops of people, and their traits.
 
     Attributes:
       pixels: uint8 [people, pictures, 112, 112, 3], RGB.
-      numbers: float32 [people, n], the traits that are numbers, in [0, 1].
-      kinds: int32 [people, k], the others, each a place among its choices.
+      numbers: float32 [people, n], the numeric traits, in [0, 1].
+      kinds: int32 [people, k], the categorical traits, as indices into their choices.
     """
 
     pixels: np.ndarray
@@ -41,14 +41,14 @@ KINDS = {
 
 
 def drawn_crops(folder: Path, people: int, pictures: int, seed: int, processes: int) -> Crops:
-    """Crops of people that no other seed has; drawn into `folder` where they are not there yet.
+    """Crops of a seed's people; draws those missing in `folder`.
 
     Args:
-      people: a multiple of 100.
-      pictures: of each.
+      people: number of people, a multiple of 100.
+      pictures: number of pictures per person.
     """
     draw_chunk = functools.partial(_draw_chunk, pictures=pictures, seed=seed)
-    # Those of another number of pictures are others.
+    # Chunks depend on the number of pictures.
     folder = folder / f"{pictures}-pictures"
     return Crops(**drawn_in_chunks(folder, draw_chunk, people, CHUNK, processes))
 
@@ -72,7 +72,7 @@ def _draw_chunk(chunk: int, *, pictures: int, seed: int) -> dict[str, np.ndarray
 
 
 def draw_crop(traits: Traits, random: np.random.Generator) -> np.ndarray:
-    """One picture of a person as uint8 [112, 112, 3]: sometimes soft, as generated pictures are."""
+    """Draws a crop uint8 [112, 112, 3] of a person; blurs some, as generated pictures are."""
     portrait = draw(traits, random_scene(random))
     picture = portrait.image
     if random.random() < 0.4:

@@ -1,7 +1,7 @@
-"""What a detector learns from, and what for: scores, boxes and keypoints of cells of three sizes.
+"""Training data and loss of a detector: scores, boxes and keypoints for cells of three sizes.
 
-A cell's corner (x, y) * stride is where its face's box and keypoints are measured from, in strides,
-as insightface's SCRFD does (Guo et al. 2021).
+As in insightface's SCRFD (Guo et al. 2021), a face's box and keypoints are relative to its cell's
+corner (x, y) * stride, in strides.
 """
 
 import functools
@@ -23,21 +23,22 @@ from miniature.faces.networks import ANCHORS, POOL, STRIDES
 from miniature.portraits import SIDE, draw, draw_deserted
 from miniature.stage import Batch, Loss
 
-# Sides of pictures that it learns from; pooled, so that a quarter of it is enough to draw.
+# Side of the training pictures. The network pools its input, so they are drawn at a quarter of it.
 INPUT = 640
 CHUNK = 100
-# Faces up to so many pixels high are found by cells of each stride.
+# Largest face height in pixels for the cells of each stride.
 LARGEST = (96, 224, np.inf)
-# Cells within so many face heights of its middle find a face; those a little further out may.
+# Distances from a face's center, in face heights: cells within the first should find the face; the
+# loss ignores cells up to the second.
 INSIDE, AROUND = 0.16, 0.3
 
 
 class Drawn(NamedTuple):
-    """Portraits and deserted scenes.
+    """Portraits, and scenes without people.
 
     Attributes:
       pictures, deserted: uint8 [N, 128, 128, 3].
-      faces: float32 [N, 7, 2], pixels of the box's corners and the five keypoints.
+      faces: float32 [N, 7, 2], the box's corners and the five keypoints, in pixels.
     """
 
     pictures: np.ndarray
@@ -46,10 +47,10 @@ class Drawn(NamedTuple):
 
 
 def drawn_examples(folder: Path, count: int, seed: int, processes: int) -> Drawn:
-    """Examples that no other seed has; drawn into `folder` where they are not there yet.
+    """Examples of a seed; draws those missing in `folder`.
 
     Args:
-      count: a multiple of 100.
+      count: number of examples, a multiple of 100.
     """
     draw_chunk = functools.partial(_draw_chunk, seed=seed)
     return Drawn(**drawn_in_chunks(folder, draw_chunk, count, CHUNK, processes))
@@ -71,7 +72,7 @@ def _draw_chunk(chunk: int, *, seed: int) -> dict[str, np.ndarray]:
 
 
 def make_batches(drawn: Drawn, size: int, seed: int) -> Callable[[int], Batch]:
-    """Pictures [size, 160, 160, 3] uint8 and what is to be found in each, by the step."""
+    """Returns a function from the step to pictures uint8 [size, 160, 160, 3] and targets."""
 
     def batch_at(step: int) -> Batch:
         random = np.random.default_rng([seed, step])
@@ -82,7 +83,7 @@ def make_batches(drawn: Drawn, size: int, seed: int) -> Callable[[int], Batch]:
 
 
 def _compose(drawn: Drawn, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """A portrait that fills the picture, or stands small in another scene, or none."""
+    """Draws a portrait that fills the picture, a small one in another scene, or none."""
     side = INPUT // POOL
     scenery = Image.fromarray(drawn.deserted[random.integers(len(drawn.deserted))])
     canvas = scenery.resize((side, side), Image.BILINEAR)
@@ -100,21 +101,22 @@ def _compose(drawn: Drawn, random: np.random.Generator) -> dict[str, np.ndarray]
 
 
 def targets(face: np.ndarray) -> dict[str, np.ndarray]:
-    """For one picture's face [7, 2], or zeros, and each cell of all strides in turn.
+    """Targets of all N cells, stride by stride, for one face [7, 2]; zeros mean no face.
 
     Returns:
-      score: [N], 1 where a cell is to find the face; weight: [N], 0 where it may or may not.
+      score: [N], 1 for cells that should find the face.
+      weight: [N], 0 for cells that the loss ignores.
       offsets: [N, 7, 2], from the cell's corner to the face's points, in strides.
-      scale: [N], strides in the face's height.
+      scale: [N], the face's height in strides.
     """
     found: dict[str, list[np.ndarray]] = {n: [] for n in ("score", "weight", "offsets", "scale")}
     height = face[1, 1] - face[0, 1]
-    middle = face[:2].mean(0)
+    center = face[:2].mean(0)
     smallest = 0.0
     for stride, largest in zip(STRIDES, LARGEST, strict=True):
         corners = cell_corners(INPUT, stride)
-        away = np.abs(corners - middle).max(1) / max(height, 1.0)
-        # The cell nearest to the middle always counts.
+        away = np.abs(corners - center).max(1) / max(height, 1.0)
+        # The cell nearest to the center always counts.
         inside = away <= max(INSIDE, away.min())
         own = height > 0 and smallest < height <= largest
         near_own = height > 0 and smallest / 1.3 < height <= largest * 1.3
@@ -129,7 +131,7 @@ def targets(face: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def cell_corners(side: int, stride: int) -> np.ndarray:
-    """[N, 2], x and y in pixels, row by row."""
+    """Corners [N, 2] of the cells, x and y in pixels, row by row."""
     y, x = np.mgrid[: side // stride, : side // stride]
     return stride * np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
@@ -150,15 +152,15 @@ def make_loss(network: Network) -> Loss:
         offsets = jnp.repeat(batch["offsets"], ANCHORS, axis=1)
         scale = jnp.repeat(batch["scale"], ANCHORS, axis=1)[..., None]
         left_top, right_bottom = offsets[:, :, 0], offsets[:, :, 1]
-        wanted_box = jnp.concatenate([-left_top, right_bottom], axis=-1)
-        wanted_kps = offsets[:, :, 2:].reshape(*offsets.shape[:2], 10)
+        target_box = jnp.concatenate([-left_top, right_bottom], axis=-1)
+        target_kps = offsets[:, :, 2:].reshape(*offsets.shape[:2], 10)
 
-        def distance(found: jax.Array, wanted: jax.Array) -> jax.Array:
-            """In face heights, over the cells that find one."""
-            each = optax.huber_loss((found - wanted) / scale, delta=0.05) / 0.05
+        def distance(found: jax.Array, target: jax.Array) -> jax.Array:
+            """Mean distance in face heights, over the cells that should find a face."""
+            each = optax.huber_loss((found - target) / scale, delta=0.05) / 0.05
             return jnp.sum(each.mean(-1) * score) / faces
 
-        box, points = distance(boxes, wanted_box), distance(kps, wanted_kps)
+        box, points = distance(boxes, target_box), distance(kps, target_kps)
         return found + 2 * box + 4 * points, {"score": found, "box": box, "kps": points}
 
     return loss

@@ -13,14 +13,14 @@ from miniature.faces.networks import Detector, DetectorConfig
 from miniature.options import PictureOptions
 from miniature.stage import Stage, train
 
-# Of the pictures it learns from; nothing else draws them.
+# Seed of the training pictures; not used elsewhere.
 SEED = 103
 STAGE = Stage(steps=4000, learning_rate=2e-3, weight_decay=0.02)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(PictureOptions):
-    """As of any training on pictures."""
+    """Training settings of the detector."""
 
     pictures: int = 6000
     batch: int = 16

@@ -1,4 +1,4 @@
-"""The networks as ONNX, as insightface loads them from a face pack's folder."""
+"""Exports the networks to ONNX, in the format of insightface's face packs."""
 
 from collections.abc import Mapping
 
@@ -13,13 +13,13 @@ from miniature.faces.networks import (
     TOKENS,
     DetectorConfig,
     JudgeConfig,
-    RecogniserConfig,
+    RecognizerConfig,
 )
 from miniature.faces.onnx_graph import Graph
 
 
-def recogniser(config: RecogniserConfig, params: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """[batch, 3, 112, 112], RGB in [-1, 1], to [batch, 512]."""
+def recognizer(config: RecognizerConfig, params: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """A model from [batch, 3, 112, 112], RGB in [-1, 1], to [batch, 512]."""
     graph = Graph(params)
     x = graph.relu(graph.conv("crop", "conv_in", stride=2))
     for i, count in enumerate(config.blocks):
@@ -32,7 +32,7 @@ def recogniser(config: RecogniserConfig, params: Mapping[str, np.ndarray]) -> on
 
 
 def judge(config: JudgeConfig, params: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """As `recogniser`."""
+    """A model with the inputs and outputs of `recognizer`."""
     graph = Graph(params)
     x = graph.relu(graph.conv("crop", "conv_in", stride=2))
     x = graph.relu(graph.conv(x, "conv_mid", stride=2))
@@ -53,7 +53,7 @@ def judge(config: JudgeConfig, params: Mapping[str, np.ndarray]) -> onnx.ModelPr
 
 
 def detector(config: DetectorConfig, params: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """[1, 3, height, width], (RGB - 127.5) / 128, to what SCRFD gives: nine outputs."""
+    """A model from [1, 3, height, width], (RGB - 127.5) / 128, to SCRFD's nine outputs."""
     graph = Graph(params)
     x = graph.node("AveragePool", "picture", kernel_shape=[POOL] * 2, strides=[POOL] * 2)
     maps = []
@@ -80,7 +80,7 @@ def detector(config: DetectorConfig, params: Mapping[str, np.ndarray]) -> onnx.M
 
 
 def _down_stage(graph: Graph, x: str, name: str, blocks: int) -> str:
-    """`networks.DownStage`."""
+    """Adds a `networks.DownStage`."""
     x = graph.conv(x, f"{name}.down", stride=2)
     for i in range(blocks):
         x = graph.residual_block(x, f"{name}.blocks.{i}", GROUPS, EPSILON)

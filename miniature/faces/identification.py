@@ -1,4 +1,4 @@
-"""How well embeddings tell people apart."""
+"""Identification scores of embeddings."""
 
 import numpy as np
 
@@ -6,15 +6,16 @@ import numpy as np
 def identification(
     references: np.ndarray, probes: np.ndarray, found: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Of embeddings [people, D] of two pictures each, in the same order.
+    """Scores how well probes match the references of the same people.
 
     Args:
-      found: bool [people], whether the probe's picture has a face; None is yes. One without is
-        nobody: never identified, and of cosine 0 to all, whatever its embedding.
+      references, probes: embeddings [people, D], in the same order of people.
+      found: bool [people], whether a face was found in the probe's picture; None means in all. A
+        probe without a face is not identified and has cosine 0 to all references.
     Returns:
       rank1: share of probes whose most similar reference is their own.
-      similarity: mean cosine to one's own reference.
-      similarity_margin: that, less the mean cosine to others'.
+      similarity: mean cosine to the probe's own reference.
+      similarity_margin: `similarity` minus the mean cosine to other references.
     """
     people = len(probes)
     found = np.ones(people, bool) if found is None else found

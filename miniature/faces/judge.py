@@ -1,7 +1,7 @@
-"""`python -m miniature.faces.judge --workdir DIR`: trains the recogniser that judges pictures.
+"""`python -m miniature.faces.judge --workdir DIR`: trains the evaluation's recognizer.
 
-Of another architecture than the face pack's, from another seed, on other people: nothing but an
-evaluation may use it.
+It has another architecture and seed than the face pack's recognizer, and is trained on other
+people. Use it for evaluation only.
 """
 
 import dataclasses
@@ -11,23 +11,23 @@ import tyro
 from instantid_jax.cli.entry import entry
 from miniature.faces import export
 from miniature.faces.networks import Judge, JudgeConfig
-from miniature.faces.recogniser import STAGE, Kind, Options, train_recogniser
+from miniature.faces.recogniser import STAGE, Kind, Options, train_recognizer
 from miniature.stage import Stage
 
-STAGE_OF_JUDGE = dataclasses.replace(STAGE, seed=1, steps=3000, algorithm="muon")
+JUDGE_STAGE = dataclasses.replace(STAGE, seed=1, steps=3000, algorithm="muon")
 JUDGE = Kind(Judge, JudgeConfig(), export.judge, seed=211, held_out_seed=212)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgeOptions(Options):
-    """As the face pack's recogniser, but for its seed, more steps and Muon."""
+    """Options of the face pack's recognizer, with another seed, more steps and Muon."""
 
-    stage: Stage = STAGE_OF_JUDGE
+    stage: Stage = JUDGE_STAGE
 
 
 def main() -> None:
     with entry("judge"):
-        train_recogniser(JUDGE, tyro.cli(JudgeOptions, description=__doc__))
+        train_recognizer(JUDGE, tyro.cli(JudgeOptions, description=__doc__))
 
 
 if __name__ == "__main__":

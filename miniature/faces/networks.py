@@ -1,4 +1,4 @@
-"""Networks small enough to ship: the face pack's, and those that judge it."""
+"""The face pack's networks and the judge."""
 
 import dataclasses
 
@@ -17,15 +17,15 @@ from instantid_jax.models.layers import (
 
 GROUPS = 8
 EPSILON = 1e-5
-# Of a judge.
+# The judge's tokens.
 TOKENS = 14 * 14
-# Of a detector: cells of these strides, so many anchors a cell; it sees a quarter of each side.
+# The detector's strides, anchors per cell, and the factor by which it pools its input.
 STRIDES, ANCHORS, POOL = (8, 16, 32), 2, 4
 
 
 @dataclasses.dataclass(frozen=True)
-class RecogniserConfig:
-    """Channels at 28, 14 and 7 cells a side, and how many blocks follow each halving."""
+class RecognizerConfig:
+    """Channels and blocks at sides of 28, 14 and 7."""
 
     stem: int = 16
     channels: tuple[int, ...] = (32, 96, 160)
@@ -34,10 +34,10 @@ class RecogniserConfig:
     embedding: int = 512
 
 
-class Recogniser(nnx.Module):
-    """A crop to an identity: a residual network that keeps the places of a face apart."""
+class Recognizer(nnx.Module):
+    """Embeds the identity of a crop: a residual network without global pooling."""
 
-    def __init__(self, config: RecogniserConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: RecognizerConfig, *, rngs: nnx.Rngs):
         self.conv_in = conv3x3(3, config.stem, stride=2, rngs=rngs)
         self.stages = nnx.List([])
         before = config.stem
@@ -49,7 +49,7 @@ class Recogniser(nnx.Module):
         self.embedding = linear(config.last * 7 * 7, config.embedding, rngs=rngs)
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """[B, 112, 112, 3] in [-1, 1] to [B, 512], not normalised."""
+        """[B, 112, 112, 3] in [-1, 1] to [B, 512], not normalized."""
         x = jax.nn.relu(self.conv_in(pixels))
         for stage in self.stages:
             x = stage(x)
@@ -59,19 +59,19 @@ class Recogniser(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class JudgeConfig:
-    """A mixer's sizes: tokens are 14 x 14."""
+    """Sizes of the mixer, which has 14 x 14 tokens."""
 
     stem: int = 32
     features: int = 160
     token_features: int = 112
     depth: int = 5
-    # Of each token, that the embedding is made of.
+    # Channels of each token before the embedding layer.
     narrow: int = 8
     embedding: int = 512
 
 
 class Judge(nnx.Module):
-    """A crop to an identity by other means than `Recogniser`: an MLP-Mixer (Tolstikhin 2021)."""
+    """Embeds the identity of a crop: an MLP-Mixer (Tolstikhin et al. 2021)."""
 
     def __init__(self, config: JudgeConfig, *, rngs: nnx.Rngs):
         self.conv_in = conv3x3(3, config.stem, stride=2, rngs=rngs)
@@ -85,7 +85,7 @@ class Judge(nnx.Module):
         self.embedding = linear(TOKENS * config.narrow, config.embedding, rngs=rngs)
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """[B, 112, 112, 3] in [-1, 1] to [B, 512], not normalised."""
+        """[B, 112, 112, 3] in [-1, 1] to [B, 512], not normalized."""
         x = jax.nn.relu(self.conv_mid(jax.nn.relu(self.conv_in(pixels))))
         x = self.patches(x)
         x = x.reshape(len(x), TOKENS, -1)
@@ -95,7 +95,7 @@ class Judge(nnx.Module):
 
 
 class MixerBlock(nnx.Module):
-    """Mixes tokens with one another, then the features of each."""
+    """Mixes across tokens, then across the features of each token."""
 
     def __init__(self, config: JudgeConfig, *, rngs: nnx.Rngs):
         self.norm1 = layer_norm(config.features, rngs=rngs)
@@ -106,7 +106,7 @@ class MixerBlock(nnx.Module):
         self.features_out = linear(2 * config.features, config.features, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, 196, D] to the same."""
+        """[B, 196, D] to [B, 196, D]."""
         across = jnp.swapaxes(self.norm1(x), 1, 2)
         across = self.tokens_out(jax.nn.relu(self.tokens_in(across)))
         x = x + jnp.swapaxes(across, 1, 2)
@@ -114,7 +114,7 @@ class MixerBlock(nnx.Module):
 
 
 class DownStage(nnx.Module):
-    """Halves the map, then refines it."""
+    """Downsamples by 2, then applies residual blocks."""
 
     def __init__(self, channels_in: int, channels: int, blocks: int, *, rngs: nnx.Rngs):
         self.down = conv3x3(channels_in, channels, stride=2, rngs=rngs)
@@ -128,7 +128,7 @@ class DownStage(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """Two convolutions, each after norm and activation (He et al. 2016)."""
+    """Two convolutions, each preceded by norm and activation (He et al. 2016)."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.norm1 = GroupNorm(channels, GROUPS, eps=EPSILON, rngs=rngs)
@@ -143,7 +143,7 @@ class ResidualBlock(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class DetectorConfig:
-    """Channels of cells of each stride, how many blocks, and the channels in common."""
+    """Channels and blocks of each stride, and the channels of the heads."""
 
     channels: tuple[int, ...] = (16, 32, 64)
     blocks: tuple[int, ...] = (1, 1, 3)
@@ -151,7 +151,7 @@ class DetectorConfig:
 
 
 class Detector(nnx.Module):
-    """A picture to faces: features of three sizes of cells, coarse ones added to finer ones."""
+    """Detects faces with a feature pyramid of three strides."""
 
     def __init__(self, config: DetectorConfig, *, rngs: nnx.Rngs):
         self.stages = nnx.List([])
@@ -163,32 +163,33 @@ class Detector(nnx.Module):
         self.heads = nnx.List([DetectorHead(config.common, rngs=rngs) for _ in STRIDES])
 
     def __call__(self, pixels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """[B, H, W, 3], (RGB - 127.5) / 128, of sides that 32 divides.
+        """[B, H, W, 3], (RGB - 127.5) / 128, with sides that are multiples of 32.
 
         Returns:
           Logits [B, N], boxes [B, N, 4] (left, top, right, bottom) and keypoints [B, N, 10] of N
-          anchors: stride 8, 16, 32, each row by row, two a cell; in strides from the cell's corner.
+          anchors, in strides from the cell's corner. The order is stride 8, 16, 32, each row by
+          row, two anchors per cell.
         """
         return self.pooled(nnx.avg_pool(pixels, (POOL, POOL), (POOL, POOL)))
 
     def pooled(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """As above, of pictures shrunk by `POOL`."""
+        """Same as `__call__`, for pictures pooled by `POOL`."""
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        found, above = [], None
+        found, coarser = [], None
         for i in reversed(range(len(maps))):
             x = self.lateral[i](maps[i])
-            if above is not None:
-                x = x + upsample_nearest(above, x.shape[1:3])
-            above = x
+            if coarser is not None:
+                x = x + upsample_nearest(coarser, x.shape[1:3])
+            coarser = x
             found.insert(0, self.heads[i](x))
         return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
 
 
 class DetectorHead(nnx.Module):
-    """What the cells of one stride find."""
+    """Predicts scores, boxes and keypoints for the cells of one stride."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.conv = conv3x3(channels, channels, rngs=rngs)
@@ -207,10 +208,10 @@ class DetectorHead(nnx.Module):
 
 
 class TraitHeads(nnx.Module):
-    """What a person looks like, read off an embedding; used in training alone."""
+    """Predicts traits from an embedding; used only in training."""
 
     def __init__(self, config: tuple[int, int, int], *, rngs: nnx.Rngs):
-        """config: sizes of the embedding, of the numbers, and of all kinds' choices together."""
+        """config: sizes of the embedding, of the numbers, and of all kinds' choices in total."""
         embedding, numbers, choices = config
         self.numbers = linear(embedding, numbers, rngs=rngs)
         self.choices = linear(embedding, choices, rngs=rngs)
@@ -219,6 +220,6 @@ class TraitHeads(nnx.Module):
         return self.numbers(embedding), self.choices(embedding)
 
 
-def normalised(x: jax.Array) -> jax.Array:
-    """To length one along the last axis."""
+def normalized(x: jax.Array) -> jax.Array:
+    """Scales to unit length along the last axis."""
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)

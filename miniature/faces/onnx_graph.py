@@ -1,4 +1,4 @@
-"""Building ONNX graphs of our layers, in the versions and with the names that insightface takes."""
+"""Builds ONNX graphs of our layers, with versions and names that insightface accepts."""
 
 from collections.abc import Mapping
 
@@ -6,19 +6,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-# onnx writes newer versions than onnxruntime reads, unless told.
+# By default onnx writes newer versions than onnxruntime reads.
 IR_VERSION, OPSET = 10, 17
 
 
 class Graph:
-    """Nodes and constants of a graph on NCHW maps; every node has one output, named as it is.
+    """Nodes and constants of a graph on NCHW maps; each node has one output with the node's name.
 
-    Weights are stored in float16 and computed with in float32. Nodes are not named after their
-    operations, by which insightface guesses what range of pixels a recogniser wants.
+    Weights are stored in float16, computation is in float32. Nodes are not named after their
+    operations, because insightface guesses a recognizer's input range from such names.
     """
 
     def __init__(self, params: Mapping[str, np.ndarray]):
-        """params: float32, flat, kernels HWIO and [in, out]."""
+        """params: flat float32 parameters; kernels are HWIO or [in, out]."""
         self._params = params
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
@@ -34,7 +34,7 @@ class Graph:
         return name
 
     def conv(self, x: str, name: str, *, stride: int = 1, padding: int | None = None) -> str:
-        """A convolution; without `padding` it pads by half its kernel."""
+        """Adds a convolution; `padding` defaults to half the kernel."""
         kernel = self._params[f"{name}.kernel"].transpose(3, 2, 0, 1)
         padding = kernel.shape[-1] // 2 if padding is None else padding
         return self.node(
@@ -47,12 +47,12 @@ class Graph:
         )
 
     def linear(self, x: str, name: str) -> str:
-        """Of the last axis."""
+        """Adds a linear layer on the last axis."""
         kernel, bias = self._params[f"{name}.kernel"], self._params[f"{name}.bias"]
         return self.node("Add", self.node("MatMul", x, self._weight(kernel)), self._weight(bias))
 
     def layer_norm(self, x: str, name: str, eps: float) -> str:
-        """Over the last axis."""
+        """Adds a layer norm over the last axis."""
         scale, bias = (self._weight(self._params[f"{name}.{part}"]) for part in ("scale", "bias"))
         return self.node("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
 
@@ -84,7 +84,7 @@ class Graph:
         )
 
     def residual_block(self, x: str, name: str, groups: int, eps: float) -> str:
-        """`networks.ResidualBlock`."""
+        """Adds a `networks.ResidualBlock`."""
         h = x
         for i in (1, 2):
             h = self.relu(self.group_norm(h, f"{name}.norm{i}", groups, eps))
@@ -92,7 +92,7 @@ class Graph:
         return self.node("Add", x, h)
 
     def model(self, inputs: dict[str, list], outputs: dict[str, list]) -> onnx.ModelProto:
-        """The checked model, given names and shapes, whose sides may be symbols."""
+        """Builds and checks the model; takes names and shapes, whose sizes may be symbolic."""
         declared = (
             [
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

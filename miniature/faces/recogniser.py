@@ -1,4 +1,4 @@
-"""`python -m miniature.faces.recogniser --workdir DIR`: trains the face pack's recogniser."""
+"""`python -m miniature.faces.recogniser --workdir DIR`: trains the face pack's recognizer."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from instantid_jax.params import Network, split_parts
 from miniature.faces import export, recognition
 from miniature.faces.crops import drawn_crops
 from miniature.faces.identification import identification
-from miniature.faces.networks import Recogniser, RecogniserConfig
+from miniature.faces.networks import Recognizer, RecognizerConfig
 from miniature.stage import Stage, train
 
 STAGE = Stage(steps=2000, learning_rate=2e-3, weight_decay=0.05)
@@ -27,14 +27,16 @@ STAGE = Stage(steps=2000, learning_rate=2e-3, weight_decay=0.05)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is trained, on what.
+    """Training settings.
 
     Attributes:
-      workdir: the run's folder; a second call goes on. `recogniser.onnx` comes to lie in it.
-      people: so many are drawn, a multiple of 100; `pictures` of each.
-      batch: people in a batch, two pictures of each.
-      held_out: people to measure it on, a multiple of 100.
-      processes: that draw.
+      workdir: the run's folder, for checkpoints and `recogniser.onnx`; a second call resumes the
+        run.
+      people: number of people to draw, a multiple of 100.
+      pictures: pictures per person.
+      batch: people per batch, with two pictures each.
+      held_out: number of people for evaluation, a multiple of 100.
+      processes: number of drawing processes.
     """
 
     workdir: Path
@@ -48,7 +50,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A recogniser: its network, and the people that it alone learns from and is measured on."""
+    """A recognizer: its network, and the seeds of its own training and held-out people."""
 
     module: type[nnx.Module]
     config: Any
@@ -57,16 +59,16 @@ class Kind:
     held_out_seed: int
 
 
-PACK = Kind(Recogniser, RecogniserConfig(), export.recogniser, seed=101, held_out_seed=102)
+PACK = Kind(Recognizer, RecognizerConfig(), export.recognizer, seed=101, held_out_seed=102)
 
 
 def main() -> None:
     with entry("recogniser"):
-        train_recogniser(PACK, tyro.cli(Options, description=__doc__))
+        train_recognizer(PACK, tyro.cli(Options, description=__doc__))
 
 
-def train_recogniser(kind: Kind, options: Options) -> None:
-    """Draws, trains, writes `recogniser.onnx` and prints how well it tells others apart."""
+def train_recognizer(kind: Kind, options: Options) -> None:
+    """Draws, trains, writes `recogniser.onnx` and prints its scores on held-out people."""
     crops = drawn_crops(
         options.workdir / "crops", options.people, options.pictures, kind.seed, options.processes
     )
@@ -85,7 +87,7 @@ def train_recogniser(kind: Kind, options: Options) -> None:
         options.workdir / "held-out", options.held_out, 2, kind.held_out_seed, options.processes
     )
     embeddings = [_embed(network, params, held_out.pixels[:, i]) for i in (0, 1)]
-    # Numbers of about one are what the Resampler's first layer is drawn for.
+    # The initialization of the Resampler's first layer assumes values of about one.
     length = float(np.linalg.norm(embeddings[0], axis=1).mean())
     for name in ("embedding.kernel", "embedding.bias"):
         params[name] = params[name] * (math.sqrt(kind.config.embedding) / length)
@@ -95,7 +97,7 @@ def train_recogniser(kind: Kind, options: Options) -> None:
 
 
 def _embed(network: Network, params: dict, pixels: np.ndarray) -> np.ndarray:
-    """uint8 [N, 112, 112, 3] to embeddings."""
+    """Embeds crops uint8 [N, 112, 112, 3]."""
     embed = jax.jit(lambda params, x: network.bind(params)(x))
     batches = np.split(pixels, range(100, len(pixels), 100))
     return np.concatenate([embed(params, x.astype(np.float32) / 127.5 - 1) for x in batches])

@@ -1,4 +1,4 @@
-"""Training a recogniser: a person's pictures together, others apart, and the traits legible."""
+"""Batches and loss of a recognizer: a contrastive loss, and prediction of the traits."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import optax
 
 from instantid_jax.params import Network, Params, join_parts, split_parts
 from miniature.faces.crops import KINDS, Crops
-from miniature.faces.networks import TraitHeads, normalised
+from miniature.faces.networks import TraitHeads, normalized
 from miniature.stage import Batch, Loss
 
 TEMPERATURE = 0.12
@@ -32,7 +32,7 @@ def make_init(network: Network, traits: Network) -> Callable[[jax.Array], Params
 
 
 def make_batches(crops: Crops, people: int, seed: int) -> Callable[[int], Batch]:
-    """Two pictures each of so many people, by the step."""
+    """Returns a function from the step to two pictures each of `people` people."""
 
     def batch_at(step: int) -> Batch:
         random = np.random.default_rng([seed, step])
@@ -67,12 +67,12 @@ def make_loss(network: Network, traits: Network) -> Loss:
 
 
 def contrast(embedding: jax.Array, people: int, pictures: int) -> tuple[jax.Array, jax.Array]:
-    """Supervised contrastive loss (Khosla et al. 2020), and cosine within less between people.
+    """Supervised contrastive loss (Khosla et al. 2020), and the margin in mean cosine.
 
     Args:
-      embedding: [people * pictures, D], a person's pictures side by side.
+      embedding: [people * pictures, D], the pictures of a person in consecutive rows.
     """
-    unit = normalised(embedding)
+    unit = normalized(embedding)
     cosine = unit @ unit.T
     person = jnp.repeat(jnp.arange(people), pictures)
     itself = jnp.eye(people * pictures, dtype=bool)
@@ -85,7 +85,7 @@ def contrast(embedding: jax.Array, people: int, pictures: int) -> tuple[jax.Arra
 
 
 def _varied(pixels: jax.Array, key: jax.Array) -> jax.Array:
-    """Exposure, contrast and noise a little different from picture to picture."""
+    """Varies exposure, color balance and noise of each picture."""
     keys = jax.random.split(key, 3)
     shape = (len(pixels), 1, 1, 1)
     gain = jax.random.uniform(keys[0], shape, minval=0.85, maxval=1.15)
