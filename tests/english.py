@@ -36,7 +36,7 @@ FOLDERS = (
 )
 SUFFIXES = (".md", ".py")
 # Not prose: the names of published files, and of the program that writes them.
-ALLOWED = re.compile(r"recogniser\.onnx|faces[./]recogniser\b|\$RUNS/recogniser\b")
+ALLOWED = re.compile(r"recogniser\.onnx|faces[./]recogniser\b|\$RUNS/recogniser\b|\(.recogniser.\)")
 
 _IZE = (
     "author|custom|initial|general|maxim|memor|material|minim|normal|optim|organ|parallel|penal|"

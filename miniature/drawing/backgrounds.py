@@ -1,4 +1,4 @@
-"""What is behind the person."""
+"""Backgrounds."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ Draw = Callable[[np.random.Generator], list[Element]]
 
 
 def background(scene: Scene, width: int, height: int) -> Element:
-    """A group that fills the picture; drawn in a square of side 100.
+    """A group that fills the picture, drawn in a square of side 100.
 
-    The square reaches beyond the picture, because styles move what lies at its edge.
+    The square extends beyond the picture, because styles displace pixels at the edges.
     """
     random = np.random.default_rng(scene.variation)
     side = max(width, height)
@@ -47,7 +47,7 @@ def _sky(*stops: tuple) -> list[Element]:
 
 
 def _ridge(random: np.random.Generator, y: float, rough: float, color: str) -> Element:
-    """Hills up to about height `y`."""
+    """Hills whose top is at about height `y`."""
     x = np.linspace(-10, 110, 9)
     top = np.stack([x, y + rough * random.uniform(-1, 1, 9)], axis=1)
     return _fill(color, np.concatenate([top, [[112, 120], [-12, 120]]]), curved=True)

@@ -1,4 +1,4 @@
-"""Neck, shoulders and what is worn, in half heights of the head from where the neck begins."""
+"""Neck, shoulders and clothing, in units of half the head's height from the top of the neck."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,7 +22,7 @@ SIDES = (-1, 1)
 
 
 class Piece(NamedTuple):
-    """A piece of cloth, or with a `width` a seam."""
+    """A piece of cloth, or a seam if it has a `width`."""
 
     points: list
     color: Color
@@ -31,9 +31,9 @@ class Piece(NamedTuple):
 
 
 def dressed(head: Head) -> list[Element]:
-    """The body from the neck down, upright whatever the head's roll."""
+    """The body from the neck down; it does not follow the head's roll."""
     color = colors.rgb(NAMED[head.scene.clothing_color])
-    # The chin carries the neck along.
+    # The neck follows the chin.
     chin = head.at((0, 0.8), raised=0)
     base = np.array([0.75 * chin[0] + 0.25 * head.center[0], head.center[1] + head.scale])
     half = 0.36 + 0.06 * head.traits.jaw

@@ -1,4 +1,4 @@
-"""What lies on the face: ears, marks, nose, mouth, eyes, brows, glasses."""
+"""The face and its features: ears, marks, nose, mouth, eyes, brows, glasses."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def ears(head: Head) -> list[Element]:
 
 
 def face(head: Head) -> list[Element]:
-    """The face itself, brighter towards the light."""
+    """The face itself, brighter on the side of the light."""
     toward = {"left": (-0.35, -0.18), "right": (0.35, -0.18)}.get(head.scene.light, (-0.1, -0.24))
     gradient = radial_gradient(
         "skin",
@@ -52,7 +52,7 @@ def marks(head: Head) -> list[Element]:
         for place in places + [0, head.nose_y - 0.09]:  # noqa: RUF005
             made.append(disc(head, place, 0.017, head.shade, opacity=0.8))
     y = head.eye_y + between(0.2, 0.6, traits.mark_place[1])
-    # Narrower further down, where the face is.
+    # The face is narrower further down.
     x = between(-0.55, 0.55, traits.mark_place[0]) * (1 - 0.5 * traits.mark_place[1])
     if traits.marks == "mole":
         made.append(disc(head, (x, y), 0.045, colors.rgb("#3a1d18")))
@@ -63,7 +63,7 @@ def marks(head: Head) -> list[Element]:
 
 
 def lines_of_age(head: Head) -> list[Element]:
-    """On the forehead, under the eyes and beside the mouth; none on the young."""
+    """Wrinkles on the forehead, under the eyes and next to the mouth; none for young people."""
     if head.traits.age < 0.45:
         return []
     opacity = min(1.0, 1.6 * (head.traits.age - 0.3))
@@ -72,12 +72,12 @@ def lines_of_age(head: Head) -> list[Element]:
         lines.append(
             [[side * (head.eye_x + x), head.eye_y + 0.17 - abs(x) / 3] for x in (-0.1, 0, 0.1)]
         )
-        beside = side * (head.mouth_x + 0.07)
+        near_mouth = side * (head.mouth_x + 0.07)
         lines.append(
             [
                 [side * 0.15, head.nose_y],
-                [beside, head.mouth_y - 0.07],
-                [beside + side * 0.01, head.mouth_y + 0.06],
+                [near_mouth, head.mouth_y - 0.07],
+                [near_mouth + side * 0.01, head.mouth_y + 0.06],
             ]
         )
     return [line(head, points, head.shade, 0.022, opacity=opacity) for points in lines]
@@ -125,7 +125,7 @@ def mouth(head: Head) -> list[Element]:
     bottom = middle + (opened + 1.15 * fullness) * bow**0.8
 
     def within(upper: np.ndarray, lower: np.ndarray, share: float = 1.0) -> np.ndarray:
-        """Points around what lies between two curves from corner to corner."""
+        """Outline of the area between two curves from corner to corner."""
         there, back = (np.stack([share * width * x, y], axis=1) for y in (upper, lower))
         return np.concatenate([there, back[-2:0:-1]])
 
@@ -154,7 +154,7 @@ def _eye(head: Head, side: int) -> list[Element]:
     middle = np.array([side * head.eye_x, head.eye_y])
 
     def lid(bend: float) -> np.ndarray:
-        """From corner to corner, `bend` heights above the middle."""
+        """A curve from corner to corner, `bend` eye heights above the middle."""
         x = np.linspace(-1, 1, 7)
         y = -bend * tall * (1 - np.abs(x) ** 2.2) - tilt * half * x * side
         return middle + np.stack([x * half, y], axis=1)
@@ -186,7 +186,7 @@ def brows(head: Head) -> list[Element]:
     raised = {"surprised": 0.09, "sad": 0.03, "laugh": 0.03}.get(expression, 0)
     gap = between(0.19, 0.28, traits.brow_height) + raised
     arch = between(0.0, 0.09, traits.brow_arch)
-    # Sad brows rise towards the nose.
+    # Sad brows rise toward the nose.
     tilt = between(-0.05, 0.05, traits.brow_tilt) + (0.08 if expression == "sad" else 0)
     x = np.linspace(-1, 1, 5)
     made = []

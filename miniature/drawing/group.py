@@ -9,23 +9,23 @@ from miniature.drawing.scene import STYLE_WORDS, Scene, random_scene
 from miniature.drawing.traits import Traits, random_traits
 
 COUNTS = {2: "two people", 3: "three people"}
-# What all have in common.
+# Properties that all people of a group share.
 SURROUNDINGS = ("background", "wall_color", "light", "style", "variation")
-# Of the room that each has across: how tall the face may be. A face is 0.7 of its height wide,
-# and hair comes on top of that.
+# Largest face height, relative to a person's share of the width. A face's width is 0.7 of its
+# height, plus hair.
 TALLEST = 1.05
-# And in shorter sides of the picture.
+# Largest face height in shorter sides of the picture.
 TALLEST_AT_ALL = 0.66
 
 
 def random_group(
     random: np.random.Generator, count: int, size: tuple[int, int]
 ) -> list[tuple[Traits, Scene]]:
-    """People from left to right, in one scene drawn at random; no face covers another.
+    """Random people from left to right, in one random scene; faces do not overlap.
 
     Args:
       count: 2 or 3.
-      size: (width, height) in pixels of the picture that they are to be drawn in.
+      size: (width, height) of the picture in pixels.
     """
     width, height = size
     shared = {name: getattr(random_scene(random), name) for name in SURROUNDINGS}
@@ -49,7 +49,7 @@ def random_group(
 
 
 def group_caption(scenes: Sequence[Scene]) -> str:
-    """All that words name of people, from left to right, and of what surrounds them."""
+    """Describes the people, from left to right, and their surroundings."""
     each = "; ".join(scene.who for scene in scenes)
     first = scenes[0]
     return f"{STYLE_WORDS[first.style]} of {COUNTS[len(scenes)]}: {each}; {first.where}"

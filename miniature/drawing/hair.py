@@ -1,4 +1,4 @@
-"""Hair behind and before the face, and beards."""
+"""Hair behind and in front of the face, and beards."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ from miniature.drawing.pen import line, shape
 from miniature.drawing.svg import Element, ring
 
 SIDES = (-1, 1)
-# How far down hair hangs that hangs beside the face.
+# Lower end of hair that hangs down next to the face.
 HANGING = {"bob": 0.72, "fringe": 0.62, "long": 1.5, "waves": 1.4}
-# How the hairline lies: see `_cap`.
+# Shapes of the hairline: see `_cap`.
 HAIRLINES = {
     "side part": {"lean": 0.16, "peak": 0.42},
     "fringe": {"fringe": 0.22},
@@ -21,7 +21,7 @@ HAIRLINES = {
 
 
 def behind(head: Head) -> list[Element]:
-    """What of the hair face and shoulders cover."""
+    """Hair behind face and shoulders."""
     hair, volume = head.traits.hair, _volume(head)
     dark = colors.darker(head.hair, 0.3)
     if hair == "afro":
@@ -44,7 +44,7 @@ def behind(head: Head) -> list[Element]:
 
 
 def before(head: Head) -> list[Element]:
-    """What of the hair lies on the forehead and beside the face."""
+    """Hair on the forehead and next to the face."""
     hair, volume, line_y = head.traits.hair, _volume(head), _hairline(head)
     if hair == "bald":
         return []
@@ -116,20 +116,20 @@ def _cap(
     peak: float = 0.1,
     fringe: float | None = None,
 ) -> np.ndarray:
-    """From ear over crown to ear, and back along the hairline.
+    """Outline of the hair from ear to ear over the crown, and back along the hairline.
 
     Args:
       line_y: height of the hairline.
-      lean: how much higher it lies on the left.
-      peak: how much higher it lies in the middle.
-      fringe: how far hair hangs straight down from it; without `lean` and `peak`.
+      lean: how much higher the hairline is on the left.
+      peak: how much higher the hairline is in the middle.
+      fringe: length of a straight fringe below the hairline; replaces `lean` and `peak`.
     """
     w, up, ear = head.temple, 1 + volume, head.eye_y + 0.05
-    beside = w + 0.03 + 0.4 * volume
+    side = w + 0.03 + 0.4 * volume
     over = [
         [1.02 * w * up, -0.4], [0.8 * w * up, -0.82 * up], [0.42 * w * up, -1.02 * up],
     ]  # fmt: skip
-    right = [[beside, ear], *over]
+    right = [[side, ear], *over]
     left = [[-x, y] for x, y in right]
     outer = [*left, [0, -1.08 * up], *right[::-1]]
     if fringe is not None:
@@ -146,7 +146,7 @@ def _cap(
 
 
 def _curtain(head: Head, low: float, wavy: bool) -> np.ndarray:
-    """Hair that falls behind the face down to `low`."""
+    """Outline of hair that hangs behind the face down to `low`."""
     volume = _volume(head)
     half = head.cheek + 0.1 + 1.2 * volume
     sway = 0.055 * np.sin(np.arange(9) * np.pi / 1.5) * wavy
@@ -159,7 +159,7 @@ def _curtain(head: Head, low: float, wavy: bool) -> np.ndarray:
 
 
 def _sides(head: Head, volume: float, low: float) -> list[Element]:
-    """Hair that hangs before the ears."""
+    """Hair that hangs in front of the ears."""
     w, out = head.cheek, head.cheek + volume
     lock = np.array(
         [
@@ -201,7 +201,7 @@ def _curls(head: Head, volume: float, line_y: float) -> list[Element]:
 
 
 def _strands(head: Head, volume: float, line_y: float) -> list[Element]:
-    """A few that shine."""
+    """A few shiny strands."""
     light = colors.lighter(head.hair, 0.22)
     made = []
     for x in (-0.5, -0.22, 0.12, 0.42):

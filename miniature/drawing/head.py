@@ -1,4 +1,4 @@
-"""The head: its shape by traits, and where its points fall in the picture."""
+"""The head: its shape, defined by traits, and the projection of its points to pixels."""
 
 import numpy as np
 
@@ -21,11 +21,11 @@ def between(low: float, high: float, place: float) -> float:
 class Head:
     """A head in units of half its height from chin to crown, x to the right and y down.
 
-    The origin is the middle between chin and crown. `at` takes such points to the picture.
+    The origin is the middle between chin and crown. `at` maps such points to pixels.
 
     Attributes:
-      scale: pixels a unit.
-      skin, shade, hair, iris: colours.
+      scale: pixels per unit.
+      skin, shade, hair, iris: colors.
     """
 
     def __init__(self, traits: Traits, scene: Scene, width: int, height: int):
@@ -54,7 +54,7 @@ class Head:
     def at(self, points: np.ndarray, *, raised: float = 1.0) -> np.ndarray:
         """Pixels [..., 2] of points on the face.
 
-        A turn to the side shifts what is raised towards the viewer, the nose most.
+        A turn to the side shifts points closer to the viewer more, the nose most.
 
         Args:
           raised: 1 on the face's surface, 0 in the plane of its outline.
@@ -67,7 +67,7 @@ class Head:
         return self.center + self.scale * turned
 
     def outline(self, grown: float = 0.0) -> np.ndarray:
-        """Points of the face's outline, wider by `grown` all around."""
+        """Points of the face's outline, enlarged by a factor of 1 + `grown`."""
         right = np.array(
             [
                 [0.42 * self.temple, -0.93],
@@ -86,13 +86,13 @@ class Head:
 
     @property
     def keypoints(self) -> np.ndarray:
-        """[5, 2] pixels: eyes (the one at the left first), nose, corners of the mouth."""
+        """[5, 2] pixels: eyes (left one first), nose, corners of the mouth."""
         eyes = self.at([[-self.eye_x, self.eye_y], [self.eye_x, self.eye_y]])
         nose = self.at([[0, self.nose_y]], raised=1.25)
         return np.concatenate([eyes, nose, self.at(self.mouth_corners())])
 
     def mouth_corners(self) -> np.ndarray:
-        """[2, 2] by expression, the one at the left first."""
+        """[2, 2], depending on the expression; left corner first."""
         lift, stretch = {
             "neutral": (0.0, 1.0),
             "smile": (-0.07, 1.15),

@@ -1,4 +1,4 @@
-"""What light lays over the picture."""
+"""Light effects, drawn over the picture."""
 
 from miniature.drawing.scene import Scene
 from miniature.drawing.svg import Element, element, linear_gradient
@@ -8,7 +8,7 @@ TINTS = {"warm": "#ffb04a", "cold": "#4f7cff"}
 
 
 def light(scene: Scene, width: int, height: int) -> list[Element]:
-    """From one side it brightens that side and leaves the other dark; else it tints all."""
+    """Light from a side brightens it and darkens the other; warm and cold light tint all."""
     if scene.light in TINTS:
         return [_over(width, height, TINTS[scene.light], 0.24)]
     if scene.light == "even":

@@ -1,6 +1,6 @@
-"""The styles: a finished drawing's pixels as a comic, a painting, a pencil drawing, an old photo.
+"""The styles: filters that turn a drawing into a comic, painting, pencil drawing or old photo.
 
-A picture is float32 [H, W, 3] in [0, 1]. All lengths are shares of its longer side.
+A picture is float32 [H, W, 3] in [0, 1]. All lengths are relative to its longer side.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def paint(style: Style, picture: Picture, random: np.random.Generator) -> Picture:
-    """The picture in a style."""
+    """Applies a style to a picture."""
     return np.clip(_STYLES[style](picture, random), 0, 1)
 
 
@@ -25,14 +25,14 @@ def _cartoon(picture: Picture, random: np.random.Generator) -> Picture:
 
 
 def _comic(picture: Picture, random: np.random.Generator) -> Picture:
-    """Strong colours under a screen of dots."""
+    """Strong colors under a halftone screen."""
     y, x = _places(picture)
     screen = np.cos(2 * np.pi * 42 * (x + y)) * np.cos(2 * np.pi * 42 * (x - y))
     return _saturated(picture, 1.45) * (1 - 0.16 * (screen > 0.3))[..., None]
 
 
 def _watercolor(picture: Picture, random: np.random.Generator) -> Picture:
-    """Edges that run, pigment that pools, paper at the margin."""
+    """Bleeding edges, uneven pigment, paper at the margin."""
     shape = picture.shape[:2]
     run, fray = (
         [depth * (_noise(random, shape, cells) - 0.5) for _ in "yx"]
@@ -48,7 +48,7 @@ def _watercolor(picture: Picture, random: np.random.Generator) -> Picture:
 
 
 def _pencil(picture: Picture, random: np.random.Generator) -> Picture:
-    """Half the colour, on paper, hatched where it is dark."""
+    """Pale colors on paper, hatched in dark areas."""
     y, x = _places(picture)
     pale = 0.24 + 0.76 * _saturated(picture, 0.45)
     hatch = np.clip(np.cos(2 * np.pi * 44 * (0.8 * x + 0.6 * y)), 0, 1)
@@ -59,7 +59,7 @@ def _pencil(picture: Picture, random: np.random.Generator) -> Picture:
 
 
 def _oil(picture: Picture, random: np.random.Generator) -> Picture:
-    """Dabs of a brush that carry the colour along, each with its light and its shadow."""
+    """Brush strokes that drag the color along, each with highlights and shadows."""
     shape = picture.shape[:2]
     dabs = _noise(random, shape, (56, 34)) - 0.5
     dragged = _moved(picture, 0.012 * dabs, 0.024 * (_noise(random, shape, (34, 56)) - 0.5))
@@ -90,7 +90,7 @@ _STYLES: dict[Style, Callable[[Picture, np.random.Generator], Picture]] = {
 
 
 def _places(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-    """y and x of each pixel, in longer sides."""
+    """y and x of each pixel, in units of the longer side."""
     height, width = picture.shape[:2]
     return np.mgrid[:height, :width].astype(np.float32) / max(height, width)
 
@@ -98,7 +98,7 @@ def _places(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
 def _noise(
     random: np.random.Generator, shape: tuple[int, int], cells: float | tuple[float, float]
 ) -> np.ndarray:
-    """Smooth noise in [0, 1] with so many bumps along the longer side, down and across."""
+    """Smooth noise in [0, 1] with `cells` bumps per longer side, (down, across)."""
     down, across = np.broadcast_to(cells, 2)
     height, width = shape
     size = (2 + round(across * width / max(shape)), 2 + round(down * height / max(shape)))
@@ -107,7 +107,7 @@ def _noise(
 
 
 def _moved(picture: Picture, down: np.ndarray, across: np.ndarray) -> Picture:
-    """Each pixel taken from elsewhere, `down` and `across` in longer sides."""
+    """Displaces pixels by `down` and `across`, in units of the longer side."""
     height, width = picture.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32) + max(height, width) * np.stack(
         [down, across]
@@ -125,7 +125,7 @@ def _saturated(picture: Picture, by: float) -> Picture:
 
 
 def _framed(picture: Picture, color: np.ndarray, start: float) -> Picture:
-    """The colour towards the corners, from `start` half diagonals on."""
+    """Fades to a color toward the corners, starting at `start` half diagonals."""
     y, x = _places(picture)
     away = np.hypot(y - y.max() / 2, x - x.max() / 2) / np.hypot(y.max() / 2, x.max() / 2)
     return colors.mix(

@@ -1,4 +1,4 @@
-"""Shapes and lines on a head, given in its own units."""
+"""Shapes and lines on a head, in the head's units."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +27,7 @@ def shape(
 def disc(
     head: Head, middle: ArrayLike, radius: ArrayLike, fill: Color, *, opacity: float | None = None
 ) -> Element:
-    """A circle, or with two radii an ellipse."""
+    """A circle, or an ellipse if `radius` has two values."""
     return shape(head, np.asarray(middle) + np.asarray(radius) * ring(), fill, opacity=opacity)
 
 

@@ -1,4 +1,4 @@
-"""What differs between two pictures of one person, and the caption that says it."""
+"""Scenes: everything in a picture except the person, and captions."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -54,14 +54,14 @@ LIGHT_WORDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture, but for who is in it.
+    """A picture without its person.
 
     Attributes:
-      center: of the face, in widths and heights of the picture.
+      center: center of the face, in widths and heights of the picture.
       face_height: from chin to crown, in shorter sides of the picture.
       roll, yaw: radians; a positive roll is clockwise, a positive yaw turns to the right.
-      gaze: where the eyes look, x and y in [-1, 1].
-      variation: seed of what no word names: where trees stand, the paint's grain.
+      gaze: direction of the eyes, x and y in [-1, 1].
+      variation: seed of details that the caption does not name, such as positions of trees.
     """
 
     center: tuple[float, float]
@@ -80,18 +80,18 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """All of it that words name."""
+        """Describes the scene, as far as words can."""
         return f"{STYLE_WORDS[self.style]} of {self.who}, {self.where}"
 
     @property
     def who(self) -> str:
-        """What words name of the person."""
+        """The caption's part about the person."""
         worn = f"{_with_article(self.clothing_color)} {self.clothing}"
         return f"{EXPRESSION_WORDS[self.expression]}, wearing {worn}"
 
     @property
     def where(self) -> str:
-        """What words name of the surroundings."""
+        """The caption's part about the surroundings."""
         background = BACKGROUND_WORDS[self.background]
         return (
             f"{background.format(color=_with_article(self.wall_color))}, {LIGHT_WORDS[self.light]}"
@@ -100,10 +100,10 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Framing:
-    """How close a single person is drawn; each pair is the range that a scene is drawn from.
+    """Size and position of a single person; each pair is a range of random values.
 
     Attributes:
-      face_height, x, y: as `Scene` has them; x and y of the face's center.
+      face_height, x, y: as in `Scene`; x and y are the face's center.
     """
 
     face_height: tuple[float, float]
@@ -111,9 +111,9 @@ class Framing:
     y: tuple[float, float]
 
 
-# What the shipped networks learned from: the median face is 52 pixels wide of 128.
+# The training data of the shipped networks: the median face is 52 of 128 pixels wide.
 BUST = Framing(face_height=(0.5, 0.66), x=(0.38, 0.62), y=(0.44, 0.52))
-# Head and collar: the median face is 75 wide. Of the largest the crown is cut off.
+# Head and collar: the median face is 75 pixels wide. The largest faces lose their crown.
 CLOSE = Framing(face_height=(0.76, 0.9), x=(0.43, 0.57), y=(0.4, 0.44))
 
 
@@ -122,23 +122,23 @@ def _with_article(color: ColorName) -> str:
 
 
 def scene_generator(person: Sequence[int], number: int) -> np.random.Generator:
-    """What draws scene 0, 1, ... of a person, whom a generator of the key `person` draws.
+    """Generator of scene 0, 1, ... of a person, who is drawn with the key `person`.
 
-    NumPy fills keys up with zeros: [*person, 0] would repeat the numbers that make the person.
+    NumPy pads keys with zeros, so [*person, 0] would repeat the person's random numbers.
     """
     return np.random.default_rng([*person, number + 1])
 
 
 def random_scene(random: np.random.Generator, framing: Framing = BUST) -> Scene:
-    """A scene drawn at random, each property on its own.
+    """A random scene with independent properties.
 
-    Framings draw as many numbers each: all else of a seed's scene is the same.
+    All framings use equally many random numbers, so a seed's other properties do not depend on it.
     """
 
     def one_of(choices: object) -> str:
         return str(random.choice(get_args(choices)))
 
-    # The order of these is part of what a seed draws.
+    # The result of a seed depends on this order.
     face_height = random.uniform(*framing.face_height)
     return Scene(
         center=(random.uniform(*framing.x), random.uniform(*framing.y)),

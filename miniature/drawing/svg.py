@@ -1,4 +1,4 @@
-"""Elements of a drawing: smooth shapes through points, gradients and groups, as SVG."""
+"""SVG elements: smooth shapes through points, gradients and groups."""
 
 from collections.abc import Iterable
 from xml.etree import ElementTree
@@ -9,7 +9,7 @@ Element = ElementTree.Element
 
 
 def element(tag: str, *children: Element, **attributes: object) -> Element:
-    """An element; `stroke_width=2` becomes `stroke-width="2"`, None is left out."""
+    """An element; `stroke_width=2` becomes `stroke-width="2"`, None is omitted."""
     made = ElementTree.Element(
         tag,
         {
@@ -48,7 +48,7 @@ def ring(steps: int = 16) -> np.ndarray:
 
 
 def linear_gradient(name: str, start: Iterable, end: Iterable, *stops: tuple) -> Element:
-    """A gradient in the picture's pixels; a stop is (offset, colour) or (offset, colour, alpha)."""
+    """A gradient in the picture's pixels; a stop is (offset, color) or (offset, color, alpha)."""
     (x1, y1), (x2, y2) = start, end
     return element(
         "linearGradient",
@@ -63,7 +63,7 @@ def linear_gradient(name: str, start: Iterable, end: Iterable, *stops: tuple) ->
 
 
 def radial_gradient(name: str, center: Iterable, radius: float, *stops: tuple) -> Element:
-    """As `linear_gradient`, from a centre outwards."""
+    """Like `linear_gradient`, from a center outward."""
     cx, cy = center
     return element(
         "radialGradient",
@@ -77,7 +77,7 @@ def radial_gradient(name: str, center: Iterable, radius: float, *stops: tuple) -
 
 
 def outline(shapes: Iterable[Element], color: str, width: float) -> None:
-    """Draws a line around each path of an opaque colour that has none, however deep it lies."""
+    """Adds an outline to each opaque path without one, at any depth."""
     for shape in shapes:
         for path in shape.iter("path"):
             fill, opacity = path.get("fill", "none"), float(path.get("fill-opacity", 1))
@@ -88,7 +88,7 @@ def outline(shapes: Iterable[Element], color: str, width: float) -> None:
 
 
 def rename(shapes: Iterable[Element], ending: str) -> None:
-    """Adds `ending` to each name and each reference to one: a document's names are its own."""
+    """Adds `ending` to all names and references, as names must be unique in a document."""
     for shape in shapes:
         for part in shape.iter():
             for attribute, value in part.items():

@@ -1,4 +1,4 @@
-"""Who a drawn person is: what stays the same from picture to picture."""
+"""Traits of a person, which are the same in all pictures."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -17,13 +17,13 @@ Marks = Literal["none", "mole", "freckles", "scar", "blush"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Traits:
-    """An identity. Numbers are in [0, 1] from one end of what is natural to the other.
+    """An identity. Numbers are in [0, 1], across the natural range.
 
     Attributes:
-      skin: from pale to dark; `undertone` from rosy to olive.
-      hair_color: from black over browns, reds and blonds to white; `hair_volume` of the hair-do.
-      eye_color: from dark brown over green to blue and grey.
-      mark_place: where on the face a mole or a scar lies, x and y.
+      skin: from pale to dark; `undertone` is from rosy to olive.
+      hair_color: from black over brown, red and blond to white.
+      eye_color: from dark brown over green to blue and gray.
+      mark_place: position of a mole or a scar on the face, x and y.
     """
 
     skin: float
@@ -71,7 +71,7 @@ _WEIGHTS = {
 
 
 def random_traits(random: np.random.Generator) -> Traits:
-    """A person drawn at random, each trait on its own."""
+    """A random person with independent traits."""
     drawn = {}
     for field in dataclasses.fields(Traits):
         if field.type is float:
