@@ -1,4 +1,4 @@
-"""What the ablation writes, of a model and figures that are made up."""
+"""The ablation's output, with a fake model and fake scores."""
 
 import json
 
@@ -13,7 +13,7 @@ from miniature.evaluation.generation import Model
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Which strengths and numbers of photos pictures were made of; their sum is the score."""
+    """Strengths and numbers of photos of the pictures made; their sum is the score."""
     made = []
 
     class HeldOut:
@@ -34,7 +34,7 @@ def calls(monkeypatch):
     return made
 
 
-def test_each_pair_of_strengths_and_each_number_of_photos_is_scored_once(calls, tmp_path):
+def test_scores_each_pair_of_strengths_and_each_number_of_photos_once(calls, tmp_path):
     options = ablate.Options(
         output=tmp_path / "out",
         identities=3,
@@ -45,27 +45,27 @@ def test_each_pair_of_strengths_and_each_number_of_photos_is_scored_once(calls, 
         sampling=Settings(ip_adapter_scale=0.8, controlnet_conditioning_scale=0.8),
     )
     ablate.ablate(options)
-    told = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    report = json.loads((tmp_path / "out" / "ablation.json").read_text())
     scales = [(0.0, 0.0), (0.0, 0.4), (0.0, 0.8), (0.8, 0.0), (0.8, 0.4), (0.8, 0.8)]
     assert calls == [*((*pair, 1) for pair in scales), (0.8, 0.8, 0), (0.8, 0.8, 2)]
-    pairs = [(r["ip_adapter_scale"], r["controlnet_conditioning_scale"]) for r in told["scales"]]
+    pairs = [(r["ip_adapter_scale"], r["controlnet_conditioning_scale"]) for r in report["scales"]]
     assert pairs == scales
-    assert [row["rank1"] for row in told["scales"]] == pytest.approx([1, 1.4, 1.8, 1.8, 2.2, 2.6])
-    assert [row["photos"] for row in told["photos"]] == [0, 1, 2]
-    assert [row["rank1"] for row in told["photos"]] == pytest.approx([1.6, 2.6, 3.6])
+    assert [row["rank1"] for row in report["scales"]] == pytest.approx([1, 1.4, 1.8, 1.8, 2.2, 2.6])
+    assert [row["photos"] for row in report["photos"]] == [0, 1, 2]
+    assert [row["rank1"] for row in report["photos"]] == pytest.approx([1.6, 2.6, 3.6])
     for name in ("scales.png", "photos.png"):
         with Image.open(tmp_path / "out" / name) as plot:
             assert plot.width > 100
 
 
 @pytest.mark.parametrize("wrong", [{"identities": 1}, {"photos": 0}, {"adapter": ()}])
-def test_too_few_are_refused(tmp_path, wrong):
-    with pytest.raises(InputError, match=r"expected (2 and 1 up|one strength)"):
+def test_rejects_too_few_people_photos_or_strengths(tmp_path, wrong):
+    with pytest.raises(InputError, match=r"expected (at least 2 and 1|one or more strengths)"):
         ablate.ablate(ablate.Options(output=tmp_path / "out", **wrong))
     assert not (tmp_path / "out").exists()
 
 
-def test_strengths_are_refused_before_anything_is_made(tmp_path, calls):
+def test_rejects_bad_strengths_before_generating(tmp_path, calls):
     with pytest.raises(InputError, match="ip_adapter_scale=-1"):
         ablate.ablate(ablate.Options(output=tmp_path / "out", adapter=(0.5, -1.0)))
     assert not calls and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Examples drawn into files, once."""
+"""Drawing examples into files."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def changed(chunk):
     return {"number": np.arange(4), "square": np.full(4, -1, np.float32)}
 
 
-def test_chunks_follow_each_other_and_are_drawn_once(tmp_path):
+def test_concatenates_chunks_and_draws_each_once(tmp_path):
     drawn = drawn_in_chunks(tmp_path, squares, 8, 4, processes=2)
     np.testing.assert_array_equal(drawn["number"], range(8))
     (tmp_path / "00001.npz").unlink()
@@ -24,12 +24,12 @@ def test_chunks_follow_each_other_and_are_drawn_once(tmp_path):
     np.testing.assert_array_equal(again["square"], [0, 1, 4, 9, -1, -1, -1, -1])
 
 
-def test_without_a_process_nothing_is_drawn(tmp_path):
-    with pytest.raises(InputError, match="--processes is 0: expected 1 up"):
+def test_rejects_zero_processes(tmp_path):
+    with pytest.raises(InputError, match="--processes is 0: expected 1 or more"):
         drawn_in_chunks(tmp_path, squares, 8, 4, processes=0)
 
 
 @pytest.mark.parametrize("count", [0, 3, 10])
-def test_a_part_of_a_chunk_is_refused(tmp_path, count):
-    with pytest.raises(InputError, match=f"{count} were asked for: expected a multiple of 4"):
+def test_rejects_partial_chunks(tmp_path, count):
+    with pytest.raises(InputError, match=f"{count} examples requested: expected a multiple of 4"):
         drawn_in_chunks(tmp_path, squares, count, 4, processes=1)

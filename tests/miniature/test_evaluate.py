@@ -1,4 +1,4 @@
-"""The evaluation's one line, of a model and figures that are made up."""
+"""The evaluation's output, with a fake model and fake scores."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +14,11 @@ from miniature.portraits import SIDE
 
 
 @pytest.fixture
-def made_up(monkeypatch):
-    """Pictures are of one grey each, which is their score: 100 for photos, 3, or 2 without ID."""
+def fake_model(monkeypatch):
+    """Pictures of a single gray level, which is their score: target 100, 3, or 2 without ID."""
 
-    def portrait(grey):
-        return SimpleNamespace(image=Image.new("RGB", (SIDE, SIDE), (grey, grey, grey)))
+    def portrait(gray):
+        return SimpleNamespace(image=Image.new("RGB", (SIDE, SIDE), (gray, gray, gray)))
 
     class HeldOut:
         def __init__(self, people, seed, pack, judge):
@@ -48,8 +48,8 @@ def made_up(monkeypatch):
     monkeypatch.setattr(evaluate, "restore", restore)
 
 
-def test_beside_each_figure_stand_its_ceiling_and_its_floor(made_up, tmp_path):
-    told = evaluate.evaluate(
+def test_reports_ceiling_and_floor_of_each_figure(fake_model, tmp_path):
+    report = evaluate.evaluate(
         evaluate.Options(
             identities=4,
             seed=9,
@@ -58,7 +58,7 @@ def test_beside_each_figure_stand_its_ceiling_and_its_floor(made_up, tmp_path):
             model=Model(sdxl=Path("sdxl")),
         )
     )
-    assert told == {
+    assert report == {
         "identities": 4,
         "seed": 9,
         "rank1": 3,
@@ -73,14 +73,14 @@ def test_beside_each_figure_stand_its_ceiling_and_its_floor(made_up, tmp_path):
     saved = sorted((tmp_path / "made").iterdir())
     assert [path.name for path in saved] == [f"{i:05}.png" for i in range(4)]
     with Image.open(saved[0]) as sheet:
-        greys = [sheet.getpixel((i * SIDE, 0))[0] for i in range(sheet.width // SIDE)]
-    assert greys == [1, 3, 100, 2]
+        grays = [sheet.getpixel((i * SIDE, 0))[0] for i in range(sheet.width // SIDE)]
+    assert grays == [1, 3, 100, 2]
 
 
-def test_what_cannot_be_evaluated_is_refused(made_up, tmp_path):
-    with pytest.raises(InputError, match="--identities is 1: expected 2 up"):
+def test_rejects_invalid_options(fake_model, tmp_path):
+    with pytest.raises(InputError, match="--identities is 1: expected 2 or more"):
         evaluate.evaluate(evaluate.Options(identities=1))
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         evaluate.evaluate(evaluate.Options(identities=2, save=tmp_path))
     with pytest.raises(InputError, match="seed=-1"):
         evaluate.evaluate(evaluate.Options(identities=2, seed=-1))

@@ -1,4 +1,4 @@
-"""People drawn as a folder of photos."""
+"""Drawing people as a folder of photos."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ def read(path):
     return np.asarray(Image.open(path))
 
 
-def test_a_person_stays_who_they_are_when_more_are_drawn(tmp_path):
+def test_drawing_more_people_keeps_existing_ones(tmp_path):
     draw_people(Options(output=tmp_path, people=2, pictures=2, processes=1))
     first, second = read(tmp_path / "000000/0.jpg"), read(tmp_path / "000000/1.jpg")
     assert first.shape == (128, 128, 3) and (first != second).any()
     (tmp_path / "000001/0.jpg").unlink()
     draw_people(Options(output=tmp_path, people=3, pictures=2, processes=1))
     np.testing.assert_array_equal(read(tmp_path / "000000/0.jpg"), first)
-    # Who is there already is left alone.
+    # Existing folders are left unchanged.
     assert not (tmp_path / "000001/0.jpg").exists()
 
     found = {c.key: c.caption for c in find_candidates(tmp_path)}
@@ -29,6 +29,6 @@ def test_a_person_stays_who_they_are_when_more_are_drawn(tmp_path):
     assert len(set(found.values())) == len(found)
 
 
-def test_nobody_to_draw_is_refused(tmp_path):
+def test_rejects_zero_pictures(tmp_path):
     with pytest.raises(InputError, match="--pictures is 0"):
         draw_people(Options(output=tmp_path, pictures=0))

@@ -1,4 +1,4 @@
-"""Drawn portraits: the same again, faces where the keypoints say, words for all but the person."""
+"""Drawn portraits: reproducible, keypoints match the face, captions describe the scene."""
 
 import dataclasses
 import itertools
@@ -31,14 +31,14 @@ def scene(seed=0, **changes):
 
 
 def difference(one, other):
-    """Where two portraits differ: y and x of each such pixel, and by how much."""
+    """Coordinates (y, x) of the pixels in which two portraits differ, and their differences."""
     pixels = [np.asarray(p.image, float) for p in (one, other)]
     by = np.abs(pixels[0] - pixels[1]).sum(-1)
     where = np.argwhere(by > 12)
     return where, by[tuple(where.T)]
 
 
-def test_a_seed_is_one_portrait():
+def test_seed_determines_the_portrait():
     one, again, other = draw_random(3), draw_random(3), draw_random(4)
     assert one.image.tobytes() == again.image.tobytes()
     assert (one.traits, one.scene, one.caption) == (again.traits, again.scene, again.caption)
@@ -47,8 +47,8 @@ def test_a_seed_is_one_portrait():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_eyes_are_where_the_keypoints_say(seed):
-    """Another colour of the eyes changes the picture around the first two alone."""
+def test_keypoints_match_the_eyes(seed):
+    """Another eye color changes the picture only around the first two keypoints."""
     brown, blue = (
         draw(
             person(seed, eye_color=c, eye_openness=1.0),
@@ -61,7 +61,7 @@ def test_eyes_are_where_the_keypoints_say(seed):
     for kp in brown.kps[:2]:
         near = where[np.abs(where[:, ::-1] - kp).max(1) < 40]
         assert len(near) > 50
-        # Lids cut the irises unevenly.
+        # The lids cover the irises unevenly.
         np.testing.assert_allclose(near[:, 1].mean(), kp[0], atol=4)
         np.testing.assert_allclose(near[:, 0].mean(), kp[1], atol=6)
         where = where[np.abs(where[:, ::-1] - kp).max(1) >= 40]
@@ -69,7 +69,7 @@ def test_eyes_are_where_the_keypoints_say(seed):
 
 
 @pytest.mark.parametrize("expression", get_args(Expression))
-def test_mouth_ends_where_the_keypoints_say(expression):
+def test_keypoints_match_the_corners_of_the_mouth(expression):
     given = scene(1, expression=expression, roll=0.0)
     plain, painted = (draw(person(1, lip_color=c), given, (512, 512)) for c in (0.0, 1.0))
     where, _ = difference(plain, painted)
@@ -77,7 +77,7 @@ def test_mouth_ends_where_the_keypoints_say(expression):
     np.testing.assert_allclose([where[:, 1].min(), where[:, 1].max()], [left[0], right[0]], atol=8)
 
 
-def test_nose_is_where_the_keypoint_says():
+def test_keypoint_matches_the_nose():
     narrow, broad = (
         draw(person(2, nose="straight", nose_width=w), scene(2), (512, 512)) for w in (0.0, 1.0)
     )
@@ -95,7 +95,7 @@ def test_keypoints_and_box_scale_with_the_picture():
     assert np.abs(shrunk - np.asarray(small.image, float)).mean() < 4
 
 
-def test_every_face_lies_in_its_picture():
+def test_every_face_is_inside_its_picture():
     for seed in range(50):
         portrait = draw(random_traits(np.random.default_rng(seed)), scene(seed))
         left, top, right, bottom = portrait.bbox
@@ -113,7 +113,7 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_each_choice_of_a_scene_has_its_words_and_its_look(name):
+def test_each_choice_of_a_scene_changes_caption_and_picture(name):
     scenes = [scene(5, **{name: choice}) for choice in get_args(CHOICES[name])]
     captions = {s.caption for s in scenes}
     pictures = {draw(person(), s).image.tobytes() for s in scenes}
@@ -124,7 +124,7 @@ KINDS = {"hair": Hair, "beard": Beard, "glasses": Glasses, "nose": Nose, "marks"
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_kind_of_a_trait_looks_different_and_is_not_in_the_caption(name):
+def test_each_kind_of_a_trait_changes_the_picture_but_not_the_caption(name):
     portraits = [draw(person(**{name: kind}), scene()) for kind in get_args(KINDS[name])]
     assert len({p.caption for p in portraits}) == 1
     for one, other in itertools.combinations(portraits, 2):
@@ -135,7 +135,7 @@ NUMBERS = [f.name for f in dataclasses.fields(person()) if f.type is float]
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_each_number_of_a_trait_shows(name):
+def test_each_numeric_trait_changes_the_picture(name):
     shown = {"glasses": "round", "hair": "side part", "age": 1.0, "eye_openness": 1.0}
     low, high = (
         draw(person(6, **(shown | {name: value})), scene(6, yaw=0.0)) for value in (0.0, 1.0)
@@ -144,8 +144,8 @@ def test_each_number_of_a_trait_shows(name):
 
 
 @pytest.mark.parametrize("style", get_args(Style))
-def test_a_style_does_not_shift_the_picture(style):
-    """As a whole; how far single edges move is not seen here."""
+def test_styles_do_not_shift_the_picture(style):
+    """Tests the picture as a whole, not displacements of single edges."""
     plain, painted = (
         np.asarray(draw(person(3), scene(3, style=s), (256, 256)).image.convert("L"), float)
         for s in ("cartoon", style)
@@ -160,7 +160,7 @@ def test_a_style_does_not_shift_the_picture(style):
     assert max(map(abs, best)) <= 2
 
 
-def test_a_deserted_scene_is_the_portrait_without_its_person():
+def test_deserted_scene_equals_the_portrait_outside_the_person():
     portrait = draw_random(12)
     deserted = np.asarray(draw_deserted(portrait.scene), float)
     differs = np.abs(np.asarray(portrait.image, float) - deserted).sum(-1) > 0

@@ -1,4 +1,4 @@
-"""What text encoders and UNet are trained on."""
+"""Batches and loss of text encoders and UNet."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def batch(size):
     moments = random.normal(size=(size, 8, 8, 16)).astype(np.float16)
     ids = random.integers(0, 49, (size, 12))
     ids[:, -2:] = 49  # the end of the text
-    # The faces are the upper left quarters.
+    # The faces are in the upper left quarters.
     boxes = np.tile(np.array([0, 0, 32, 32], np.float32), (size, 1))
     return {"moments": moments, "face_box": boxes, "input_ids": ids}
 
@@ -50,9 +50,9 @@ def alphas():
 
 
 @pytest.mark.slow
-def test_at_first_the_loss_is_the_targets_own_square(networks, params):
-    # A velocity has the variance of noise and latents, whatever the timestep: about one where
-    # latents are scaled to it. Unscaled, with a mean of 1 to 8 and the encoder's noise, it is not.
+def test_initial_loss_is_the_target_variance(networks, params):
+    # At every timestep the velocity has the variance of noise and latents: about one if latents are
+    # scaled. These latents have a mean of 1 to 8; unscaled, the loss would differ.
     moments = np.zeros((64, 8, 8, 16), np.float16)
     moments[..., :8] = np.random.default_rng(1).normal(MEAN, 2, (64, 8, 8, 8))
     moments[..., 8:] = -20
@@ -63,7 +63,7 @@ def test_at_first_the_loss_is_the_targets_own_square(networks, params):
 
 
 @pytest.mark.slow
-def test_the_face_counts_more_where_it_is_asked_for(networks, params):
+def test_face_weight_increases_the_faces_share_of_the_loss(networks, params):
     faces, around = batch(8), batch(8)
     faces["moments"][:, :4, :4, :8] += 20
     around["moments"][:, 4:, :, :8] += 20
@@ -79,7 +79,7 @@ def test_the_face_counts_more_where_it_is_asked_for(networks, params):
     assert weighted[0] > 1.5 * plain[0] and weighted[1] < 0.7 * plain[1]
 
 
-def test_most_timesteps_have_about_as_much_noise_as_picture():
+def test_distribution_of_timesteps():
     cumprod = alphas()
     drawn = jax.vmap(lambda key: denoising.draw_timesteps(key, cumprod, 32))(
         jax.random.split(jax.random.key(0), 500)
@@ -90,11 +90,11 @@ def test_most_timesteps_have_about_as_much_noise_as_picture():
     leveled = np.asarray(drawn[:, ~alike])
     level = np.log((1 - cumprod[leveled]) / cumprod[leveled]) / 2
     assert abs(level.mean()) < 0.02 and abs(level.std() - 1) < 0.02
-    # Within a batch they are spread more evenly than independent ones, whose means deviate by 0.19.
+    # Stratified: the means of independent samples would have a deviation of 0.19.
     assert level.mean(axis=1).std() < 0.1
 
 
-def test_the_gradient_has_the_shapes_of_the_parameters(networks):
+def test_gradients_have_the_parameters_shapes(networks):
     shapes = jax.eval_shape(lambda key: denoising.init(networks, key), jax.random.key(0))
     learn = jax.grad(denoising.make_loss(networks, alphas()), has_aux=True)
     gradients, metrics = jax.eval_shape(learn, shapes, batch(4), jax.random.key(1))
@@ -103,7 +103,7 @@ def test_the_gradient_has_the_shapes_of_the_parameters(networks):
 
 
 @pytest.mark.slow
-def test_every_parameter_learns_but_a_layer_that_nothing_reads(networks, params):
+def test_every_parameter_in_use_has_a_gradient(networks, params):
     filled = params | {
         name: jnp.ones_like(params[name]) / 8
         for name in ("unet.conv_out.kernel", "unet.conv_out.bias")
@@ -112,13 +112,14 @@ def test_every_parameter_learns_but_a_layer_that_nothing_reads(networks, params)
         filled, batch(4), jax.random.key(1)
     )
     still = {name for name, g in gradients.items() if not np.abs(g).max() > 0}
-    # The hidden states are those of the last layer but one, and the first encoder pools nothing.
+    # The hidden states come from the penultimate layer, and the first encoder's pooled output is
+    # not used.
     last = ("text_encoder.text_model.encoder.layers.1", "text_encoder.text_model.final_layer_norm")
     assert still == {name for name in params if name.startswith(last)}
     assert not any("_ip." in name for name in params)
 
 
-def test_a_tenth_of_the_captions_is_empty():
+def test_drops_a_tenth_of_the_captions():
     class Letters:
         def __call__(self, texts):
             return np.array([[len(text)] for text in texts])
@@ -135,7 +136,7 @@ def test_a_tenth_of_the_captions_is_empty():
     assert (ids != batch_at(1)["input_ids"]).any()
 
 
-def test_whole_pictures_are_announced_as_a_pipeline_does():
+def test_time_ids_match_the_pipeline():
     size = (UNET["sample_size"] * 8,) * 2
     time_ids = resolve_time_ids([Request("")], size, guidance=False)
     np.testing.assert_array_equal(np.ravel(time_ids), denoising.TIME_IDS)

@@ -1,4 +1,4 @@
-"""What the decoder and the discriminator learn from one another."""
+"""The discriminator and the adversarial losses."""
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,16 @@ def pictures(seed, size=4):
     return jax.random.uniform(jax.random.key(seed), (size, 32, 32, 3), minval=-1)
 
 
-def test_it_judges_patches(params):
+def test_scores_patches(params):
     logits = DISCRIMINATOR.bind(params)(pictures(0))
     assert logits.shape == (4, 4, 4, 1)
-    # A patch far from what has changed is judged alike, but for the norms.
+    # Patches far from the change are affected only through the norms.
     changed = pictures(0).at[:, :4, :4].set(1)
     moved = jnp.abs(DISCRIMINATOR.bind(params)(changed) - logits).mean((0, 3))
     assert moved[0, 0] > 4 * moved[3, 3]
 
 
-def test_neither_loss_moves_what_is_the_others(params):
+def test_losses_have_separate_gradients(params):
     restored, drawn = pictures(0), pictures(1)
 
     def losses(params, restored):
@@ -42,7 +42,7 @@ def test_neither_loss_moves_what_is_the_others(params):
 
 
 @pytest.mark.parametrize("scale", [1.0, 50.0])
-def test_the_decoders_gradient_is_as_long_as_the_errors(params, scale):
+def test_adversarial_gradient_has_the_length_of_the_errors(params, scale):
     drawn = pictures(1)
 
     def error(restored):
@@ -55,7 +55,7 @@ def test_the_decoders_gradient_is_as_long_as_the_errors(params, scale):
 
 
 @pytest.mark.slow
-def test_it_learns_to_tell_smooth_from_sharp(params):
+def test_learns_to_distinguish_smooth_from_sharp(params):
     optimizer = optax.adam(3e-3)
 
     def batch(seed):
@@ -75,7 +75,7 @@ def test_it_learns_to_tell_smooth_from_sharp(params):
     state = optimizer.init(params)
     for seed in range(30):
         params, state, value = advance(params, state, seed)
-    assert value < 0.3  # 1 if nothing is distinguished
+    assert value < 0.3  # 1 without any discrimination
     sharp, smooth = batch(99)
     judge = DISCRIMINATOR.bind(params)
     assert judge(sharp).mean() > 0.5 and judge(smooth).mean() < -0.5

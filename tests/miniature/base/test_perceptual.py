@@ -1,4 +1,4 @@
-"""The error in features of the face pack's recognizer."""
+"""The perceptual error."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def pictures():
     return np.stack(drawn).astype(np.float32) / 127.5 - 1
 
 
-def test_features_are_what_onnxruntime_computes(pictures):
+def test_features_match_onnxruntime(pictures):
     model = onnx.load(RECOGNIZER)
     names = [n.output[0] for n in model.graph.node if n.op_type == "Relu"][:ACTIVATIONS]
     model.graph.output.extend(
@@ -37,7 +37,7 @@ def test_features_are_what_onnxruntime_computes(pictures):
     np.testing.assert_allclose(measured, wanted, rtol=1e-3)
 
 
-def test_it_sees_blur_in_windows_of_any_size(pictures):
+def test_measures_blur_in_windows_of_other_sizes(pictures):
     error = jax.jit(make_perceptual_error(RECOGNIZER))
     window = jnp.asarray(pictures[:, 20:84, 20:84])
     blurred = jax.image.resize(window[:, ::2, ::2], window.shape, "linear")
@@ -46,7 +46,7 @@ def test_it_sees_blur_in_windows_of_any_size(pictures):
     assert np.abs(jax.grad(error)(blurred, window)).max() > 0
 
 
-def test_another_file_is_refused():
+def test_rejects_other_files():
     with pytest.raises(InputError, match="no such file"):
         make_perceptual_error(RECOGNIZER.with_name("missing.onnx"))
     with pytest.raises(InputError, match="is not a recognizer"):

@@ -1,4 +1,4 @@
-"""The VAE that is shipped restores pictures that it never saw."""
+"""The shipped VAE reconstructs held-out pictures."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from miniature.portraits import draw_random
 FOLDER = Path(instantid_jax.__file__).parent / "embedded" / "sdxl" / "vae"
 
 
-def test_pictures_come_back():
+def test_reconstructs_held_out_pictures():
     vae = find_network(str(FOLDER), "vae")
     params = vae.load(jnp.dtype("float32"))
     drawn = np.stack([np.asarray(draw_random(1000 + i).image) for i in range(6)])
@@ -28,5 +28,5 @@ def test_pictures_come_back():
     latents, restored = restore(params, pixels)
     errors = np.square(np.clip(restored, -1, 1) - pixels).mean(axis=(1, 2, 3))
     assert (10 * np.log10(4 / errors)).mean() > 23  # dB; 25.5 over 200 pictures
-    # Of unit scale, as the noise that is added.
+    # Latents have unit scale, like the noise.
     assert abs(latents.mean()) < 0.2 and 0.8 < latents.std() < 1.2

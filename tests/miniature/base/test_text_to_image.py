@@ -1,4 +1,4 @@
-"""Training text encoders and UNet, from the drawing to the folder that diffusers reads."""
+"""Training text encoders and UNet: from drawing to a folder that diffusers loads."""
 
 import dataclasses
 import json
@@ -33,18 +33,18 @@ SMALL = {
     "text_encoder": TEXT_ENCODER,
     "text_encoder_2": TEXT_ENCODER_2,
 }
-# Of another number of channels than the UNet above.
+# Its latent channels differ from those of `UNET`.
 SMALL_VAE = VAE | {"block_out_channels": [8, 8, 8, 8], "latent_channels": 16}
 
 
 @pytest.mark.slow
 # diffusers calls np.array(tensor); torch 2.13's __array__ does not know NumPy 2's `copy`.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_path, monkeypatch):
+def test_trains_resumes_and_writes_a_model_that_diffusers_samples(tmp_path, monkeypatch):
     vae = network("vae", SMALL_VAE)
     params = jax.jit(vae.init)(jax.random.key(0))
     write_network(tmp_path / "vae", "diffusion_pytorch_model", SMALL_VAE, params)
-    # So that the UNet comes in parts.
+    # Makes the UNet's weights span several shards.
     monkeypatch.setattr(published, "LARGEST_FILE", 200_000)
     stage = Stage(steps=3, learning_rate=1e-3, warmup_steps=1, ema_decay=0.5)
     options = Options(workdir=tmp_path, vae=tmp_path / "vae", pictures=50, batch=4, stage=stage)
@@ -54,29 +54,29 @@ def test_diffusers_reads_captions_as_ours_does_and_samples_what_is_written(tmp_p
     assert len(shards) > 1
     assert all((index.parent / shard).stat().st_size < 250_000 for shard in shards)
 
-    # Another run may begin with what this one made.
-    begun = dataclasses.replace(options, start=tmp_path / "start")
-    shutil.copytree(tmp_path / "sdxl", begun.start)
-    for file in begun.start.glob("tokenizer*/vocab.json"):
+    # Another run can start from this one's result.
+    restarted = dataclasses.replace(options, start=tmp_path / "start")
+    shutil.copytree(tmp_path / "sdxl", restarted.start)
+    for file in restarted.start.glob("tokenizer*/vocab.json"):
         numbers = json.loads(file.read_text())
         numbers["it</w>"], numbers["il</w>"] = numbers["il</w>"], numbers["it</w>"]
         file.write_text(json.dumps(numbers))
     with monkeypatch.context() as patch:
         patch.setattr(text_to_image, "train", lambda stage, folder, init, *_: init(None))
-        train_text_to_image(SMALL, begun)
-    files = [f for kind in ("*.safetensors", "vocab.json") for f in begun.start.rglob(kind)]
+        train_text_to_image(SMALL, restarted)
+    files = [f for kind in ("*.safetensors", "vocab.json") for f in restarted.start.rglob(kind)]
     for file in files:
-        again = tmp_path / "sdxl" / file.relative_to(begun.start)
+        again = tmp_path / "sdxl" / file.relative_to(restarted.start)
         assert file.read_bytes() == again.read_bytes()
-    # The run before does not go on with its words, but with its own.
+    # The first run resumes with its own tokenizer only.
     with pytest.raises(InputError, match="words"):
-        train_text_to_image(SMALL, begun)
+        train_text_to_image(SMALL, restarted)
     train_text_to_image(SMALL, options)
     narrow = SMALL | {"text_encoder": TEXT_ENCODER | {"intermediate_size": 64}}
-    with pytest.raises(InputError, match=r"config\.json of its text_encoder is another"):
-        train_text_to_image(narrow, begun)
+    with pytest.raises(InputError, match=r"config\.json of its text_encoder differs"):
+        train_text_to_image(narrow, restarted)
 
-    # The run does not go on with another VAE.
+    # The run does not resume with another VAE.
     write_network(
         tmp_path / "vae",
         "diffusion_pytorch_model",

@@ -1,4 +1,4 @@
-"""The miniature's tokenizer, as the pipeline reads it."""
+"""The miniature's tokenizer, loaded by the pipeline's class."""
 
 import re
 
@@ -24,7 +24,7 @@ def words(caption):
     return re.sub("([-,:;])", r" \1 ", caption).split()
 
 
-def test_each_word_of_any_caption_is_one_token(written):
+def test_each_word_of_a_caption_is_one_token(written):
     tokenizer, size = written
     for seed in range(100):
         caption = random_scene(np.random.default_rng(seed)).caption
@@ -32,7 +32,7 @@ def test_each_word_of_any_caption_is_one_token(written):
         assert ids[0] == size - 2 and np.flatnonzero(ids == size - 1)[0] == 1 + len(words(caption))
 
 
-def test_captions_of_groups_fit_and_are_read_word_by_word(written):
+def test_captions_of_groups_fit_and_have_a_token_per_word(written):
     tokenizer, size = written
     for seed in range(50):
         people = random_group(np.random.default_rng(seed), 3, (128, 128))
@@ -49,13 +49,13 @@ def test_different_words_are_different_tokens(written):
     assert len(set(ids.tolist())) == len(every) > 60
 
 
-def test_other_text_is_spelled_not_lost(written):
+def test_splits_other_text_into_letters(written):
     tokenizer, size = written
     one, other = tokenizer(["Zürich 2026!", "zürich 2027!"])
     assert (one != other).any() and (one[1:10] < size - 2).all()
 
 
-def test_the_end_of_text_is_the_highest_number(written):
+def test_end_of_text_is_the_highest_token(written):
     tokenizer, size = written
     ids = tokenizer([""])[0]
     assert ids[0] == size - 2 and (ids[1:] == size - 1).all()

@@ -20,7 +20,7 @@ def group(seed, count, size):
 
 
 @pytest.mark.parametrize(("count", "size"), GROUPS)
-def test_no_face_covers_another_or_leaves_the_picture(count, size):
+def test_faces_do_not_overlap_or_leave_the_picture(count, size):
     for seed in range(100):
         people = group(seed, count, size)
         boxes = [Head(traits, scene, *size).box() for traits, scene in people]
@@ -29,7 +29,7 @@ def test_no_face_covers_another_or_leaves_the_picture(count, size):
 
 
 @pytest.mark.parametrize(("count", "size"), GROUPS)
-def test_people_differ_and_share_their_surroundings(count, size):
+def test_people_differ_but_share_their_surroundings(count, size):
     portraits = draw_group(group(3, count, size), size)
     assert len({p.traits for p in portraits}) == len({p.scene for p in portraits}) == count
     assert len({tuple(getattr(p.scene, name) for name in SURROUNDINGS) for p in portraits}) == 1
@@ -38,8 +38,8 @@ def test_people_differ_and_share_their_surroundings(count, size):
         assert (p.kps > p.bbox[:2]).all() and (p.kps < p.bbox[2:]).all()
 
 
-def test_each_face_is_the_one_that_is_drawn_alone():
-    # Glasses, skin and eyes of one person are not taken from another's gradients and clips.
+def test_faces_match_those_drawn_alone():
+    # SVG references of one person must not resolve to another's gradients and clip paths.
     size = (192, 128)
     people = group(5, 3, size)
     together = draw_group(people, size)
@@ -50,7 +50,7 @@ def test_each_face_is_the_one_that_is_drawn_alone():
         assert np.abs(np.asarray(portrait.image, float)[inner] - alone).mean() < 2
 
 
-def test_the_caption_names_each_in_turn_and_what_surrounds_them():
+def test_caption_names_people_in_order_and_surroundings():
     scenes = [scene for _, scene in group(1, 3, (128, 128))]
     caption = group_caption(scenes)
     places = [caption.index(scene.who) for scene in scenes]
@@ -59,7 +59,7 @@ def test_the_caption_names_each_in_turn_and_what_surrounds_them():
     assert "two people" in group_caption(scenes[:2])
 
 
-def test_who_is_nearer_stands_in_front():
+def test_nearer_people_are_in_front():
     size = (192, 128)
     one, other = group(2, 2, size)
     assert draw_group([one, other], size)[0].image == draw_group([other, one], size)[0].image

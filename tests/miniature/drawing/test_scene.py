@@ -1,4 +1,4 @@
-"""What scenes are drawn from."""
+"""Random scenes and framings."""
 
 import dataclasses
 
@@ -9,18 +9,18 @@ from miniature.drawing.scene import BUST, CLOSE, random_scene, scene_generator
 from miniature.drawing.traits import random_traits
 
 
-def test_a_persons_scenes_tell_nothing_of_who_it_is():
+def test_scenes_do_not_correlate_with_the_person():
     keys = [(7, person) for person in range(400)]
     skins = [random_traits(np.random.default_rng(key)).skin for key in keys]
     sizes = [
         [random_scene(scene_generator(key, number)).face_height for key in keys]
         for number in range(3)
     ]
-    apart = np.corrcoef([skins, *sizes]) - np.eye(4)
-    assert np.abs(apart).max() < 0.2
+    correlations = np.corrcoef([skins, *sizes]) - np.eye(4)
+    assert np.abs(correlations).max() < 0.2
 
 
-def test_framings_change_place_and_size_alone():
+def test_framings_change_only_position_and_size():
     for seed in range(50):
         bust, close = (random_scene(np.random.default_rng(seed), f) for f in (BUST, CLOSE))
         moved = {"center": bust.center, "face_height": bust.face_height}
@@ -28,7 +28,7 @@ def test_framings_change_place_and_size_alone():
         assert close.face_height > bust.face_height
 
 
-def test_a_close_face_is_three_fifths_of_the_picture_wide():
+def test_close_faces_have_three_fifths_of_the_pictures_width():
     widths = []
     for seed in range(200):
         random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Training what sees style and background."""
+"""Training the classifier of style and background."""
 
 import json
 
@@ -13,7 +13,7 @@ from miniature.evaluation.named import STYLES
 from miniature.stage import Stage
 
 
-def test_every_parameter_learns():
+def test_every_parameter_has_a_gradient():
     random = np.random.default_rng(0)
     batch = {
         "pixels": random.integers(0, 256, (4, 32, 32, 3)).astype(np.uint8),
@@ -27,7 +27,7 @@ def test_every_parameter_learns():
     assert set(metrics) == {"style", "background"}
 
 
-def test_a_quarter_of_a_batch_is_as_drawn():
+def test_leaves_a_quarter_of_a_batch_unchanged():
     random = np.random.default_rng(0)
     captions = np.array([random_scene(np.random.default_rng(i)).caption for i in range(8)])
     pixels = random.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
@@ -36,24 +36,24 @@ def test_a_quarter_of_a_batch_is_as_drawn():
     sharp = {
         picture.tobytes(): classifier.named(c) for picture, c in zip(pixels, captions, strict=True)
     }
-    kept = [sharp.get(picture.tobytes()) for picture in batch["pixels"]]
-    assert 70 < sum(answer is not None for answer in kept) < 130
+    unchanged = [sharp.get(picture.tobytes()) for picture in batch["pixels"]]
+    assert 70 < sum(answer is not None for answer in unchanged) < 130
     assert all(
-        answer is None or answer == tuple(told)
-        for answer, told in zip(kept, batch["answers"].tolist(), strict=True)
+        answer is None or answer == tuple(label)
+        for answer, label in zip(unchanged, batch["answers"].tolist(), strict=True)
     )
 
 
 @pytest.mark.slow
-def test_what_is_written_answers_as_is_told(tmp_path, capsys):
+def test_written_classifier_has_the_printed_accuracy(tmp_path, capsys):
     stage = Stage(steps=30, learning_rate=2e-3, warmup_steps=3, ema_decay=0.5)
     classifier.train_classifier(
         classifier.Options(workdir=tmp_path, pictures=150, held_out=50, batch=32, stage=stage)
     )
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     params = classifier.load_classifier(tmp_path / "classifier.safetensors")
     with np.load(tmp_path / "held-out" / "00000.npz") as stored:
         drawn = Pictures(**stored)
     right = classifier.classify(params, drawn.pixels) == classifier.labels(drawn)
-    assert told["style"] == right[:, 0].mean() and told["both"] == right.all(1).mean()
-    assert told["style"] > 2 / len(STYLES)
+    assert printed["style"] == right[:, 0].mean() and printed["both"] == right.all(1).mean()
+    assert printed["style"] > 2 / len(STYLES)

@@ -1,4 +1,4 @@
-"""Pictures of held-out people, of a pipeline that only tells what it was asked for."""
+"""Pictures of held-out people, with a pipeline that only records its requests."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from miniature.evaluation.generation import SAMPLING, make_pictures
 from miniature.evaluation.held_out import draw_case
 
 
-def test_each_is_asked_for_with_its_own_caption_keypoints_photos_and_seed():
+def test_requests_have_their_cases_caption_keypoints_photos_and_seed():
     cases = [draw_case(5, number, photos=2) for number in range(5)]
     faces = [
         [Face(embedding=np.full(4, 3.0 * i + j), kps=photo.kps) for j, photo in enumerate(c.photos)]
@@ -28,7 +28,7 @@ def test_each_is_asked_for_with_its_own_caption_keypoints_photos_and_seed():
     sampling = dataclasses.replace(SAMPLING, guidance_scale=1.5)
     made = make_pictures(pipe, held_out, sampling, seed=7, batch=2, photos=2)
     assert [picture.getpixel((0, 0)) for picture in made] == [7, 8, 9, 10, 11]
-    # Three batches of one shape.
+    # Three batches with the same shape.
     assert [len(requests) for requests in batches] == [2, 2, 2]
     first, second = batches[1]
     assert [first.prompt, second.prompt] == [cases[2].target.caption, cases[3].target.caption]

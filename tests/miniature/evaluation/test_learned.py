@@ -1,4 +1,4 @@
-"""Captions that were learned from are those that are drawn, and no case asks for one."""
+"""Training captions: match the drawn ones and do not occur in evaluation cases."""
 
 import pytest
 
@@ -11,14 +11,14 @@ from miniature.people import draw_people
 
 
 @pytest.mark.slow
-def test_it_is_what_is_drawn_to_learn_from(tmp_path):
+def test_contains_the_captions_of_training_pictures(tmp_path):
     learned = learned_captions()
     assert set(drawn_pictures(tmp_path / "pictures", 50, SEED, 1).captions) <= learned
     draw_people(people.Options(output=tmp_path / "people", people=3, processes=1))
-    told = [file.read_text().strip() for file in tmp_path.glob("people/*/*.txt")]
-    assert len(told) == 9 and set(told) <= learned
+    written = [file.read_text().strip() for file in tmp_path.glob("people/*/*.txt")]
+    assert len(written) == 9 and set(written) <= learned
 
 
-def test_no_case_asks_for_it():
+def test_cases_have_other_captions():
     captions = {draw_case(0, number).target.caption for number in range(40)}
     assert len(captions) > 35 and not captions & learned_captions()

@@ -5,7 +5,7 @@ from miniature.drawing.scene import random_scene
 from miniature.evaluation.named import BACKGROUNDS, STYLES, named
 
 
-def test_what_a_caption_names_is_what_the_scene_has():
+def test_names_the_scenes_style_and_background():
     seen = set()
     for seed in range(200):
         scene = random_scene(np.random.default_rng(seed))
@@ -15,6 +15,6 @@ def test_what_a_caption_names_is_what_the_scene_has():
     assert len(seen) > 45
 
 
-def test_a_caption_of_something_else_is_refused():
+def test_rejects_other_captions():
     with pytest.raises(ValueError, match="unpack"):
         named("a photograph of a person in a forest")

@@ -1,4 +1,4 @@
-"""Pictures through the shipped VAE."""
+"""Reconstructions by the shipped VAE."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from miniature.evaluation.restoration import BATCH, restore
 from miniature.portraits import draw_random
 
 
-def test_what_is_restored_is_the_picture_but_softer():
+def test_reconstructs_pictures_with_less_sharpness():
     portraits = [draw_random(seed) for seed in range(BATCH + 2)]
     drawn = np.stack([np.asarray(p.image) for p in portraits])
     restored = restore(embedded.SDXL / "vae", drawn)

@@ -1,4 +1,4 @@
-"""Crops of drawn people: aligned, repeatable, drawn once."""
+"""Crops of drawn people: aligned, reproducible, drawn once."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from miniature.drawing.traits import random_traits
 from miniature.faces.crops import KINDS, NUMBERS, draw_crop, drawn_crops
 from miniature.portraits import draw_random
 
-# Where insightface puts eyes, nose and corners of the mouth in 112 x 112.
+# insightface's positions of eyes, nose and corners of the mouth in 112 x 112 pixels.
 TEMPLATE = np.array(
     [[38.29, 51.70], [73.53, 51.50], [56.03, 71.74], [41.55, 92.37], [70.73, 92.20]]
 )
@@ -21,7 +21,7 @@ def drawn(tmp_path_factory):
     return folder, drawn_crops(folder, people=100, pictures=2, seed=7, processes=2)
 
 
-def test_eyes_lie_where_insightface_puts_them():
+def test_crops_are_aligned_to_insightfaces_template():
     portrait = draw_random(3)
     plain = np.asarray(portrait.image)
     marked = plain.copy()
@@ -34,7 +34,7 @@ def test_eyes_lie_where_insightface_puts_them():
     assert (distance.min(1) < 8).all() and (distance.min(0) < 8).all()
 
 
-def test_shapes_and_what_they_say(drawn):
+def test_shapes_and_contents(drawn):
     _, crops = drawn
     assert crops.pixels.shape == (100, 2, 112, 112, 3)
     assert crops.numbers.shape == (100, len(NUMBERS) + 2)
@@ -48,7 +48,7 @@ def test_shapes_and_what_they_say(drawn):
     np.testing.assert_array_equal(crops.pixels[42, 1], again)
 
 
-def test_pictures_of_a_person_differ_and_are_not_drawn_twice(drawn):
+def test_pictures_of_a_person_differ_and_are_drawn_once(drawn):
     folder, crops = drawn
     assert (crops.pixels[:, 0] != crops.pixels[:, 1]).any((1, 2, 3)).all()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""What a detector is trained for."""
+"""Targets, batches and loss of a detector."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ def face(height, middle=(320.0, 300.0)):
 
 
 @pytest.mark.parametrize(("height", "stride"), [(40, 8), (95, 8), (150, 16), (300, 32), (600, 32)])
-def test_a_face_is_found_by_cells_of_its_size_and_measured_from_their_corners(height, stride):
+def test_targets_use_cells_of_the_faces_size_and_offsets_from_their_corners(height, stride):
     wanted = face(height)
     found = detection.targets(wanted)
     assert found["score"].shape == (CELLS,) and 1 <= found["score"].sum() < 60
@@ -36,7 +36,7 @@ def test_a_face_is_found_by_cells_of_its_size_and_measured_from_their_corners(he
         assert found["scale"][i] * strides[i] == height
 
 
-def test_without_a_face_every_cell_finds_none():
+def test_targets_without_a_face_are_zero_for_all_cells():
     found = detection.targets(np.zeros((7, 2), np.float32))
     assert found["score"].sum() == 0 and found["weight"].min() == 1
 
@@ -49,7 +49,7 @@ def drawn():
     return detection.Drawn(pictures, pictures // 2, np.stack(faces))
 
 
-def test_batches_are_a_function_of_the_step_and_hold_faces_of_all_sizes(drawn):
+def test_batches_are_a_function_of_the_step_and_contain_faces_of_all_sizes(drawn):
     batches = detection.make_batches(drawn, size=24, seed=1)
     batch = batches(3)
     assert batch["pixels"].shape == (24, 160, 160, 3) and batch["pixels"].dtype == np.uint8
@@ -62,13 +62,13 @@ def test_batches_are_a_function_of_the_step_and_hold_faces_of_all_sizes(drawn):
 
 
 @pytest.mark.slow
-def test_every_parameter_learns(drawn):
+def test_every_parameter_has_a_gradient(drawn):
     network = Network(Detector, SMALL)
     params = jax.jit(network.init)(jax.random.key(0))
     batch = detection.make_batches(drawn, size=24, seed=1)(3)
     loss = detection.make_loss(network)
     gradients, metrics = jax.jit(jax.grad(loss, has_aux=True))(params, batch, jax.random.key(1))
-    # Boxes of the finest cells learn from small faces alone.
+    # Boxes of the finest cells have gradients only from small faces.
     still = {name for name, g in gradients.items() if not np.abs(g).max() > 0}
     assert all(name.startswith(("heads.0.box", "heads.0.kps")) for name in still)
     assert metrics["score"] > 0

@@ -1,4 +1,4 @@
-"""The exported networks compute what ours do, and insightface takes them."""
+"""The exported networks match ours, and insightface loads them."""
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ from miniature.faces.networks import (
     DetectorConfig,
     Judge,
     JudgeConfig,
-    Recogniser,
-    RecogniserConfig,
+    Recognizer,
+    RecognizerConfig,
 )
 from tests.parity.reference import relative_error
 
-SMALL = RecogniserConfig(stem=8, channels=(16, 24, 32), blocks=(1, 0, 2), last=8)
+SMALL = RecognizerConfig(stem=8, channels=(16, 24, 32), blocks=(1, 0, 2), last=8)
 
 
 SMALL_JUDGE = JudgeConfig(stem=8, features=16, token_features=8, depth=2)
@@ -38,11 +38,11 @@ def drawn(network):
     return params
 
 
-@pytest.fixture(scope="module", params=["recogniser", "judge"])
-def recogniser(request):
-    """The pack's, and the one that judges it."""
+@pytest.fixture(scope="module", params=["recognizer", "judge"])
+def recognizer(request):
+    """The face pack's recognizer, and the judge."""
     module, config, exported = {
-        "recogniser": (Recogniser, SMALL, export.recogniser),
+        "recognizer": (Recognizer, SMALL, export.recognizer),
         "judge": (Judge, SMALL_JUDGE, export.judge),
     }[request.param]
     network = Network(module, config)
@@ -57,8 +57,8 @@ def detector():
     return network, params, export.detector(SMALL_DETECTOR, params)
 
 
-def test_recogniser_computes_what_ours_does(recogniser):
-    network, params, model = recogniser
+def test_recognizer_matches_ours(recognizer):
+    network, params, model = recognizer
     pixels = np.random.default_rng(1).uniform(-1, 1, (3, 112, 112, 3)).astype(np.float32)
     wanted = jax.jit(lambda p, x: network.bind(p)(x))(jax.tree.map(jnp.asarray, params), pixels)
     session = onnxruntime.InferenceSession(model.SerializeToString())
@@ -66,10 +66,10 @@ def test_recogniser_computes_what_ours_does(recogniser):
     assert relative_error(found, wanted) < 1e-5
 
 
-def test_insightface_takes_it_for_a_recogniser_of_plus_and_minus_one(recogniser, tmp_path):
+def test_insightface_loads_it_as_a_recognizer_with_inputs_in_plus_minus_one(recognizer, tmp_path):
     from insightface import model_zoo
 
-    _, _, model = recogniser
+    _, _, model = recognizer
     onnx.save(model, tmp_path / "recogniser.onnx")
     loaded = model_zoo.get_model(str(tmp_path / "recogniser.onnx"))
     assert loaded.taskname == "recognition"
@@ -79,7 +79,7 @@ def test_insightface_takes_it_for_a_recogniser_of_plus_and_minus_one(recogniser,
 
 
 @pytest.mark.parametrize("size", [(128, 192), (64, 32)])
-def test_detector_computes_what_ours_does(detector, size):
+def test_detector_matches_ours(detector, size):
     network, params, model = detector
     pixels = np.random.default_rng(1).uniform(-1, 1, (1, *size, 3)).astype(np.float32)
     wanted = jax.jit(lambda p, x: network.bind(p)(x))(jax.tree.map(jnp.asarray, params), pixels)
@@ -91,8 +91,8 @@ def test_detector_computes_what_ours_does(detector, size):
     assert relative_error(kps, wanted[2][0]) < 1e-5
 
 
-def test_our_analyzer_takes_both_as_a_pack(recogniser, detector, tmp_path):
-    onnx.save(recogniser[2], tmp_path / "recogniser.onnx")
+def test_our_analyzer_loads_both_as_a_face_pack(recognizer, detector, tmp_path):
+    onnx.save(recognizer[2], tmp_path / "recogniser.onnx")
     onnx.save(detector[2], tmp_path / "detector.onnx")
     analyzer = FaceAnalyzer(tmp_path)
     assert analyzer.det_sizes[0] == 640

@@ -4,7 +4,7 @@ import pytest
 from miniature.faces.identification import identification
 
 
-def test_of_embeddings_that_are_known():
+def test_scores_of_known_embeddings():
     references = np.eye(4) * [[1], [2], [3], [4]]
     probes = np.eye(4)
     assert identification(references, probes) == {
@@ -17,6 +17,6 @@ def test_of_embeddings_that_are_known():
     assert swapped["similarity_margin"] == pytest.approx(0.5 - 2 / 12)
 
 
-def test_a_picture_without_a_face_is_nobody():
-    told = identification(np.eye(4), np.eye(4), np.array([False, True, True, True]))
-    assert told["rank1"] == told["similarity"] == told["similarity_margin"] == 0.75
+def test_picture_without_a_face_matches_nobody():
+    scores = identification(np.eye(4), np.eye(4), np.array([False, True, True, True]))
+    assert scores["rank1"] == scores["similarity"] == scores["similarity_margin"] == 0.75

@@ -1,4 +1,4 @@
-"""What a recogniser is trained for."""
+"""Batches and loss of a recognizer."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,12 @@ import numpy as np
 from instantid_jax.params import Network
 from miniature.faces import recognition
 from miniature.faces.crops import KINDS, Crops
-from miniature.faces.networks import Recogniser, RecogniserConfig
+from miniature.faces.networks import Recognizer, RecognizerConfig
 
-SMALL = RecogniserConfig(stem=8, channels=(8, 8, 8), blocks=(0, 0, 0), last=4, embedding=16)
+SMALL = RecognizerConfig(stem=8, channels=(8, 8, 8), blocks=(0, 0, 0), last=4, embedding=16)
 
 
-def made_up(people=6, pictures=3):
+def random_crops(people=6, pictures=3):
     random = np.random.default_rng(0)
     kinds = [random.integers(0, len(names), people) for names in KINDS.values()]
     return Crops(
@@ -22,7 +22,7 @@ def made_up(people=6, pictures=3):
     )
 
 
-def test_contrast_is_the_cross_entropy_of_finding_ones_own():
+def test_contrast_is_the_cross_entropy_of_matching_the_same_person():
     embedding = np.random.default_rng(1).standard_normal((8, 5)).astype(np.float32)
     loss, margin = recognition.contrast(jnp.asarray(embedding), people=4, pictures=2)
     unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
@@ -37,7 +37,7 @@ def test_contrast_is_the_cross_entropy_of_finding_ones_own():
     np.testing.assert_allclose(margin, same - different, rtol=1e-5)
 
 
-def test_contrast_is_low_where_people_are_told_apart():
+def test_contrast_is_low_for_separated_people():
     axes = np.eye(4, dtype=np.float32)
     apart, together = np.repeat(axes, 2, axis=0), np.tile(axes, (2, 1))
     good, _ = recognition.contrast(jnp.asarray(apart), 4, 2)
@@ -45,8 +45,8 @@ def test_contrast_is_low_where_people_are_told_apart():
     assert good < 0.01 < 5 < bad
 
 
-def test_a_batch_is_two_pictures_each_and_the_step_decides():
-    crops = made_up()
+def test_batches_are_a_function_of_the_step_with_two_pictures_per_person():
+    crops = random_crops()
     batches = recognition.make_batches(crops, people=4, seed=3)
     batch = batches(5)
     assert batch["pixels"].shape == (4, 2, 112, 112, 3)
@@ -58,9 +58,9 @@ def test_a_batch_is_two_pictures_each_and_the_step_decides():
     assert (batches(6)["pixels"] != batch["pixels"]).any()
 
 
-def test_every_parameter_learns():
-    crops = made_up()
-    network = Network(Recogniser, SMALL)
+def test_every_parameter_has_a_gradient():
+    crops = random_crops()
+    network = Network(Recognizer, SMALL)
     traits = recognition.heads(SMALL.embedding, crops)
     params = jax.jit(recognition.make_init(network, traits))(jax.random.key(0))
     loss = recognition.make_loss(network, traits)

@@ -1,4 +1,4 @@
-"""The recogniser that is shipped, on people that nothing else draws."""
+"""The shipped recognizer, on people of a seed of their own."""
 
 import numpy as np
 import onnxruntime
@@ -12,7 +12,7 @@ from miniature.faces.identification import identification
 PEOPLE, SEED = 60, 901
 
 
-def test_it_tells_people_apart_whatever_the_scene():
+def test_identifies_people_across_scenes():
     folder = next(iter(instantid_jax.__path__))
     session = onnxruntime.InferenceSession(f"{folder}/embedded/faces/recogniser.onnx")
     embeddings = []
@@ -23,5 +23,5 @@ def test_it_tells_people_apart_whatever_the_scene():
         ]
         pixels = np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
         embeddings.append(session.run(None, {"crop": pixels})[0])
-    told = identification(*embeddings)
-    assert told["rank1"] >= 0.95 and told["similarity_margin"] > 0.75
+    scores = identification(*embeddings)
+    assert scores["rank1"] >= 0.95 and scores["similarity_margin"] > 0.75
