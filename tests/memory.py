@@ -1,4 +1,4 @@
-"""Peak memory of a call, in a process of its own: anonymous and resident, mapped files left out."""
+"""Peak anonymous resident memory of a call, without mapped files; use a separate process."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ def anonymous() -> int:
 
 
 def peak_of(call: Callable[[], object]) -> int:
-    """The most bytes while it runs, less those before."""
+    """Peak bytes during a call, minus those before it."""
     before, peak, done = anonymous(), 0, threading.Event()
 
     def watch() -> None:

@@ -6,7 +6,7 @@ import pytest
 from instantid_jax.atomic import new_folder, replacing_file
 
 
-def test_a_file_appears_whole_with_its_folders(tmp_path):
+def test_file_appears_complete_with_its_folders(tmp_path):
     path = tmp_path / "a" / "b" / "out.txt"
     with replacing_file(path) as temporary:
         temporary.write_text("new")
@@ -15,7 +15,7 @@ def test_a_file_appears_whole_with_its_folders(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_that_is_there_is_replaced(tmp_path):
+def test_replaces_an_existing_file(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
     with replacing_file(path) as temporary:
@@ -24,7 +24,7 @@ def test_a_file_that_is_there_is_replaced(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
+def test_failure_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), replacing_file(path) as temporary:
@@ -33,7 +33,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_appears_whole_with_the_rights_of_any_other(tmp_path):
+def test_folder_appears_complete_with_default_permissions(tmp_path):
     path = tmp_path / "models" / "x"
     with new_folder(path) as temporary:
         (temporary / "config.json").touch()
@@ -41,11 +41,11 @@ def test_a_folder_appears_whole_with_the_rights_of_any_other(tmp_path):
     (tmp_path / "plain").mkdir()
     assert [each.name for each in path.iterdir()] == ["config.json"]
     assert list(path.parent.iterdir()) == [path]
-    rights = [stat.S_IMODE(os.stat(each).st_mode) for each in (path, tmp_path / "plain")]
-    assert rights[0] == rights[1]
+    modes = [stat.S_IMODE(os.stat(each).st_mode) for each in (path, tmp_path / "plain")]
+    assert modes[0] == modes[1]
 
 
-def test_an_empty_folder_may_be_there(tmp_path):
+def test_accepts_an_empty_folder(tmp_path):
     with new_folder(tmp_path / "x") as temporary:
         (temporary / "a").touch()
         (tmp_path / "x").mkdir()
@@ -53,17 +53,17 @@ def test_an_empty_folder_may_be_there(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_there_is_not_overwritten(tmp_path, kind):
+def test_does_not_overwrite_existing_paths(tmp_path, kind):
     path = tmp_path / "x"
     if kind == "folder":
         path.mkdir()
     (path if kind == "file" else path / "old").touch()
     with pytest.raises(FileExistsError, match="not an empty folder"), new_folder(path):
-        pytest.fail("begun")
+        pytest.fail("the block ran")
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_appears_meanwhile_is_kept(tmp_path):
+def test_keeps_a_folder_that_appears_meanwhile(tmp_path):
     path = tmp_path / "x"
     with pytest.raises(OSError), new_folder(path):
         path.mkdir()
@@ -72,7 +72,7 @@ def test_a_folder_that_appears_meanwhile_is_kept(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_no_folder(tmp_path):
+def test_failure_leaves_no_folder(tmp_path):
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "x") as temporary:
         (temporary / "half").touch()
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Folders in Orbax's format: what is written is read, and damage is reported."""
+"""Converted models in Orbax's format: round trips, and reports of damage."""
 
 import json
 import shutil
@@ -45,11 +45,11 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def damaged(model, tmp_path):
-    """A copy, to be damaged."""
+    """A copy of the model, for tests that damage it."""
     return shutil.copytree(model, tmp_path / "copy")
 
 
-def test_params_are_read_as_written(tmp_path):
+def test_params_round_trip(tmp_path):
     saved = params()
     save_params(saved, tmp_path / "params")
     stored = stored_params(tmp_path / "params")
@@ -62,7 +62,7 @@ def test_params_are_read_as_written(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_params_are_read_in_the_dtype_asked_for(tmp_path, dtype):
+def test_params_are_read_in_the_requested_dtype(tmp_path, dtype):
     saved = params()
     save_params(saved, tmp_path / "params")
     loaded = load_params(tmp_path / "params", stored_params(tmp_path / "params"), jnp.dtype(dtype))
@@ -72,8 +72,8 @@ def test_params_are_read_in_the_dtype_asked_for(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "loaded"), [("float32", None), ("float16", jnp.float32)])
-def test_array_larger_than_what_orbax_may_hold(tmp_path, monkeypatch, dtype, loaded):
-    """As SDXL has in float32: Orbax refuses arrays that are not smaller than its limit."""
+def test_array_larger_than_orbaxs_limit(tmp_path, monkeypatch, dtype, loaded):
+    """Orbax rejects arrays of at least its limit; SDXL has such arrays in float32."""
     monkeypatch.setattr(checkpoint, "IN_FLIGHT_BYTES", 3_000_000)
     large = jnp.arange(1_000_000, dtype=dtype)
     save_params({"large": large, "small": large[:3]}, tmp_path / "params")
@@ -82,7 +82,7 @@ def test_array_larger_than_what_orbax_may_hold(tmp_path, monkeypatch, dtype, loa
     assert np.array_equal(read["large"], large)
 
 
-def test_params_of_another_network_are_refused(tmp_path):
+def test_rejects_params_of_another_network(tmp_path):
     save_params(params(), tmp_path / "params")
     wanted = stored_params(tmp_path / "params")
     del wanted["block.0.bias"]
@@ -91,7 +91,7 @@ def test_params_of_another_network_are_refused(tmp_path):
         load_params(tmp_path / "params", wanted)
 
 
-def test_folder_that_is_no_converted_model(tmp_path):
+def test_rejects_folders_that_are_not_converted_models(tmp_path):
     with pytest.raises(InputError, match=r"not a converted model .*python -m convert to-jax"):
         open_model(tmp_path)
     (tmp_path / INDEX).write_text('{"format": 99}')
@@ -99,7 +99,7 @@ def test_folder_that_is_no_converted_model(tmp_path):
         open_model(tmp_path)
 
 
-def test_nothing_is_left_of_a_model_that_cannot_be_read(model, tmp_path):
+def test_leaves_nothing_of_a_model_that_cannot_be_read(model, tmp_path):
     parts = open_model(model)
 
     def fail(dtype):
@@ -111,14 +111,14 @@ def test_nothing_is_left_of_a_model_that_cannot_be_read(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_left_when_the_caller_stops(model, tmp_path):
+def test_leaves_nothing_when_the_caller_stops(model, tmp_path):
     saving = save_model(open_model(model), tmp_path / "again")
     assert [next(saving), next(saving)] == ["unet", "vae"]
     saving.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_output_is_refused(model):
+def test_rejects_existing_output(model):
     before = sorted(model.iterdir())
     with pytest.raises(FileExistsError):
         list(save_model(open_model(model), model))
@@ -129,13 +129,13 @@ def parameter_files(model):
     return sorted(p for p in model.rglob("params/**/*") if p.is_file())
 
 
-def test_every_file_of_parameters_is_in_the_index(model):
+def test_index_lists_every_parameter_file(model):
     files = json.loads((model / INDEX).read_text())["files"]
     assert list(files) == [str(p.relative_to(model)) for p in parameter_files(model)]
 
 
 @pytest.mark.parametrize("how", ["cut short", "cut by a byte", "empty", "missing"])
-def test_truncated_model_is_told(damaged, how):
+def test_reports_truncated_files(damaged, how):
     largest = max(parameter_files(damaged), key=lambda p: p.stat().st_size)
     content = largest.read_bytes()
     if how == "missing":
@@ -143,16 +143,16 @@ def test_truncated_model_is_told(damaged, how):
     else:
         length = {"cut short": len(content) // 2, "cut by a byte": len(content) - 1, "empty": 0}
         largest.write_bytes(content[: length[how]])
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as error:
         open_model(damaged)
-    line = str(refusal.value)
+    line = str(error.value)
     assert "\n" not in line and str(largest.relative_to(damaged)) in line
     found = "is missing" if how == "missing" else f"has {length[how]} bytes"
     assert f"{damaged} is damaged" in line and found in line
 
 
-def test_one_flipped_bit_is_told(damaged):
-    """Orbax itself restores wrong numbers without a word."""
+def test_reports_a_flipped_bit(damaged):
+    """Orbax itself does not detect corrupted values."""
     largest = max(parameter_files(damaged), key=lambda p: p.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -162,20 +162,20 @@ def test_one_flipped_bit_is_told(damaged):
         check_values(damaged)
 
 
-def test_sound_model_passes(model):
+def test_accepts_an_intact_model(model):
     open_model(model)
     check_values(model)
 
 
-def test_what_orbax_raises_becomes_one_line(tmp_path):
-    with pytest.raises(InputError, match="cannot be read") as refusal:
+def test_reports_orbaxs_exceptions_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="cannot be read") as error:
         stored_params(tmp_path / "nothing")
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)
 
     save_params({"kernel": jnp.ones((100, 100))}, tmp_path / "params")
     wanted = stored_params(tmp_path / "params")
     for file in (tmp_path / "params" / "ocdbt.process_0" / "d").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(InputError, match="cannot be read") as refusal:
+    with pytest.raises(InputError, match="cannot be read") as error:
         load_params(tmp_path / "params", wanted)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Options for a platform's compiler are given where it takes them, and cost nothing elsewhere."""
+"""Compiler options of platforms, and compiled functions."""
 
 import logging
 
@@ -10,19 +10,19 @@ from instantid_jax.compilation import Compiled, compiled, compiler_options
 
 
 @pytest.fixture(autouse=True)
-def ask_anew():
+def clear_options():
     compiler_options.cache_clear()
     yield
     compiler_options.cache_clear()
 
 
-def test_options_that_the_compiler_takes_are_given(monkeypatch):
+def test_passes_options_that_the_compiler_accepts(monkeypatch):
     options = {"xla_cpu_enable_fast_math": False}
     monkeypatch.setitem(compilation.OPTIONS, "cpu", options)
     assert compiler_options("cpu") == options
 
 
-def test_refused_options_are_left_out_and_told_once(monkeypatch, caplog):
+def test_drops_rejected_options_and_warns_once(monkeypatch, caplog):
     monkeypatch.setitem(compilation.OPTIONS, "cpu", {"xla_no_such_option": 1})
     double = Compiled(lambda x: 2 * x)
     with caplog.at_level(logging.WARNING):
@@ -32,11 +32,11 @@ def test_refused_options_are_left_out_and_told_once(monkeypatch, caplog):
     assert "No such compile option: 'xla_no_such_option'" in record.getMessage()
 
 
-def test_options_of_devices_that_are_not_there_are_not_tried():
+def test_does_not_try_options_of_absent_devices():
     assert compiler_options("tpu") == compilation.OPTIONS["tpu"]
 
 
-def test_a_program_is_traced_once_for_equal_arguments():
+def test_traces_once_for_equal_arguments():
     traced = []
 
     @compiled(static_argnames=("factor",))

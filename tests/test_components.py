@@ -1,4 +1,4 @@
-"""Parts that belong together, and parts that do not."""
+"""Components that fit together, and components that do not."""
 
 import pytest
 
@@ -29,7 +29,7 @@ SETTINGS = {
         "projection_dim": 48,
     },
 }
-# A VAE of half the usual depth.
+# A VAE with one block fewer than usual.
 THREE_BLOCKS = {
     "block_out_channels": [8, 8, 8],
     "down_block_types": ["DownEncoderBlock2D"] * 3,
@@ -44,7 +44,7 @@ def networks(part: str | None = None, **settings):
     return {name: network(name, each) for name, each in changed.items()}
 
 
-def test_parts_of_one_model_fit():
+def test_accepts_components_of_one_model():
     check_fit(networks())
 
 
@@ -65,7 +65,7 @@ def test_parts_of_one_model_fit():
         ("vae", THREE_BLOCKS, "at 1/4 of the size"),
     ],
 )
-def test_part_of_another_model_is_named(part, settings, message):
-    with pytest.raises(InputError, match=message) as refusal:
+def test_names_the_component_of_another_model(part, settings, message):
+    with pytest.raises(InputError, match=message) as error:
         check_fit(networks(part, **settings))
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)

@@ -77,7 +77,7 @@ SCRIPTS = {
 
 @pytest.fixture
 def parsed(monkeypatch, tmp_path):
-    """Replaces what the commands do; returns the names of those that were called.
+    """Replaces the commands' functions; returns the names of the commands called.
 
     The commands find `configs/`, and an `out.png` that records its prompt.
     """
@@ -124,7 +124,7 @@ def test_commands_parse(words, parsed):
 
 
 @pytest.mark.parametrize("program", ["instantid generate", "python -m convert to-jax"])
-def test_an_unknown_flag_does_not_parse(program, parsed):
+def test_unknown_flags_do_not_parse(program, parsed):
     with pytest.raises(SystemExit) as ended:
         call([*program.split(), "--no-such-flag", "1"])
     assert ended.value.code == 2 and not parsed
@@ -142,6 +142,6 @@ def test_python_blocks_run(path, tmp_path, monkeypatch):
             exec(code, names)
 
 
-def test_the_documents_have_such_blocks():
+def test_documents_have_both_kinds_of_blocks():
     assert len(COMMANDS) > 10
     assert any("weights" not in block.marks for block in itertools.chain(*SCRIPTS.values()))

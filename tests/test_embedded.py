@@ -1,4 +1,4 @@
-"""The model that the package ships: small, whole, and refusing photographs."""
+"""The embedded model: small, complete, and rejecting photographs."""
 
 import os
 from pathlib import Path
@@ -18,13 +18,13 @@ from miniature.portraits import draw_random
 FILES = sorted(path for path in Path(embedded.__file__).parent.rglob("*") if path.is_file())
 
 
-def test_it_is_small_enough_to_ship():
+def test_is_small_enough_to_ship():
     sizes = {path: path.stat().st_size for path in FILES}
     assert max(sizes.values()) <= 15e6
     assert sum(size for path, size in sizes.items() if path.suffix == ".safetensors") <= 40e6
 
 
-def test_it_is_found_like_a_published_model():
+def test_is_found_like_a_published_model():
     model = Sources().find()
     names = {"unet", "vae", "text_encoder", "text_encoder_2", "ip_adapter", "image_proj"}
     assert model.components.keys() >= names
@@ -38,19 +38,19 @@ def analyzer() -> FaceAnalyzer:
     return FaceAnalyzer(embedded.FACE_PACK)
 
 
-def test_the_portrait_is_drawn():
+def test_portrait_is_the_drawn_one():
     with Image.open(embedded.PORTRAIT) as portrait:
         np.testing.assert_array_equal(portrait, draw_random(900006).image)
 
 
-def test_drawn_portraits_pass(analyzer):
+def test_accepts_drawn_portraits(analyzer):
     for seed in range(30):
         face = analyzer.analyze(draw_random(10_000 + seed).image)
         embedded.check_drawn(face, "a.png")
 
 
 @pytest.mark.parametrize("name", ["astronaut", "t1"])
-def test_photographs_are_refused_with_what_to_do(analyzer, name):
+def test_rejects_photographs_with_advice(analyzer, name):
     photo = skimage.data.astronaut()
     if name == "t1":
         path = Path(os.path.dirname(insightface.__file__), "data", "images", "t1.jpg")
@@ -61,5 +61,5 @@ def test_photographs_are_refused_with_what_to_do(analyzer, name):
         embedded.check_drawn(analyzer.analyze(photo), "me.jpg")
 
 
-def test_a_face_that_no_detector_found_passes():
+def test_accepts_faces_without_a_detector_score():
     embedded.check_drawn(Face(embedding=np.ones(512), kps=np.ones((5, 2))), "me.npz")

@@ -11,7 +11,7 @@ RED = (200, 30, 40)
 
 
 def corner_image(height=24, width=40):
-    """Blue with a red top left quarter, so that turning shows."""
+    """Blue with a red top left quarter, so that rotations are visible."""
     image = np.full((height, width, 3), (20, 40, 220), np.uint8)
     image[: height // 2, : width // 2] = RED
     return image
@@ -31,7 +31,7 @@ def test_files_are_read_as_rgb(tmp_path, suffix):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_exif_orientation_is_undone(tmp_path, suffix, orientation):
-    # What each orientation's tag asks a viewer to do, undone (EXIF 2.32, tag 0x0112).
+    # The inverse of each orientation's transform (EXIF 2.32, tag 0x0112).
     undo = {
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
@@ -48,13 +48,13 @@ def test_exif_orientation_is_undone(tmp_path, suffix, orientation):
     Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
     got = read_image(tmp_path / f"a.{suffix}")
     assert got.shape == (24, 40, 3)
-    # JPEG blurs the border of the quarter; its middle and the corners keep their colors.
+    # JPEG blurs the quarter's border; its middle and the image's corners keep their colors.
     np.testing.assert_allclose(got[4, 8], RED, atol=6)
     for y, x in ((4, 36), (20, 4), (20, 36)):
         np.testing.assert_allclose(got[y, x], (20, 40, 220), atol=6)
 
 
-def test_transparency_is_laid_on_white(tmp_path):
+def test_transparency_is_composited_on_white(tmp_path):
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[..., 0] = 255
     rgba[:4, :, 3] = 255
@@ -74,7 +74,7 @@ def test_transparency_is_laid_on_white(tmp_path):
     np.testing.assert_allclose(got[20, 36], (20, 40, 220), atol=4)
 
 
-def test_palette_transparency_in_bytes_warns_nobody(tmp_path, caplog):
+def test_palette_transparency_in_bytes_logs_nothing(tmp_path, caplog):
     palette = Image.fromarray(corner_image()).quantize(4)
     palette.save(tmp_path / "p.png", transparency=bytes([0, 0, 0, 0]))
     np.testing.assert_array_equal(read_image(tmp_path / "p.png"), 255)
@@ -100,14 +100,14 @@ def test_16_bit_gray_keeps_its_high_byte(tmp_path, suffix):
     np.testing.assert_array_equal(got, np.repeat((gray >> 8)[..., None], 3, -1))
 
 
-def test_wider_pixels_are_refused(tmp_path):
+def test_rejects_wider_pixels(tmp_path):
     with pytest.raises(InputError, match="32-bit pixels"):
         read_image(Image.fromarray(np.array([[70000]], np.int32)))
     with pytest.raises(InputError, match="floating-point"):
         read_image(Image.fromarray(np.ones((2, 2), np.float32)))
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
+def test_reads_the_first_frame_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(read_image(tmp_path / "a.gif")[0, 0], [255, 0, 0])
@@ -126,8 +126,8 @@ def test_arrays_are_checked_and_returned():
             read_image(wrong)
 
 
-def test_unusable_sources_get_one_line(tmp_path):
-    def refuses(source, message):
+def test_reports_unusable_sources_in_one_line(tmp_path):
+    def rejects(source, message):
         with pytest.raises(InputError, match=message) as error:
             read_image(source)
         assert "\n" not in str(error.value)
@@ -139,22 +139,22 @@ def test_unusable_sources_get_one_line(tmp_path):
         Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
         whole = (tmp_path / f"whole.{suffix}").read_bytes()
         (tmp_path / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
-        refuses(tmp_path / f"cut.{suffix}", f"cut.{suffix} is (damaged|not an image)")
+        rejects(tmp_path / f"cut.{suffix}", f"cut.{suffix} is (damaged|not an image)")
 
-    refuses(tmp_path / "missing.jpg", "missing.jpg: no such file")
-    refuses(tmp_path / "text.jpg", "text.jpg is not an image")
-    refuses(tmp_path / "empty.png", "empty.png is not an image")
-    refuses(tmp_path, "is a folder")
-    refuses("x" * 5000, "cannot be opened: File name too long")
-    refuses(Image.new("RGB", (0, 3)), "empty: its size is 0 x 3")
+    rejects(tmp_path / "missing.jpg", "missing.jpg: no such file")
+    rejects(tmp_path / "text.jpg", "text.jpg is not an image")
+    rejects(tmp_path / "empty.png", "empty.png is not an image")
+    rejects(tmp_path, "is a folder")
+    rejects("x" * 5000, "cannot be opened: File name too long")
+    rejects(Image.new("RGB", (0, 3)), "empty: its size is 0 x 3")
     with Image.open(tmp_path / "cut.jpg") as lazy:
-        refuses(lazy, "cut.jpg is damaged")
-    refuses(b"\xff\xd8", "cannot be a bytes")
+        rejects(lazy, "cut.jpg is damaged")
+    rejects(b"\xff\xd8", "cannot be a bytes")
 
 
-def test_a_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+def test_rejects_images_with_too_many_pixels(tmp_path, monkeypatch):
     Image.fromarray(corner_image(40, 40)).save(tmp_path / "a.png")
-    # 1600 pixels: beyond twice 500, within twice 1000, where Pillow would only warn.
+    # 1600 pixels are more than 2 * 500, but less than 2 * 1000, where Pillow only warns.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(InputError, match=r"a.png has more than 1,000 pixels"):
         read_image(tmp_path / "a.png")
@@ -162,13 +162,13 @@ def test_a_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
     assert read_image(tmp_path / "a.png").shape == (40, 40, 3)
 
 
-def test_what_pillow_remarks_is_logged(tmp_path, caplog):
+def test_logs_pillows_warnings(tmp_path, caplog):
     exif = Image.Exif()
     exif[0x0112] = 1
     exif[0x010F] = "maker" * 10
     Image.fromarray(corner_image()).save(tmp_path / "a.jpg", exif=exif)
     data = (tmp_path / "a.jpg").read_bytes()
-    # The maker's text is said to lie where the block has ended.
+    # The maker's text gets an offset beyond the end of the block.
     at = data.index(b"\x01\x0f\x00\x02") + 8
     (tmp_path / "a.jpg").write_bytes(data[:at] + b"\x00\x00\xff\x00" + data[at + 4 :])
     with caplog.at_level(logging.WARNING):
@@ -199,13 +199,13 @@ def test_save_png_keeps_pixels_and_text(tmp_path, prompt):
         assert image.text == text
 
 
-def test_save_png_takes_pillow_images_without_texts(tmp_path):
+def test_save_png_accepts_pillow_images_without_text(tmp_path):
     save_png(Image.fromarray(corner_image()), tmp_path / "out.PNG")
     with Image.open(tmp_path / "out.PNG") as image:
         assert image.format == "PNG" and not image.text
 
 
-def test_save_png_refuses_other_names(tmp_path):
+def test_save_png_rejects_other_names(tmp_path):
     with pytest.raises(InputError, match=r"name it out\.png"):
         save_png(corner_image(), tmp_path / "out.jpg")
     (tmp_path / "folder.png").mkdir()

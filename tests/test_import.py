@@ -1,4 +1,4 @@
-"""Nothing heavy comes in with the package, so that it adds next to nothing to `import jax`."""
+"""Importing the package imports no heavy packages; it costs little more than `import jax`."""
 
 import json
 import subprocess
@@ -21,23 +21,23 @@ def packages(modules: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in modules}
 
 
-def test_importing_the_package_brings_nothing_but_itself():
+def test_importing_the_package_imports_only_itself():
     added = modules_after("import jax, instantid_jax") - modules_after("import jax")
     assert packages(added) == {"instantid_jax"}
     assert added == {"instantid_jax"}
 
 
-def test_its_names_are_imported_when_asked_for():
+def test_names_are_imported_on_demand():
     face = packages(modules_after("from instantid_jax import Face, InputError"))
     assert not face & {"jax", *HEAVY} - {"PIL"}
 
 
-def test_the_pipeline_leaves_for_later_what_a_call_may_not_need():
+def test_the_pipeline_imports_optional_packages_on_demand():
     loaded = packages(modules_after("from instantid_jax import InstantIDPipeline"))
     assert not loaded & {"insightface", "onnxruntime", "orbax", "skimage", "torch", "transformers"}
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_unknown_names_raise_an_attribute_error():
     import instantid_jax
 
     with pytest.raises(AttributeError, match="has no attribute 'Pipeline'"):

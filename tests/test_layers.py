@@ -1,4 +1,4 @@
-"""The layers of the library: a file imports its own layer's siblings and what lies below."""
+"""The layers of the library: a file imports only its own layer and the layers below."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "instantid_jax"
 PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
 
-# Bottom up; a name stands for the file or for all files of the folder.
+# Bottom up; a name is a file, or all files of a folder.
 LAYERS = [
     {"errors"},
     {"atomic", "json_files", "cache", "compilation", "params", "images", "sharding", "signatures"},
@@ -32,7 +32,7 @@ LAYERS = [
     {"pipeline"},
     {"cli"},
 ]
-# One package, one file: the boundary to what is heavy or foreign.
+# Files that may import heavy packages.
 BOUNDARIES = {
     "transformers": {"instantid_jax/prompt.py", "benchmarks/sampling_torch.py"},
     "insightface": {"instantid_jax/face/analysis.py"},
@@ -57,7 +57,7 @@ BOUNDARIES = {
 
 
 def imports(path: Path) -> set[str]:
-    """Absolute names of the modules that a file imports, those inside functions too."""
+    """Absolute names of the modules that a file imports, including those inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -92,13 +92,13 @@ PROJECT_FILES = [
 @pytest.mark.parametrize("path", LIBRARY_FILES, ids=module)
 def test_file_imports_nothing_above_it(path):
     own = layer(module(path))
-    assert own is not None, f"{module(path)} stands in no layer: add it to LAYERS"
+    assert own is not None, f"{module(path)} has no layer: add it to LAYERS"
     inside = {
         name.removeprefix("instantid_jax.")
         for name in imports(path)
         if name.startswith("instantid_jax.")
     }
-    # A sibling is imported from the folder in which both lie.
+    # Siblings are imported from their common folder.
     folders = {name for name in inside if module(path).startswith(f"{name}.")}
     above = {name for name in inside - folders if (layer(name) or 0) > own}
     assert not above, f"{module(path)} imports {sorted(above)} from above"
@@ -107,7 +107,7 @@ def test_file_imports_nothing_above_it(path):
 
 
 @pytest.mark.parametrize("package", BOUNDARIES)
-def test_package_is_imported_behind_its_boundary_alone(package):
+def test_package_is_imported_only_in_its_files(package):
     importers = {
         str(path.relative_to(ROOT))
         for path in PROJECT_FILES
@@ -116,7 +116,7 @@ def test_package_is_imported_behind_its_boundary_alone(package):
     assert importers <= BOUNDARIES[package]
 
 
-def test_requests_are_described_without_jax():
+def test_request_does_not_import_jax():
     for path in sorted((LIBRARY / "request").rglob("*.py")):
         assert not {"jax", "flax"} & {name.split(".")[0] for name in imports(path)}, path
 
@@ -131,14 +131,14 @@ def test_nnx_state_is_handled_in_one_file():
     assert handlers == {"params"}
 
 
-def test_train_and_convert_do_not_know_each_other():
+def test_train_and_convert_do_not_import_each_other():
     for own, other in (("train", "convert"), ("convert", "train")):
         for path in sorted((ROOT / own).rglob("*.py")):
             assert not any(name.split(".")[0] == other for name in imports(path)), path
 
 
-def test_writing_runs_takes_nothing_of_the_training():
-    """The miniature's trainings write runs by it too."""
+def test_train_runs_imports_nothing_else_of_train():
+    """The miniature's trainings use it too."""
     for path in sorted((ROOT / "train" / "runs").rglob("*.py")):
         programs = {name for name in imports(path) if name.split(".")[0] in PROGRAMS}
         above = {name for name in programs if not f"{name}.".startswith("train.runs.")}
@@ -152,7 +152,7 @@ def functions(path: Path):
 
 
 @pytest.mark.parametrize("path", LIBRARY_FILES, ids=module)
-def test_functions_are_short_and_take_few_arguments(path):
+def test_functions_are_short_and_have_few_parameters(path):
     for function in functions(path):
         lines = function.end_lineno - function.lineno + 1
         taken = function.args

@@ -1,4 +1,4 @@
-"""Binding flat parameters to modules: nothing is taken that does not fit."""
+"""Binding flat parameters to modules, and rejecting parameters that do not fit."""
 
 import dataclasses
 
@@ -25,14 +25,14 @@ class Config:
 
 
 class Layer(nnx.Linear):
-    """Takes what is added to its output too, as a block takes its context."""
+    """A layer with a second input, like a block with context."""
 
     def __call__(self, x, added=0.0):
         return jnp.tanh(super().__call__(x) + added)
 
 
 class Stack(nnx.Module):
-    """Twelve layers: as strings, "10" sorts before "2"."""
+    """Twelve layers, because as strings "10" sorts before "2"."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.layers = nnx.List(
@@ -70,13 +70,13 @@ def test_names_are_dotted_paths_in_order_of_construction():
     assert layers == list(range(12))
 
 
-def test_shapes_hold_no_arrays():
+def test_shapes_do_not_contain_arrays():
     leaf = NETWORK.shapes["layers.0.kernel"]
     assert isinstance(leaf, jax.ShapeDtypeStruct)
     assert leaf.shape == (4, 4)
 
 
-def test_init_draws_every_layer_anew(params):
+def test_init_draws_every_layer_independently(params):
     assert {name: leaf.shape for name, leaf in params.items()} == {
         name: leaf.shape for name, leaf in NETWORK.shapes.items()
     }
@@ -96,7 +96,7 @@ def test_parts_are_joined_under_their_names_and_split_again(params):
     assert split_parts(joined) == parts
 
 
-def test_bound_layers_stand_in_the_order_of_their_numbers(params, x):
+def test_bound_layers_are_in_numeric_order(params, x):
     expected = x
     for i in range(12):
         kernel, bias = params[f"layers.{i}.kernel"], params[f"layers.{i}.bias"]
@@ -116,23 +116,23 @@ def test_binding_works_under_jit_and_grad(params, x):
     assert all(jnp.any(gradient) for gradient in gradients.values())
 
 
-def test_binding_keeps_the_arrays_themselves(params):
+def test_binding_does_not_copy_arrays(params):
     assert NETWORK.bind(params).gate[...] is params["gate"]
 
 
-def test_a_renamed_parameter_is_refused(params):
+def test_rejects_a_renamed_parameter(params):
     renamed = {name.replace("layers.3.", "layers.12."): leaf for name, leaf in params.items()}
     with pytest.raises(ValueError, match=r"do not fit Stack: 2 missing: layers\.3\..*2 unexpected"):
         NETWORK.bind(renamed)
 
 
-def test_a_parameter_of_another_shape_is_refused(params):
+def test_rejects_a_parameter_of_another_shape(params):
     wide = params | {"layers.3.kernel": jnp.zeros((4, 5))}
     with pytest.raises(ValueError, match=r"layers\.3\.kernel is \(4, 5\), expected \(4, 4\)"):
         NETWORK.bind(wide)
 
 
-def test_a_transposed_parameter_is_refused():
+def test_rejects_a_transposed_parameter():
     network = Network(Rectangle, Config())
     params = network.init(jax.random.key(0))
     with pytest.raises(ValueError, match=r"kernel is \(7, 4\), expected \(4, 7\)"):
@@ -176,7 +176,7 @@ def test_cast_changes_every_dtype_and_nothing_else(params):
 
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, jax.checkpoint])
-def test_scanned_modules_are_modules_in_turn(params, wrap):
+def test_scanning_modules_equals_calling_them_in_turn(params, wrap):
     layers = NETWORK.bind(params).layers
     start = jnp.ones((2, 4))
     arguments = [jnp.full((2, 4), i / 10) for i in range(len(layers))]

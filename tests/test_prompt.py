@@ -9,7 +9,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.prompt import PromptTokenizer, tokenize
 from train.random_model import VOCABULARY, random_model
 
-# The random model has a token for every byte, the last of a word having one of its own.
+# The random model has two tokens for every byte: within a word, and at its end.
 START, END = VOCABULARY - 2, VOCABULARY - 1
 
 
@@ -23,7 +23,7 @@ def tokenizer(folder):
     return PromptTokenizer(folder, positions=77, vocabulary=VOCABULARY)
 
 
-def test_ids_start_end_and_are_padded(tokenizer):
+def test_ids_have_start_end_and_padding(tokenizer):
     ids = tokenizer(["ab", "a", ""])
     assert ids.shape == (3, 77) and ids.dtype == np.int32
     a, b_at_the_end = ids[0, 1:3]
@@ -32,14 +32,14 @@ def test_ids_start_end_and_are_padded(tokenizer):
     assert ids[2].tolist() == [START] + [END] * 76
 
 
-def test_text_is_read_as_clip_reads_it(tokenizer):
-    """In small letters, with one space between words; bytes of any script have tokens."""
+def test_normalizes_text_like_clip(tokenizer):
+    """Lower case, single spaces between words; bytes of any script have tokens."""
     np.testing.assert_array_equal(tokenizer(["A  Man\n"]), tokenizer(["a man"]))
     assert not np.array_equal(tokenizer(["a man"]), tokenizer(["aman"]))
     assert END not in tokenizer(["雨の中"])[0, 1:10]
 
 
-def test_a_long_prompt_is_cut_and_what_is_lost_is_quoted(tokenizer):
+def test_truncates_a_long_prompt_and_quotes_the_lost_text(tokenizer):
     kept, lost = "abcde " * 15, "fghij klm"
     (line,) = tokenizer.lost([kept + lost, "short"])
     assert line == f"the prompt has {75 + 8 + 2} tokens and is truncated to 77; lost: {lost!r}"
@@ -48,7 +48,7 @@ def test_a_long_prompt_is_cut_and_what_is_lost_is_quoted(tokenizer):
     assert tokenizer.lost([kept]) == []
 
 
-def test_a_loss_is_told_once(tokenizer, caplog):
+def test_warns_once_of_lost_text(tokenizer, caplog):
     long = "abcde " * 15 + "lost"
     first, second = tokenize((tokenizer, tokenizer), ([long, long], [long, "short"]))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -57,30 +57,30 @@ def test_a_loss_is_told_once(tokenizer, caplog):
 
 
 @pytest.fixture(scope="module")
-def worded():
-    """The embedded model's, which knows the captions' words."""
+def word_tokenizer():
+    """The embedded model's tokenizer, which knows the captions' words."""
     return PromptTokenizer(embedded.SDXL / "tokenizer", positions=40, vocabulary=700)
 
 
 @pytest.mark.parametrize("prompt", ["film noir, rain", "Zürich 2026!", "midnight", "雨の中"])
-def test_a_prompt_of_unknown_words_is_reported(worded, prompt, caplog):
-    (line,) = worded.unknown(["a person in the snow", prompt])
+def test_reports_a_prompt_of_unknown_words(word_tokenizer, prompt, caplog):
+    (line,) = word_tokenizer.unknown(["a person in the snow", prompt])
     assert line.startswith(f"the model's vocabulary has none of the words of {prompt!r}")
-    tokenize((worded, worded), ([prompt], [prompt]))
+    tokenize((word_tokenizer, word_tokenizer), ([prompt], [prompt]))
     assert [record.message for record in caplog.records] == [line]
 
 
 @pytest.mark.parametrize("prompt", ["", "a, 2026!", "Snow at Davos", "t-shirt"])
-def test_a_prompt_with_a_known_word_is_not(worded, prompt):
-    assert worded.unknown([prompt]) == []
+def test_does_not_report_a_prompt_with_a_known_word(word_tokenizer, prompt):
+    assert word_tokenizer.unknown([prompt]) == []
 
 
-def test_a_vocabulary_of_bytes_knows_no_words_to_miss(tokenizer):
+def test_reports_no_unknown_words_for_a_vocabulary_of_bytes(tokenizer):
     assert tokenizer.unknown(["film noir"]) == []
 
 
-def test_the_text_encoder_bounds_the_length(folder):
-    """Also where the tokenizer's settings name no bound, which transformers makes 10**30."""
+def test_text_encoder_limits_the_length(folder):
+    """Also if the tokenizer's settings name no limit, for which transformers uses 10**30."""
     settings = folder / "tokenizer_config.json"
     before = settings.read_text()
     try:
@@ -94,18 +94,18 @@ def test_the_text_encoder_bounds_the_length(folder):
     assert "lost: 'h i'" in tokenizer.lost(["a b c d e f g h i"])[0]
 
 
-def test_a_tokenizer_of_another_text_encoder_is_refused(folder):
+def test_rejects_a_tokenizer_of_another_text_encoder(folder):
     with pytest.raises(InputError, match=f"has {VOCABULARY} tokens, its text encoder knows 100"):
         PromptTokenizer(folder, positions=77, vocabulary=100)
 
 
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+def test_rejects_a_folder_without_a_tokenizer(tmp_path):
     with pytest.raises(InputError, match="holds no tokenizer: expected vocab"):
         PromptTokenizer(tmp_path, positions=77, vocabulary=VOCABULARY)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_a_damaged_tokenizer_is_refused(tmp_path, text):
+def test_rejects_a_damaged_tokenizer(tmp_path, text):
     (tmp_path / "vocab.json").write_text(text)
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(InputError, match="holds no readable CLIP tokenizer") as error:

@@ -24,11 +24,11 @@ MESH = AbstractMesh((2, 16, 1), TRAINING_AXES)
     ],
     ids=str,
 )
-def test_parameters_are_split_along_another_axis_than_the_last(shape, spec):
+def test_splits_parameters_along_another_axis_than_the_last(shape, spec):
     assert param_spec("any.kernel", shape, MESH) == spec
 
 
-def test_tensor_takes_its_axis_and_fsdp_what_is_left():
+def test_tensor_and_fsdp_split_different_axes():
     mesh = AbstractMesh((1, 4, 2), TRAINING_AXES)
     split_by_output = param_spec("a.to_q.kernel", (640, 640), mesh)
     split_by_input = param_spec("a.to_out.0.kernel", (640, 640), mesh)
@@ -36,7 +36,7 @@ def test_tensor_takes_its_axis_and_fsdp_what_is_left():
     assert split_by_input == PartitionSpec("tensor", "fsdp")
 
 
-def test_a_sampling_mesh_takes_the_first_devices():
+def test_sampling_mesh_uses_the_first_devices():
     mesh = parse_sampling_mesh("rows=2, data=2")
     assert dict(mesh.shape) == {"data": 2, "guidance": 1, "rows": 2}
     assert mesh.devices.ravel().tolist() == jax.devices()[:4]
@@ -45,7 +45,7 @@ def test_a_sampling_mesh_takes_the_first_devices():
 @pytest.mark.parametrize(
     "text", ["", "data", "data=", "data=x", "fsdp=2", "data=2;rows=2", "data=-2"]
 )
-def test_a_text_that_names_no_mesh_is_told(text):
+def test_rejects_text_that_does_not_name_a_mesh(text):
     with pytest.raises(InputError, match=f"^mesh {re.escape(repr(text))}: expected sizes of data"):
         parse_sampling_mesh(text)
 
@@ -58,6 +58,6 @@ def test_a_text_that_names_no_mesh_is_told(text):
         ((4, 2, 2), "needs 16 devices, but there are 8"),
     ],
 )
-def test_an_impossible_sampling_mesh_is_refused(sizes, message):
+def test_rejects_impossible_sampling_meshes(sizes, message):
     with pytest.raises(InputError, match=message):
         sampling_mesh(*sizes)

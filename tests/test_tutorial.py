@@ -1,4 +1,4 @@
-"""The tutorial runs as it is printed, on the embedded model; the table of arguments is whole."""
+"""The tutorial runs on the embedded model; the table of diffusers' arguments is complete."""
 
 import re
 import shlex
@@ -15,14 +15,14 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def commands(text: str) -> list[list[str]]:
-    """The command lines of a shell block, each as words, without comments."""
+    """The words of each command in a shell block, without comments."""
     lines = text.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """An empty folder in which the checkout's own folders are found."""
+    """An empty folder with links to the checkout's folders."""
     for name in ("instantid_jax", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -30,7 +30,7 @@ def checkout(tmp_path, monkeypatch):
 
 
 def test_the_tutorial_runs(checkout):
-    """Its Python and its `instantid` commands, in the order of the page."""
+    """Runs its Python blocks and `instantid` commands in order."""
     namespace: dict = {}
     for kind, block in BLOCK.findall((DOCS / "tutorial.md").read_text(encoding="utf-8")):
         if kind == "python":
