@@ -80,7 +80,7 @@ def test_reports_no_unknown_words_for_a_vocabulary_of_bytes(tokenizer):
 
 
 def test_text_encoder_limits_the_length(folder):
-    """Also if the tokenizer's settings name no limit, for which transformers uses 10**30."""
+    """Also if the tokenizer's settings name no limit; transformers then uses 10**30."""
     settings = folder / "tokenizer_config.json"
     before = settings.read_text()
     try:
