@@ -5,5 +5,5 @@ class InputError(Exception):
     """Invalid user input. One line: what was given, what was expected, how to fix it.
 
     Programs print the line and exit with status 2; any other exception is a bug in this
-    package and keeps its traceback. Not a ValueError, of which tyro would make several lines.
+    package and keeps its traceback. Not a ValueError, because tyro would print it in several lines.
     """
