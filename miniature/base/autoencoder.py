@@ -33,39 +33,38 @@ from train.data.latent_cache import vae_fingerprint
 
 PictureError = Callable[[jax.Array, jax.Array], jax.Array]
 
-# Of the pictures it learns from, and of those it is measured on; nothing else draws them.
+# Seeds of the pictures it is trained and measured on; nothing else draws from these.
 SEED, HELD_OUT_SEED = 301, 302
 STAGE = Stage(steps=10_000, learning_rate=1e-3, algorithm="muon", weight_decay=0.0, save_every=250)
 LINEAR = Stage(steps=2500, learning_rate=1e-3, weight_decay=0.0, save_every=500)
-# Pictures whose statistics the linear code passes norms with.
+# Pictures that calibrate the linear code.
 SHOWN = 100
-# What is trained side by side; the VAE alone is published.
+# Both are trained; only the VAE is published.
 VAE_PART, DISCRIMINATOR_PART = "vae", "discriminator"
-# A face is what the identity is in; its pixels count so much more.
+# Weight of a face's pixels, because the identity is in them.
 FACE_WEIGHT = 3.0
-# How much errors of light and of both color directions count.
-# Colors vary less than light, yet captions name them.
+# Weights of errors in light and in both color directions: colors vary less, yet captions name them.
 COLOR_ERRORS = (np.array([[1.0], [1.5], [2.0]]) * OPPONENT_COLORS).astype(np.float32)
 PERCEPTUAL_WEIGHT = 0.5
 ADVERSARIAL_WEIGHT = 0.5
 KL_WEIGHT = 1e-4
-# Side of a window, and how far its middle strays from a face's, in pixels.
+# Side of a window, and how far its center may be from a face's, in pixels.
 WINDOW, WANDER = 64, 24.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(PictureOptions):
-    """As of any training on pictures.
+    """The options of any training on pictures, and those of the VAE.
 
     Attributes:
-      latent_channels: what 8 x 8 pixels become.
-      start: a folder such as this program writes, whose VAE a new run begins with; None trains a
-        linear code first, and begins with that.
-      adversarial_from: the step from which on the decoder also learns to deceive a discriminator,
-        which learns along; None is never.
-      recognizer: of a face pack; the perceptual error is in its features.
-      batch: windows in a batch, of which a whole picture counts four.
-      held_out: pictures to measure it on, a multiple of 50.
+      latent_channels: latents per 8 x 8 pixels.
+      start: a folder that this program wrote, with the VAE to start from; None trains a linear code
+        first and starts from that.
+      adversarial_from: the first step with a discriminator; None trains without one.
+      recognizer: an ONNX file of a face pack; its features give the perceptual error.
+      batch: windows per batch; a whole picture counts as four.
+      held_out: number of pictures to measure it on, a multiple of 50.
+      linear: the training of the linear code.
     """
 
     latent_channels: Literal[16, 24, 32] = 32
@@ -88,8 +87,8 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
     """Draws, trains, writes `vae` as diffusers publishes it, and prints how well it restores."""
     settings = settings | {"latent_channels": options.latent_channels}
     net = network("vae", settings)
-    # Before anything is drawn, so that what does not fit is reported at once.
-    begun = None if options.start is None else load(net, options.start)
+    # Before the pictures are drawn, so that a VAE that does not fit is reported at once.
+    start = None if options.start is None else load(net, options.start)
     perceptual_error = make_perceptual_error(options.recognizer)
     pictures, held_out = (
         drawn_pictures(options.workdir / name, count, seed, options.processes)
@@ -98,16 +97,16 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
             ("held-out", options.held_out, HELD_OUT_SEED),
         )
     )
-    if begun is None:
-        begun = train_linear(net, pictures, options)
+    if start is None:
+        start = train_linear(net, pictures, options)
     trained = train(
         options.stage,
         options.workdir,
-        functools.partial(init, vae=begun),
+        functools.partial(init, vae=start),
         make_loss(net, perceptual_error),
         make_batches(pictures, options.batch, options.stage.seed, options.adversarial_from),
         f"{options.data}, {options.latent_channels} latent channels, adversarial from step "
-        f"{options.adversarial_from}, begun with {vae_fingerprint(begun)[:16]}",
+        f"{options.adversarial_from}, begun with {vae_fingerprint(start)[:16]}",
     )
     params = split_parts(trained)[VAE_PART]
     publish(net, settings, params, held_out, options.workdir)
@@ -159,7 +158,7 @@ def load(net: Network, folder: Path) -> Params:
       InputError: if the folder has none, or one of other sizes.
     """
     found = find_network(str(folder), "vae")
-    # The moments are measured anew.
+    # The moments are measured again.
     sizes = dataclasses.replace(found.network.config, latents_mean=None, latents_std=None)
     if sizes != net.config:
         raise InputError(

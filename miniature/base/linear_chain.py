@@ -30,7 +30,7 @@ class Layer:
 
     Attributes:
       name: as in the VAE.
-      side: of the kernel.
+      side: height and width of the kernel.
       inputs, outputs: channels.
       resampling: "down" halves each side, "up" doubles it before the convolution.
     """

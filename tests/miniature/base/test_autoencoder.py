@@ -1,4 +1,4 @@
-"""Training the miniature's VAE from the drawing to the folder that diffusers reads."""
+"""Training the miniature's VAE, from drawn pictures to the folder that diffusers reads."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ SMALL = VAE | {"block_out_channels": [8, 8, 8, 8]}
 RECOGNIZER = embedded.FACE_PACK / "recogniser.onnx"
 
 
-def test_faces_count_more():
+def test_faces_have_more_weight():
     weight = face_weight(jnp.array([[10.0, 20.0, 30.0, 60.0], [0.0, 0.0, 5.0, 5.0]]), (64, 48))
     assert weight.shape == (2, 64, 48, 1)
     assert weight[0, 20, 10] == weight[0, 59, 29] == FACE_WEIGHT
@@ -42,8 +42,8 @@ def test_faces_count_more():
     np.testing.assert_allclose((weight[0] == FACE_WEIGHT).sum(), 20 * 40)
 
 
-def test_windows_hold_the_faces_that_their_boxes_tell():
-    # A face is where a picture is not black.
+def test_windows_hold_the_faces_in_their_boxes():
+    # Pixels of a face are not black.
     random = np.random.default_rng(0)
     pixels, bboxes = np.zeros((20, 128, 128, 3), np.uint8), np.zeros((20, 4), np.float32)
     for i, (left, top) in enumerate(random.integers(10, 70, (20, 2))):
@@ -102,7 +102,7 @@ def test_every_parameter_learns_and_the_discriminator_only_late():
     assert early[1]["discriminator"] == 0 < late[1]["discriminator"]
 
 
-def test_the_discriminator_begins_when_asked():
+def test_the_discriminator_starts_at_the_given_step():
     pictures = Pictures(
         np.zeros((4, 128, 128, 3), np.uint8), np.array([""] * 4), np.zeros((4, 4), np.float32)
     )
@@ -126,7 +126,7 @@ def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys, monk
         stage=stage,
     )
     train_autoencoder(SMALL, options)
-    told = json.loads(capsys.readouterr().out)
+    reported = json.loads(capsys.readouterr().out)
     vae = diffusers.AutoencoderKL.from_pretrained(tmp_path / "vae", torch_dtype=torch.float32)
     with np.load(tmp_path / "held-out" / "00000.npz") as stored:
         pixels = stored["pixels"].astype(np.float32) / 127.5 - 1
@@ -139,23 +139,23 @@ def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys, monk
     ):
         np.testing.assert_allclose(measured, vae.config[name], atol=0.01)
     psnr = (10 * np.log10(4 / np.square(restored - pixels).mean((1, 2, 3)))).mean()
-    np.testing.assert_allclose(psnr, told["psnr"], atol=0.05)
-    assert vae.config.latent_channels == 16 and 0 < told["sharpness"] < 2
+    np.testing.assert_allclose(psnr, reported["psnr"], atol=0.05)
+    assert vae.config.latent_channels == 16 and 0 < reported["sharpness"] < 2
 
-    # Another run may begin with what this one made, and the moments are those of its own.
-    begun = dataclasses.replace(options, workdir=tmp_path / "again", start=tmp_path / "vae")
-    shutil.copytree(tmp_path / "held-out", begun.workdir / "held-out")
-    shutil.copytree(tmp_path / "pictures", begun.workdir / "pictures")
+    # Another run may start from this one; its moments are measured again.
+    from_first = dataclasses.replace(options, workdir=tmp_path / "again", start=tmp_path / "vae")
+    shutil.copytree(tmp_path / "held-out", from_first.workdir / "held-out")
+    shutil.copytree(tmp_path / "pictures", from_first.workdir / "pictures")
     with monkeypatch.context() as patch:
         patch.setattr(autoencoder, "train", lambda stage, folder, init, *_: init(jax.random.key(0)))
-        train_autoencoder(SMALL, begun)
+        train_autoencoder(SMALL, from_first)
     again = json.loads(capsys.readouterr().out)
-    np.testing.assert_allclose(again["psnr"], told["psnr"], atol=0.05)
+    np.testing.assert_allclose(again["psnr"], reported["psnr"], atol=0.05)
     file = "vae/diffusion_pytorch_model.safetensors"
-    assert (begun.workdir / file).read_bytes() == (tmp_path / file).read_bytes()
-    # A run goes on with what it began with.
-    for changed in ({"start": begun.start}, {"adversarial_from": 3}):
+    assert (from_first.workdir / file).read_bytes() == (tmp_path / file).read_bytes()
+    # A run resumes only with what it started from.
+    for changed in ({"start": from_first.start}, {"adversarial_from": 3}):
         with pytest.raises(InputError, match="data"):
             train_autoencoder(SMALL, dataclasses.replace(options, **changed))
     with pytest.raises(InputError, match="other sizes"):
-        train_autoencoder(SMALL, dataclasses.replace(begun, latent_channels=24))
+        train_autoencoder(SMALL, dataclasses.replace(from_first, latent_channels=24))
