@@ -30,7 +30,7 @@ class ModuleClass(Protocol[Module]):
 class Network(Generic[Module, Config]):
     """A module class and its configuration, without weights: shapes, initialization, binding.
 
-    Hashable when the configuration is, so a jitted function may take it as a static argument.
+    The configuration must be hashable: a jitted function may take a network as a static argument.
 
     Attributes:
       module: the module class, constructed as `module(config, rngs=rngs)`.
@@ -40,25 +40,18 @@ class Network(Generic[Module, Config]):
     module: ModuleClass[Module]
     config: Config
 
-    def _make(self, key: jax.Array) -> Module:
+    def make(self, key: jax.Array) -> Module:
+        """The module with fresh parameters."""
         return self.module(self.config, rngs=_Keys(key))
-
-    @functools.cached_property
-    def _abstract(self) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
-        graph, state = nnx.split(nnx.eval_shape(lambda: self._make(jax.random.key(0))))
-        return graph, {
-            _name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-            for path, leaf in nnx.to_flat_state(state)
-        }
 
     @property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every parameter, in construction order; allocates nothing."""
-        return dict(self._abstract[1])
+        return dict(_abstract(self)[1])
 
     def init(self, key: jax.Array) -> Params:
         """Draws fresh parameters; jit it with `out_shardings` to create them already sharded."""
-        return {_name(p): v[...] for p, v in nnx.to_flat_state(nnx.state(self._make(key)))}
+        return {_name(p): v[...] for p, v in nnx.to_flat_state(nnx.state(self.make(key)))}
 
     def bind(self, params: Mapping[str, jax.Array]) -> Module:
         """Returns the module holding `params`; free under `jax.jit` after tracing.
@@ -67,11 +60,23 @@ class Network(Generic[Module, Config]):
           ValueError: if names or shapes differ, listing the first of each kind. `nnx.merge`
             itself accepts renamed and misshapen leaves silently.
         """
-        graph, want = self._abstract
+        graph, want = _abstract(self)
         faults = mismatches({k: v.shape for k, v in want.items()}, _shapes(params))
         if faults:
             raise ValueError(f"parameters do not fit {self.module.__name__}: {'; '.join(faults)}")
         return nnx.merge(graph, nnx.from_flat_state([(_path(k), v) for k, v in params.items()]))
+
+
+# Equal networks share this: constructing SDXL's UNet takes seconds even without arrays, and a model
+# is looked at several times while it is loaded.
+@functools.lru_cache(maxsize=64)
+def _abstract(network: Network) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
+    """The module's graph, and the shape and dtype of every parameter."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: network.make(jax.random.key(0))))
+    return graph, {
+        _name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for path, leaf in nnx.to_flat_state(state)
+    }
 
 
 class _Keys:
