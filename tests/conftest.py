@@ -14,8 +14,6 @@ os.environ["XLA_FLAGS"] = (
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="instantid_jax-tests-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
-# JAX also collects arrays at every collection; by default there is one per 700 new objects.
-gc.set_threshold(100_000, 20, 50)
 # Tests must not access the hub; those that serve one on loopback run in their own process.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -24,6 +22,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+# JAX also collects arrays at every collection; by default there is one per 700 new objects.
+gc.set_threshold(100_000, 20, 50)
 
 
 @pytest.fixture
