@@ -16,8 +16,8 @@ from instantid_jax.models.vae import VAEConfig
 from instantid_jax.params import Params
 from miniature.stage import Batch
 
-# Share of the channels before the last norm that carry pictures (see `linear_start`).
-CARRYING = 3 / 4
+# Signals per channel before the last norm; each has two channels there (see `linear_start`).
+CARRYING = 5 / 12
 # Light, blue against yellow, green against magenta: orthonormal directions in RGB.
 OPPONENT_COLORS = np.array([[1, 1, 1], [-1, 0, 1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 # Colors vary less than light: their frequencies count as this much higher.
@@ -81,7 +81,7 @@ def _layers(
             chain.append(Layer(name, 1, chain[-1].outputs, width))
         if i < len(widths) - 1:
             chain.append(Layer(sampler.format(i), 3, width, width, resampling))
-    carrying = int(CARRYING * widths[-1])
+    carrying = int(CARRYING * widths[-1]) // 2 * 2
     chain[-1] = dataclasses.replace(chain[-1], outputs=carrying)
     return [*chain, Layer(f"{part}.conv_out", 3, carrying, outputs)]
 
@@ -109,10 +109,11 @@ def init(config: VAEConfig, key: jax.Array) -> Params:
             taps = np.eye(len(functions), min(len(functions), layer.outputs))[None, None]
             functions = functions[: layer.outputs]
         kernels[layer.name] = _tapped(kernels[layer.name], taps)
-    for layer in decoder_layers(config):
-        passed = min(layer.inputs, layer.outputs, config.latent_channels)
-        taps = OPPONENT_COLORS if layer.outputs == 3 else np.eye(passed)
-        kernels[layer.name] = _tapped(kernels[layer.name], taps[None, None])
+    *before, out = decoder_layers(config)
+    for layer in before:
+        passed = np.eye(min(layer.inputs, layer.outputs, config.latent_channels))
+        kernels[layer.name] = _tapped(kernels[layer.name], passed[None, None])
+    kernels[out.name] = _tapped(kernels[out.name], OPPONENT_COLORS[None, None, : out.inputs])
     return kernels
 
 

@@ -1,8 +1,8 @@
 """A VAE that begins with a linear code: its residual branches add nothing yet.
 
 The convolutions of `linear_chain` are its own. A norm and a SiLU stand before the last one of the
-encoder and of the decoder; both are made nearly linear there. Constants in channels of their own
-have most of the energy that the norm divides by, and the SiLU has no curvature where it is used.
+encoder and of the decoder. SiLU(x) - SiLU(-x) is x, so each signal has two channels there, which
+also cancel in the norm's mean; constants have most of the energy that the norm divides by.
 """
 
 import jax
@@ -13,13 +13,7 @@ from instantid_jax.models.vae import VAEConfig
 from instantid_jax.params import Network, Params
 from miniature.base.linear_chain import Layer, apply, decoder_layers, encoder_layers
 
-# Where SiLU has no curvature, and its slope there.
-LINEAR_AT = 2.3994
-_SIGMOID = 1 / (1 + np.exp(-LINEAR_AT))
-SLOPE = _SIGMOID * (1 + LINEAR_AT * (1 - _SIGMOID))
-# Deviation of each channel that passes a SiLU.
-SIGNAL = 0.2
-# Energy of the constants before a norm, in that of all other channels.
+# Energy of the constants before a norm, relative to all other channels.
 DOMINANCE = 25.0
 # Mean deviation of the latents, and their log-variance. At the usual 0 there is as much noise as
 # signal.
@@ -58,40 +52,40 @@ def init(net: Network, key: jax.Array, kernels: Params, pixels: np.ndarray) -> P
 def _through_norm(
     config: VAEConfig, params: Params, kernels: Params, last: Layer, out: Layer, signals: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Parameters of the layers around a norm and a SiLU, with which these are nearly linear.
-
-    Channels take turns between the groups of the norm. In each group one holds zero: less that,
-    the others are what they were before the norm subtracted a mean.
+    """Parameters of the layers around a norm and a SiLU, with which these are linear.
 
     Args:
       last, out: the layers before and after.
       signals: [N, H, W, n], what `last` makes of pictures.
     """
     part = last.name.split(".")[0]
-    groups, width = config.norm_num_groups, params[f"{last.name}.kernel"].shape[-1]
-    places = np.arange(width).reshape(groups, -1).T.ravel()
-    zeros, carrying, constant = np.split(places, [groups, groups + last.outputs])
-    deviations = signals.std((0, 1, 2)) / SIGNAL
-    channels = np.zeros((*signals.shape[:3], width))
-    channels[..., carrying] = signals / deviations
-    energy = np.square(channels).sum(-1).mean()
-    signs = 1 - 2 * (np.arange(len(constant)) // groups % 2)
-    channels[..., constant] = signs * np.sqrt(DOMINANCE * energy / max(len(constant), 1))
-
     kernel = np.zeros(params[f"{last.name}.kernel"].shape)
-    kernel[..., carrying] = kernels[last.name] / deviations
-    bias = np.where(np.isin(np.arange(width), constant), channels[0, 0, 0], 0)
-    passing = ~np.isin(np.arange(width), constant)
-    spread = channels.reshape(len(signals), -1, groups, width // groups).std((1, 3)).mean(0)
     taps = np.zeros(params[f"{out.name}.kernel"].shape)
-    taps[..., carrying, : out.outputs] = kernels[out.name] * deviations[:, None] / SLOPE
-    by_group = taps.reshape(*taps.shape[:2], groups, width // groups, -1)
-    taps[..., zeros, :] = -by_group.sum(3)
+    groups, width = config.norm_num_groups, kernel.shape[-1]
+    # Places of the signals, of their negatives in the same groups, and of the constants.
+    by_group = np.array_split(np.arange(width).reshape(groups, -1), [2 * last.outputs // groups], 1)
+    positive, negative = by_group[0][:, ::2].ravel(), by_group[0][:, 1::2].ravel()
+    constant = by_group[1].ravel()
+    deviations = signals.std((0, 1, 2))
+    channels = np.zeros((*signals.shape[:3], width))
+    channels[..., positive] = signals / deviations
+    channels[..., negative] = -channels[..., positive]
+    energy = np.square(channels).sum(-1).mean()
+    signs = 1 - 2 * (np.arange(len(constant)) % 2)
+    channels[..., constant] = signs * np.sqrt(DOMINANCE * energy / max(len(constant), 1))
+    spread = channels.reshape(len(signals), -1, groups, width // groups).std((1, 3)).mean(0)
+
+    bias = np.zeros(width)
+    bias[constant] = channels[0, 0, 0, constant]
+    passed = np.repeat(spread, width // groups)
+    passed[constant] = 0
+    for places, sign in ((positive, 1), (negative, -1)):
+        kernel[..., places] = sign * kernels[last.name] / deviations
+        taps[..., places, : out.outputs] = sign * kernels[out.name] * deviations[:, None]
     return {
         f"{last.name}.kernel": kernel,
         f"{last.name}.bias": bias,
-        f"{part}.conv_norm_out.scale": np.repeat(spread, width // groups) * passing,
-        f"{part}.conv_norm_out.bias": LINEAR_AT * passing,
+        f"{part}.conv_norm_out.scale": passed,
         f"{out.name}.kernel": taps,
     }
 

@@ -48,5 +48,5 @@ def test_the_loss_falls():
     for _ in range(20):
         (value, _), gradients = learn(kernels, batch, None)
         values.append(float(value))
-        kernels = {n: k - 0.02 * gradients[n] for n, k in kernels.items()}
+        kernels = {n: k - 0.06 * gradients[n] for n, k in kernels.items()}
     assert values[-1] < 0.8 * values[0]
