@@ -1,6 +1,8 @@
 """Reading images as upright RGB, and writing PNGs."""
 
+import collections
 import logging
+import mimetypes
 import os
 import struct
 import warnings
@@ -15,13 +17,24 @@ from PIL.PngImagePlugin import PngInfo
 from instantid_jax.atomic import is_hidden, replacing_file
 from instantid_jax.errors import InputError
 
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:  # It is optional.
+    pass
+else:
+    register_heif_opener()
+
 logger = logging.getLogger(__name__)
 
 # An input image: a file path, a Pillow image, or a uint8 [H, W, 3] RGB array.
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 
-# Suffixes that `find_images` accepts in a folder; a file passed directly may have any name.
-_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Suffixes that `find_images` accepts in a folder if Pillow reads their formats; a file passed
+# directly may have any name.
+_SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png"}
+_SUFFIXES |= {".tif", ".tiff", ".webp"}
+# Formats of cameras that `mimetypes` does not know.
+_RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2"}
 
 # Pillow's decoders raise all of these for damaged files.
 _DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError)
@@ -100,7 +113,8 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
     """The image files in a folder and its subfolders, sorted; for a file, that file.
 
     Skips hidden files and folders: these include macOS's `._*` files and the partial outputs of
-    interrupted programs.
+    interrupted programs. Logs how many images of other formats it skips. Reads HEIC if the package
+    pillow-heif is installed.
 
     Raises:
       InputError: if `path` does not exist, or is a folder without images.
@@ -110,15 +124,38 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
         raise InputError(f"{path}: no such file or folder; pass an image or a folder of images")
     if not path.is_dir():
         return [path]
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in _SUFFIXES and not is_hidden(file, path) and file.is_file()
+    readable = _SUFFIXES & _registered_suffixes()
+    files = [file for file in sorted(path.rglob("*")) if not is_hidden(file, path)]
+    found = [file for file in files if file.suffix.lower() in readable and file.is_file()]
+    skipped = collections.Counter(
+        file.suffix.lower()
+        for file in files
+        if file.suffix.lower() not in readable and _is_photo(file)
     )
+    if skipped:
+        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(skipped.items()))
+        logger.warning(
+            "%s: skipped images of formats that are not read: %s; save them as JPEG or PNG%s",
+            path,
+            kinds,
+            ", or install pillow-heif for HEIC" if {".heic", ".heif"} & set(skipped) else "",
+        )
     if not found:
-        kinds = ", ".join(sorted(_SUFFIXES))
+        kinds = ", ".join(sorted(readable))
         raise InputError(f"{path} holds no images: expected files ending in {kinds}")
     return found
+
+
+def _registered_suffixes() -> set[str]:
+    """Suffixes of the formats that Pillow reads, with its plugins."""
+    suffixes = Image.registered_extensions()
+    return {suffix for suffix, kind in suffixes.items() if kind in Image.OPEN}
+
+
+def _is_photo(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    kind = mimetypes.guess_type(f"a{suffix}")[0] or ""
+    return kind.startswith("image/") or suffix in _RAW
 
 
 def save_png(

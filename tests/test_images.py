@@ -189,6 +189,24 @@ def test_find_images_lists_a_folder_in_order(tmp_path):
         find_images(tmp_path / "missing")
 
 
+def test_find_images_logs_the_images_that_it_skips(tmp_path, caplog):
+    for name in ("a.jpg", "b.JFIF", "c.CR2", "d.svg", "e.dng", "f.dng", "g.txt", ".h.dng"):
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.WARNING):
+        assert find_images(tmp_path) == [tmp_path / "a.jpg", tmp_path / "b.JFIF"]
+    assert "not read: .cr2 (1), .dng (2), .svg (1); save them as JPEG or PNG" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".avif", ".jfif"])
+def test_formats_of_cameras_and_the_web_are_read(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    kind = "HEIF" if suffix == ".heic" else None
+    gray = Image.new("RGB", (32, 16), (120, 130, 140))
+    gray.save(path, kind)
+    assert find_images(tmp_path) == [path]
+    np.testing.assert_allclose(read_image(path), np.asarray(gray), atol=4)
+
+
 @pytest.mark.parametrize("prompt", ["film noir", "雨の中の男, naïve, ж"])
 def test_save_png_keeps_pixels_and_text(tmp_path, prompt):
     path = tmp_path / "new" / "out.png"

@@ -15,6 +15,9 @@ from instantid_jax.images import find_images
 
 logger = logging.getLogger(__name__)
 
+# Exit status if some photos gave no face; those of the others are written.
+PARTLY_FAILED = 1
+
 
 def embed(
     photos: tyro.conf.Positional[Path],
@@ -22,6 +25,8 @@ def embed(
     face_pack: FacePack = FacePack(),
 ) -> None:
     """Writes the largest face of every photo as .npz, for `instantid generate --face`.
+
+    Ends with status 1 if some of the photos gave no face.
 
     Args:
       photos: a photo, or a folder of photos.
@@ -47,3 +52,5 @@ def embed(
     print(f"{len(found) - failed} of {len(found)} photos written to {output}", file=sys.stdout)
     if failed == len(found):
         raise InputError(f"no photo of {photos} gave a face")
+    if failed:
+        sys.exit(PARTLY_FAILED)

@@ -41,7 +41,7 @@ def test_photos_without_a_face_are_told_and_the_others_written(run, photo, pack,
     photo("photos/nobody.png")
     (tmp_path / "photos" / "words.jpg").write_text("not an image")
     ran = run("embed", "photos", "--output", "faces", "--face-pack", pack)
-    assert (ran.status, ran.err) == (0, []) and ran.out == ["1 of 3 photos written to faces"]
+    assert (ran.status, ran.err) == (1, []) and ran.out == ["1 of 3 photos written to faces"]
     assert len(ran.log) == 2
     assert "no face found in photos/nobody.png" in ran.log[0] and "words.jpg is not" in ran.log[1]
     assert [path.name for path in (tmp_path / "faces").iterdir()] == ["a.npz"]
