@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -186,12 +186,24 @@ class LoadedModel:
         return jax.device_put(arrays, sharding_of(self.params["unet"]))
 
 
-def compute_dtype(name: str, value: jnp.dtype | str | None, default: jnp.dtype) -> jnp.dtype:
-    """The dtype a program computes in: as given, else `default`."""
+def compute_dtype(name: str, value: Any, default: jnp.dtype) -> jnp.dtype:
+    """The dtype a program computes in: as given, else `default`.
+
+    Args:
+      value: a dtype of JAX, NumPy or torch, or its name.
+    Raises:
+      InputError: for other dtypes, and for float16 on a CPU: XLA cannot sum its products in float32
+        there.
+    """
     known = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
     if value is None:
         return jnp.dtype(default)
-    label = value if isinstance(value, str) else jnp.dtype(value).name
+    try:
+        label = value if isinstance(value, str) else jnp.dtype(value).name
+    except TypeError:
+        label = str(value).removeprefix("torch.")
     if label not in known:
         raise InputError(f"{name}={label!r}: expected one of {', '.join(known)}, or None")
+    if label == "float16" and jax.default_backend() == "cpu":
+        raise InputError(f"{name}=float16 is not supported on a CPU: use float32 or bfloat16")
     return jnp.dtype(known[label])
