@@ -33,7 +33,7 @@ ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 # directly may have any name.
 _SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png"}
 _SUFFIXES |= {".tif", ".tiff", ".webp"}
-# Formats of cameras that `mimetypes` does not know.
+# Suffixes of camera formats that `mimetypes` may not know.
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2"}
 
 # Pillow's decoders raise all of these for damaged files.
@@ -125,8 +125,8 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
     if not path.is_dir():
         return [path]
     readable = _SUFFIXES & _registered_suffixes()
-    files = [file for file in sorted(path.rglob("*")) if not is_hidden(file, path)]
-    found = [file for file in files if file.suffix.lower() in readable and file.is_file()]
+    files = [f for f in sorted(path.rglob("*")) if not is_hidden(f, path) and f.is_file()]
+    found = [file for file in files if file.suffix.lower() in readable]
     skipped = collections.Counter(
         file.suffix.lower()
         for file in files
@@ -153,9 +153,8 @@ def _registered_suffixes() -> set[str]:
 
 
 def _is_photo(file: Path) -> bool:
-    suffix = file.suffix.lower()
-    kind = mimetypes.guess_type(f"a{suffix}")[0] or ""
-    return kind.startswith("image/") or suffix in _RAW
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    return kind.startswith("image/") or file.suffix.lower() in _RAW
 
 
 def save_png(

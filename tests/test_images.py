@@ -192,6 +192,7 @@ def test_find_images_lists_a_folder_in_order(tmp_path):
 def test_find_images_logs_the_images_that_it_skips(tmp_path, caplog):
     for name in ("a.jpg", "b.JFIF", "c.CR2", "d.svg", "e.dng", "f.dng", "g.txt", ".h.dng"):
         (tmp_path / name).touch()
+    (tmp_path / "folder.dng").mkdir()
     with caplog.at_level(logging.WARNING):
         assert find_images(tmp_path) == [tmp_path / "a.jpg", tmp_path / "b.JFIF"]
     assert "not read: .cr2 (1), .dng (2), .svg (1); save them as JPEG or PNG" in caplog.text

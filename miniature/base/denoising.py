@@ -121,7 +121,7 @@ def make_loss(
         encoded = first.bind(parts["text_encoder"])(ids)
         encoded_2 = second.bind(parts["text_encoder_2"])(ids)
         text = jnp.concatenate([encoded.hidden_states, encoded_2.hidden_states], axis=-1)
-        # There is no person: the ID branch outputs zeros.
+        # Without a person, the ID branch outputs zeros.
         zeros = {name: jnp.zeros(s.shape, s.dtype) for name, s in id_branch.items()}
         bound = unet.bind(parts["unet"] | zeros)
         prediction = bound(
