@@ -1,5 +1,7 @@
 """Drawing people as a folder of photos."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,7 +25,7 @@ def test_drawing_more_people_keeps_existing_ones(tmp_path):
     # Existing folders are left unchanged.
     assert not (tmp_path / "000001/0.jpg").exists()
 
-    found = {c.key: c.caption for c in find_candidates(tmp_path)}
+    found = {c.key: c.sidecars.caption for c in find_candidates(tmp_path, None, Counter())}
     assert list(found) == ["000000/0", "000000/1", "000001/1", "000002/0", "000002/1"]
     assert all(" person, wearing " in caption for caption in found.values())
     assert len(set(found.values())) == len(found)

@@ -2,43 +2,45 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.images import find_images
 from train.data.record_builder import Rejected
-from train.data.tars import TarExample, object_of, tar_examples, text_of
+from train.data.sidecars import Sidecars, read_sidecars
+from train.data.tars import TarExample, count_left_out, tar_examples
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Candidate:
     """An image that may become a record.
 
     Attributes:
       key: its name in the input.
       image: contents of the file.
-      caption: contents of its `.txt`, if any.
-      notes: contents of its `.json`, in img2dataset's format.
+      sidecars: caption and metadata.
       face: contents of its `.npz`, or the reason for its absence.
     """
 
     key: str
     image: bytes
-    caption: str | None
-    notes: Mapping[str, Any]
+    sidecars: Sidecars
     face: Face | Rejected
 
 
-def find_candidates(source: Path, faces: Path | None = None) -> Iterator[Candidate]:
+def find_candidates(
+    source: Path, faces: Path | None, rejected: Counter[str]
+) -> Iterator[Candidate]:
     """Reads a folder of images, a `.tar`, or a folder of `.tar`s, ordered by name.
 
     Args:
       faces: folder of the `.npz` files: a/b.npz for image a/b.jpg, b.npz for example b of a tar. By
         default they are next to the images.
+      rejected: counts what has no image, or an image of the same name, by reason.
     Raises:
       InputError: if there is nothing to read, or a tar is damaged.
     """
@@ -52,7 +54,7 @@ def find_candidates(source: Path, faces: Path | None = None) -> Iterator[Candida
         tars = sorted(path for path in source.glob("*.tar") if not is_hidden(path, source))
     if not tars:
         return _in_folder(source, faces)
-    return (candidate for tar in tars for candidate in _in_tar(tar, faces))
+    return (candidate for tar in tars for candidate in _in_tar(tar, faces, rejected))
 
 
 def _in_folder(source: Path, faces: Path | None) -> Iterator[Candidate]:
@@ -62,37 +64,29 @@ def _in_folder(source: Path, faces: Path | None) -> Iterator[Candidate]:
         )
     for path in find_images(source):
         name = path.relative_to(source)
-        caption, notes = path.with_suffix(".txt"), path.with_suffix(".json")
         yield Candidate(
-            key=name.with_suffix("").as_posix(),
+            name.with_suffix("").as_posix(),
             image=path.read_bytes(),
-            caption=text_of(caption.read_bytes()) if caption.is_file() else None,
-            notes=object_of(notes.read_bytes()) if notes.is_file() else {},
+            sidecars=read_sidecars(path),
             face=_face((faces or source) / name.with_suffix(".npz")),
         )
 
 
-def _in_tar(path: Path, faces: Path | None) -> Iterator[Candidate]:
+def _in_tar(path: Path, faces: Path | None, rejected: Counter[str]) -> Iterator[Candidate]:
     with tempfile.TemporaryDirectory() as scratch:
         for example in tar_examples(path):
-            yield from _example(example, faces, Path(scratch))
+            count_left_out(example, rejected)
+            face = _face(_face_file(example, faces, Path(scratch)))
+            for image in example.images[:1]:
+                yield Candidate(example.key, image, example.sidecars, face)
 
 
-def _example(example: TarExample, faces: Path | None, scratch: Path) -> Iterator[Candidate]:
-    if example.image is None:
-        return  # a failed download: only its text and metadata are there
-    if faces is None and "npz" in example.members:
+def _face_file(example: TarExample, faces: Path | None, scratch: Path) -> Path:
+    if faces is None and example.face is not None:
         file = scratch / "face.npz"
-        file.write_bytes(example.members["npz"])
-    else:
-        file = (faces or scratch) / f"{example.key}.npz"
-    yield Candidate(
-        key=example.key,
-        image=example.image,
-        caption=example.caption,
-        notes=example.notes,
-        face=_face(file),
-    )
+        file.write_bytes(example.face)
+        return file
+    return (faces or scratch) / f"{example.key}.npz"
 
 
 def _face(path: Path) -> Face | Rejected:

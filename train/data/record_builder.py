@@ -12,6 +12,7 @@ from instantid_jax.images import read_image
 from train.data.buckets import Size
 from train.data.faces import sharpness
 from train.data.record import CorruptRecord, Record, image_hash, is_whole_jpeg
+from train.data.sidecars import Sidecars
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _LONGEST_JPEG = 65_500  # libjpeg's limit, in pixels
@@ -109,12 +110,12 @@ def record_of(
     return record
 
 
-def captions_of(notes: Mapping[str, Any], caption: str | None, source: str) -> dict[str, str]:
-    """All captions by source: those in the metadata, and `caption` under `source`."""
-    noted = notes.get("captions")
-    captions = dict(noted) if isinstance(noted, Mapping) else {}
-    captions = {str(name): str(text) for name, text in captions.items()}
-    return captions if caption is None else captions | {source: caption}
+def captions_of(sidecars: Sidecars, source: str) -> dict[str, str]:
+    """All captions that are not empty by source: the metadata's `captions`, and under `source`."""
+    noted = sidecars.notes.get("captions")
+    captions = {**(noted if isinstance(noted, Mapping) else {}), source: sidecars.caption}
+    texts = {str(name): str(text or "").strip() for name, text in captions.items()}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _utf8(text: str) -> str:

@@ -5,14 +5,14 @@ A shard is an img2dataset tar, a parquet file of images, or a thousand images of
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
 from instantid_jax.images import find_images
-from train.data.tars import DamagedTarError, object_of, tar_examples, text_of
+from train.data.sidecars import Sidecars, read_sidecars
+from train.data.tars import DamagedTarError, count_left_out, tar_examples
 
 IMAGES_PER_SHARD = 1000
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -30,14 +30,12 @@ class Entry:
     Attributes:
       key: its name in the input.
       image: contents of the file.
-      caption: its caption, if any.
-      notes: metadata by img2dataset's names.
+      sidecars: caption and metadata.
     """
 
     key: str
     image: bytes = dataclasses.field(repr=False)
-    caption: str | None
-    notes: Mapping[str, Any]
+    sidecars: Sidecars
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +105,9 @@ def _is_shard(path: Path, source: Path) -> bool:
 def _of_tar(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
     try:
         for example in tar_examples(path):
-            # A second image of the same name is counted, and rejected as a duplicate.
-            for image in example.images:
-                yield Entry(example.key, image, example.caption, example.notes)
+            count_left_out(example, rejected)
+            for image in example.images[:1]:
+                yield Entry(example.key, image, example.sidecars)
     except DamagedTarError as error:
         # The number of images lost after the damage is unknown.
         rejected["truncated tar member" if error.lost else "damaged tar"] += 1
@@ -118,13 +116,8 @@ def _of_tar(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
 def _of_files(root: Path, names: tuple[str, ...]) -> Iterator[Entry]:
     for name in names:
         path = root / name
-        caption, notes = path.with_suffix(".txt"), path.with_suffix(".json")
-        yield Entry(
-            key=Path(name).with_suffix("").as_posix(),
-            image=path.read_bytes(),
-            caption=text_of(caption.read_bytes()) if caption.is_file() else None,
-            notes=object_of(notes.read_bytes()) if notes.is_file() else {},
-        )
+        key = Path(name).with_suffix("").as_posix()
+        yield Entry(key, path.read_bytes(), read_sidecars(path))
 
 
 def _of_parquet(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
@@ -149,7 +142,8 @@ def _of_parquet(path: Path, rejected: Counter[str]) -> Iterator[Entry]:
                     text = row.pop(caption) if caption else None
                     key = str(row.get("key") or f"{path.stem}/{number:08}")
                     number += 1
-                    yield Entry(key, data or b"", None if text is None else str(text), row)
+                    sidecars = Sidecars(None if text is None else str(text), row)
+                    yield Entry(key, data or b"", sidecars)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error

@@ -66,16 +66,16 @@ def _recognized(
     caption_source: str,
     rejected: Counter[str],
 ) -> Iterator[tuple[Record, Size]]:
-    embeddings = analyzer.embed([found.face.crop for found in waiting])
-    for (entry, image, face), embedding in zip(waiting, embeddings, strict=True):
+    faces = analyzer.measured([found.face for found in waiting])
+    for (entry, image, _), face in zip(waiting, faces, strict=True):
         try:
             record = record_of(
                 entry.key,
                 image,
-                face.measured(embedding),
-                captions=captions_of(entry.notes, entry.caption, caption_source),
-                notes=entry.notes,
-                references=np.zeros((0, embedding.size), np.float32),
+                face,
+                captions=captions_of(entry.sidecars, caption_source),
+                notes=entry.sidecars.notes,
+                references=np.zeros((0, face.embedding.size), np.float32),
             )
         except Rejected as reason:
             rejected[str(reason)] += 1

@@ -13,6 +13,7 @@ from tests.train.prepare import web
 from train.data import record_builder
 from train.data.record import features
 from train.data.record_builder import Rejected, captions_of, record_of, upright_jpeg
+from train.data.sidecars import Sidecars
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -67,7 +68,7 @@ def test_stores_unencodable_text_and_ignores_oversized_dimensions():
         f"a{half}",
         image,
         face,
-        captions=captions_of(notes, half, "alt"),
+        captions=captions_of(Sidecars(half, notes), "alt"),
         notes=notes | {"original_width": 2**40, "original_height": 5},
         references=np.zeros((0, 512), np.float32),
     )

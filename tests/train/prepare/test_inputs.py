@@ -33,7 +33,7 @@ def test_splits_a_folder_by_number_of_images(tmp_path, monkeypatch):
         ("b/2.png",),
     ]
     found, rejected = entries(tmp_path)
-    assert [(e.key, e.image, e.caption, e.notes) for e in found] == [
+    assert [(e.key, e.image, e.sidecars.caption, e.sidecars.notes) for e in found] == [
         ("a", b"a.jpg", "größe", {}),
         ("b/1", b"b/1.jpg", None, {"LICENSE": "CC0"}),
         ("b/2", b"b/2.png", None, {}),
@@ -50,13 +50,13 @@ def test_reads_parquet_images_as_bytes_or_structs(tmp_path, monkeypatch, nested)
     rows = {"image": images, "caption": ["a", None, "c"], "LICENSE": ["CC0", "", None]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "0.parquet")
     found, _ = entries(tmp_path)
-    assert [(e.key, e.image, e.caption) for e in found] == [
+    assert [(e.key, e.image, e.sidecars.caption) for e in found] == [
         ("0/00000000", b"one", "a"),
         ("0/00000001", b"two", None),
         # It is counted, and rejected later.
         ("0/00000002", b"", "c"),
     ]
-    assert found[0].notes["LICENSE"] == "CC0"
+    assert found[0].sidecars.notes["LICENSE"] == "CC0"
 
 
 def test_damaged_parquet_file_does_not_end_the_run(tmp_path):
@@ -117,15 +117,16 @@ def test_reads_names_and_metadata_of_any_bytes(tmp_path):
         web.put(tar, "b\udcff.jpg", b"one")
         web.put(tar, "b\udcff.json", b"[" * 100_000)
     ((entry,), rejected) = entries(tmp_path)
-    assert (entry.key, entry.notes, dict(rejected)) == ("b\\xff", {}, {})
+    assert (entry.key, entry.sidecars.notes, dict(rejected)) == ("b\\xff", {}, {})
 
 
-def test_yields_both_images_of_one_name(tmp_path):
+def test_counts_further_images_of_one_name(tmp_path):
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for name in ("a.jpg", "a.txt", "a.png"):
+        for name in ("a.jpg", "a.txt", "a.png", "a.txt", "b.txt"):
             web.put(tar, name, name.encode())
-    found, _ = entries(tmp_path)
-    assert [(e.key, e.image) for e in found] == [("a", b"a.jpg"), ("a", b"a.png")]
+    found, rejected = entries(tmp_path)
+    assert [(e.key, e.image) for e in found] == [("a", b"a.jpg")]
+    assert rejected == {"duplicate name": 2, "no image": 1}
 
 
 def test_file_system_errors_end_the_run(tmp_path):

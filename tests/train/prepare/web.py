@@ -107,6 +107,7 @@ def write_tars(
                 put(tar, f"{key}.json", json.dumps(notes).encode())
                 expected[REASONS.get(name, "kept")] += 1
             # A failed download leaves only metadata.
+            expected["no image"] += 1
             put(tar, f"{number:05}9999.json", b"{}")
         # img2dataset repeats the metadata in parquet files, which have no images.
         (folder / f"{number:05}.parquet").write_bytes(b"PAR1")
@@ -119,6 +120,7 @@ def write_tars(
             kind = names[(tars - 1 + int(Path(member.name).stem[5:])) % len(names)]
             expected[REASONS.get(kind, "kept")] -= 1
         expected["truncated tar member"] += 1
+        expected["no image"] -= 1
         with path.open("r+b") as file:
             file.truncate(last.offset_data + last.size // 2)
     return +expected
