@@ -48,6 +48,16 @@ def nearest_buckets(sizes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
     return nearest
 
 
+def count_enlarged(sizes: np.ndarray, buckets: Sequence[Size]) -> int:
+    """The number of images that do not cover their bucket.
+
+    Args:
+      sizes: [n, 2], heights and widths.
+    """
+    wanted = np.array(buckets)[nearest_buckets(sizes, buckets)]
+    return int((sizes < wanted).any(1).sum())
+
+
 class Interleave:
     """Maps each step to a bucket and to the number of the batch within that bucket.
 

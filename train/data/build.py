@@ -22,9 +22,11 @@ from train.data.candidates import Candidate, find_candidates
 from train.data.faces import face_share
 from train.data.record import Record
 from train.data.record_builder import Rejected, captions_of, record_of, upright_jpeg
-from train.data.writing import write_dataset
+from train.data.writing import print_outcome, write_dataset
 
 _MAX_REFERENCES = 8
+# The options that decide over a rejection, by its reason.
+DECIDING_OPTIONS = {"no face file": "--faces", "wrong embedding size": "--embedding-size"}
 
 
 def build(
@@ -52,9 +54,8 @@ def build(
     """
     rejected: Counter[str] = Counter()
     references = _references(input, faces) if people else {}
-    records = _records(
-        find_candidates(input, faces), caption_source, embedding_size, references, rejected
-    )
+    candidates = find_candidates(input, faces, rejected)
+    records = _records(candidates, caption_source, embedding_size, references, rejected)
     return write_dataset(
         output,
         records,
@@ -88,8 +89,8 @@ def make_record(
         candidate.key,
         image,
         face,
-        captions=captions_of(candidate.notes, candidate.caption, caption_source),
-        notes=candidate.notes,
+        captions=captions_of(candidate.sidecars, caption_source),
+        notes=candidate.sidecars.notes,
         identity=identity,
         references=np.reshape(np.array(references, np.float32), (-1, embedding_size)),
     )
@@ -163,10 +164,7 @@ def main(args: Sequence[str] | None = None) -> None:
         import tyro
 
         manifest = tyro.cli(build, args=args, prog="python -m train.data.build")
-    buckets = ", ".join(f"{n} of {size}" for size, n in manifest["buckets"].items() if n)
-    print(f"kept {manifest['kept']} of {manifest['seen']} images ({buckets})")
-    for reason, count in manifest["rejected"].items():
-        print(f"rejected {count}: {reason}")
+        print_outcome(manifest, DECIDING_OPTIONS)
 
 
 if __name__ == "__main__":

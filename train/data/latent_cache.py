@@ -192,13 +192,12 @@ def _shard(folder: Path, number: int) -> Path:
 
 
 def _command(folder: str | Path, buckets: Sequence[Size]) -> str:
-    """Instructions for computing the cache of these buckets, the first of which is square."""
+    """Instructions for computing the cache of these buckets."""
     side = buckets[0][0]
     near = range(side - MULTIPLE // 2, side + MULTIPLE // 2 + 1)
-    for resolution in sorted(near, key=lambda n: abs(n - side)):
-        if aspect_buckets(resolution) == tuple(buckets):
-            return (
-                f"run `python -m train.data.latents {folder} --sdxl MODEL "
-                f"--resolution {resolution}` with the run's model"
-            )
-    return "set buckets=aspect_buckets(resolution), as `python -m train.data.latents` does"
+    fitting = [n for n in near if aspect_buckets(n) == tuple(buckets)]
+    if fitting:
+        flag = f"--resolution {min(fitting, key=lambda n: abs(n - side))}"
+    else:
+        flag = "--buckets " + " ".join(f"{height} {width}" for height, width in buckets)
+    return f"run `python -m train.data.latents {folder} --sdxl MODEL {flag}` with the run's model"

@@ -35,6 +35,7 @@ def latents(
     vae: str | None = None,
     variant: str | None = None,
     resolution: int = 1024,
+    buckets: tuple[Size, ...] = (),
     batch_size: int = 8,
     max_corrupt_share: float = 0.01,
 ) -> None:
@@ -46,6 +47,7 @@ def latents(
       vae: the run's VAE, if it is not SDXL's own.
       variant: suffix of the weight files to load, such as "fp16".
       resolution: resolution of the buckets, as in aspect_buckets(resolution).
+      buckets: heights and widths of the run's data.buckets, if they are others.
       batch_size: images per device and batch.
       max_corrupt_share: fail when the share of corrupt records exceeds this.
     """
@@ -59,7 +61,7 @@ def latents(
         raise InputError(f"--batch-size {batch_size}: expected 1 or more")
     config = DataConfig(
         datasets=(DatasetShare(folder=str(dataset)),),
-        buckets=aspect_buckets(resolution),
+        buckets=buckets or aspect_buckets(resolution),
         crop="center",
         max_corrupt_share=max_corrupt_share,
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from instantid_jax.atomic import new_folder
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
-from train.data.buckets import Size, aspect_buckets, nearest_buckets
+from train.data.buckets import Size, aspect_buckets, count_enlarged, nearest_buckets
 from train.data.faces import face_share
 from train.data.record import Record, features, image_hash
+
+logger = logging.getLogger(__name__)
 
 NAME, VERSION = "instantid_faces", "1.0.0"
 INDEX, MANIFEST = "index.npz", "manifest.json"
@@ -47,7 +50,7 @@ def write_dataset(
       rejected: number of rejected images by reason; read after the last record.
       notes: further entries of the manifest.
     Returns:
-      The manifest: `seen`, `kept`, `rejected`, `buckets`, `fingerprint` and the notes.
+      The manifest: `outcome` and the notes.
     Raises:
       InputError: if the folder is not empty, or there are no records.
     """
@@ -64,15 +67,7 @@ def write_dataset(
                 reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items())
                 raise InputError(f"no usable image ({reasons or 'none seen'}): nothing is written")
             index = write_metadata(folder, contents, embedding_size, buckets)
-            counts = Counter(index["bucket"].tolist())
-            manifest = {
-                "seen": kept + sum(rejected.values()),
-                "kept": kept,
-                "rejected": rejected,
-                "buckets": {f"{h}x{w}": counts[i] for i, (h, w) in enumerate(buckets)},
-                "fingerprint": str(index["fingerprint"]),
-                **(notes or {}),
-            }
+            manifest = {**outcome(index, buckets, rejected), **(notes or {})}
             write_json(temporary / MANIFEST, manifest)
     except FileExistsError as error:
         raise InputError(f"{error}: pass a new folder for the dataset") from error
@@ -200,6 +195,43 @@ def write_index(
     }
     np.savez(folder / INDEX, **index, buckets=np.array(buckets, np.int32))
     return index
+
+
+def outcome(
+    index: Mapping[str, np.ndarray], buckets: Sequence[Size], rejected: Mapping[str, int]
+) -> dict[str, Any]:
+    """The counts of a manifest: images kept, and images rejected by reason."""
+    kept = len(index["image_size"])
+    counts = Counter(index["bucket"].tolist())
+    return {
+        "seen": kept + sum(rejected.values()),
+        "kept": kept,
+        "rejected": dict(rejected),
+        "buckets": {f"{h}x{w}": counts[i] for i, (h, w) in enumerate(buckets)},
+        "enlarged": count_enlarged(index["image_size"], buckets),
+        "fingerprint": str(index["fingerprint"]),
+    }
+
+
+def print_outcome(manifest: Mapping[str, Any], options: Mapping[str, str]) -> None:
+    """Prints a manifest's counts.
+
+    Args:
+      options: the options that decide over a rejection, by its reason.
+    """
+    buckets = ", ".join(f"{n} of {size}" for size, n in manifest["buckets"].items() if n)
+    print(f"kept {manifest['kept']} of {manifest['seen']} images ({buckets})")
+    for reason, count in manifest["rejected"].items():
+        decided = f" ({options[reason]})" if reason in options else ""
+        print(f"rejected {count}: {reason}{decided}")
+    if manifest["enlarged"]:
+        logger.warning(
+            "%d of %d images are smaller than the buckets of %s, so training at this size enlarges "
+            "them: train at a lower resolution, or skip them with --data.min-side",
+            manifest["enlarged"],
+            manifest["kept"],
+            next(iter(manifest["buckets"])),
+        )
 
 
 def _template(folder: Path) -> tfds.core.ShardedFileTemplate:

@@ -9,6 +9,15 @@ from train.data.buckets import Size
 from train.data.faces import face_share, sharpness
 from train.data.record_builder import Rejected, StoredImage
 
+# The options of `train.prepare` that decide over a rejection, by its reason.
+DECIDING_OPTIONS = {
+    "image too small": "--filter.min-side",
+    "low detection score": "--filter.min-det-score",
+    "face too small": "--filter.min-face-share",
+    "several faces": "--filter.min-face-share",
+    "face blurred": "--filter.min-sharpness",
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Filter:

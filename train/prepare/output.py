@@ -32,6 +32,7 @@ from train.data.writing import (
     NAME,
     VERSION,
     ShardContents,
+    outcome,
     shard_path,
     write_metadata,
 )
@@ -153,13 +154,8 @@ class Output:
                 path = shard_path(self.dataset, shard, self.shards)
                 (scratch / path.name).symlink_to(path.absolute())
             index = write_metadata(scratch, contents, self.embedding_size)
-            counts = Counter(index["bucket"].tolist())
             manifest = {
-                "seen": kept + rejected.total(),
-                "kept": kept,
-                "rejected": dict(sorted(rejected.items())),
-                "buckets": {f"{h}x{w}": counts[i] for i, (h, w) in enumerate(aspect_buckets(1024))},
-                "fingerprint": str(index["fingerprint"]),
+                **outcome(index, aspect_buckets(1024), dict(sorted(rejected.items()))),
                 "plan": read_json(self.folder / PLAN),
                 "shards": summaries,
             }

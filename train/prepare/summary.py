@@ -1,5 +1,7 @@
 """Prints the outcome of a preparation: complete, or what remains to be done."""
 
+from train.data.writing import print_outcome
+from train.prepare.filtering import DECIDING_OPTIONS
 from train.prepare.output import Output
 
 
@@ -9,6 +11,4 @@ def summarize(output: Output) -> None:
     if manifest is None:
         print(f"{len(output.missing())} of {output.shards} shards still to be done by other jobs")
         return
-    print(f"kept {manifest['kept']} of {manifest['seen']} images")
-    for reason, count in manifest["rejected"].items():
-        print(f"rejected {count}: {reason}")
+    print_outcome(manifest, DECIDING_OPTIONS)

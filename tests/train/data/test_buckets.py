@@ -4,7 +4,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from train.data.buckets import Interleave, aspect_buckets, nearest_buckets
+from train.data.buckets import Interleave, aspect_buckets, count_enlarged, nearest_buckets
 
 
 def test_buckets_are_sdxls_at_1024_and_multiples_of_32_below():
@@ -28,6 +28,12 @@ def test_images_go_to_the_nearest_aspect_ratio():
     np.testing.assert_array_equal(nearest_buckets(sizes, buckets), [0, 3, 4, 1, 2, 0])
     # Among buckets of equal ratio, the first gets all images.
     assert nearest_buckets(np.array([[64, 64]]), ((32, 32), (64, 64))).tolist() == [0]
+
+
+def test_counts_images_that_do_not_cover_their_bucket():
+    buckets = ((64, 64), (96, 48))
+    sizes = np.array([[64, 64], [63, 80], [96, 48], [400, 47], [200, 96]])
+    assert count_enlarged(sizes, buckets) == 2
 
 
 @pytest.mark.parametrize("counts", [(64, 32, 8), (5, 3), (1, 0, 7), (1000, 1), (3,)])

@@ -15,7 +15,7 @@ from instantid_jax.face.face import Face
 from tests.train.data import drawn
 from train.data import faces
 from train.data.batches import Batches
-from train.data.build import build
+from train.data.build import build, main
 from train.data.config import DataConfig, DatasetShare
 from train.data.reading import FaceDataset
 from train.data.record import image_hash
@@ -206,7 +206,7 @@ def test_builds_img2dataset_tars(tmp_path, faces_in_tar):
                     add(tar, f"{key}.npz", file.read_bytes())
             add(tar, f"{shard:05}0003.json", b"{}")  # a download that failed
     manifest = build(shards, tmp_path / "out", faces=None if faces_in_tar else tmp_path / "faces")
-    assert (manifest["seen"], manifest["kept"]) == (6, 6)
+    assert (manifest["kept"], manifest["rejected"]) == (6, {"no image": 2})
     made = records(tmp_path / "out")
     record = made["000010002"]
     assert record.captions == {"blip2": "a drawing 2", "alt": "caption 000010002"}
@@ -214,6 +214,17 @@ def test_builds_img2dataset_tars(tmp_path, faces_in_tar):
     np.testing.assert_array_equal(record.embedding, face(64, 48, 2).embedding)
     one = build(shards / "00001.tar", tmp_path / "one", faces=tmp_path / "faces")
     assert one["kept"] == 3
+
+
+def test_prints_what_decides_and_what_is_enlarged(folder, tmp_path, capsys, caplog):
+    main(["--input", str(folder), "--output", str(tmp_path / "out"), "--resolution", "512"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "kept 3 of 13 images (3 of 576x448)"
+    assert "rejected 1: no face file (--faces)" in lines
+    assert "rejected 1: wrong embedding size (--embedding-size)" in lines
+    assert "rejected 1: duplicate name" in lines
+    (warned,) = caplog.messages
+    assert warned.startswith("3 of 3 images are smaller than the buckets of 512x512, so training")
 
 
 def test_people_get_references_from_their_other_photos(tmp_path):
