@@ -61,10 +61,11 @@ def main(args: Sequence[str] | None = None) -> None:
         from train.config import TrainConfig
         from train.distributed import ProcessConfig, join
         from train.loop import train
+        from train.options import HELP, with_named_settings
         from train.start import StartConfig
 
         logging.getLogger("train").setLevel(logging.INFO)
-        default = load_config(Path(args[0]))
+        default = with_named_settings(load_config(Path(args[0])), args[1:])
 
         def run(
             workdir: Path,
@@ -87,7 +88,8 @@ def main(args: Sequence[str] | None = None) -> None:
             run,
             args=args[1:],
             prog=f"python -m train {args[0]}",
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+            description=f"Starts or resumes a training run. {HELP}",
+            config=(tyro.conf.AvoidSubcommands,),
         )
     sys.exit(status)
 

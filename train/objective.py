@@ -26,9 +26,10 @@ class ObjectiveConfig:
 
     Attributes:
       prediction_type: "epsilon" or "v_prediction", as the base model's.
-      drop_id, drop_text, drop_both: shares of examples that train with a zero face embedding, with
-        the empty prompt, or with both. The paper drops nothing (section 3.3); `CFG` has the shares
-        of IP-Adapter's training.
+      drop_id: share of examples that train with a zero face embedding. The paper drops nothing
+        (section 3.3); `CFG` has the shares of IP-Adapter's training.
+      drop_text: share of examples that train with the empty prompt.
+      drop_both: share of examples that train with both.
       log_noise: mean and standard deviation of a normal distribution of ln(noise / signal), from
         which timesteps are drawn (Karras et al. 2022, table 1). None draws them uniformly.
       min_snr_gamma: caps the weight of timesteps with little noise (Hang et al. 2023, eq. 5).

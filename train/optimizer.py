@@ -29,7 +29,10 @@ class OptimizerConfig:
       schedule: decay after the warmup: none, or to zero at `decay_steps`.
       warmup_steps: steps of linear warmup from zero.
       decay_steps: length of the whole schedule including the warmup; unused if it is constant.
-      b1, b2, eps, weight_decay: AdamW's.
+      b1: AdamW's decay of the first moment.
+      b2: AdamW's decay of the second moment.
+      eps: AdamW's, added to the root of the second moment.
+      weight_decay: AdamW's, times the learning rate.
       decay_all: also decay norms, biases and the Resampler's latents, as the public trainers do.
       clip_norm: maximum global norm of the gradients; None disables clipping.
       ema_decay: decay of the moving average of the weights; None keeps no average.

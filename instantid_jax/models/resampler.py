@@ -21,10 +21,14 @@ class ResamplerConfig:
     """Sizes of the Resampler; the defaults are those of the published InstantID adapter.
 
     Attributes:
-      embedding_dim: length of a face embedding.
+      dim: width of the queries.
+      depth: number of layers.
+      dim_head: width of an attention head.
+      inner_dim: width of all heads together.
       num_queries: number of ID tokens per face.
-      inner_dim: heads times dim_head.
+      embedding_dim: length of a face embedding.
       output_dim: width of an ID token, the UNet's cross_attention_dim.
+      ff_inner_dim: hidden width of the feed-forward layers.
     """
 
     dim: int = 1280

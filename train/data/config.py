@@ -23,7 +23,12 @@ class DatasetShare:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionShare:
-    """The weight of a caption source relative to a record's other sources."""
+    """A caption source.
+
+    Attributes:
+      source: name of the source in the records, such as alt.
+      weight: its weight relative to a record's other sources.
+    """
 
     source: str
     weight: float = 1.0
