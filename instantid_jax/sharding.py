@@ -41,7 +41,8 @@ def training_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = N
     if data * fsdp * tensor != len(devices):
         raise InputError(
             f"mesh {data} x {fsdp} x {tensor} (data, fsdp, tensor) needs {data * fsdp * tensor} "
-            f"devices, but there are {len(devices)}"
+            f"devices, but there are {len(devices)}: set sizes that multiply to it, such as "
+            "--mesh.data -1 --mesh.fsdp 1 --mesh.tensor 1"
         )
     # Auto lets the compiler shard intermediates; with Explicit axes, JAX's default, every layer
     # would need annotations.

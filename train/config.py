@@ -122,7 +122,9 @@ class ValidationConfig:
       records: number of records. Each gives one row: photo, keypoints, and the image generated
         from the record's keypoints, embedding and caption.
       size: (height, width) of each image.
-      num_inference_steps, guidance_scale, seed: sampling arguments, as in `Settings`.
+      num_inference_steps: number of denoising steps.
+      guidance_scale: strength of classifier-free guidance; None is the base model's own.
+      seed: seed of the images' noise.
     """
 
     dataset: str
@@ -194,6 +196,12 @@ class TrainConfig:
                 f"objective.identity_weight={self.objective.identity_weight} with model.recognizer="
                 f"{self.model.recognizer}: the identity loss needs both; without it, set neither"
             )
+
+    @property
+    def dataset_folders(self) -> list[str]:
+        """The folders of all datasets, of training and of validation."""
+        folders = [share.folder for share in self.data.datasets]
+        return folders if self.validation is None else [*folders, self.validation.dataset]
 
     def check_devices(self, data: int, fsdp: int) -> None:
         """Raises InputError unless the batch divides evenly among the mesh axes."""

@@ -21,6 +21,7 @@ from train.compiled_step import compiled_step
 from train.config import TrainConfig
 from train.data.batches import Batches
 from train.data.loader import Loader
+from train.data.reading import find_datasets
 from train.flops import StepFlops
 from train.metrics import MetricsWriter
 from train.model import BaseModel, check_prediction_type, find_base
@@ -51,11 +52,14 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file: pass a folder as --workdir")
     run = RunFolder(workdir)
+    # What is local comes first: the model may be on the network.
+    mesh = training_mesh(config.mesh.shape)
+    config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
+    for folder in config.dataset_folders:
+        find_datasets(folder)
     # A resumed run keeps its network sizes; the weights it started from may be gone.
     base = find_base(config.model, read_json(run.networks) if run.steps() else None)
     check_prediction_type(base, config)
-    mesh = training_mesh(config.mesh.shape)
-    config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
     batches = Batches(config.data, base.tokenizers, config.global_batch_size, config.seed)
     wanted = base.networks.image_proj.config.embedding_dim
     if batches.embedding_size != wanted:

@@ -35,6 +35,15 @@ WRONG = {
     "micro-batches": (("--step.micro-batches", 0), "micro_batches=0"),
     "model": (("--model.sdxl", "/nowhere/model"), "/nowhere/model"),
     "dataset": (("--data.datasets.0.folder", "/nowhere/data"), "/nowhere/data"),
+    "dataset before the network": (
+        ("--model.sdxl", "owner/name", "--data.datasets.0.folder", "/nowhere/data"),
+        "/nowhere/data",
+    ),
+    "validation before the network": (
+        ("--model.sdxl", "owner/name", "--validation.dataset", "/nowhere/data"),
+        "/nowhere/data",
+    ),
+    "mesh before the network": (("--model.sdxl", "owner/name", "--mesh.fsdp", 3), "--mesh.fsdp 1"),
     "prediction": (("--objective.prediction-type", "v_prediction"), "epsilon"),
     "seed": (("--seed", -1), "seed=-1"),
     "schedule": (("--optimizer.schedule", "cosine"), "decay_steps"),

@@ -11,12 +11,33 @@ import tensorflow_datasets as tfds
 
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
+from instantid_jax.paths import local_path
 from train.data.buckets import Size, nearest_buckets
 from train.data.record import CorruptRecord, Record
 from train.data.writing import INDEX
 
 T = TypeVar("T")
 _PARSERS_OWN = "AST constructor recursion depth mismatch"
+
+
+def find_datasets(folder: str | Path) -> list[Path]:
+    """The datasets in a folder and its subfolders, sorted.
+
+    Raises:
+      InputError: if there is none.
+    """
+    folder = local_path(folder)
+    found = sorted(
+        path.parent
+        for path in folder.glob("**/dataset_info.json")
+        # A killed build leaves a hidden folder.
+        if not is_hidden(path, folder)
+    )
+    if not found:
+        raise InputError(
+            f"{folder} has no dataset: expected the output of `python -m train.data.build`"
+        )
+    return found
 
 
 class FaceDataset:
@@ -30,16 +51,7 @@ class FaceDataset:
     """
 
     def __init__(self, folder: str | Path):
-        parts = sorted(
-            path.parent
-            for path in Path(folder).glob("**/dataset_info.json")
-            # A killed build leaves a hidden folder.
-            if not is_hidden(path, Path(folder))
-        )
-        if not parts:
-            raise InputError(
-                f"{folder} has no dataset: expected the output of `python -m train.data.build`"
-            )
+        parts = find_datasets(folder)
         names = ("image_size", "face_share", "bucket", "buckets", "fingerprint")
         indices = [read_arrays(part / INDEX, names, "rebuild the dataset") for part in parts]
         builder = tfds.builder_from_directories(parts)
