@@ -17,7 +17,9 @@ from instantid_jax.components import component_shapes, network
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json
-from instantid_jax.params import Network, mismatches
+from instantid_jax.params import Network, Params, mismatches
+from instantid_jax.runs.folder import is_run
+from instantid_jax.runs.trained import PARTS, open_trained
 from instantid_jax.weights import layouts, original, sdxl_base, selection
 from instantid_jax.weights.identify import kind_of
 from instantid_jax.weights.torch_files import SUFFIXES, TensorFile, open_tensors
@@ -37,17 +39,19 @@ FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 
 
 def inspect(path: tyro.conf.Positional[Path], headers_only: bool = False) -> None:
-    """Reports the contents of a weights file, a folder of weights or a converted model.
+    """Reports the contents of weights: a file, a folder, a converted model or a training run.
 
     Args:
-      path: a weights file, an index of shards, a folder, or a folder made by to-jax.
+      path: a weights file, an index of shards, a folder, a folder made by to-jax, or a run's.
       headers_only: skip reading all values, which is slow; does not detect non-finite values or
-        damage inside a converted model.
+        damage inside a converted model or a training run.
     """
     if path.is_file():
         lines = report_file(path, values=not headers_only)
     elif (path / INDEX).is_file():
         lines = report_converted(path, values=not headers_only)
+    elif is_run(path):
+        lines = report_run(path, values=not headers_only)
     elif path.is_dir():
         lines = report_folder(path, values=not headers_only)
     else:
@@ -256,8 +260,26 @@ def report_converted(path: Path, *, values: bool) -> Iterator[str]:
         shapes = ({n: tuple(a.shape) for n, a in each.items()} for each in (wanted, stored))
         yield f"  {'; '.join(mismatches(*shapes)) or 'complete, by its config.json'}"
         if values:
-            params = component.load(None)
-            line, _ = _finite({n: functools.partial(np.asarray, a) for n, a in params.items()})
-            yield f"  {line}"
+            yield f"  {_finite_params(component.load(None))}"
     yield _prediction(model.scheduler)
     yield "usable as --model"
+
+
+# -- training runs --------------------------------------------------------------------------------
+
+
+def report_run(path: Path, *, values: bool) -> Iterator[str]:
+    """Reports what `--instantid` and to-torch take of a run: its newest checkpoint."""
+    trained = open_trained(path)
+    weights = "the moving average" if trained.averaged else "the raw parameters"
+    yield f"{path}: a training run, step {trained.step}, {weights}"
+    for part in PARTS:
+        yield f"{part}: {summary(trained.shapes[part])}"
+        if values:
+            yield f"  {_finite_params(trained.load(part))}"
+    yield "usable as --instantid; to-torch writes it as PyTorch files"
+
+
+def _finite_params(params: Params) -> str:
+    line, _ = _finite({name: functools.partial(np.asarray, a) for name, a in params.items()})
+    return line

@@ -57,6 +57,19 @@ def to_torch(
       dtype: dtype of all weights; None keeps each tensor's dtype.
     """
     check_new(output)
+    write_torch(source, output, raw=raw, step=step, dtype=dtype)
+    print(output)
+
+
+def write_torch(
+    source: Path,
+    output: Path,
+    *,
+    raw: bool = False,
+    step: int | None = None,
+    dtype: Dtype | None = None,
+) -> None:
+    """Writes a new folder; see `to_torch`."""
     found = _open(source, raw, step)
     kept = None if dtype is None else jnp.dtype(dtype)
     with new_folder(output) as folder:
@@ -83,7 +96,6 @@ def to_torch(
             _torch_tensors(found.load("controlnet"), kept),
             identitynet / "diffusion_pytorch_model.safetensors",
         )
-    print(output)
 
 
 def _open(source: Path, raw: bool, step: int | None) -> Source:

@@ -1,16 +1,22 @@
 """`python -m convert verify`: compares one denoising step in PyTorch and in JAX."""
 
+import contextlib
+import dataclasses
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from convert.to_torch import write_torch
 from convert.verification_step import Inputs, Outputs, draw_inputs, jax_step
 from instantid_jax.checkpoint import open_model
 from instantid_jax.components import ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.sources import Sources
+from instantid_jax.runs.folder import is_run
 
 TOLERANCE = 1e-4
 INSTALL = "pip install torch==2.13.0 diffusers==0.42.1"
@@ -33,7 +39,8 @@ def verify(
 
     Args:
       sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
-      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id.
+      instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id; or the folder of a
+        training run, which PyTorch reads as to-torch writes it.
       model: a folder made by to-jax from these files, to compare instead of them.
       tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None uses
         SDXL base's.
@@ -45,12 +52,12 @@ def verify(
     for name, value in (("height", height), ("width", width)):
         if value < 8 or value % 8:
             raise InputError(f"--{name} {value}: expected a multiple of 8")
-    published = Sources(
-        sdxl=sdxl, instantid=instantid, tokenizers=tokenizers, variant=variant
-    ).find()
-    ours = published if model is None else open_model(model)
-    inputs = draw_inputs(published, height, width, seed)
-    theirs = _torch_step(published, inputs)
+    named = Sources(sdxl=sdxl, instantid=instantid, tokenizers=tokenizers, variant=variant)
+    found = named.find()
+    ours = found if model is None else open_model(model)
+    inputs = draw_inputs(found, height, width, seed)
+    with _as_files(named) as files:
+        theirs = _torch_step(files.find(), inputs)
     with jax.default_matmul_precision("highest"):
         differences = compare(jax_step(ours, inputs), theirs)
     for what, difference in differences.items():
@@ -59,6 +66,18 @@ def verify(
     print(f"{'within' if agree else 'NOT within'} {TOLERANCE:.0e}")
     if not agree:
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _as_files(named: Sources) -> Iterator[Sources]:
+    """The same sources; a training run as the PyTorch files of to-torch, in a temporary folder."""
+    if named.instantid is None or not is_run(Path(named.instantid)):
+        yield named
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch) / "instantid"
+        write_torch(Path(named.instantid), written)
+        yield dataclasses.replace(named, instantid=str(written))
 
 
 def _torch_step(model: ModelSource, inputs: Inputs) -> Outputs:

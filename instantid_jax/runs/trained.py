@@ -33,6 +33,7 @@ class Trained:
     Attributes:
       step: step of the checkpoint.
       raw: whether to take the parameters even if there is a moving average.
+      averaged: whether these are the moving average.
       settings: settings of `CONFIGURED`, as in networks.json.
       networks: networks of `CONFIGURED`.
       shapes: parameter shapes of each of `PARTS`, by the part's own names.
@@ -41,6 +42,7 @@ class Trained:
     run: RunFolder
     step: int
     raw: bool
+    averaged: bool
     settings: Mapping[str, Mapping[str, Any]]
     networks: Mapping[str, Network]
     shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
@@ -128,7 +130,7 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
             )
     weights = "the moving average" if stored.averaged else "the raw parameters"
     logger.info("%s: step %d, %s", path, stored.step, weights)
-    return Trained(run, stored.step, raw, settings, networks, shapes)
+    return Trained(run, stored.step, raw, stored.averaged, settings, networks, shapes)
 
 
 def find_published_or_trained(

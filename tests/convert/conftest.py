@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from convert.__main__ import main
+from tests.convert.published import UNET, write_published
 from tests.parity.reference import InstantIDReference
+from tests.runs.trained_run import write_run
 
 
 @dataclasses.dataclass
@@ -71,4 +73,19 @@ def converted(weights, tmp_path_factory) -> Path:
     """The same, converted."""
     folder = tmp_path_factory.mktemp("converted") / "model"
     main(["to-jax", *weights, "--output", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A run's folder with steps 3 and 6, and what was saved."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, write_run(folder, steps=(3, 6))
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory):
+    """SDXL and InstantID of the same sizes, published."""
+    folder = tmp_path_factory.mktemp("sdxl") / "both"
+    write_published(folder, unet=UNET, controlnet=UNET, dtype="float32")
     return folder

@@ -11,26 +11,11 @@ from safetensors.numpy import load_file
 
 from instantid_jax.components import network
 from instantid_jax.weights.layouts import find_instantid
-from tests.convert.published import TINY_RESAMPLER, UNET, write_published
+from tests.convert.published import TINY_RESAMPLER, UNET
 from tests.runs.trained_run import assert_same_bits, part_of, write_run
 
 CONTROLNET_FILE = "ControlNetModel/diffusion_pytorch_model.safetensors"
 PARTS = ("image_proj", "ip_adapter", "controlnet")
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """A run's folder with steps 3 and 6, and what was saved."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return folder, write_run(folder, steps=(3, 6))
-
-
-@pytest.fixture(scope="session")
-def sdxl(tmp_path_factory):
-    """SDXL and InstantID of the same sizes, published."""
-    folder = tmp_path_factory.mktemp("sdxl") / "both"
-    write_published(folder, unet=UNET, controlnet=UNET, dtype="float32")
-    return folder
 
 
 @pytest.mark.parametrize(
