@@ -5,6 +5,7 @@ import collections
 import jax
 import numpy as np
 
+from instantid_jax.arrays import float_array
 from instantid_jax.errors import InputError
 from instantid_jax.models.instantid import Conditions
 from instantid_jax.pipeline import programs, step
@@ -110,7 +111,7 @@ def _draw(plan: Plan, number: int) -> jax.Array:
 
 def _replacement(latents: np.ndarray, sample: jax.Array) -> jax.Array:
     """Checks latents that an observer returned, and puts them on the devices."""
-    latents = np.asarray(latents, np.float32)
+    latents = float_array("replaced latents", latents)
     if latents.shape != sample.shape:
         raise InputError(
             f"replaced latents have shape {list(latents.shape)}: expected {list(sample.shape)}, "

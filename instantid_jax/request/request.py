@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from instantid_jax.arrays import float_array
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.images import ImageInput
@@ -89,7 +90,7 @@ class Request(Settings):
         value = getattr(self, name)
         if value is None:
             return
-        array = np.asarray(value, np.float32)
+        array = float_array(name, value)
         array = array.reshape(-1) if flat else array
         fits = array.ndim == len(shape) and all(
             want in (None, got) for want, got in zip(shape, array.shape, strict=True)

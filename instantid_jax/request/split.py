@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from instantid_jax.arrays import float_array
 from instantid_jax.errors import InputError
 from instantid_jax.images import ImageInput
 from instantid_jax.request.aliases import refuse_unknown
@@ -59,7 +60,8 @@ def split(arguments: Mapping[str, Any]) -> list[Request]:
     columns = {name: values[name] for name in LISTED if isinstance(values.get(name), list | tuple)}
     for name, rank in STACKED.items():
         if name in values and np.ndim(values[name]) >= rank:
-            columns[name] = _rows(values[name])
+            # A single row stands for all prompts, as a list's entry does not.
+            columns[name] = list(float_array(name, values[name]))
     columns |= {f"control_images[{i}]": each for i, each in enumerate(nets) if _is_list(each)}
     count = _batch_size(columns)
     if "latents" in values:
@@ -83,15 +85,9 @@ def _per_net(control_images: Any) -> Sequence[ImageInput | Sequence[ImageInput]]
     return control_images if _is_list(control_images) else [control_images]
 
 
-def _rows(value: Any) -> list[np.ndarray]:
-    """A stacked array's rows; a single one stands for all prompts, as a list's entry does not."""
-    rows: np.ndarray = np.asarray(value)
-    return list(rows)
-
-
 def _groups(latents: Any, count: int) -> list[np.ndarray]:
     """Noise of all images, [B * n, H, W, C], as [n, H, W, C] for each prompt."""
-    array = np.asarray(latents)
+    array = float_array("latents", latents)
     if array.ndim != 4 or len(array) % count:
         raise InputError(
             f"latents have shape {list(array.shape)}: expected [images, H/8, W/8, channels], "

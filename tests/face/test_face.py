@@ -41,8 +41,8 @@ def test_fields_are_float32_copies_that_cannot_change():
         ({"embedding": EMBEDDING[None]}, r"embedding has shape \[1, 512\]: expected \[D\]"),
         ({"embedding": []}, r"embedding has shape \[0\]"),
         ({"embedding": EMBEDDING * np.nan}, "embedding holds NaN"),
-        ({"embedding": None}, "embedding must be numeric|embedding has shape|holds NaN"),
-        ({"embedding": "me.jpg"}, "must be numeric"),
+        ({"embedding": None}, "not an array of numbers|embedding has shape|holds NaN"),
+        ({"embedding": "me.jpg"}, "not an array of numbers"),
         ({"kps": KPS[:4]}, r"kps has shape \[4, 2\]: expected \[5, 2\]"),
         ({"kps": KPS.astype(float) * 1e300}, "kps holds NaN or infinity"),
         ({"bbox": [1, 2, 3]}, r"bbox has shape \[3\]"),
@@ -163,3 +163,13 @@ def test_output_size_keeps_the_aspect_ratio(photo, long_side, output):
 
 def test_output_size_takes_other_multiples():
     assert output_size((100, 75), long_side=128, multiple=8) == (128, 96)
+
+
+def test_faces_of_two_recognizers_have_no_mean():
+    first, second, unknown = (
+        Face(embedding=np.ones(4), kps=np.zeros((5, 2)), face_pack=pack, recognizer=recognizer)
+        for pack, recognizer in (("antelopev2", "a"), ("buffalo_l", "b"), (None, None))
+    )
+    with pytest.raises(InputError, match="of the face packs antelopev2, buffalo_l: use one"):
+        Face.mean([first, unknown, second])
+    assert Face.mean([first, unknown]).face_pack == "antelopev2"
