@@ -19,6 +19,7 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
+from instantid_jax.face.orientation import is_upright, quarter_turns
 from instantid_jax.face.packs import (
     INSIGHTFACE_ROOT,
     LICENSE,
@@ -26,6 +27,7 @@ from instantid_jax.face.packs import (
     find_pack,
     onnx_files,
     pack_folder,
+    recognizer_hash,
 )
 from instantid_jax.images import ImageInput, image_name, read_image
 
@@ -60,13 +62,15 @@ class FoundFace(NamedTuple):
     kps: np.ndarray
     image_size: tuple[int, int]
 
-    def measured(self, embedding: np.ndarray) -> Face:
+    def measured(self, embedding: np.ndarray, face_pack: str, recognizer: str) -> Face:
         return Face(
             embedding=embedding,
             kps=self.kps,
             image_size=self.image_size,
             bbox=self.box[:4],
             det_score=self.box[4],
+            face_pack=face_pack,
+            recognizer=recognizer,
         )
 
 
@@ -109,7 +113,9 @@ class FaceAnalyzer:
                 raise
             _download(os.fspath(pack), root)
             self.folder = find_pack(pack, root)
-        self._detector, self._recognizer = _load_models(self.folder, list(providers), threads)
+        self._detector, self._recognizer, self._recognizer_file = _load_models(
+            self.folder, list(providers), threads
+        )
         self.det_sizes = tuple(det_sizes)
         if self._detector.static_input_size is not None:
             # insightface would silently use this size instead of the requested one.
@@ -128,7 +134,7 @@ class FaceAnalyzer:
           NoFaceError: if no face is found in it.
         """
         found = self._largest(image)
-        return found.measured(self.embed([found.crop])[0])
+        return self.measured([found])[0]
 
     def faces(self, image: ImageInput) -> list[Face]:
         """All faces in a photo, the largest first.
@@ -138,8 +144,7 @@ class FaceAnalyzer:
           NoFaceError: if no face is found in it.
         """
         found = [self.crop(*each) for each in self._find(image)]
-        embeddings = self.embed([face.crop for face in found])
-        return [face.measured(each) for face, each in zip(found, embeddings, strict=True)]
+        return self.measured(found)
 
     def analyze_each(self, images: Iterable[Photo]) -> Iterator[tuple[Photo, Face | InputError]]:
         """Analyzes photos in turn; yields the error of a photo that fails and continues.
@@ -154,13 +159,9 @@ class FaceAnalyzer:
                     found.append((image, self._largest(image)))
                 except InputError as error:
                     found.append((image, error))
-            crops = [face.crop for _, face in found if isinstance(face, FoundFace)]
-            embeddings = iter(self.embed(crops) if crops else ())
+            faces = iter(self.measured([f for _, f in found if isinstance(f, FoundFace)]))
             for image, face in found:
-                if isinstance(face, FoundFace):
-                    yield image, face.measured(next(embeddings))
-                else:
-                    yield image, face
+                yield image, next(faces) if isinstance(face, FoundFace) else face
 
     def find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Detects all faces in uint8 [H, W, 3] RGB pixels, the largest first.
@@ -185,6 +186,19 @@ class FaceAnalyzer:
         crop = aligned_crop(pixels, kps, self._recognizer.input_size[0])
         return FoundFace(crop, box, kps, pixels.shape[:2])
 
+    def measured(self, found: Sequence[FoundFace]) -> list[Face]:
+        """Faces with their embeddings, computed in one batch."""
+        if not found:
+            return []
+        embeddings = self.embed([face.crop for face in found])
+        made_by = self.folder.name, self.recognizer
+        return [face.measured(each, *made_by) for face, each in zip(found, embeddings, strict=True)]
+
+    @functools.cached_property
+    def recognizer(self) -> str:
+        """SHA-256 of the recognizer's file, in hexadecimal."""
+        return recognizer_hash(self._recognizer_file)
+
     def embed(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Raw embeddings [N, D] of N crops in one batch; rounding depends on N."""
         return self._recognizer.get_feat([crop[..., ::-1] for crop in crops])
@@ -196,9 +210,14 @@ class FaceAnalyzer:
         return self.embed([np.zeros((side, side, 3), np.uint8)]).shape[1]
 
     def _find(self, image: ImageInput) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Pixels, box and keypoints of each face in a photo, the largest first; at least one."""
+        """Pixels, box and keypoints of each face in a photo, the largest first; at least one.
+
+        If the largest face is not upright, or there is none, the pixels may be the photo's turned.
+        """
         pixels = read_image(image)
         boxes, kps = self.find(pixels)
+        if not len(boxes) or not is_upright(kps[0]):
+            pixels, boxes, kps = self._turned(image_name(image), pixels, boxes, kps)
         if not len(boxes):
             tried = ", ".join(map(str, self.det_sizes))
             raise NoFaceError(
@@ -207,6 +226,20 @@ class FaceAnalyzer:
                 "cut off"
             )
         return [(pixels, *each) for each in zip(boxes, kps, strict=True)]
+
+    def _turned(
+        self, name: str, pixels: np.ndarray, boxes: np.ndarray, kps: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The turn in which the detector is surest of an upright face, or what is given."""
+        best, chosen = boxes[0, 4] if len(boxes) else 0.0, (pixels, boxes, kps)
+        degrees = 0
+        for turn, turned in quarter_turns(pixels).items():
+            found, points = self.find(turned)
+            if len(found) and is_upright(points[0]) and found[0, 4] > best:
+                best, degrees, chosen = found[0, 4], turn, (turned, found, points)
+        if degrees:
+            logger.warning("%s: turned by %d degrees clockwise for an upright face", name, degrees)
+        return chosen
 
     def _largest(self, image: ImageInput) -> FoundFace:
         found = self._find(image)
@@ -234,8 +267,10 @@ def aligned_crop(pixels: np.ndarray, kps: np.ndarray, side: int) -> np.ndarray:
 
 def _load_models(
     folder: Path, providers: list[str], threads: int | None
-) -> "tuple[SCRFD, ArcFaceONNX]":
+) -> "tuple[SCRFD, ArcFaceONNX, Path]":
     """Loads insightface's detector and recognizer from a folder's `.onnx` files.
+
+    Returns the recognizer's file, too.
 
     Does not use `FaceAnalysis`, which fails an assertion for a missing file, takes the first of two
     recognizers by name, and loads files that InstantID does not use.
@@ -293,7 +328,8 @@ def _load_models(
                 f"onnxruntime could not start {providers[0]} and fell back to {running}: check the "
                 "driver and the libraries that it needs, or choose the other"
             )
-    return detector, recognizer
+    (name,) = (name for name, model in models.items() if model is recognizer)
+    return detector, recognizer, folder / name
 
 
 def _download(pack: str, root: str | os.PathLike[str]) -> None:
@@ -303,6 +339,8 @@ def _download(pack: str, root: str | os.PathLike[str]) -> None:
     if pack != os.path.basename(pack):
         raise InputError(f"face pack {pack} not found: a path cannot be downloaded, only a name")
     target = pack_folder(pack, root)
+    if target.parts[0].startswith("~"):
+        raise InputError(f"{root} is not a known home folder: set HOME, or name another folder")
     logger.warning("downloading face pack %s to %s. %s", pack, target, LICENSE)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Next to the target, so that an interrupted download leaves no partial pack there.

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from instantid_jax.arrays import float_array
 from instantid_jax.atomic import replacing_file
 from instantid_jax.errors import InputError
+from instantid_jax.paths import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,9 @@ class Face:
       image_size: (height, width) of the photo.
       bbox: [4], left, top, right and bottom in the same pixels; may extend beyond the photo.
       det_score: the detector's confidence, in [0, 1].
+      face_pack: name of the face pack that measured it.
+      recognizer: SHA-256 of that pack's recognizer, in hexadecimal. Embeddings of two recognizers
+        have nothing in common.
 
     Raises:
       InputError: if a shape is wrong or a value is not finite.
@@ -39,9 +44,11 @@ class Face:
     image_size: tuple[int, int] | None = None
     bbox: np.ndarray | None = None
     det_score: float | None = None
+    face_pack: str | None = None
+    recognizer: str | None = None
 
     def __post_init__(self):
-        values: dict[str, np.ndarray | tuple[int, int] | float] = {
+        values: dict[str, np.ndarray | tuple[int, int] | float | str] = {
             "embedding": _finite("embedding", self.embedding, (None,)),
             "kps": _finite("kps", self.kps, (5, 2)),
         }
@@ -54,6 +61,9 @@ class Face:
             values["bbox"] = _finite("bbox", self.bbox, (4,))
         if self.det_score is not None:
             values["det_score"] = float(_finite("det_score", self.det_score, ()))
+        for name in ("face_pack", "recognizer"):
+            if getattr(self, name) is not None:
+                values[name] = str(getattr(self, name))
         for name, value in values.items():
             object.__setattr__(self, name, value)
         if abs(np.linalg.norm(self.embedding) - 1) < 0.01:
@@ -71,7 +81,7 @@ class Face:
         """
         try:
             # Opened here, because NumPy does not close a damaged archive.
-            with open(path, "rb") as opened:
+            with open(local_path(path), "rb") as opened:
                 file = np.load(opened, allow_pickle=False)
                 if isinstance(file, np.ndarray):
                     raise ValueError("one array without names")
@@ -118,6 +128,12 @@ class Face:
                 f"cannot average face embeddings of different lengths {sorted(sizes)}: "
                 "use one face pack for all of them"
             )
+        measured = {face.recognizer: face.face_pack for face in faces if face.recognizer}
+        if len(measured) > 1:
+            raise InputError(
+                f"cannot average faces of different recognizers, of the face packs "
+                f"{', '.join(str(pack) for pack in measured.values())}: use one for all photos"
+            )
         embedding = np.mean([face.embedding for face in faces], axis=0)
         return dataclasses.replace(faces[0], embedding=embedding)
 
@@ -149,11 +165,7 @@ def output_size(
 
 
 def _finite(name: str, value: object, shape: tuple[int | None, ...]) -> np.ndarray:
-    try:
-        with np.errstate(over="ignore"):  # overflows to infinity, which is refused below
-            array = np.array(value, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a face's {name} must be numeric: {error}") from error
+    array = float_array(f"a face's {name}", value).copy()
     fits = array.ndim == len(shape) and all(
         want in (None, got) for want, got in zip(shape, array.shape, strict=True)
     )

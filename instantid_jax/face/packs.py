@@ -1,13 +1,18 @@
 """Finds face packs: folders of `.onnx` files with a detector and a recognizer."""
 
+import hashlib
 import os
 from pathlib import Path
 
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
+from instantid_jax.paths import local_path
 
 # insightface has no environment variable for it.
 INSIGHTFACE_ROOT = "~/.insightface"
+
+# How the SHA-256 of antelopev2's recognizer, glintr100.onnx, begins.
+ANTELOPEV2_RECOGNIZER = "4ab1d643"
 
 LICENSE = (
     "insightface's face packs, antelopev2 among them, are for non-commercial research only; "
@@ -34,7 +39,7 @@ def find_pack(
       PackNotFoundError: if there is no such folder; lists the folders tried.
       InputError: if the folder has no `.onnx` files.
     """
-    places = [Path(pack).expanduser(), pack_folder(pack, root)]
+    places = [_expanded(local_path(pack)), pack_folder(pack, root)]
     for folder in places:
         if folder.is_dir():
             return _folder_of_onnx(folder)
@@ -43,8 +48,8 @@ def find_pack(
     raise PackNotFoundError(
         f"face pack {pack} not found: looked for the folders "
         f"{' and '.join(str(place) for place in dict.fromkeys(places))}; download it with "
-        "--download-face-pack (in Python: download=True), or unzip its .onnx files into "
-        "one of them, or name another folder"
+        "`instantid embed --download-face-pack` (in Python: FaceAnalyzer(download=True)), or unzip "
+        "its .onnx files into one of them, or name another folder"
     )
 
 
@@ -52,12 +57,25 @@ def pack_folder(
     pack: str | os.PathLike[str], root: str | os.PathLike[str] = INSIGHTFACE_ROOT
 ) -> Path:
     """insightface's folder for the pack of that name."""
-    return Path(root).expanduser() / "models" / pack
+    return _expanded(local_path(root)) / "models" / pack
+
+
+def recognizer_hash(file: str | os.PathLike[str]) -> str:
+    """SHA-256 of a recognizer's `.onnx` file, in hexadecimal."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def onnx_files(folder: Path) -> list[Path]:
     """The models in a folder, sorted. Skips hidden files, which macOS adds to archives."""
     return sorted(path for path in folder.glob("*.onnx") if not is_hidden(path, folder))
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # There is no such user, or no home folder.
+        return path
 
 
 def _folder_of_onnx(folder: Path) -> Path:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from instantid_jax.components import ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
+from instantid_jax.face.packs import ANTELOPEV2_RECOGNIZER, recognizer_hash
 from instantid_jax.images import ImageInput
 from instantid_jax.pipeline import stages
 from instantid_jax.pipeline.model import LoadedModel
@@ -30,6 +32,7 @@ from instantid_jax.pipeline.result import Result, provenance_of
 from instantid_jax.pipeline.sources import Sources, takes_sources
 from instantid_jax.request.request import Request
 from instantid_jax.request.split import split, takes_requests
+from instantid_jax.runs.folder import is_run
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +94,17 @@ class InstantIDPipeline:
         """The face pack that the model was trained with."""
         own = self.sources is not None and self.sources.embedded
         return str(embedded.FACE_PACK) if own else "antelopev2"
+
+    @functools.cached_property
+    def recognizer(self) -> str | None:
+        """How the SHA-256 of that pack's recognizer begins; None for a training run's model."""
+        if self.sources is None:
+            return None
+        if self.sources.embedded:
+            return recognizer_hash(embedded.FACE_PACK / "recogniser.onnx")
+        instantid = self.sources.instantid
+        trained = instantid is not None and is_run(Path(instantid))
+        return None if trained else ANTELOPEV2_RECOGNIZER
 
     def analyze(
         self, photo: ImageInput, face_pack: str | None = None, download: bool = False
@@ -166,6 +180,7 @@ class InstantIDPipeline:
             raise InputError(f"output_type={output_type!r}: expected one of {OUTPUT_TYPES}")
         observer = Observer() if observer is None else observer
         plan = resolve(self.model, requests)
+        self._warn_of_recognizers(plan.requests)
         with reporting_compiles(observer.on_compile):
             observer.on_stage("encode")
             conditions = stages.encode(self.model, plan)
@@ -177,6 +192,21 @@ class InstantIDPipeline:
                 images = self._decode(plan, latents, output_type)
         provenance = provenance_of(self.model, plan, self.sources)
         return Result(images, np.asarray(latents), plan.seeds, provenance)
+
+    def _warn_of_recognizers(self, requests: Sequence[Request]) -> None:
+        faces = [request.face for request in requests if request.face is not None]
+        others = {
+            face.face_pack
+            for face in faces
+            if self.recognizer and face.recognizer and face.recognizer[:8] != self.recognizer[:8]
+        }
+        for pack in sorted(map(str, others)):
+            logger.warning(
+                "a face was measured with the face pack %s, but the model was trained with another "
+                "recognizer, %s's: the images will show somebody else",
+                pack,
+                Path(self.face_pack).name,
+            )
 
     def _decode(self, plan: Plan, latents: Any, output_type: str) -> list[Image.Image] | np.ndarray:
         if output_type == "np":

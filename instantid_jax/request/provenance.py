@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
+from instantid_jax.paths import local_path
 from instantid_jax.request.request import EMBEDS, Request
 from instantid_jax.request.settings import Settings
 from instantid_jax.request.webui import KEY, read_parameters, write_parameters
@@ -109,7 +110,7 @@ class Provenance:
         Raises:
           InputError: if the file is not such a PNG, or its text is damaged.
         """
-        text = _read_text(Path(path))
+        text = _read_text(local_path(path))
         if CHUNK not in text:
             return cls(Request(**read_parameters(text[KEY])))
         try:
@@ -181,6 +182,8 @@ def _encode_face(face: Face) -> dict[str, Any]:
         "kps": face.kps.tolist(),
         "image_size": None if face.image_size is None else list(face.image_size),
         "det_score": face.det_score,
+        "face_pack": face.face_pack,
+        "recognizer": face.recognizer,
     }
     return {name: value for name, value in values.items() if value is not None}
 

@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import subprocess
 import sys
@@ -124,6 +125,44 @@ def test_a_rotated_file_gives_what_the_upright_one_gives(analyzer, tmp_path):
     assert got.image_size == (640, 480)
     np.testing.assert_array_equal(got.kps, want.kps)
     np.testing.assert_array_equal(got.embedding, want.embedding)
+
+
+class Sideways:
+    """Instead of a detector: finds the bright pixel, with keypoints as its color says."""
+
+    static_input_size = None
+
+    def detect(self, bgr, **_):
+        (y,), (x,) = np.nonzero(bgr[..., 2] == 255)
+        height, width = bgr.shape[:2]
+        kps = np.array([[0, 0], [20, 0], [10, 10], [0, 20], [20, 20]], np.float32)
+        if width > height:  # It lies, and the detector is less sure.
+            kps = kps[:, ::-1]
+        score = 0.9 if (x, y) == (3, 5) else 0.6
+        return np.array([[x, y, x + 20, y + 20, score]], np.float32), kps[None] + (x, y)
+
+
+def test_a_photo_on_its_side_is_turned(analyzer, monkeypatch, caplog):
+    upright = np.zeros((64, 32, 3), np.uint8)
+    upright[5, 3, 0] = 255
+    monkeypatch.setattr(analyzer, "_detector", Sideways())
+    want = analyzer.analyze(upright)
+    assert not caplog.records
+    got = analyzer.analyze(np.ascontiguousarray(np.rot90(upright)))
+    assert "the image: turned by 90 degrees clockwise for an upright face" in caplog.text
+    assert got.image_size == want.image_size == (64, 32)
+    np.testing.assert_array_equal(got.kps, want.kps)
+    np.testing.assert_array_equal(got.embedding, want.embedding)
+
+
+def test_faces_say_what_measured_them(analyzer, pack, tmp_path):
+    face = analyzer.analyze(photo(640, 640, LARGE))
+    file = pack / "recogniser.onnx"
+    assert face.face_pack == pack.name
+    assert face.recognizer == hashlib.sha256(file.read_bytes()).hexdigest()
+    face.save(tmp_path / "me.npz")
+    again = Face.load(tmp_path / "me.npz")
+    assert (again.face_pack, again.recognizer) == (face.face_pack, face.recognizer)
 
 
 def test_each_photo_gives_a_face_or_its_error(analyzer, tmp_path):
