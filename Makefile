@@ -20,7 +20,7 @@ FAST := tests/diffusion tests/face tests/request tests/weights $(addprefix tests
 test-fast: lint
 	JAX_DISABLE_MOST_OPTIMIZATIONS=true $(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
-test-slow: $(VENV)/.installed-test
+test-slow: $(VENV)/.installed-test $(VENV)/libtpu
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-test
@@ -43,6 +43,13 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml
 	$(BIN)/pip install --quiet -e '.[test]'
 	touch $@ $(VENV)/.installed
+
+# Compiles for TPUs without one. Not in the environment itself, where JAX would look for a TPU and
+# complain before every command. It exists for Linux on x86_64 only.
+$(VENV)/libtpu: $(VENV)/bin/python
+	$(BIN)/pip install --quiet --no-deps --target $@ \
+		"libtpu==0.0.42.*; sys_platform == 'linux' and platform_machine == 'x86_64'"
+	mkdir -p $@
 
 clean:
 	rm -rf $(VENV) out
