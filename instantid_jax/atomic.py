@@ -7,14 +7,19 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from instantid_jax.paths import local_path
+
 
 @contextlib.contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path next to `path`; moves it onto `path` when the block succeeds.
 
     Creates parent folders. Leaves nothing behind when the block raises.
+
+    Raises:
+      InputError: if `path` is not on this machine.
     """
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         # Writers choose the format by the suffix.
@@ -30,8 +35,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Raises:
       FileExistsError: if `path` exists and is not an empty folder. Checked before the block;
         the rename checks it again.
+      InputError: if `path` is not on this machine.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder")
     path.parent.mkdir(parents=True, exist_ok=True)

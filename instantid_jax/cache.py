@@ -2,16 +2,27 @@
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import jax
+
+from instantid_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """`instantid_jax` in XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "instantid_jax"
+    """`instantid_jax` in XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+      InputError: if neither is known.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:  # Neither HOME nor an entry of the user.
+        raise InputError("no home folder is known: set HOME or XDG_CACHE_HOME") from error
+    return folder / "instantid_jax"
 
 
 def keep_compiled_programs() -> None:
@@ -23,15 +34,15 @@ def keep_compiled_programs() -> None:
         return
     if not jax.config.values["jax_enable_compilation_cache"]:
         return
-    folder = cache_folder() / "xla"
     try:
+        folder = cache_folder() / "xla"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        # Otherwise JAX warns at every program.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (InputError, OSError) as error:
         logger.warning(
-            "compiled programs are not kept, because %s cannot be written (%s): "
-            "name another folder with XDG_CACHE_HOME",
-            folder,
-            error.strerror,
+            "compiled programs are not kept (%s): name a folder with XDG_CACHE_HOME", error
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -1,6 +1,7 @@
 """Reading images as upright RGB, and writing PNGs."""
 
 import collections
+import functools
 import logging
 import mimetypes
 import os
@@ -16,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from instantid_jax.atomic import is_hidden, replacing_file
 from instantid_jax.errors import InputError
+from instantid_jax.paths import local_path
 
 try:
     from pillow_heif import register_heif_opener
@@ -29,8 +31,8 @@ logger = logging.getLogger(__name__)
 # An input image: a file path, a Pillow image, or a uint8 [H, W, 3] RGB array.
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 
-# Suffixes that `find_images` accepts in a folder if Pillow reads their formats; a file passed
-# directly may have any name.
+# Suffixes of images, if Pillow and its plugins read their formats; a file passed directly may have
+# any name.
 _SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png"}
 _SUFFIXES |= {".tif", ".tiff", ".webp"}
 # Suffixes of camera formats that `mimetypes` may not know.
@@ -74,7 +76,7 @@ def read_image(image: ImageInput) -> np.ndarray:
             if isinstance(image, Image.Image):
                 result = _upright_rgb(image, name)
             else:
-                with Image.open(image) as opened:
+                with Image.open(local_path(image)) as opened:
                     result = _upright_rgb(opened, name)
     except (InputError, MemoryError):
         raise
@@ -119,12 +121,12 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
     Raises:
       InputError: if `path` does not exist, or is a folder without images.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; pass an image or a folder of images")
     if not path.is_dir():
         return [path]
-    readable = _SUFFIXES & _registered_suffixes()
+    readable = image_suffixes()
     files = [f for f in sorted(path.rglob("*")) if not is_hidden(f, path) and f.is_file()]
     found = [file for file in files if file.suffix.lower() in readable]
     skipped = collections.Counter(
@@ -146,10 +148,11 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def _registered_suffixes() -> set[str]:
-    """Suffixes of the formats that Pillow reads, with its plugins."""
-    suffixes = Image.registered_extensions()
-    return {suffix for suffix, kind in suffixes.items() if kind in Image.OPEN}
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of image files that are read in a folder or an archive, in lower case."""
+    registered = Image.registered_extensions()
+    return frozenset(suffix for suffix in _SUFFIXES if registered.get(suffix) in Image.OPEN)
 
 
 def _is_photo(file: Path) -> bool:
@@ -173,7 +176,7 @@ def save_png(
     Raises:
       InputError: if `path` does not end in `.png` or is a folder, or `image` cannot be read.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.suffix.lower() != ".png":
         raise InputError(
             f"{path}: images are written as PNG; name it {path.with_suffix('.png').name}"
@@ -184,8 +187,9 @@ def save_png(
         image = Image.fromarray(read_image(image))
     chunks = PngInfo()
     for keyword, value in (text or {}).items():
-        # Pillow writes tEXt for Latin-1 text and iTXt otherwise.
-        chunks.add_text(keyword, value)
+        # Pillow writes tEXt for Latin-1 text and iTXt otherwise. Names of files may have bytes that
+        # are not UTF-8; their escapes are those of JSON, too.
+        chunks.add_text(keyword, value.encode(errors="backslashreplace").decode())
     with replacing_file(path) as temporary:
         image.save(temporary, format="PNG", pnginfo=chunks)
 

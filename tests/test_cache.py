@@ -1,7 +1,14 @@
+import errno
+import pwd
+import tempfile
+
 import jax
 import pytest
 
 from instantid_jax.cache import cache_folder, keep_compiled_programs
+from instantid_jax.errors import InputError
+from instantid_jax.face.analysis import FaceAnalyzer
+from instantid_jax.face.packs import PackNotFoundError, find_pack
 
 SETTINGS = (
     "jax_compilation_cache_dir",
@@ -61,3 +68,46 @@ def test_warns_without_a_writable_folder(home, caplog):
     keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir is None
     assert "XDG_CACHE_HOME" in caplog.text and len(caplog.records) == 1
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """Nobody's: no HOME, and a user without an entry."""
+
+    def unknown(_):
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_works_without_a_home(homeless, caplog):
+    keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    (record,) = caplog.records
+    assert "no home folder is known" in record.getMessage()
+    with pytest.raises(InputError, match="set HOME or XDG_CACHE_HOME"):
+        cache_folder()
+
+
+def test_finds_face_packs_without_a_home(homeless, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PackNotFoundError, match="face pack antelopev2 not found"):
+        find_pack("antelopev2")
+    with pytest.raises(InputError, match="not a known home folder: set HOME"):
+        FaceAnalyzer("antelopev2", download=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_warns_once_of_a_read_only_folder(home, caplog, monkeypatch):
+    """Root may write anywhere, so the file system's answer is made up."""
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    (record,) = caplog.records
+    assert "Read-only file system" in record.getMessage()

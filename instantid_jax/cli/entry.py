@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import logging
 import re
 import signal
@@ -21,6 +22,9 @@ FREE_MEMORY = "make smaller images or fewer at a time, compute in bfloat16, or u
 # Errors of a disk, not of a program.
 DISK = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
 
+# Errors of names that no file can have.
+NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
+
 
 @contextlib.contextmanager
 def entry(name: str) -> Iterator[None]:
@@ -32,9 +36,15 @@ def entry(name: str) -> Iterator[None]:
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.WARNING)
     # Ours tells what will be fetched, and how much.
     logging.getLogger("instantid_jax").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What was computed is not lost to a name that the terminal cannot show.
+        sys.stdout.reconfigure(errors="backslashreplace")
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        yield
+        from instantid_jax.cli.path_arguments import registry
+
+        with registry:
+            yield
     except InputError as error:
         sys.exit(_told(name, str(error), 2))
     except ImportError as error:
@@ -45,6 +55,8 @@ def entry(name: str) -> Iterator[None]:
         how = f" (Debian, Ubuntu: apt-get install {PACKAGES[file]})" if file in PACKAGES else ""
         sys.exit(_told(name, f"the system library {file} is missing: install it{how}", 1))
     except OSError as error:
+        if error.errno in NAMES:
+            sys.exit(_told(name, f"{str(error.filename)[:80]}...: {error.strerror}", 2))
         if error.errno not in DISK:
             raise
         sys.exit(_told(name, f"{error.filename or 'writing'}: {error.strerror}", 1))
@@ -83,5 +95,7 @@ def run_command(
 
 
 def _told(name: str, message: str, status: int) -> int:
-    print(f"{name}: error: {message}", file=sys.stderr)
+    # Names of files may have line breaks and worse.
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    print(f"{name}: error: {shown}", file=sys.stderr)
     return status

@@ -6,8 +6,8 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from instantid_jax.paths import local_path
 from instantid_jax.request.provenance import Provenance
 from instantid_jax.signatures import with_signature
 
@@ -26,14 +26,14 @@ def with_recorded_defaults(
       InputError: if the file does not say how it was made.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--like", type=Path)
+    parser.add_argument("--like", type=local_path)
     for name in ("--sdxl", "--instantid", "--model"):
         parser.add_argument(name, dest="weights")
     try:
         given, _ = parser.parse_known_args(sys.argv[1:] if args is None else list(args))
     except argparse.ArgumentError:
         return command  # The command's own parser says what is wrong.
-    if given.like is None:
+    if not given.like:  # argparse makes an empty list of `--like=--`.
         return command
     recorded = Provenance.read(given.like)
     defaults = {

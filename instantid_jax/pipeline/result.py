@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from instantid_jax.images import save_png
+from instantid_jax.paths import local_path
 from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.pipeline.plan import Plan
 from instantid_jax.pipeline.sources import Sources
@@ -66,7 +67,7 @@ class Result:
           ValueError: if the images are not Pillow images.
           InputError: if a file cannot be written under this name.
         """
-        path, paths, images = Path(path), [], self.pil_images
+        path, paths, images = local_path(path), [], self.pil_images
         for i, (image, provenance) in enumerate(zip(images, self.provenance, strict=True)):
             target = path.with_stem(f"{path.stem}-{i + 1}") if len(images) > 1 else path
             save_png(image, target, text=provenance.to_text(facts or {}))

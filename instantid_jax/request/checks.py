@@ -45,6 +45,13 @@ def check_side(name: str, value: Any) -> int:
 def check_text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InputError(f"{name} holds a {type(value).__name__}: expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} has half a character at position {error.start}, {value[error.start]!a}: "
+            "expected text in UTF-8"
+        ) from error
     return value
 
 

@@ -6,6 +6,7 @@ usable face are skipped and counted by reason.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
@@ -46,9 +47,10 @@ class Options:
             raise InputError(f"--shard {self.shard} --of {self.of}: expected 0 <= shard < of")
 
 
-def main() -> None:
-    with entry("prepare"):
-        prepare(tyro.cli(Options, prog="python -m train.prepare", description=__doc__))
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the program. Exit status: 2 after bad input."""
+    with entry("train.prepare"):
+        prepare(tyro.cli(Options, args=args, prog="python -m train.prepare", description=__doc__))
 
 
 def prepare(options: Options) -> None:

@@ -69,7 +69,7 @@ def prepare(options: Options, beam_options: Sequence[str]) -> None:
 
 
 def main() -> None:
-    with entry("prepare.beam"):
+    with entry("train.prepare.beam"):
         options, beam_options = tyro.cli(
             Options,
             prog="python -m train.prepare.beam",

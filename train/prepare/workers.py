@@ -82,10 +82,10 @@ def _raise(status: int, pipe: connection.Connection) -> None:
     with contextlib.suppress(EOFError):
         raise InputError(pipe.recv())
     if status > 0:
-        raise SystemExit("prepare: a worker failed (see the error above); rerun to resume")
+        raise SystemExit("train.prepare: a worker failed (see the error above); rerun to resume")
     raise SystemExit(
-        f"prepare: a worker was killed by signal {-status}; rerun to resume, with fewer --workers "
-        "if it ran out of memory"
+        f"train.prepare: a worker was killed by signal {-status}; rerun to resume, with fewer "
+        "--workers if it ran out of memory"
     )
 
 

@@ -260,7 +260,7 @@ def test_interrupt_ends_all_processes_with_one_line(source, pack, tmp_path):
     started = processes(output)
     os.killpg(ran.pid, signal.SIGINT)
     _, stderr = ran.communicate()
-    assert (ran.returncode, stderr.splitlines()) == (130, ["prepare: error: interrupted"])
+    assert (ran.returncode, stderr.splitlines()) == (130, ["train.prepare: error: interrupted"])
     wait_for_end(started)
 
 

@@ -1,0 +1,29 @@
+"""Paths of files on this machine."""
+
+import os
+import re
+from pathlib import Path
+
+from instantid_jax.errors import InputError
+
+# Path() merges the slashes of gs://bucket. One letter is a drive of Windows.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:")
+# Characters of an address in a message; those with data in them have millions.
+_SHOWN = 80
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a file or folder on this machine.
+
+    Raises:
+      InputError: if it is an address such as gs://bucket/a.png, which Path() turns into a local
+        folder `gs:`.
+    """
+    text = os.fspath(path)
+    if _ADDRESS.match(text):
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise InputError(
+            f"{shown} is an address: give a path on this machine, and copy files from or to the "
+            "address yourself"
+        )
+    return Path(text)

@@ -1,0 +1,96 @@
+"""Addresses of remote storage, given as paths to every program: refused before anything else."""
+
+from pathlib import Path
+
+import pytest
+
+from convert.__main__ import main as convert
+from instantid_jax import Face, cli
+from instantid_jax.atomic import new_folder, replacing_file
+from instantid_jax.errors import InputError
+from instantid_jax.face.packs import find_pack
+from instantid_jax.images import find_images, read_image, save_png
+from instantid_jax.paths import local_path
+from instantid_jax.request import Request
+from train.__main__ import main as train
+from train.data.build import main as build
+from train.data.latents import main as latents
+from train.data.reading import FaceDataset
+from train.prepare.__main__ import main as prepare
+
+ROOT = Path(__file__).parents[1]
+ADDRESSES = ("gs://bucket/a.png", "s3://bucket/run", "hf://owner/name", "https://example.com/a.jpg")
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES, "file:///tmp/a.png", "data:image/png;base64,iVB"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        local_path,
+        read_image,
+        find_images,
+        Face.load,
+        Request.from_png,
+        find_pack,
+        FaceDataset,
+        lambda path: save_png(read_image(ROOT / "docs" / "demo.png"), path),
+        lambda path: replacing_file(path).__enter__(),
+        lambda path: new_folder(path).__enter__(),
+        # What Path() makes of it.
+        lambda path: local_path(Path(path)),
+    ],
+)
+def test_no_address_becomes_a_folder(tmp_path, monkeypatch, use, address):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is an address: give a path on this machine"):
+        use(address)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["a:b.png", "C:/photos/a.png", "a/b:/c.png", "~/a.png", "gs:"])
+def test_other_names_are_paths(path):
+    assert local_path(path) == Path(path)
+
+
+def test_a_long_address_is_cut():
+    with pytest.raises(InputError) as error:
+        read_image("data:image/png;base64," + "A" * 10**6)
+    assert len(str(error.value)) < 300
+
+
+PROGRAMS = {
+    "generate": (cli.main, "generate --face a.npz --prompt x --output {}"),
+    "generate like": (cli.main, "generate --like {} --output a.png"),
+    "generate face": (cli.main, "generate --face {} --prompt x --output a.png"),
+    "demo": (cli.main, "demo --output {}"),
+    "embed": (cli.main, "embed photos --output {}"),
+    "embed photos": (cli.main, "embed {} --output faces"),
+    "embed pack": (cli.main, "embed photos --output faces --face-pack {}"),
+    "inspect": (convert, "inspect {}"),
+    "to-jax": (convert, "to-jax --sdxl sdxl --instantid instantid --output {}"),
+    "to-torch": (convert, "to-torch run --output {}"),
+    "to-torch run": (convert, "to-torch {} --output out"),
+    "train": (train, f"{ROOT}/configs/instantid_sdxl.py --workdir {{}}"),
+    "train state": (train, f"{ROOT}/configs/instantid_sdxl.py --workdir run --state {{}}"),
+    "prepare": (prepare, "--input photos --output {}"),
+    "prepare input": (prepare, "--input {} --output out"),
+    "build": (build, "--input photos --output {}"),
+    "build input": (build, "--input {} --output out"),
+    "latents": (latents, "{} --sdxl sdxl"),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("address", ADDRESSES[:2])
+def test_every_program_refuses_addresses(tmp_path, monkeypatch, capfd, program, address):
+    (tmp_path / "photos").mkdir()
+    save_png(read_image(ROOT / "docs" / "demo.png"), tmp_path / "photos" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    main, line = PROGRAMS[program]
+    with pytest.raises(SystemExit) as ended:
+        main(line.format(address).split())
+    _, err = capfd.readouterr()
+    assert ended.value.code == 2
+    (last,) = err.splitlines()
+    assert f"error: {address} is an address: give a path on this machine" in last
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
