@@ -20,8 +20,10 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
       InputError: if `path` is not on this machine.
     """
     path = local_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    with (
+        _made(path.parent),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder,
+    ):
         # Writers choose the format by the suffix.
         temporary = Path(folder) / path.name
         yield temporary
@@ -40,17 +42,31 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = local_path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _made(path.parent):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            # mkdtemp creates a private folder; give it the permissions of any new folder.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o777 & ~umask)
+            yield temporary
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Creates a folder and its parents; removes those that it created if the block raises."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        # mkdtemp creates a private folder; give it the permissions of any new folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        yield temporary
-        os.rename(temporary, path)
+        yield
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for each in missing:
+            with contextlib.suppress(OSError):  # It may be in use.
+                each.rmdir()
         raise
 
 

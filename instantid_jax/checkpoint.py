@@ -30,6 +30,7 @@ from instantid_jax.components import Component, ModelSource, component_shapes, n
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json, write_json
 from instantid_jax.params import Params, mismatches
+from instantid_jax.paths import utf8_path
 
 INDEX = "instantid_jax.json"
 FORMAT = 1
@@ -48,7 +49,7 @@ def save_model(model: ModelSource, path: Path, dtype: jnp.dtype | None = None) -
       FileExistsError: if `path` exists and is not an empty folder.
       InputError: if a component cannot be read, or the disk is full.
     """
-    with new_folder(path) as folder:
+    with new_folder(utf8_path(path)) as folder:
         for name, component in model.components.items():
             yield name
             place = _place(folder, name)
@@ -80,6 +81,7 @@ def open_model(path: Path) -> ModelSource:
     Raises:
       InputError: if the folder is not a converted model, is damaged, or has another format.
     """
+    path = utf8_path(path)
     index = _read_index(path)
     for name, (size, _) in index["files"].items():
         file = path / name

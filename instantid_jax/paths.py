@@ -26,4 +26,24 @@ def local_path(path: str | os.PathLike[str]) -> Path:
             f"{shown} is an address: give a path on this machine, and copy files from or to the "
             "address yourself"
         )
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{text!a}: no file can have this name") from error
+    if b"\0" in encoded:
+        raise InputError(f"{text!a}: no file can have this name")
     return Path(text)
+
+
+def utf8_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a file or folder on this machine, for libraries that take UTF-8 only.
+
+    Raises:
+      InputError: if it is not UTF-8.
+    """
+    path = local_path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{str(path)!a} is not UTF-8: rename the file or folder") from error
+    return path

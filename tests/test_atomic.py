@@ -77,3 +77,11 @@ def test_failure_leaves_no_folder(tmp_path):
         (temporary / "half").touch()
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("creating", [replacing_file, new_folder])
+def test_a_failure_leaves_no_parents(tmp_path, creating):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ZeroDivisionError), creating(tmp_path / "there" / "a" / "b" / "c"):
+        raise ZeroDivisionError
+    assert [*tmp_path.rglob("*")] == [tmp_path / "there"]

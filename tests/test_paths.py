@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 
 from convert.__main__ import main as convert
-from instantid_jax import Face, cli
+from instantid_jax import Face, InstantIDPipeline, cli
 from instantid_jax.atomic import new_folder, replacing_file
+from instantid_jax.checkpoint import open_model
 from instantid_jax.errors import InputError
 from instantid_jax.face.packs import find_pack
 from instantid_jax.images import find_images, read_image, save_png
 from instantid_jax.paths import local_path
 from instantid_jax.request import Request
+from instantid_jax.runs.trained import open_trained
 from train.__main__ import main as train
 from train.data.build import main as build
 from train.data.latents import main as latents
@@ -94,3 +96,21 @@ def test_every_program_refuses_addresses(tmp_path, monkeypatch, capfd, program, 
     (last,) = err.splitlines()
     assert f"error: {address} is an address: give a path on this machine" in last
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.parametrize("name", ["\0", "a\0b.png", "\ud800"])
+def test_impossible_names_get_one_line(name):
+    with pytest.raises(InputError, match="no file can have this name"):
+        local_path(name)
+
+
+def load(folder):
+    return InstantIDPipeline.load(str(folder), str(folder))
+
+
+@pytest.mark.parametrize("use", [find_pack, FaceDataset, open_model, open_trained, load])
+def test_libraries_that_take_utf8_get_nothing_else(tmp_path, use):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    with pytest.raises(InputError, match="is not UTF-8: rename the file or folder"):
+        use(folder)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from instantid_jax.atomic import replacing_file
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json, write_json
+from instantid_jax.paths import utf8_path
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.sharding import training_mesh
@@ -51,7 +52,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
         raise InputError(f"profile={profile}: expected 0 steps or more")
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file: pass a folder as --workdir")
-    run = RunFolder(workdir)
+    run = RunFolder(utf8_path(workdir))
     # What is local comes first: the model may be on the network.
     mesh = training_mesh(config.mesh.shape)
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
-from instantid_jax.paths import local_path
+from instantid_jax.paths import local_path, utf8_path
 
 # insightface has no environment variable for it.
 INSIGHTFACE_ROOT = "~/.insightface"
@@ -42,6 +42,7 @@ def find_pack(
     places = [_expanded(local_path(pack)), pack_folder(pack, root)]
     for folder in places:
         if folder.is_dir():
+            utf8_path(folder)  # as onnxruntime needs
             return _folder_of_onnx(folder)
     if places[0].is_file():
         raise InputError(f"face pack {pack} is a file: pass a folder of .onnx files")

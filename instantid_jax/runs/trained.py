@@ -15,6 +15,7 @@ from instantid_jax.components import Component, component_shapes, network
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json
 from instantid_jax.params import Network, Params, mismatches
+from instantid_jax.paths import utf8_path
 from instantid_jax.runs.folder import RunFolder, is_run
 from instantid_jax.weights.layouts import find_instantid, read_params
 from instantid_jax.weights.tensors import LazyTensor
@@ -109,7 +110,7 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
     """
     from instantid_jax.runs.restoring import stored_weights  # Orbax is slow to import
 
-    run = RunFolder(path)
+    run = RunFolder(utf8_path(path))
     stored = stored_weights(run, raw=raw, step=step)
     settings, networks = _read_networks(run)
     shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {part: {} for part in PARTS}

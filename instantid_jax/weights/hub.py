@@ -14,6 +14,7 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils import validate_repo_id
 
 from instantid_jax.errors import InputError
+from instantid_jax.paths import utf8_path
 from instantid_jax.weights.selection import list_folder
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def folder_of(source: str | Path, select: Select) -> Path:
     """
     folder = Path(source)
     if folder.is_dir():
+        utf8_path(folder)
         _select(str(folder), select, list_folder(folder))
         return folder
     return fetch(str(source), select)

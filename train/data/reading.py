@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
-from instantid_jax.paths import local_path
+from instantid_jax.paths import utf8_path
 from train.data.buckets import Size, nearest_buckets
 from train.data.record import CorruptRecord, Record
 from train.data.writing import INDEX
@@ -26,7 +26,7 @@ def find_datasets(folder: str | Path) -> list[Path]:
     Raises:
       InputError: if there is none.
     """
-    folder = local_path(folder)
+    folder = utf8_path(folder)
     found = sorted(
         path.parent
         for path in folder.glob("**/dataset_info.json")

@@ -16,6 +16,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from instantid_jax.atomic import new_folder
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
+from instantid_jax.paths import utf8_path
 from train.data.buckets import Size, aspect_buckets, count_enlarged, nearest_buckets
 from train.data.faces import face_share
 from train.data.record import Record, features, image_hash
@@ -57,7 +58,7 @@ def write_dataset(
     if shards < 1:
         raise InputError(f"shards={shards}: expected 1 or more")
     try:
-        with new_folder(output) as temporary:
+        with new_folder(utf8_path(output)) as temporary:
             folder = temporary / NAME / VERSION
             folder.mkdir(parents=True)
             contents = _write_shards(folder, records, shards, embedding_size)

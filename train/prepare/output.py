@@ -26,6 +26,7 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json, write_json
+from instantid_jax.paths import utf8_path
 from train.data.buckets import aspect_buckets
 from train.data.writing import (
     MANIFEST,
@@ -61,6 +62,7 @@ class Output:
         Raises:
           InputError: if it has another plan, or contains other files.
         """
+        folder = utf8_path(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--output {folder} is a file: pass a new folder")
         output = cls(folder, plan["shards"], plan["embedding_size"])
