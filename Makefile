@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast test-slow lint types clean
+.PHONY: demo test test-fast test-slow test-oldest test-newest lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/instantid demo --output out/demo.png
@@ -22,6 +22,31 @@ test-fast: lint
 
 test-slow: $(VENV)/.installed-test $(VENV)/libtpu
 	$(BIN)/python -m pytest -m slow
+
+# The oldest and the newest versions that pyproject.toml allows, each in an environment of its own,
+# with tests of what uses each package. PyTorch is not needed.
+VERSIONED := tests/cli/test_embed.py tests/cli/test_embedded_default.py tests/cli/test_names.py \
+	$(addprefix tests/models/test_,clip.py controlnet.py resampler.py unet.py vae.py) \
+	tests/test_prompt.py tests/test_sharding.py tests/weights/test_hub.py \
+	$(addprefix tests/train/data/test_,batches.py build.py latents.py sidecars.py) \
+	tests/train/prepare/test_prepare.py tests/train/runs/test_checkpoints.py \
+	tests/train/test_options.py tests/train/test_overfit.py
+TOOLS := pytest pytest-xdist hypothesis pillow-heif
+# Has the newest JAX; older Pythons get older ones.
+NEWEST_PYTHON ?= python3.12
+
+test-oldest:
+	$(PYTHON) -m venv --clear $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install --quiet uv
+	$(VENV)-oldest/bin/uv pip install --quiet --python $(VENV)-oldest/bin/python \
+		--resolution lowest-direct -e '.[train]'
+	$(VENV)-oldest/bin/pip install --quiet $(TOOLS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=true $(VENV)-oldest/bin/python -m pytest -n 2 $(VERSIONED)
+
+test-newest:
+	$(NEWEST_PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/pip install --quiet -e '.[train]' $(TOOLS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=true $(VENV)-newest/bin/python -m pytest -n 2 $(VERSIONED)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -52,4 +77,4 @@ $(VENV)/libtpu: $(VENV)/bin/python
 	mkdir -p $@
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest out
