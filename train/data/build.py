@@ -106,7 +106,7 @@ def _records(
 ) -> Iterator[tuple[Record, Size]]:
     from tqdm import tqdm
 
-    keys = set()
+    keys, recognizers = set(), set()
     for candidate in tqdm(candidates, unit=" images", disable=None):
         person = Path(candidate.key).parent.as_posix() if references else ""
         others = {k: v for k, v in references.get(person, {}).items() if k != candidate.key}
@@ -114,6 +114,13 @@ def _records(
             if candidate.key in keys:
                 raise Rejected("duplicate name")
             keys.add(candidate.key)
+            if isinstance(candidate.face, Face) and candidate.face.recognizer is not None:
+                recognizers.add(candidate.face.recognizer)
+            if len(recognizers) > 1:
+                raise InputError(
+                    f"the face of {candidate.key} was measured by another recognizer than earlier "
+                    "ones: run `instantid embed` with one face pack for all photos"
+                )
             yield make_record(
                 candidate,
                 caption_source=caption_source,

@@ -11,11 +11,11 @@ from train.data.record_builder import Rejected, StoredImage
 
 # The options of `train.prepare` that decide over a rejection, by its reason.
 DECIDING_OPTIONS = {
-    "image too small": "--filter.min-side",
-    "low detection score": "--filter.min-det-score",
-    "face too small": "--filter.min-face-share",
-    "several faces": "--filter.min-face-share",
-    "face blurred": "--filter.min-sharpness",
+    "image too small": "--min-side",
+    "low detection score": "--min-det-score",
+    "face too small": "--min-face-share",
+    "several faces": "--min-face-share",
+    "face blurred": "--min-sharpness",
 }
 
 

@@ -216,6 +216,15 @@ def test_builds_img2dataset_tars(tmp_path, faces_in_tar):
     assert one["kept"] == 3
 
 
+def test_faces_of_two_recognizers_are_refused(tmp_path):
+    pixels = drawn.jpeg(drawn.picture(64, 48))
+    for name, recognizer in (("a", "1" * 64), ("b", None), ("c", "2" * 64)):
+        put(tmp_path / "in", f"{name}.jpg", pixels, face(64, 48, recognizer=recognizer))
+    with pytest.raises(InputError, match="the face of c was measured by another recognizer"):
+        build(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_prints_what_decides_and_what_is_enlarged(folder, tmp_path, capsys, caplog):
     main(["--input", str(folder), "--output", str(tmp_path / "out"), "--resolution", "512"])
     lines = capsys.readouterr().out.splitlines()
