@@ -165,6 +165,14 @@ def _loop(
                 report.restart_clock()
     if is_first:
         append_event(run, "preempted" if preempted else "finished", step=step)
+        if preempted:
+            logger.info("SIGTERM: saved step %d; the same command resumes from there", step)
+        else:
+            logger.info(
+                "finished at step %d: `instantid generate --instantid %s` uses the weights, and "
+                "`python -m convert to-torch %s` converts them",
+                *(step, run.path, run.path),
+            )
     return PREEMPTED_STATUS if preempted else 0
 
 

@@ -202,8 +202,9 @@ class InstantIDPipeline:
         }
         for pack in sorted(map(str, others)):
             logger.warning(
-                "a face was measured with the face pack %s, but the model was trained with another "
-                "recognizer, %s's: the images will show somebody else",
+                "a face was measured with the face pack %s, whose recognizer is not %s's: a model "
+                "that was trained with the latter, as InstantID's published one, will show "
+                "somebody else",
                 pack,
                 Path(self.face_pack).name,
             )

@@ -89,7 +89,7 @@ def test_photos_are_analysed_averaged_and_posed(run, pipe, weights, photo, pack)
     assert ran.status == 0 and ran.err == []
     several, other = ran.log
     assert several == f"2 faces in {pose}: using the largest"
-    assert other.startswith("a face was measured with the face pack synthetic, but the model was")
+    assert other.startswith("a face was measured with the face pack synthetic, whose recognizer is")
 
     analyzer = FaceAnalyzer(pack)
     face = Face.mean([analyzer.analyze(first), analyzer.analyze(second)])

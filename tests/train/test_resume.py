@@ -70,7 +70,10 @@ def test_flipped_bit_changes_the_trace(straight, tmp_path):
 def test_sigterm_saves_and_exits_with_its_status(straight, tmp_path):
     ended = training_process.start(tmp_path, "--steps", 1000, "--no-log-example-ids")
     training_process.signal_at(ended, tmp_path, 4, signal.SIGTERM)
-    assert training_process.end(ended) == PREEMPTED_STATUS
+    status, log = training_process.finish(ended)
+    assert status == PREEMPTED_STATUS
+    assert log[-1].startswith("train: SIGTERM: saved step ")
+    assert log[-1].endswith("; the same command resumes from there")
     step = training_process.metrics(tmp_path)[-1]["step"]
     assert RunFolder(tmp_path).steps()[-1] == step
     assert training_process.events(tmp_path)[-1] == {"event": "preempted", "step": step}

@@ -36,12 +36,17 @@ def start(workdir: Path, *options: Any) -> subprocess.Popen:
 
 def end(process: subprocess.Popen) -> int:
     """Waits for the exit status."""
+    return finish(process)[0]
+
+
+def finish(process: subprocess.Popen) -> tuple[int, list[str]]:
+    """Waits for the exit status and the lines of the log."""
     try:
         _, stderr = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
     assert "Traceback" not in stderr, stderr
-    return process.returncode
+    return process.returncode, stderr.splitlines()
 
 
 def start_two(workdir: Path, *options: Any) -> list[subprocess.Popen]:
