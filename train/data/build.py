@@ -25,8 +25,6 @@ from train.data.record_builder import Rejected, captions_of, record_of, upright_
 from train.data.writing import print_outcome, write_dataset
 
 _MAX_REFERENCES = 8
-# The options that decide over a rejection, by its reason.
-DECIDING_OPTIONS = {"no face file": "--faces", "wrong embedding size": "--embedding-size"}
 
 
 def build(
@@ -171,7 +169,7 @@ def main(args: Sequence[str] | None = None) -> None:
         import tyro
 
         manifest = tyro.cli(build, args=args, prog="python -m train.data.build")
-        print_outcome(manifest, DECIDING_OPTIONS)
+        print_outcome(manifest)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,18 @@ _LONGEST_JPEG = 65_500  # libjpeg's limit, in pixels
 _LARGEST_SIDE = 2**31 - 1  # what a record's int32 holds
 
 
+# The options of `train.data.build` and `train.prepare` that decide over a rejection, by its reason.
+DECIDING_OPTIONS = {
+    "no face file": "--faces",
+    "wrong embedding size": "--embedding-size",
+    "image too small": "--min-side",
+    "low detection score": "--min-det-score",
+    "face too small": "--min-face-share",
+    "several faces": "--min-face-share",
+    "face blurred": "--min-sharpness",
+}
+
+
 class Rejected(Exception):
     """An image that is left out of the dataset; the message is one of a few reasons."""
 

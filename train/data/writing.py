@@ -20,6 +20,7 @@ from instantid_jax.paths import utf8_path
 from train.data.buckets import Size, aspect_buckets, count_enlarged, nearest_buckets
 from train.data.faces import face_share
 from train.data.record import Record, features, image_hash
+from train.data.record_builder import DECIDING_OPTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,7 @@ def write_dataset(
             rejected = dict(rejected or {})
             kept = sum(len(shard.sizes) for shard in contents)
             if not kept:
-                reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items())
-                raise InputError(f"no usable image ({reasons or 'none seen'}): nothing is written")
+                raise no_usable_image(rejected)
             index = write_metadata(folder, contents, embedding_size, buckets)
             manifest = {**outcome(index, buckets, rejected), **(notes or {})}
             write_json(temporary / MANIFEST, manifest)
@@ -214,17 +214,18 @@ def outcome(
     }
 
 
-def print_outcome(manifest: Mapping[str, Any], options: Mapping[str, str]) -> None:
-    """Prints a manifest's counts.
+def no_usable_image(rejected: Mapping[str, int]) -> InputError:
+    """The error of an input without a usable image."""
+    reasons = ", ".join(f"{count} {_decided(reason)}" for reason, count in rejected.items())
+    return InputError(f"no usable image ({reasons or 'none seen'})")
 
-    Args:
-      options: the options that decide over a rejection, by its reason.
-    """
+
+def print_outcome(manifest: Mapping[str, Any]) -> None:
+    """Prints a manifest's counts."""
     buckets = ", ".join(f"{n} of {size}" for size, n in manifest["buckets"].items() if n)
     print(f"kept {manifest['kept']} of {manifest['seen']} images ({buckets})")
     for reason, count in manifest["rejected"].items():
-        decided = f" ({options[reason]})" if reason in options else ""
-        print(f"rejected {count}: {reason}{decided}")
+        print(f"rejected {count}: {_decided(reason)}")
     if manifest["enlarged"]:
         logger.warning(
             "%d of %d images are smaller than the buckets of %s, so training at this size enlarges "
@@ -233,6 +234,12 @@ def print_outcome(manifest: Mapping[str, Any], options: Mapping[str, str]) -> No
             manifest["kept"],
             next(iter(manifest["buckets"])),
         )
+
+
+def _decided(reason: str) -> str:
+    """A reason to reject, with the option that decides over it."""
+    option = DECIDING_OPTIONS.get(reason)
+    return reason if option is None else f"{reason} ({option})"
 
 
 def _template(folder: Path) -> tfds.core.ShardedFileTemplate:

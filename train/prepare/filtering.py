@@ -9,15 +9,6 @@ from train.data.buckets import Size
 from train.data.faces import face_share, sharpness
 from train.data.record_builder import Rejected, StoredImage
 
-# The options of `train.prepare` that decide over a rejection, by its reason.
-DECIDING_OPTIONS = {
-    "image too small": "--min-side",
-    "low detection score": "--min-det-score",
-    "face too small": "--min-face-share",
-    "several faces": "--min-face-share",
-    "face blurred": "--min-sharpness",
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Filter:

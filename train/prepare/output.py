@@ -33,6 +33,7 @@ from train.data.writing import (
     NAME,
     VERSION,
     ShardContents,
+    no_usable_image,
     outcome,
     shard_path,
     write_metadata,
@@ -148,8 +149,7 @@ class Output:
             rejected.update(each["rejected"])
         kept = sum(each["kept"] for each in summaries)
         if not kept:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.most_common())
-            raise InputError(f"no usable image ({reasons or 'none seen'})")
+            raise no_usable_image(dict(rejected.most_common()))
         with self.scratch() as scratch:
             # TFDS derives its metadata from file names, so symbolic links suffice.
             for shard in range(self.shards):

@@ -1,7 +1,6 @@
 """Prints the outcome of a preparation: complete, or what remains to be done."""
 
 from train.data.writing import print_outcome
-from train.prepare.filtering import DECIDING_OPTIONS
 from train.prepare.output import Output
 
 
@@ -11,4 +10,4 @@ def summarize(output: Output) -> None:
     if manifest is None:
         print(f"{len(output.missing())} of {output.shards} shards still to be done by other jobs")
         return
-    print_outcome(manifest, DECIDING_OPTIONS)
+    print_outcome(manifest)

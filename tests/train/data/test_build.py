@@ -266,7 +266,7 @@ def test_failed_build_leaves_nothing(folder, tmp_path):
         (tar, "damaged tar"),
         (tmp_path / "bare", "holds no images"),
         (tmp_path / "missing", "is not a folder"),
-        (tmp_path / "faceless", r"no usable image \(1 no face file\)"),
+        (tmp_path / "faceless", r"no usable image \(1 no face file \(--faces\)\)"),
     ):
         with pytest.raises(InputError, match=message):
             build(source, tmp_path / "out")

@@ -1,5 +1,7 @@
 """Images and metadata of any kind become records, or are rejected with a reason."""
 
+import dataclasses
+import inspect
 import io
 import struct
 import zlib
@@ -11,9 +13,17 @@ from PIL import Image
 from instantid_jax import Face
 from tests.train.prepare import web
 from train.data import record_builder
+from train.data.build import build
 from train.data.record import features
-from train.data.record_builder import Rejected, captions_of, record_of, upright_jpeg
+from train.data.record_builder import (
+    DECIDING_OPTIONS,
+    Rejected,
+    captions_of,
+    record_of,
+    upright_jpeg,
+)
 from train.data.sidecars import Sidecars
+from train.prepare.filtering import Filter
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -76,3 +86,9 @@ def test_stores_unencodable_text_and_ignores_oversized_dimensions():
     assert record.original_size == image.size
     feature = features(512)
     feature.serialize_example(feature.encode_example(record.encode()))
+
+
+def test_the_options_behind_rejections_exist():
+    names = [*inspect.signature(build).parameters, *(f.name for f in dataclasses.fields(Filter))]
+    options = {f"--{name.replace('_', '-')}" for name in names}
+    assert options >= set(DECIDING_OPTIONS.values())

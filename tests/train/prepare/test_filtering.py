@@ -1,13 +1,11 @@
 """Filters select the usable face, and give reasons for rejecting images."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
 from train.data.record_builder import Rejected, StoredImage
-from train.prepare.filtering import DECIDING_OPTIONS, Filter
+from train.prepare.filtering import Filter
 
 FILTER = Filter(min_side=50, min_face_share=0.04, min_det_score=0.6, min_sharpness=10)
 PIXELS = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
@@ -50,8 +48,3 @@ def test_rejects_blurred_faces_and_small_images():
 def test_rejects_impossible_thresholds(wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))}=.*expected 0"):
         Filter(**wrong)
-
-
-def test_the_options_behind_rejections_exist():
-    options = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Filter)}
-    assert options == set(DECIDING_OPTIONS.values())
