@@ -19,7 +19,10 @@ def float_array(name: str, value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # torch's, without importing it
         value = value.detach().cpu().float()
     try:
+        array = np.asarray(value)
+        if np.iscomplexobj(array):
+            raise TypeError("it has complex ones")
         with np.errstate(over="ignore"):
-            return np.asarray(value, np.float32)
+            return array.astype(np.float32, copy=False)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is not an array of numbers: {error}") from error

@@ -1,13 +1,18 @@
 """Atomic outputs: a file or folder appears complete or not at all."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from instantid_jax.errors import InputError
 from instantid_jax.paths import local_path
+
+# A part of the path is a file, a loop of links, or too long.
+IMPOSSIBLE = (errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 
 @contextlib.contextmanager
@@ -17,12 +22,18 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Creates parent folders. Leaves nothing behind when the block raises.
 
     Raises:
-      InputError: if `path` is not on this machine.
+      InputError: if `path` is not on this machine, or no file can have this name there.
     """
     path = local_path(path)
+    if path.is_symlink():
+        # The link stays, as with other programs.
+        path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file that can be replaced: name another")
     with (
+        _naming(path),
         _made(path.parent),
-        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder,
+        tempfile.TemporaryDirectory(prefix=_hidden_prefix(path), dir=path.parent) as folder,
     ):
         # Writers choose the format by the suffix.
         temporary = Path(folder) / path.name
@@ -40,10 +51,10 @@ def new_folder(path: str | Path) -> Iterator[Path]:
       InputError: if `path` is not on this machine.
     """
     path = local_path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder")
-    with _made(path.parent):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _naming(path), _made(path.parent):
+        temporary = Path(tempfile.mkdtemp(prefix=_hidden_prefix(path), dir=path.parent))
         try:
             # mkdtemp creates a private folder; give it the permissions of any new folder.
             umask = os.umask(0)
@@ -56,11 +67,33 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             raise
 
 
+def _hidden_prefix(path: Path) -> str:
+    """The start of a temporary name, which is not too long where the name itself is not."""
+    return f".{path.name[:32]}."
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns the errors of impossible names into one line, and names the file in the others."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in IMPOSSIBLE:
+            raise InputError(
+                f"{str(path)[:200]} cannot be created: {error.filename or ''} {error.strerror}"
+            ) from error
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 @contextlib.contextmanager
 def _made(folder: Path) -> Iterator[None]:
     """Creates a folder and its parents; removes those that it created if the block raises."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     try:
         yield
     except BaseException:

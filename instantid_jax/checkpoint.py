@@ -108,10 +108,12 @@ def open_model(path: Path) -> ModelSource:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError(f"{path}: no such folder; give one that `python -m convert to-jax` made")
     if not (path / INDEX).is_file():
         raise InputError(
-            f"{path} is not a converted model (it has no {INDEX}): make one with "
-            "`python -m convert to-jax`, or pass PyTorch's files as sdxl and instantid"
+            f"{path} is not a converted model (it has no {INDEX}): give a folder that "
+            "`python -m convert to-jax` made"
         )
     index = read_json(path / INDEX)
     if index.get("format") != FORMAT:

@@ -7,3 +7,7 @@ class InputError(Exception):
     Programs print the line and exit with status 2; any other exception is a bug in this
     package and keeps its traceback. Not a ValueError, because tyro would print it in several lines.
     """
+
+    def __init__(self, message: str):
+        # The values in it may be arrays, which take several lines.
+        super().__init__(" ".join(message.splitlines()))

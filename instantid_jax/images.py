@@ -1,14 +1,16 @@
 """Reading images as upright RGB, and writing PNGs."""
 
 import collections
+import contextlib
 import functools
+import io
 import logging
 import mimetypes
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,8 @@ _SUFFIXES |= {".tif", ".tiff", ".webp"}
 # Suffixes of camera formats that `mimetypes` may not know.
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2"}
 
+# Characters of a path in a message.
+_SHOWN = 120
 # Pillow's decoders raise all of these for damaged files.
 _DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError)
 _DAMAGE += (SyntaxError, TypeError, ValueError, struct.error, zlib.error)
@@ -76,7 +80,7 @@ def read_image(image: ImageInput) -> np.ndarray:
             if isinstance(image, Image.Image):
                 result = _upright_rgb(image, name)
             else:
-                with Image.open(local_path(image)) as opened:
+                with _opened(local_path(image)) as opened:
                     result = _upright_rgb(opened, name)
     except (InputError, MemoryError):
         raise
@@ -94,6 +98,10 @@ def read_image(image: ImageInput) -> np.ndarray:
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{name} cannot be opened: {error.strerror}") from error
+        if isinstance(image, Image.Image) and "closed" in str(error):
+            raise InputError(
+                f"{name} cannot be read ({error}): pass an image that is open"
+            ) from error
         raise InputError(
             f"{name} is damaged ({str(error).strip() or type(error).__name__}): "
             "get an intact copy, or save it again as JPEG or PNG"
@@ -106,7 +114,8 @@ def read_image(image: ImageInput) -> np.ndarray:
 def image_name(image: object) -> str:
     """Name of an image in messages: its path, if it has one."""
     if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
+        name = os.fspath(image)
+        return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
     # Pillow keeps the path on images it opened from a file.
     return str(getattr(image, "filename", "") or "the image")
 
@@ -194,6 +203,14 @@ def save_png(
         image.save(temporary, format="PNG", pnginfo=chunks)
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, or what comes out of a pipe."""
+    with path.open("rb") as file:
+        with Image.open(file if file.seekable() else io.BytesIO(file.read())) as image:
+            yield image
+
+
 def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:
     if not image.width or not image.height:
         raise InputError(f"{name} is empty: its size is {image.width} x {image.height}")
@@ -210,7 +227,10 @@ def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _eight_bits(gray: np.ndarray, name: str) -> np.ndarray:
-    """16-bit grayscale [H, W], which Pillow may hold in 32 bits, as uint8."""
+    """16-bit grayscale [H, W], which Pillow may hold in 32 bits, as uint8.
+
+    Values of at most 255 are of 8 bits, as in images that were converted.
+    """
     if gray.min() < 0 or gray.max() > 65535:
         raise InputError(f"{name} has 32-bit pixels: save it with 8 or 16 bits per channel")
-    return (gray >> 8).astype(np.uint8)
+    return (gray >> 8 if gray.max() > 255 else gray).astype(np.uint8)

@@ -43,7 +43,7 @@ class Options:
 
 def main() -> None:
     with entry("people"):
-        draw_people(tyro.cli(Options, description=__doc__))
+        draw_people(tyro.cli(Options, prog="python -m miniature.people", description=__doc__))
 
 
 def draw_people(options: Options) -> None:

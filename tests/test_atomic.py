@@ -1,9 +1,12 @@
+import errno
 import os
+import re
 import stat
 
 import pytest
 
 from instantid_jax.atomic import new_folder, replacing_file
+from instantid_jax.errors import InputError
 
 
 def test_file_appears_complete_with_its_folders(tmp_path):
@@ -85,3 +88,42 @@ def test_a_failure_leaves_no_parents(tmp_path, creating):
     with pytest.raises(ZeroDivisionError), creating(tmp_path / "there" / "a" / "b" / "c"):
         raise ZeroDivisionError
     assert [*tmp_path.rglob("*")] == [tmp_path / "there"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with replacing_file(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is not a file that can be replaced"):
+        replacing_file(tmp_path / "pipe").__enter__()
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["file/x", "loop/x", "a/" * 2100 + "x", "x" * 300])
+@pytest.mark.parametrize("creating", [replacing_file, new_folder])
+def test_impossible_places_get_one_line(tmp_path, creating, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError) as error:
+        creating(tmp_path / name).__enter__()
+    assert re.search("cannot be created|so long a name|is not a file", str(error.value))
+    assert len(str(error.value)) < 1000
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    path = tmp_path / ("x" * 251 + ".png")
+    with replacing_file(path) as temporary:
+        temporary.write_text("all of it")
+    assert path.read_text() == "all of it"
+
+
+def test_other_errors_name_the_file(tmp_path):
+    with pytest.raises(OSError) as error, replacing_file(tmp_path / "a.png"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(tmp_path / "a.png")

@@ -1,4 +1,6 @@
 import logging
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -145,7 +147,7 @@ def test_reports_unusable_sources_in_one_line(tmp_path):
     rejects(tmp_path / "text.jpg", "text.jpg is not an image")
     rejects(tmp_path / "empty.png", "empty.png is not an image")
     rejects(tmp_path, "is a folder")
-    rejects("x" * 5000, "cannot be opened: File name too long")
+    rejects("x" * 5000, "no file can have so long a name")
     rejects(Image.new("RGB", (0, 3)), "empty: its size is 0 x 3")
     with Image.open(tmp_path / "cut.jpg") as lazy:
         rejects(lazy, "cut.jpg is damaged")
@@ -231,3 +233,29 @@ def test_save_png_rejects_other_names(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         save_png(corner_image(), tmp_path / "folder.png")
     assert [p.name for p in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_reads_what_comes_out_of_a_pipe(tmp_path):
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(
+        target=lambda: (tmp_path / "pipe").write_bytes((tmp_path / "a.png").read_bytes())
+    )
+    writer.start()
+    np.testing.assert_array_equal(read_image(tmp_path / "pipe"), read_image(tmp_path / "a.png"))
+    writer.join()
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16"])
+def test_gray_values_of_eight_bits_stay(mode):
+    values = np.arange(256, dtype=np.uint16 if mode == "I;16" else np.int32).reshape(16, 16)
+    np.testing.assert_array_equal(read_image(Image.fromarray(values))[..., 0], values)
+
+
+def test_a_closed_image_is_not_called_damaged(tmp_path):
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        image.load()
+    image.close()
+    with pytest.raises(InputError, match="pass an image that is open"):
+        read_image(image)

@@ -12,6 +12,7 @@ PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
 # Bottom up; a name is a file, or all files of a folder.
 LAYERS = [
     {"errors"},
+    {"arrays", "paths"},
     {"atomic", "json_files", "cache", "compilation", "params", "images", "sharding", "signatures"},
     {"models.config", "models.layers", "models.splash"},
     {"models.attention"},

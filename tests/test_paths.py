@@ -49,7 +49,7 @@ def test_no_address_becomes_a_folder(tmp_path, monkeypatch, use, address):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("path", ["a:b.png", "C:/photos/a.png", "a/b:/c.png", "~/a.png", "gs:"])
+@pytest.mark.parametrize("path", ["a:b.png", "C:/photos/a.png", "a/b:/c.png", "gs:"])
 def test_other_names_are_paths(path):
     assert local_path(path) == Path(path)
 
@@ -114,3 +114,16 @@ def test_libraries_that_take_utf8_get_nothing_else(tmp_path, use):
     folder.mkdir()
     with pytest.raises(InputError, match="is not UTF-8: rename the file or folder"):
         use(folder)
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert local_path("~/a.png") == Path("/home/ann/a.png")
+    assert local_path("~") == Path("/home/ann")
+    assert local_path("~a.png") == Path("~a.png")
+
+
+@pytest.mark.parametrize("value", ["", None, 5, b"a.png"])
+def test_what_is_no_path_gets_one_line(value):
+    with pytest.raises(InputError, match="path"):
+        local_path(value)

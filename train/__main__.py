@@ -24,7 +24,8 @@ def load_config(path: Path) -> Any:
     from train.config import TrainConfig
 
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give a Python file that defines get_config()")
+        what = "is not a file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {what}; give a Python file that defines get_config()")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file: give one that defines get_config()")
@@ -58,6 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
         import tyro
 
         from instantid_jax.cache import keep_compiled_programs
+        from instantid_jax.paths import local_path
         from train.config import TrainConfig
         from train.distributed import ProcessConfig, join
         from train.loop import train
@@ -65,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
         from train.start import StartConfig
 
         logging.getLogger("train").setLevel(logging.INFO)
-        default = with_named_settings(load_config(Path(args[0])), args[1:])
+        default = with_named_settings(load_config(local_path(args[0])), args[1:])
 
         def run(
             workdir: Path,

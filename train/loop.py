@@ -62,6 +62,12 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     base = find_base(config.model, read_json(run.networks) if run.steps() else None)
     check_prediction_type(base, config)
     batches = Batches(config.data, base.tokenizers, config.global_batch_size, config.seed)
+    if batches.records < config.global_batch_size:
+        logger.warning(
+            "a batch of %d repeats the %d records that are in use",
+            config.global_batch_size,
+            batches.records,
+        )
     wanted = base.networks.image_proj.config.embedding_dim
     if batches.embedding_size != wanted:
         raise InputError(
@@ -166,7 +172,7 @@ def _loop(
     if is_first:
         append_event(run, "preempted" if preempted else "finished", step=step)
         if preempted:
-            logger.info("SIGTERM: saved step %d; the same command resumes from there", step)
+            logger.info("stopped: saved step %d; the same command resumes from there", step)
         else:
             logger.info(
                 "finished at step %d: `instantid generate --instantid %s` uses the weights, and "

@@ -52,6 +52,7 @@ def demo(
     settings.windows(1)
     if not prompts:
         raise InputError("no prompts: give at least one")
+    weights.check_names()
     pack = weights.pack(face_pack)
     photos = face or (str(embedded.PORTRAIT),)
     if Path(photos[0]).suffix.lower() == ".npz":

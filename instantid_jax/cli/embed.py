@@ -36,10 +36,15 @@ def embed(
     found = find_images(photos)
     base = photos if photos.is_dir() else photos.parent
     targets = {path: (output / path.relative_to(base)).with_suffix(".npz") for path in found}
-    target, photos_of_it = collections.Counter(targets.values()).most_common(1)[0]
-    if photos_of_it > 1:
+    sources = collections.defaultdict(list)
+    for path, target in targets.items():
+        sources[target].append(str(path))
+    clashes = [(target, paths) for target, paths in sources.items() if len(paths) > 1]
+    if clashes:
+        target, paths = clashes[0]
+        more = f", and so on for {len(clashes) - 1} more" if clashes[1:] else ""
         raise InputError(
-            f"{photos_of_it} photos would all become {target}: give their names different stems"
+            f"{' and '.join(paths)} would all become {target}{more}: rename or remove photos"
         )
     failed = 0
     analyzer = face_pack.analyzer()

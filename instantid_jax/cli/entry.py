@@ -4,11 +4,15 @@ import contextlib
 import errno
 import io
 import logging
+import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+from instantid_jax.atomic import IMPOSSIBLE
 from instantid_jax.errors import InputError
 
 # Debian's and Ubuntu's packages of the system libraries that OpenCV and onnxruntime need.
@@ -18,12 +22,10 @@ PACKAGES = {
     "libgthread-2.0.so.0": "libglib2.0-0",
     "libxcb.so.1": "libxcb1",
 }
+RESEND_SECONDS = 0.1
 FREE_MEMORY = "make smaller images or fewer at a time, compute in bfloat16, or use more devices"
 # Errors of a disk, not of a program.
 DISK = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
-
-# Errors of names that no file can have.
-NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @contextlib.contextmanager
@@ -43,8 +45,11 @@ def entry(name: str) -> Iterator[None]:
     try:
         from instantid_jax.cli.path_arguments import registry
 
-        with registry:
+        _check_working_folder()
+        with registry, _resending_lost_interrupts():
             yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except InputError as error:
         sys.exit(_told(name, str(error), 2))
     except ImportError as error:
@@ -54,8 +59,12 @@ def entry(name: str) -> Iterator[None]:
         file = library[1]
         how = f" (Debian, Ubuntu: apt-get install {PACKAGES[file]})" if file in PACKAGES else ""
         sys.exit(_told(name, f"the system library {file} is missing: install it{how}", 1))
+    except BrokenPipeError:
+        # The reader has what it wanted. Python would complain again at exit.
+        sys.stdout = open(os.devnull, "w")
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno in NAMES:
+        if error.errno in IMPOSSIBLE:
             sys.exit(_told(name, f"{str(error.filename)[:80]}...: {error.strerror}", 2))
         if error.errno not in DISK:
             raise
@@ -69,6 +78,38 @@ def entry(name: str) -> Iterator[None]:
         sys.exit(_told(name, "interrupted", 130))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the working folder was deleted: change to another one") from error
+
+
+@contextlib.contextmanager
+def _resending_lost_interrupts() -> Iterator[None]:
+    """Sends a signal again if its exception was lost.
+
+    Python prints and drops exceptions that signals raise in callbacks, such as the one by which JAX
+    collects garbage.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(
+            unraisable.exc_type
+        )
+        if number is None:
+            before(unraisable)
+        else:
+            threading.Timer(RESEND_SECONDS, os.kill, (os.getpid(), number)).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def run_command(

@@ -39,7 +39,7 @@ def generate(
       pose: a photo or .npz whose keypoints are used instead of the face's.
       control_images: an image for each additional ControlNet.
     """
-    check_png(output)
+    check_png(output, settings.num_images_per_prompt)
     recorded = None if like is None else Provenance.read(like)
     if prompt is None:
         raise InputError("no prompt: give --prompt, or --like with a PNG that records one")
@@ -48,6 +48,7 @@ def generate(
     _check_controlnets(weights, settings, control_images, recorded)
     for image in control_images:
         read_image(image)
+    weights.check_names()
     pack = weights.pack(face_pack)
     given: dict[str, Any] = {}
     if control_images:

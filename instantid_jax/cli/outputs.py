@@ -4,20 +4,24 @@ import os
 from pathlib import Path
 
 from instantid_jax.errors import InputError
+from instantid_jax.pipeline.result import numbered
 
 
-def check_png(output: Path) -> None:
-    """Refuses a name under which no PNG can be written."""
+def check_png(output: Path, images: int = 1) -> None:
+    """Refuses a name under which that many PNGs cannot be written."""
     if output.suffix.lower() != ".png":
-        raise InputError(f"--output {output}: expected a name ending in .png")
-    if output.is_dir():
-        raise InputError(f"--output {output} is a folder: give the name of a file to write")
+        raise InputError(f"--output {output}: expected a name ending in .png, such as out.png")
+    for target in numbered(output, images):
+        if target.is_dir():
+            raise InputError(f"--output {target} is a folder: give the name of a file to write")
     check_folder(output.parent)
 
 
 def check_folder(folder: Path) -> None:
     """Refuses a folder, which need not exist, in which nothing can be written."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not existing.exists():
+        raise InputError(f"--output: {existing} is a link to nothing, expected a folder")
     if not existing.is_dir():
         raise InputError(f"--output: {existing} is a file, expected a folder")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -61,6 +61,10 @@ class Face:
             values["bbox"] = _finite("bbox", self.bbox, (4,))
         if self.det_score is not None:
             values["det_score"] = float(_finite("det_score", self.det_score, ()))
+            if not 0 <= values["det_score"] <= 1:
+                raise InputError(f"a face's det_score is {values['det_score']}: expected 0 to 1")
+        if not np.any(values["embedding"]):
+            raise InputError("a face's embedding is all zeros: detect the face again")
         for name in ("face_pack", "recognizer"):
             if getattr(self, name) is not None:
                 values[name] = str(getattr(self, name))
@@ -119,7 +123,11 @@ class Face:
     @classmethod
     def mean(cls, faces: "Sequence[Face]") -> "Face":
         """Averages the raw embeddings of one person's photos; the rest comes from the first."""
-        faces = list(faces)
+        given: list[Any] = [faces] if isinstance(faces, Face) else list(faces)
+        for face in given:
+            if not isinstance(face, Face):
+                raise InputError(f"a {type(face).__name__} among the faces: expected Faces")
+        faces = given
         if not faces:
             raise InputError("no faces given: pass at least one photo or .npz file")
         sizes = {face.embedding.size for face in faces}

@@ -60,6 +60,8 @@ class LoadedModel:
         mesh: Mesh | None,
     ):
         """See `InstantIDPipeline.load` for the arguments."""
+        if not isinstance(mesh, Mesh | None):
+            raise InputError(f"mesh={mesh!r}: expected a mesh of instantid_jax.sampling_mesh")
         if mesh is not None and mesh.axis_names != SAMPLING_AXES:
             raise InputError(
                 f"mesh has the axes {', '.join(map(str, mesh.axis_names))}: expected one of "

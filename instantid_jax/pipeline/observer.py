@@ -101,6 +101,9 @@ class Several(Observer):
     """Passes everything on to several observers, in their order."""
 
     def __init__(self, *observers: Observer):
+        for each in observers:
+            if not isinstance(each, Observer):
+                raise InputError(f"observer={each!r}: expected an instance of Observer")
         self._observers = observers
 
     def on_stage(self, stage: str) -> None:

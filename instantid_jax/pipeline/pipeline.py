@@ -6,7 +6,7 @@ Argument names follow diffusers and the official InstantID pipeline.
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -145,7 +145,9 @@ class InstantIDPipeline:
         Raises:
           InputError: for arguments that cannot be used, and for latents that are not finite.
         """
-        if list(callback_on_step_end_tensor_inputs) not in ([], ["latents"]):
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise InputError(f"callback_on_step_end={callback_on_step_end!r}: expected a function")
+        if callback_on_step_end_tensor_inputs not in ([], (), ["latents"], ("latents",)):
             raise InputError(
                 f"callback_on_step_end_tensor_inputs={callback_on_step_end_tensor_inputs!r}: only "
                 "latents can be passed to callback_on_step_end"
@@ -176,6 +178,11 @@ class InstantIDPipeline:
           InputError: for requests that the model cannot serve or that do not fit one batch, and for
             latents that are not finite.
         """
+        if isinstance(requests, Request) or not isinstance(requests, Iterable):
+            raise InputError(f"requests is a {type(requests).__name__}: give a list of Requests")
+        requests = list(requests)
+        if observer is not None and not isinstance(observer, Observer):
+            raise InputError(f"observer={observer!r}: expected an instance of Observer")
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type={output_type!r}: expected one of {OUTPUT_TYPES}")
         observer = Observer() if observer is None else observer

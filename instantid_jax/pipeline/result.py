@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from instantid_jax.errors import InputError
 from instantid_jax.images import save_png
 from instantid_jax.paths import local_path
 from instantid_jax.pipeline.model import LoadedModel
@@ -47,7 +48,13 @@ class Result:
         return self.images
 
     def only(self, i: int) -> "Result":
-        """The result of image `i` alone."""
+        """The result of image `i` alone.
+
+        Raises:
+          InputError: if there is no such image.
+        """
+        if not 0 <= i < len(self.seeds):
+            raise InputError(f"image {i} of {len(self.seeds)}: expected 0 to {len(self.seeds) - 1}")
         images = None if self.images is None else self.images[i : i + 1]
         return Result(
             images, self.latents[i : i + 1], self.seeds[i : i + 1], self.provenance[i : i + 1]
@@ -67,12 +74,18 @@ class Result:
           ValueError: if the images are not Pillow images.
           InputError: if a file cannot be written under this name.
         """
-        path, paths, images = local_path(path), [], self.pil_images
-        for i, (image, provenance) in enumerate(zip(images, self.provenance, strict=True)):
-            target = path.with_stem(f"{path.stem}-{i + 1}") if len(images) > 1 else path
+        images = self.pil_images
+        paths = numbered(local_path(path), len(images))
+        for target, image, provenance in zip(paths, images, self.provenance, strict=True):
             save_png(image, target, text=provenance.to_text(facts or {}))
-            paths.append(target)
         return paths
+
+
+def numbered(path: Path, images: int) -> list[Path]:
+    """The file of each image: `path`, or of several out-1.png, out-2.png."""
+    if images == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{i + 1}") for i in range(images)]
 
 
 def provenance_of(model: LoadedModel, plan: Plan, sources: Sources | None) -> list[Provenance]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.runs.trained import check_raw, find_published_or_trained
 from instantid_jax.signatures import Call, with_signature
+from instantid_jax.weights.hub import check_id
 from instantid_jax.weights.layouts import add_parts, find_sdxl
 
 
@@ -45,9 +47,14 @@ class Sources:
     raw: bool = False
 
     def __post_init__(self):
-        if isinstance(self.controlnets, str):
+        if not isinstance(self.controlnets, list | tuple):
             raise InputError(f"controlnets={self.controlnets!r}: expected a list")
         object.__setattr__(self, "controlnets", tuple(self.controlnets))
+        for name in ("sdxl", "instantid", "model", "controlnets", "vae", "tokenizers", "variant"):
+            given = getattr(self, name)
+            for each in given if isinstance(given, tuple) else [given]:
+                if not isinstance(each, str | os.PathLike | None):
+                    raise InputError(f"{name}={each!r}: expected a path or a hub id")
         check_raw(self.raw, self.instantid)
         both = self.sdxl is not None and self.instantid is not None
         neither = self.sdxl is None and self.instantid is None
@@ -66,8 +73,19 @@ class Sources:
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
         """Sources from arguments by name; refuses unknown names with the nearest known one."""
         names = [field.name for field in dataclasses.fields(cls)]
-        refuse_unknown([name for name in arguments if name not in names], names)
+        known = [*names, "dtype", "vae_dtype", "mesh"]
+        refuse_unknown([name for name in arguments if name not in names], known)
         return cls(**arguments)
+
+    def check_names(self) -> None:
+        """Refuses what is neither a file or folder here nor a hub id; asks nobody.
+
+        Raises:
+          InputError: for such a name.
+        """
+        for name in (self.sdxl, self.instantid, *self.controlnets, self.vae, self.tokenizers):
+            if name is not None and not Path(name).exists():
+                check_id(name)
 
     @property
     def embedded(self) -> bool:

@@ -126,7 +126,7 @@ def check_finite(finite: jax.Array | np.ndarray, seeds: list[int], what: str) ->
     if not finite.all():
         seed = seeds[int(np.argmin(finite))]
         raise InputError(
-            f"{what} of seed {seed} are not finite: the dtype overflowed or the weights are "
-            "damaged; try dtype float32 (or vae_dtype float32), or check the files with "
-            "`python -m convert inspect`"
+            f"{what} of seed {seed} are not finite: the dtype overflowed, a strength or given "
+            "latents are too large, or the weights are damaged; try dtype float32 (or vae_dtype "
+            "float32), usual strengths, or check the files with `python -m convert inspect`"
         )

@@ -1,6 +1,7 @@
 """Checks of single values. Each returns the value in plain Python, or raises an InputError."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ Check = Callable[[str, Any], Any]
 def check_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
     """A finite number in [low, high]."""
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, str) or _is_flag(value) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not low <= number <= high or not math.isfinite(number):
@@ -26,11 +27,15 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf) -> f
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
     """A whole number in [low, high]."""
-    if not _is_whole(value):
+    try:
+        number = None if _is_flag(value) else operator.index(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
         raise InputError(f"{name}={value!r}: expected a whole number")
-    if not low <= value <= high:
-        raise InputError(f"{name}={value}: expected {low} to {high}")
-    return int(value)
+    if not low <= number <= high:
+        raise InputError(f"{name}={number}: expected {low} to {high}")
+    return number
 
 
 def check_side(name: str, value: Any) -> int:
@@ -90,13 +95,11 @@ def optional(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
 def _is_flag(value: object) -> bool:
     return isinstance(value, bool | np.bool_)
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -22,6 +22,8 @@ CHUNK = "instantid"
 # Too large for a PNG's text.
 UNRECORDED = ("latents", *EMBEDS, *EMBEDS.values())
 PATHS = ("kps_image",)
+DTYPES = ("float32", "bfloat16", "float16")
+LARGEST_BATCH = 1024
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +101,8 @@ class Provenance:
         )
         return {
             "prompt": prompt,
-            CHUNK: json.dumps(ours, ensure_ascii=False),
+            # What JSON does not know is recorded as text: the image is not lost to it.
+            CHUNK: json.dumps(ours, ensure_ascii=False, default=str),
             KEY: parameters,
         }
 
@@ -112,17 +115,38 @@ class Provenance:
         """
         text = _read_text(local_path(path))
         if CHUNK not in text:
-            return cls(Request(**read_parameters(text[KEY])))
+            try:
+                return cls(Request(**read_parameters(text[KEY])))
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
         try:
             ours = json.loads(text[CHUNK])
             values = _decode(ours.pop("request"))
             request, unrecorded = Request(**values), tuple(ours.pop("unrecorded"))
             place = {name: int(ours.pop(name)) for name in ("image", "position", "requests")}
-        except (InputError, AttributeError, KeyError, TypeError, ValueError) as error:
+            read = cls(request, **place, unrecorded=unrecorded, facts=ours)
+            read.check()
+        except InputError as error:
+            raise InputError(f"{path}: its text chunk {CHUNK!r} is damaged: {error}") from error
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}: its text chunk {CHUNK!r} is damaged ({error}): take another file"
+                f"{path}: its text chunk {CHUNK!r} is damaged: take another file"
             ) from error
-        return cls(request, **place, unrecorded=unrecorded, facts=ours)
+        return read
+
+    def check(self) -> None:
+        """Raises InputError if the place or a fact is not one that an image can have."""
+        images = self.request.num_images_per_prompt
+        if not (0 <= self.image < images and 0 <= self.position < self.requests <= LARGEST_BATCH):
+            raise InputError(
+                f"image {self.image} of {images}, request {self.position} of {self.requests}"
+            )
+        weights = self.facts.get("weights")
+        if not isinstance(weights, Mapping | None):
+            raise InputError(f"weights={weights!r}")
+        for name, known in (("dtype", DTYPES), ("vae_dtype", DTYPES)):
+            if self.facts.get(name) not in (None, *known):
+                raise InputError(f"{name}={self.facts[name]!r}")
 
 
 def _read_text(path: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from instantid_jax.arrays import float_array
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.images import ImageInput
+from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.request.checks import check_text
 from instantid_jax.request.settings import Settings
 
@@ -52,6 +53,13 @@ class Request(Settings):
     negative_prompt_embeds: np.ndarray | None = None
     negative_pooled_prompt_embeds: np.ndarray | None = None
     latents: np.ndarray | None = None
+
+    # Settings compare by value, which arrays and faces do not.
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __post_init__(self):
         super().__post_init__()
@@ -130,4 +138,6 @@ class Request(Settings):
         """
         from instantid_jax.request.provenance import Provenance  # It is made of requests.
 
+        known = [field.name for field in dataclasses.fields(Request)]
+        refuse_unknown([name for name in changes if name not in known], known)
         return Provenance.read(path).changed(changes)

@@ -224,7 +224,7 @@ def _check_fingerprint(
         return
     line = f"{_place(run, step)} was saved by a different run: {'; '.join(differences)}"
     if not ignore:
-        raise InputError(f"{line}; revert this, use another folder, or ignore the fingerprint")
+        raise InputError(f"{line}; revert this, use another folder, or --ignore-fingerprint")
     logger.warning("%s", line)
 
 
@@ -290,7 +290,12 @@ def _agree_on_fault(run: RunFolder, step: int, fault: str | None) -> None:
 
 def _damaged(run: RunFolder, step: int, what: str) -> DamagedError:
     others = [other for other in run.steps() if other != step]
-    advice = f"choose another step ({_listed(others)}) or allow an older one" if others else ""
+    advice = (
+        f"convert another step (to-torch --step, of {_listed(others)}), or resume from an older "
+        "one (train --allow-older)"
+        if others
+        else ""
+    )
     return DamagedError(
         f"{_place(run, step)}: the checkpoint of step {step} is damaged: {what}; "
         f"{advice or 'there is no other'}"

@@ -54,8 +54,7 @@ def fetch(repository: str, select: Select) -> Path:
       InputError: if there is no such repository or revision, a file is missing, or the hub is
         unreachable and the cache incomplete.
     """
-    name, _, revision = repository.partition("@")
-    _check_id(name, repository)
+    name, revision = check_id(repository), repository.partition("@")[2]
     try:
         info = huggingface_hub.HfApi().model_info(
             name, revision=revision or None, files_metadata=True, timeout=LISTING_TIMEOUT_SECONDS
@@ -91,7 +90,13 @@ def fetch(repository: str, select: Select) -> Path:
     return Path(folder)
 
 
-def _check_id(name: str, repository: str) -> None:
+def check_id(repository: str) -> str:
+    """The "owner/name" of a hub id, which may have a revision.
+
+    Raises:
+      InputError: if it is not a hub id.
+    """
+    name = str(repository).partition("@")[0]
     try:
         validate_repo_id(name)
     except errors.HFValidationError:
@@ -101,6 +106,7 @@ def _check_id(name: str, repository: str) -> None:
             f"{repository}: no such folder here, and not a hub id "
             "(owner/name or owner/name@revision); pass either"
         )
+    return name
 
 
 def _cached(repository: str, select: Select, error: Exception) -> Path:

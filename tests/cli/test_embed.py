@@ -51,7 +51,10 @@ BAD = {
     "nothing there": (["nowhere"], "nowhere: no such file or folder"),
     "no images": (["empty"], "empty holds no images"),
     "no face in any": (["nobodies"], "no photo of nobodies gave a face"),
-    "one name for two": (["twins"], "2 photos would all become faces/a.npz"),
+    "one name for two": (
+        ["twins"],
+        "twins/a.jpg and twins/a.png would all become faces/a.npz: rename",
+    ),
     "output is a file": (["photo.png", "--output", "photo.png"], "photo.png is a file"),
     "no pack": (["photo.png", "--face-pack", "buffalo"], "buffalo not found: .*download"),
 }

@@ -62,5 +62,5 @@ def test_a_face_that_another_pack_measured_is_refused(run, recorder):
 
 def test_named_weights_take_any_face(run, recorder):
     small_model.person(0, image_size=(64, 128), det_score=0.9).save("me.npz")
-    ran = run(*ASKED, "--face", "me.npz", "--sdxl", "a", "--instantid", "b")
-    assert (ran.status, ran.log) == (0, []) and recorder.weights["sdxl"] == "a"
+    ran = run(*ASKED, "--face", "me.npz", "--sdxl", "a/b", "--instantid", "c/d")
+    assert (ran.status, ran.log) == (0, []) and recorder.weights["sdxl"] == "a/b"

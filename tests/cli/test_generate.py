@@ -101,7 +101,7 @@ def test_photos_are_analysed_averaged_and_posed(run, pipe, weights, photo, pack)
 WEIGHTS = {
     "sdxl": "some/sdxl",
     "instantid": "some/instantid",
-    "controlnets": ("one",),
+    "controlnets": ("some/one",),
     "vae": "some/vae",
     "tokenizers": "some/tokenizers",
     "variant": "fp16",

@@ -1,10 +1,13 @@
 """The command as a whole: its help, how it ends, and a second process of it."""
 
+import contextlib
 import errno
+import io
 import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -155,3 +158,57 @@ def test_a_second_process_compiles_nothing(weights, tmp_path):
     (hits, misses), (hits_again, misses_again) = counts
     assert hits == 0 and misses >= 7
     assert misses_again == 0 and hits_again == misses
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f'"{sys.executable}" -c "from instantid_jax.cli import main; main()" --version'
+    ran = subprocess.run(
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stderr == "" and ran.returncode in (0, 128 + signal.SIGPIPE)
+
+
+def test_a_deleted_working_folder_is_told(tmp_path, monkeypatch, run):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    ran = run_here("demo")
+    assert ran == (2, "instantid: error: the working folder was deleted: change to another one")
+
+
+def run_here(*arguments):
+    """Runs the command in the working folder; returns the status and the last line."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    return ended.value.code, errors.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_signal_in_a_callback_is_not_lost(number, status):
+    """Python drops exceptions in callbacks, such as JAX's for collecting garbage."""
+    script = f"""
+import gc, os, signal, time
+from instantid_jax import cli
+
+def fall(phase, info):
+    if phase == "start":
+        os.kill(os.getpid(), {int(number)})
+
+def wait(args):
+    gc.callbacks.append(fall)
+    gc.collect()
+    gc.callbacks.remove(fall)
+    time.sleep(30)
+
+cli._run = wait
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.main(["demo"])
+"""
+    ran = process([], script)
+    assert ran.returncode == status, ran.stderr

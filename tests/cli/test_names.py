@@ -23,7 +23,7 @@ def test_a_name_in_another_encoding_is_written_and_recorded(run, recorder, latin
 
 def test_a_sheet_with_such_a_photo_is_written(run, recorder, photo, pack, tmp_path):
     first = photo(f"{NAME}.png", (32, 32, 64, 1))
-    weights = ("--sdxl", "x", "--instantid", "x", "--face-pack", pack)
+    weights = ("--sdxl", tmp_path, "--instantid", tmp_path, "--face-pack", pack)
     ran = run("demo", "--face", first, "--prompts", "x", "--output", "o.png", *weights)
     assert (ran.status, ran.log) == (0, [])
     assert (tmp_path / "o.png").is_file()
@@ -47,3 +47,25 @@ def test_a_terminal_that_is_not_utf8_gets_escapes(photo, pack, tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.endswith("2 of 2 photos written to " + rf"{tmp_path}/F\xfc\xdfe" + "\n")
     assert sorted(path.name for path in output.iterdir()) == [f"{NAME}.npz", "größe.npz"]
+
+
+def test_numbered_outputs_are_checked_first(run, recorder, face_file, tmp_path):
+    (tmp_path / "o-2.png").mkdir()
+    arguments = ("--prompt", "x", "--output", "o.png", "--num-images-per-prompt", 2)
+    ran = run("generate", "--face", face_file, *arguments)
+    assert ran.status == 2 and "o-2.png is a folder" in ran.err[-1] and not recorder.requests
+
+
+def test_the_home_folder_may_be_abbreviated(run, recorder, face_file, tmp_path):
+    ran = run("generate", "--face", face_file, "--prompt", "x", "--output=~/o.png")
+    assert ran.status == 0 and (tmp_path / "home" / "o.png").is_file()
+
+
+def test_weights_are_named_before_a_face_pack_is_looked_for(run, photo):
+    weights = ("--sdxl", "nowhere", "--instantid", "neither")
+    face = photo("me.png", (32, 32, 64, 1))
+    ran = run("generate", "--face", face, "--prompt", "x", "--output", "o.png", *weights)
+    assert ran.status == 2 and ran.err == [
+        "instantid: error: nowhere: no such folder here, and not a hub id (owner/name or "
+        "owner/name@revision); pass either"
+    ]

@@ -173,3 +173,18 @@ def test_faces_of_two_recognizers_have_no_mean():
     with pytest.raises(InputError, match="of the face packs antelopev2, buffalo_l: use one"):
         Face.mean([first, unknown, second])
     assert Face.mean([first, unknown]).face_pack == "antelopev2"
+
+
+def test_values_that_no_detector_gives_are_refused():
+    one = {"embedding": np.ones(4), "kps": np.zeros((5, 2))}
+    with pytest.raises(InputError, match="embedding is all zeros"):
+        Face(**one | {"embedding": np.zeros(4)})
+    with pytest.raises(InputError, match=r"det_score is 7\.0: expected 0 to 1"):
+        Face(**one, det_score=7)
+    with pytest.raises(InputError, match="complex"):
+        Face(**one | {"embedding": np.ones(4, complex)})
+    face = Face(**one)
+    assert Face.mean(face).embedding.tolist() == [1] * 4
+    for wrong in ([None], ["a.npz"], [face, 5]):
+        with pytest.raises(InputError, match="among the faces: expected Faces"):
+            Face.mean(wrong)

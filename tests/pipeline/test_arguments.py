@@ -1,15 +1,20 @@
 """Arguments that say the same in two ways, and arguments that are refused."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.errors import InputError
 from instantid_jax.face.keypoints import draw_keypoints
 from instantid_jax.pipeline import programs, stages
+from instantid_jax.pipeline.observer import Observer
 from instantid_jax.pipeline.sources import Sources
 from instantid_jax.prompt import tokenize
+from instantid_jax.request import Request
 from tests.face import synthetic_pack
 from tests.pipeline.small_model import KPS, SIZE, person
 
@@ -218,3 +223,48 @@ def test_arguments_are_refused_before_anything_is_computed(pipe, sample, monkeyp
     for arguments, message in REFUSED.values():
         with pytest.raises(InputError, match=message):
             sample(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"observer": Observer}, "observer=.*: expected an instance of Observer"),
+        ({"observer": 5}, "observer=5: expected an instance of Observer"),
+        ({"callback_on_step_end": 5}, "callback_on_step_end=5: expected a function"),
+        ({"callback_on_step_end_tensor_inputs": None}, "only latents can be passed"),
+        ({"guidance_scale": "7.5"}, "guidance_scale='7.5': expected a number"),
+        ({"guidance_scale": True}, "guidance_scale=True: expected a number"),
+        ({"seed": jax.random.key(0)}, "seed=.*: expected a whole number"),
+    ],
+)
+def test_values_of_other_kinds_get_one_line(pipe, arguments, message):
+    with pytest.raises(InputError, match=message) as error:
+        pipe("x", face=person(0), **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_arrays_without_axes_are_numbers():
+    scalar = np.array(0.5)
+    request = Request("x", controlnet_conditioning_scale=scalar, seed=torch.tensor(3))
+    assert request.controlnet_conditioning_scale == 0.5 and request.seed == 3
+    assert Request("x", num_inference_steps=jnp.asarray(4)).num_inference_steps == 4
+
+
+@pytest.mark.parametrize("requests", [Request("x"), 5, None])
+def test_run_takes_a_list(pipe, requests):
+    with pytest.raises(InputError, match="give a list of Requests"):
+        pipe.run(requests)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mesh": "data=1"}, "mesh='data=1': expected a mesh of instantid_jax.sampling_mesh"),
+        ({"vae": 5}, "vae=5: expected a path or a hub id"),
+        ({"tokenizers": 3}, "tokenizers=3: expected a path or a hub id"),
+        ({"torch_dtype": "float16"}, "did you mean dtype"),
+    ],
+)
+def test_sources_of_other_kinds_get_one_line(folder, arguments, message):
+    with pytest.raises(InputError, match=message):
+        InstantIDPipeline.load(folder, folder, **arguments)

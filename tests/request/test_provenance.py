@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from instantid_jax import Face
 from instantid_jax.errors import InputError
+from instantid_jax.images import save_png
 from instantid_jax.request import Request
-from instantid_jax.request.provenance import Provenance
+from instantid_jax.request.provenance import CHUNK, Provenance
 from instantid_jax.request.webui import read_parameters, write_parameters
 
 FACTS = {"version": "0.1", "scheduler": "EulerDiscreteScheduler", "weights_hash": "abc"}
@@ -147,3 +149,46 @@ def test_unknown_samplers_are_reported(caplog):
         read_parameters("a man")
     with pytest.raises(InputError, match="not a number"):
         read_parameters("a\nSteps: many")
+
+
+SMALL = Request("x", height=64, width=64, guidance_scale=5.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"position": 7},
+        {"image": 9},
+        {"image": -1},
+        {"requests": 100_000},
+        {"requests": 0},
+        {"weights": "abc"},
+        {"dtype": "foo"},
+        {"request": 5},
+    ],
+)
+def test_a_damaged_chunk_is_refused(tmp_path, changes):
+    path = tmp_path / "a.png"
+    text = Provenance(SMALL, facts=FACTS).to_text({})
+    ours = json.loads(text[CHUNK]) | changes
+    save_png(np.zeros((8, 8, 3), np.uint8), path, text={**text, CHUNK: json.dumps(ours)})
+    with pytest.raises(InputError, match="'instantid' is damaged"):
+        Provenance.read(path)
+
+
+def test_deep_json_is_damage(tmp_path):
+    path = tmp_path / "a.png"
+    save_png(np.zeros((8, 8, 3), np.uint8), path, text={CHUNK: "[" * 100_000})
+    with pytest.raises(InputError, match="'instantid' is damaged"):
+        Request.from_png(path)
+
+
+def test_facts_that_json_does_not_know_are_recorded_as_text():
+    text = Provenance(SMALL, facts=FACTS).to_text({"path": Path("a.png")})
+    assert json.loads(text[CHUNK])["path"] == "a.png"
+
+
+def test_requests_are_alike_only_if_they_are_the_same():
+    first, second = Request("a"), Request("b")
+    assert first != second and first == first and len({first, second, first}) == 2
+    assert first.settings == second.settings

@@ -72,7 +72,7 @@ def test_sigterm_saves_and_exits_with_its_status(straight, tmp_path):
     training_process.signal_at(ended, tmp_path, 4, signal.SIGTERM)
     status, log = training_process.finish(ended)
     assert status == PREEMPTED_STATUS
-    assert log[-1].startswith("train: SIGTERM: saved step ")
+    assert log[-1].startswith("train: stopped: saved step ")
     assert log[-1].endswith("; the same command resumes from there")
     step = training_process.metrics(tmp_path)[-1]["step"]
     assert RunFolder(tmp_path).steps()[-1] == step

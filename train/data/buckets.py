@@ -7,6 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from instantid_jax.errors import InputError
+
 # (height, width)
 Size = tuple[int, int]
 
@@ -20,7 +22,12 @@ def aspect_buckets(resolution: int) -> tuple[Size, ...]:
     """SDXL's aspect-ratio buckets, scaled to about `resolution`**2 pixels and multiples of 32.
 
     Returns five sizes, or fewer at low resolutions, where some coincide.
+
+    Raises:
+      InputError: if it is less than the smallest size.
     """
+    if resolution < MULTIPLE:
+        raise InputError(f"resolution={resolution}: expected {MULTIPLE} or more")
     scaled = (
         tuple(max(MULTIPLE, round(side * resolution / 1024 / MULTIPLE) * MULTIPLE) for side in size)
         for size in _AT_1024

@@ -37,7 +37,7 @@ def build(
     resolution: int = 1024,
     embedding_size: int = 512,
 ) -> dict[str, Any]:
-    """Writes a training dataset, and returns its manifest.
+    """Writes a training dataset.
 
     Args:
       input: a folder of images, an img2dataset .tar, or a folder of .tar files.
@@ -49,6 +49,8 @@ def build(
         faces of up to eight other images in it become an image's references.
       resolution: resolution of the buckets in the index; training may use another.
       embedding_size: length of an embedding; 512 for antelopev2.
+    Returns:
+      The manifest.
     """
     rejected: Counter[str] = Counter()
     references = _references(input, faces) if people else {}

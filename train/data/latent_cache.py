@@ -194,7 +194,7 @@ def _shard(folder: Path, number: int) -> Path:
 def _command(folder: str | Path, buckets: Sequence[Size]) -> str:
     """Instructions for computing the cache of these buckets."""
     side = buckets[0][0]
-    near = range(side - MULTIPLE // 2, side + MULTIPLE // 2 + 1)
+    near = range(max(side - MULTIPLE // 2, MULTIPLE), side + MULTIPLE // 2 + 1)
     fitting = [n for n in near if aspect_buckets(n) == tuple(buckets)]
     if fitting:
         flag = f"--resolution {min(fitting, key=lambda n: abs(n - side))}"

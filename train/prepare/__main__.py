@@ -50,7 +50,10 @@ class Options:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the program. Exit status: 2 after bad input."""
     with entry("train.prepare"):
-        prepare(tyro.cli(Options, args=args, prog="python -m train.prepare", description=__doc__))
+        _, _, description = __doc__.partition("\n\n")
+        prepare(
+            tyro.cli(Options, args=args, prog="python -m train.prepare", description=description)
+        )
 
 
 def prepare(options: Options) -> None:

@@ -73,7 +73,7 @@ def main() -> None:
         options, beam_options = tyro.cli(
             Options,
             prog="python -m train.prepare.beam",
-            description=__doc__,
+            description=__doc__.partition("\n\n")[2],
             return_unknown_args=True,
         )
         prepare(options, beam_options)

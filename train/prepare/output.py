@@ -40,6 +40,8 @@ from train.data.writing import (
 )
 
 PLAN, SHARDS, SCRATCH, SUMS = "plan.json", "shards", ".scratch", "SHA256SUMS"
+# Entries of a plan that consist of hashes.
+HASHED = ("face_pack", "input")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +151,8 @@ class Output:
             rejected.update(each["rejected"])
         kept = sum(each["kept"] for each in summaries)
         if not kept:
+            # So that other settings can be tried in the same place.
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise no_usable_image(dict(rejected.most_common()))
         with self.scratch() as scratch:
             # TFDS derives its metadata from file names, so symbolic links suffice.
@@ -214,7 +218,10 @@ def _lives(process: int) -> bool:
 def _check_same(plan: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
     for name, value in wanted.items():
         if plan.get(name) != value:
+            before, now = json.dumps(plan.get(name)), json.dumps(value)
+            changed = f"{name} {before}, but this run has {now}"
+            if name in HASHED:  # Hashes say nothing to a reader.
+                changed = f"another {name.replace('_', ' ')}"
             raise InputError(
-                f"--output {folder} was started with {name} {json.dumps(plan.get(name))}, but "
-                f"this run has {json.dumps(value)}: use the same settings, or pass a new folder"
+                f"--output {folder} was started with {changed}: use the same, or pass a new folder"
             )

@@ -92,6 +92,9 @@ class Saver:
         if not jax.distributed.is_initialized() and _in_main_thread():
             before = signal.signal(signal.SIGTERM, self._terminate)
             self._entered.callback(signal.signal, signal.SIGTERM, before)
+        if _in_main_thread():
+            before = signal.signal(signal.SIGINT, self._interrupt)
+            self._entered.callback(signal.signal, signal.SIGINT, before)
         return self
 
     def __exit__(
@@ -113,6 +116,12 @@ class Saver:
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(step)
         return self._terminated
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        """Saves as after SIGTERM; another interrupt ends the run at once."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        logger.warning("interrupted: saving; interrupt again to end without")
+        signal.raise_signal(signal.SIGTERM)
 
     def warm_up(self, state: Any) -> None:
         """Compiles `save`'s device code, since SIGTERM may leave only seconds for the first save.

@@ -157,7 +157,7 @@ def test_resumes_a_folder_of_a_run_killed_at_its_start(source, settings, tmp_pat
 def test_rejects_other_options_on_the_same_folder(undisturbed, source, settings):
     before = bytes_of(undisturbed)
     other = RecordSettings(face_pack=settings.face_pack, filter=Filter(**FILTER | {"min_side": 65}))
-    with pytest.raises(InputError, match=r"was started with filter .*use the same settings"):
+    with pytest.raises(InputError, match=r"was started with filter .*use the same, or"):
         prepare(Options(input=source[0], output=undisturbed, settings=other))
     assert bytes_of(undisturbed) == before
 
@@ -169,7 +169,7 @@ def test_rejects_a_changed_input(source, settings, tmp_path):
     with (tmp_path / "web" / "00003.tar").open("ab") as file:
         file.write(bytes(512))
     Output.open(tmp_path / "out", plans[0])
-    with pytest.raises(InputError, match="was started with input "):
+    with pytest.raises(InputError, match="was started with another input: "):
         Output.open(tmp_path / "out", plan(settings, find_shards(tmp_path / "web")))
 
 

@@ -260,7 +260,7 @@ def test_damage_gives_one_line_and_allow_older_uses_an_older_checkpoint(run, dam
         target.write_bytes(raw)
     want = template(make_state())
     line = message(restore, run, want)
-    assert "step 6 is damaged" in line and "choose another step (3)" in line
+    assert "step 6 is damaged" in line and "to-torch --step, of 3" in line
     if damage.startswith("data"):
         assert any(f"{name} cannot be read" in line for name in named_arrays(want))
     older = restore(run, want, allow_older=True)

@@ -87,10 +87,11 @@ def counted(run):
     return step
 
 
-def test_sigterm_to_a_single_process_saves_and_exits_with_its_own_status(run, start):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_single_process_saves_and_exits_with_its_own_status(run, start, number):
     worker = start(run, "--every", 1000)
     read_until(worker, "step 3")
-    worker.send_signal(signal.SIGTERM)
+    worker.send_signal(number)
     status, lines, _ = finish(worker)
     assert status == PREEMPTED_STATUS
     step = int(lines[-1].split()[1])
