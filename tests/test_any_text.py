@@ -101,7 +101,7 @@ def test_any_text_ends_in_status_0_or_in_one_line(place, capfd, program):
 
     @given(texts)
     @settings(
-        max_examples=8,
+        max_examples=6,
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

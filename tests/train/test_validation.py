@@ -78,6 +78,7 @@ def test_sampling_layout_does_not_affect_training_weights(config, base, tmp_path
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, state)))
 
 
+@pytest.mark.slow
 def test_nonfinite_images_are_skipped_with_a_warning(config, base, tmp_path, caplog):
     mesh = training_mesh((1, 1, 1), jax.devices()[:1])
     frozen = Frozen(base, config, mesh).params

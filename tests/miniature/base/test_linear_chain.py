@@ -11,7 +11,7 @@ from miniature.base import linear_chain
 from miniature.base.architecture import VAE
 from miniature.base.linear_chain import apply, decoder_layers, encoder_layers
 
-WIDTHS = [[24, 48, 112, 144], [8, 8, 8, 8]]
+WIDTHS = [pytest.param([24, 48, 112, 144], marks=pytest.mark.slow), [8, 8, 8, 8]]
 
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)

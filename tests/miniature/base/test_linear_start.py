@@ -15,6 +15,9 @@ from miniature.portraits import draw_random
 NET = network("vae", VAE | {"block_out_channels": [16, 24, 24, 48], "latent_channels": 16})
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def pixels():
     return np.stack([np.asarray(draw_random(seed).image) for seed in range(6)])

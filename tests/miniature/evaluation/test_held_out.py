@@ -19,6 +19,7 @@ def test_case_is_one_person_in_several_scenes():
     assert draw_case(6, 3).target.traits != case.target.traits
 
 
+@pytest.mark.slow
 def test_other_drawings_score_high_and_other_people_low():
     held_out = HeldOut(4, 3, embedded.FACE_PACK)
     pictures = [case.target.image for case in held_out.cases]
