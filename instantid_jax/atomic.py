@@ -31,7 +31,6 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is not a file that can be replaced: name another")
     with (
-        _naming(path),
         _made(path.parent),
         tempfile.TemporaryDirectory(prefix=_hidden_prefix(path), dir=path.parent) as folder,
     ):
@@ -53,7 +52,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = local_path(path)
     if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder")
-    with _naming(path), _made(path.parent):
+    with _made(path.parent):
         temporary = Path(tempfile.mkdtemp(prefix=_hidden_prefix(path), dir=path.parent))
         try:
             # mkdtemp creates a private folder; give it the permissions of any new folder.
@@ -73,30 +72,26 @@ def _hidden_prefix(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turns the errors of impossible names into one line, and names the file in the others."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in IMPOSSIBLE:
-            raise InputError(
-                f"{str(path)[:200]} cannot be created: {error.filename or ''} {error.strerror}"
-            ) from error
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-@contextlib.contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Creates a folder and its parents; removes those that it created if the block raises."""
+    """Creates a folder and its parents; removes those that it created if the block raises.
+
+    Names the folder in the errors of a disk, which may name nothing.
+    """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(exist_ok=True)
-    folder.mkdir(exist_ok=True)
+    try:
+        for each in (*reversed(missing), folder):
+            each.mkdir(exist_ok=True)
+    except OSError as error:
+        if error.errno not in IMPOSSIBLE:
+            raise
+        raise InputError(
+            f"{str(folder)[:200]} cannot be created ({error.strerror}): name another"
+        ) from error
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(folder)
         for each in missing:
             with contextlib.suppress(OSError):  # It may be in use.
                 each.rmdir()

@@ -42,6 +42,8 @@ def local_path(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{text[:_SHOWN]}...: no file can have so long a name")
     if text == "~" or text.startswith("~/"):
         text = os.path.expanduser(text)
+        if text.startswith("~"):
+            raise InputError(f"{text}: no home folder is known; set HOME")
     return Path(text)
 
 

@@ -91,12 +91,11 @@ def random_model(cache: Path) -> Path:
         try:
             with new_folder(folder) as temporary:
                 _write(temporary)
-        except OSError as error:
+        except (InputError, OSError) as error:
             # Another process may have created it first.
             if not folder.is_dir():
                 raise InputError(
-                    f"{cache} cannot be written ({error.strerror or error}): set XDG_CACHE_HOME "
-                    "to another folder"
+                    f"{cache} cannot be written ({error}): set XDG_CACHE_HOME to another folder"
                 ) from error
     return folder
 

@@ -65,7 +65,7 @@ def entry(name: str) -> Iterator[None]:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno in IMPOSSIBLE:
-            sys.exit(_told(name, f"{str(error.filename)[:80]}...: {error.strerror}", 2))
+            sys.exit(_told(name, f"{str(error.filename or 'a path')[:120]}: {error.strerror}", 2))
         if error.errno not in DISK:
             raise
         sys.exit(_told(name, f"{error.filename or 'writing'}: {error.strerror}", 1))

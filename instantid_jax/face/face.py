@@ -63,8 +63,6 @@ class Face:
             values["det_score"] = float(_finite("det_score", self.det_score, ()))
             if not 0 <= values["det_score"] <= 1:
                 raise InputError(f"a face's det_score is {values['det_score']}: expected 0 to 1")
-        if not np.any(values["embedding"]):
-            raise InputError("a face's embedding is all zeros: detect the face again")
         for name in ("face_pack", "recognizer"):
             if getattr(self, name) is not None:
                 values[name] = str(getattr(self, name))
@@ -109,6 +107,8 @@ class Face:
                 f"{path} is not a face file: it lacks {' and '.join(missing)} "
                 f"and holds {', '.join(held) or 'nothing'}"
             )
+        if not np.any(values["embedding"]):
+            raise InputError(f"{path}: its embedding is all zeros; embed the photo again")
         try:
             return cls(**values)
         except InputError as error:

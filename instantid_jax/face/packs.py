@@ -58,7 +58,7 @@ def pack_folder(
     pack: str | os.PathLike[str], root: str | os.PathLike[str] = INSIGHTFACE_ROOT
 ) -> Path:
     """insightface's folder for the pack of that name."""
-    return _expanded(local_path(root)) / "models" / pack
+    return _expanded(Path(root)) / "models" / pack
 
 
 def recognizer_hash(file: str | os.PathLike[str]) -> str:

@@ -26,7 +26,6 @@ ALIASES = {
     "pose_image": "pose",
     "sampler": "scheduler",
     "steps": "num_inference_steps",
-    "torch_dtype": "dtype",
 }
 # Arguments of diffusers' SDXL pipelines that have no counterpart, and what to do without them.
 UNSUPPORTED = {

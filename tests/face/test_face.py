@@ -175,10 +175,11 @@ def test_faces_of_two_recognizers_have_no_mean():
     assert Face.mean([first, unknown]).face_pack == "antelopev2"
 
 
-def test_values_that_no_detector_gives_are_refused():
+def test_values_that_no_detector_gives_are_refused(tmp_path):
     one = {"embedding": np.ones(4), "kps": np.zeros((5, 2))}
-    with pytest.raises(InputError, match="embedding is all zeros"):
-        Face(**one | {"embedding": np.zeros(4)})
+    Face(**one | {"embedding": np.zeros(4)}).save(tmp_path / "nobody.npz")
+    with pytest.raises(InputError, match="its embedding is all zeros; embed the photo again"):
+        Face.load(tmp_path / "nobody.npz")
     with pytest.raises(InputError, match=r"det_score is 7\.0: expected 0 to 1"):
         Face(**one, det_score=7)
     with pytest.raises(InputError, match="complex"):

@@ -36,11 +36,10 @@ def drawn_dataset(cache: Path) -> Path:
             # If several processes write it, the first to finish wins.
             with new_folder(folder) as temporary:
                 write_dataset(temporary, ((draw_record(n), (SIDE, SIDE)) for n in numbers))
-        except OSError as error:
+        except (InputError, OSError) as error:
             if not folder.is_dir():
                 raise InputError(
-                    f"{cache} cannot be written ({error.strerror or error}): set XDG_CACHE_HOME "
-                    "to another folder"
+                    f"{cache} cannot be written ({error}): set XDG_CACHE_HOME to another folder"
                 ) from error
     return folder
 

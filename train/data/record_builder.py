@@ -125,7 +125,9 @@ def record_of(
 def captions_of(sidecars: Sidecars, source: str) -> dict[str, str]:
     """All captions that are not empty by source: the metadata's `captions`, and under `source`."""
     noted = sidecars.notes.get("captions")
-    captions = {**(noted if isinstance(noted, Mapping) else {}), source: sidecars.caption}
+    captions = dict(noted) if isinstance(noted, Mapping) else {}
+    if sidecars.caption is not None:
+        captions[source] = sidecars.caption
     texts = {str(name): str(text or "").strip() for name, text in captions.items()}
     return {name: text for name, text in texts.items() if text}
 

@@ -46,6 +46,9 @@ def test_records_no_empty_captions():
     notes = {"captions": {"blip": "", "llava": None, "cog": " a man "}}
     sidecars = parse_sidecars({"txt": b"", "json": json.dumps(notes).encode()})
     assert captions_of(sidecars, "alt") == {"cog": "a man"}
+    # A source of that name in the metadata is not lost.
+    assert captions_of(sidecars, "cog") == {"cog": "a man"}
+    assert captions_of(sidecars._replace(caption="x"), "cog") == {"cog": "x"}
 
 
 def test_reads_files_next_to_an_image(tmp_path):
