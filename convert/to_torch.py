@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from convert.diffusers_settings import diffusers_settings
@@ -150,7 +151,16 @@ def cast(tensors: dict[str, np.ndarray], dtype: np.dtype | None) -> dict[str, np
 
 
 def save_tensors(tensors: Mapping[str, np.ndarray | jax.Array], path: Path) -> None:
-    """Writes a safetensors file identical to one by diffusers."""
-    save_file(tensors, path, METADATA)
+    """Writes a safetensors file identical to one by diffusers.
+
+    Raises:
+      InputError: if it cannot be written, as on a full disk.
+    """
+    try:
+        save_file(tensors, path, METADATA)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path.name} cannot be written ({error}): make room, then rerun"
+        ) from error
     # safetensors makes the file readable only by its owner.
     path.chmod(path.parent.stat().st_mode & 0o666)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from convert import to_torch
 from instantid_jax.components import network
 from instantid_jax.weights.layouts import find_instantid
 from tests.convert.published import TINY_RESAMPLER, UNET
@@ -153,3 +155,13 @@ def test_run_of_another_base_model_is_refused(convert, sdxl, tmp_path):
     ran = convert("to-jax", *sources, "--output", tmp_path / "model")
     assert f"{tmp_path}/run does not fit this UNet: its adapter has " in ran.error
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_full_disk_leaves_nothing(convert, run, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(to_torch, "save_file", full)
+    ran = convert("to-torch", run[0], "--output", tmp_path / "out")
+    assert ran.error.startswith("ip-adapter.safetensors cannot be written (I/O error: No space")
+    assert list(tmp_path.iterdir()) == []
