@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +36,19 @@ PictureError = Callable[[jax.Array, jax.Array], jax.Array]
 
 # Seeds of the pictures it is trained and measured on; nothing else draws from these.
 SEED, HELD_OUT_SEED = 301, 302
-STAGE = Stage(steps=10_000, learning_rate=1e-3, algorithm="muon", weight_decay=0.0, save_every=250)
+STAGE = Stage(steps=6000, learning_rate=1e-4, weight_decay=0.0, save_every=250)
 LINEAR = Stage(steps=2500, learning_rate=1e-3, weight_decay=0.0, save_every=500)
 # Pictures that calibrate the linear code.
 SHOWN = 100
 # Both are trained; only the VAE is published.
 VAE_PART, DISCRIMINATOR_PART = "vae", "discriminator"
+# What the second training trains: the decoder's branches. The linear code stays, because its norms
+# would change with every step; so do the latents.
+BRANCHES = re.compile(r"decoder\..*(resnets\.\d+\.(norm|conv)[12]|attentions\.\d+)\.")
+# The last layer of a branch, whose weights count a tenth while training. They begin with zero, and
+# many of them change each pixel alike: in full, the first steps undo the linear code.
+BRANCH_ENDS = ("conv2.kernel", "to_out.0.kernel")
+BRANCH_SCALE = 0.1
 # Weight of a face's pixels, because the identity is in them.
 FACE_WEIGHT = 3.0
 # Weights of errors in light and in both color directions: colors vary less, yet captions name them.
@@ -48,8 +56,6 @@ COLOR_ERRORS = (np.array([[1.0], [1.5], [2.0]]) * OPPONENT_COLORS).astype(np.flo
 PERCEPTUAL_WEIGHT = 0.5
 ADVERSARIAL_WEIGHT = 0.5
 KL_WEIGHT = 1e-4
-# Side of a window, and how far its center may be from a face's, in pixels.
-WINDOW, WANDER = 64, 24.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,17 +68,17 @@ class Options(PictureOptions):
         first and starts from that.
       adversarial_from: the first step with a discriminator; None trains without one.
       recognizer: an ONNX file of a face pack; its features give the perceptual error.
-      batch: windows per batch; a whole picture counts as four.
+      batch: pictures per batch.
       held_out: number of pictures to measure it on, a multiple of 50.
       linear: the training of the linear code.
     """
 
     latent_channels: Literal[16, 24, 32] = 32
     start: Path | None = None
-    adversarial_from: int | None = 7000
+    adversarial_from: int | None = 4000
     recognizer: Path = embedded.FACE_PACK / "recogniser.onnx"
     pictures: int = 20_000
-    batch: int = 8
+    batch: int = 4
     held_out: int = 200
     linear: Stage = LINEAR
     stage: Stage = STAGE
@@ -108,7 +114,7 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
         f"{options.data}, {options.latent_channels} latent channels, adversarial from step "
         f"{options.adversarial_from}, begun with {vae_fingerprint(start)[:16]}",
     )
-    params = split_parts(trained)[VAE_PART]
+    params = scaled(split_parts(trained)[VAE_PART])
     publish(net, settings, params, held_out, options.workdir)
 
 
@@ -173,36 +179,35 @@ def make_batches(
 ) -> Callable[[int], Batch]:
     """Pixels, where the faces in them are, and whether to deceive the discriminator, by the step.
 
-    Every other batch is of windows near faces, so that as many pixels show four times as many
-    pictures; between them come whole pictures, whose norms have other statistics.
+    Whole pictures, because the norms of the branches have other statistics in parts of them.
     """
-    side = pictures.pixels.shape[1]
 
     def batch_at(step: int) -> Batch:
-        random = np.random.default_rng([seed, step])
-        late = {"adversarial": np.array(adversarial_from is not None and step >= adversarial_from)}
-        if step % 2:
-            chosen = random.integers(0, len(pictures.pixels), size // 4)
-            return late | {"pixels": pictures.pixels[chosen], "bboxes": pictures.bboxes[chosen]}
-        chosen = random.integers(0, len(pictures.pixels), size)
-        bboxes = pictures.bboxes[chosen]
-        middles = (bboxes[:, :2] + bboxes[:, 2:]) / 2 + random.uniform(-WANDER, WANDER, (size, 2))
-        corners = np.clip(middles - WINDOW / 2, 0, side - WINDOW).astype(int)
-        windows = [
-            pictures.pixels[i, top : top + WINDOW, left : left + WINDOW]
-            for i, (left, top) in zip(chosen, corners, strict=True)
-        ]
-        return late | {
-            "pixels": np.stack(windows),
-            "bboxes": (bboxes - np.tile(corners, 2)).astype(np.float32),
+        chosen = np.random.default_rng([seed, step]).integers(0, len(pictures.pixels), size)
+        return {
+            "pixels": pictures.pixels[chosen],
+            "bboxes": pictures.bboxes[chosen],
+            "adversarial": np.array(adversarial_from is not None and step >= adversarial_from),
         }
 
     return batch_at
 
 
 def init(key: jax.Array, vae: Params) -> Params:
-    """Parameters of a VAE and a fresh discriminator."""
-    return join_parts({VAE_PART: vae, DISCRIMINATOR_PART: DISCRIMINATOR.init(key)})
+    """Parameters of a VAE, as they are trained, and a fresh discriminator."""
+    trained = {n: value / BRANCH_SCALE if is_branch_end(n) else value for n, value in vae.items()}
+    return join_parts({VAE_PART: trained, DISCRIMINATOR_PART: DISCRIMINATOR.init(key)})
+
+
+def scaled(trained: Params) -> Params:
+    """The VAE's parameters out of those that are trained, the frozen ones without gradients."""
+    vae = {n: value * BRANCH_SCALE if is_branch_end(n) else value for n, value in trained.items()}
+    frozen = {n: jax.lax.stop_gradient(value) for n, value in vae.items() if not BRANCHES.search(n)}
+    return vae | frozen
+
+
+def is_branch_end(name: str) -> bool:
+    return name.endswith(BRANCH_ENDS) and BRANCHES.search(name) is not None
 
 
 def make_loss(net: Network, perceptual_error: PictureError) -> Loss:
@@ -215,7 +220,7 @@ def make_loss(net: Network, perceptual_error: PictureError) -> Loss:
         parts = split_parts(params)
         pictures = batch["pixels"].astype(jnp.float32) / 127.5 - 1
         weight = face_weight(batch["bboxes"], pictures.shape[1:3])
-        vae = net.bind(parts[VAE_PART])
+        vae = net.bind(scaled(parts[VAE_PART]))
         moments = vae.moments(pictures)
         noise = jax.random.normal(key, (*moments.shape[:-1], moments.shape[-1] // 2))
         restored = vae.decode(sample_latents(net.config, moments, noise))

@@ -14,16 +14,20 @@ import torch
 from instantid_jax import embedded
 from instantid_jax.components import network
 from instantid_jax.errors import InputError
+from instantid_jax.params import split_parts
 from miniature.base import autoencoder
 from miniature.base.architecture import VAE
 from miniature.base.autoencoder import (
+    BRANCH_SCALE,
+    BRANCHES,
     FACE_WEIGHT,
-    WINDOW,
     Options,
     face_weight,
     init,
+    is_branch_end,
     make_batches,
     make_loss,
+    scaled,
     train_autoencoder,
 )
 from miniature.base.perceptual import make_perceptual_error
@@ -42,23 +46,38 @@ def test_faces_have_more_weight():
     np.testing.assert_allclose((weight[0] == FACE_WEIGHT).sum(), 20 * 40)
 
 
-def test_windows_hold_the_faces_in_their_boxes():
-    # Pixels of a face are not black.
-    random = np.random.default_rng(0)
-    pixels, bboxes = np.zeros((20, 128, 128, 3), np.uint8), np.zeros((20, 4), np.float32)
-    for i, (left, top) in enumerate(random.integers(10, 70, (20, 2))):
-        bboxes[i] = left, top, left + 40, top + 50
-        pixels[i, top : top + 50, left : left + 40] = 1 + i
+def test_batches_are_pictures_with_their_boxes():
+    pixels = (
+        np.zeros((20, 128, 128, 3), np.uint8) + np.arange(20, dtype=np.uint8)[:, None, None, None]
+    )
+    bboxes = np.arange(20, dtype=np.float32)[:, None] + np.arange(4, dtype=np.float32)
     batch_at = make_batches(Pictures(pixels, np.array([""] * 20), bboxes), 16, 0, None)
-    batch = batch_at(0)
-    assert batch["pixels"].shape == (16, WINDOW, WINDOW, 3)
-    for window, box in zip(batch["pixels"][..., 0], batch["bboxes"], strict=True):
-        left, top, right, bottom = np.clip(box, 0, WINDOW).astype(int)
-        assert (window[top:bottom, left:right] > 0).all() and right > left and bottom > top
-        assert (window > 0).sum() == (right - left) * (bottom - top)
-    whole = batch_at(1)
-    assert whole["pixels"].shape == (4, 128, 128, 3)
-    assert (whole["bboxes"].T[2] - whole["bboxes"].T[0] == 40).all()
+    first, again, second = (batch_at(step) for step in (0, 0, 1))
+    assert first["pixels"].shape == (16, 128, 128, 3)
+    np.testing.assert_array_equal(first["pixels"][:, 0, 0, 0], first["bboxes"][:, 0])
+    np.testing.assert_array_equal(first["pixels"], again["pixels"])
+    assert (first["pixels"] != second["pixels"]).any()
+
+
+def test_only_the_branches_of_the_decoder_are_trained():
+    net = network("vae", SMALL)
+    vae = net.init(jax.random.key(0))
+    parts = split_parts(init(jax.random.key(1), vae))
+    restored = scaled(parts["vae"])
+    assert restored.keys() == vae.keys()
+    for name, value in vae.items():
+        np.testing.assert_allclose(restored[name], value, rtol=1e-6)
+
+    def total(trained):
+        return sum(value.sum() for value in scaled(trained).values())
+
+    gradients = jax.grad(total)(parts["vae"])
+    names = {name for name, gradient in gradients.items() if np.any(gradient)}
+    assert names == {name for name in vae if BRANCHES.search(name)}
+    assert all(name.startswith("decoder.") for name in names)
+    ends = {name for name in names if is_branch_end(name)}
+    assert {float(gradients[name].ravel()[0]) for name in ends} == {np.float32(BRANCH_SCALE)}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in ends} == {"conv2", "0"}
 
 
 def test_the_gradient_has_the_shapes_of_the_parameters():
@@ -77,7 +96,7 @@ def test_the_gradient_has_the_shapes_of_the_parameters():
 
 
 @pytest.mark.slow
-def test_every_parameter_learns_and_the_discriminator_only_late():
+def test_every_branch_learns_and_the_discriminator_only_late():
     net = network("vae", SMALL)
     fresh = jax.jit(net.init)
     params = jax.jit(lambda key: init(key, fresh(key)))(jax.random.key(0))
@@ -95,9 +114,10 @@ def test_every_parameter_learns_and_the_discriminator_only_late():
         assert all(np.isfinite(v) for v in metrics.values())
         for name, gradient in gradients.items():
             moved = np.abs(gradient).max() > 0
-            assert moved == (name.startswith("vae.") or gradients is late[0])
-    # The encoder's part is not the same, too.
-    name = "vae.encoder.conv_in.kernel"
+            branch = BRANCHES.match(name.removeprefix("vae.")) is not None
+            learns = branch if name.startswith("vae.") else gradients is late[0]
+            assert moved == learns, name
+    name = "vae.decoder.mid_block.resnets.0.conv2.kernel"
     assert np.abs(early[0][name] - late[0][name]).max() > 1e-3 * np.abs(early[0][name]).max()
     assert early[1]["discriminator"] == 0 < late[1]["discriminator"]
 
