@@ -31,7 +31,7 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is not a file that can be replaced: name another")
     with (
-        _made(path.parent),
+        _creating(path.parent),
         tempfile.TemporaryDirectory(prefix=_hidden_prefix(path), dir=path.parent) as folder,
     ):
         # Writers choose the format by the suffix.
@@ -52,7 +52,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = local_path(path)
     if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder")
-    with _made(path.parent):
+    with _creating(path.parent):
         temporary = Path(tempfile.mkdtemp(prefix=_hidden_prefix(path), dir=path.parent))
         try:
             # mkdtemp creates a private folder; give it the permissions of any new folder.
@@ -72,7 +72,7 @@ def _hidden_prefix(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def _creating(folder: Path) -> Iterator[None]:
     """Creates a folder and its parents; removes those that it created if the block raises.
 
     Names the folder in the errors of a disk, which may name nothing.

@@ -75,7 +75,7 @@ def onnx_files(folder: Path) -> list[Path]:
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError:  # There is no such user, or no home folder.
+    except RuntimeError:  # The user or the home folder is unknown.
         return path
 
 

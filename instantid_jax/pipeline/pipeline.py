@@ -181,11 +181,9 @@ class InstantIDPipeline:
         if isinstance(requests, Request) or not isinstance(requests, Iterable):
             raise InputError(f"requests is a {type(requests).__name__}: give a list of Requests")
         requests = list(requests)
-        if observer is not None and not isinstance(observer, Observer):
-            raise InputError(f"observer={observer!r}: expected an instance of Observer")
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type={output_type!r}: expected one of {OUTPUT_TYPES}")
-        observer = Observer() if observer is None else observer
+        observer = Several() if observer is None else Several(observer)
         plan = resolve(self.model, requests)
         self._warn_of_recognizers(plan.requests)
         with reporting_compiles(observer.on_compile):
@@ -205,7 +203,9 @@ class InstantIDPipeline:
         others = {
             face.face_pack
             for face in faces
-            if self.recognizer and face.recognizer and face.recognizer[:8] != self.recognizer[:8]
+            if self.recognizer
+            and face.recognizer
+            and not face.recognizer.startswith(self.recognizer)
         }
         for pack in sorted(map(str, others)):
             logger.warning(

@@ -51,7 +51,7 @@ class Result:
         """The result of image `i` alone.
 
         Raises:
-          InputError: if there is no such image.
+          InputError: if `i` is not the index of an image.
         """
         if not 0 <= i < len(self.seeds):
             raise InputError(f"image {i} of {len(self.seeds)}: expected 0 to {len(self.seeds) - 1}")
@@ -67,7 +67,8 @@ class Result:
 
         Args:
           path: ends in .png; of several images, each gets its number, out-1.png, out-2.png.
-          facts: more to record, such as where the face came from, in types that JSON knows.
+          facts: more to record, such as where the face came from; what JSON does not know is
+            recorded as text.
         Returns:
           The files that were written.
         Raises:

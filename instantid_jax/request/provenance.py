@@ -83,7 +83,7 @@ class Provenance:
         """The text chunks of the image's PNG file: ours, the prompt, and the web UI's.
 
         Args:
-          facts: more to record, in types that JSON knows.
+          facts: more to record; what JSON does not know is recorded as text.
         """
         facts = {**self.facts, **facts}
         request, unrecorded = _encode(self.request)
@@ -101,7 +101,6 @@ class Provenance:
         )
         return {
             "prompt": prompt,
-            # What JSON does not know is recorded as text: the image is not lost to it.
             CHUNK: json.dumps(ours, ensure_ascii=False, default=str),
             KEY: parameters,
         }
@@ -125,7 +124,7 @@ class Provenance:
             request, unrecorded = Request(**values), tuple(ours.pop("unrecorded"))
             place = {name: int(ours.pop(name)) for name in ("image", "position", "requests")}
             read = cls(request, **place, unrecorded=unrecorded, facts=ours)
-            read.check()
+            read._check()
         except InputError as error:
             raise InputError(f"{path}: its text chunk {CHUNK!r} is damaged: {error}") from error
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -134,7 +133,7 @@ class Provenance:
             ) from error
         return read
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raises InputError if the place or a fact is not one that an image can have."""
         images = self.request.num_images_per_prompt
         if not (0 <= self.image < images and 0 <= self.position < self.requests <= LARGEST_BATCH):

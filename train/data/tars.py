@@ -3,6 +3,7 @@
 import bz2
 import contextlib
 import dataclasses
+import functools
 import gzip
 import lzma
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
 from instantid_jax.images import image_suffixes
 from train.data.sidecars import CAPTIONS, NOTES, Sidecars, parse_sidecars
@@ -145,7 +147,7 @@ def _index(tar: tarfile.TarFile) -> tuple[dict[str, _Members], str, Exception | 
             path = Path(member.name)
             kind = path.suffix[1:].lower()
             key = path.with_suffix("").as_posix() if path.suffix else path.as_posix()
-            if not member.isfile() or _is_hidden(path) or kind not in _kinds():
+            if not member.isfile() or is_hidden(path, Path(path.anchor)) or kind not in _kinds():
                 continue
             found = examples.setdefault(key, _Members())
             found.repeated += kind in found.files
@@ -156,15 +158,13 @@ def _index(tar: tarfile.TarFile) -> tuple[dict[str, _Members], str, Exception | 
     return examples, key, None
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+@functools.cache
+def _image_kinds() -> frozenset[str]:
+    return frozenset(suffix[1:] for suffix in image_suffixes())
 
 
-def _image_kinds() -> set[str]:
-    return {suffix[1:] for suffix in image_suffixes()}
-
-
-def _kinds() -> set[str]:
+@functools.cache
+def _kinds() -> frozenset[str]:
     return _image_kinds() | {*CAPTIONS, NOTES, FACE}
 
 
