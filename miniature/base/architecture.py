@@ -9,7 +9,7 @@ VAE = {
     "_class_name": "AutoencoderKL",
     "in_channels": 3,
     "out_channels": 3,
-    # SDXL's 4 per 8 x 8 pixels lose too much of a face of only 50 x 70 pixels.
+    # SDXL's 4 per 8 x 8 pixels lose too much of a face of only 75 x 100 pixels.
     "latent_channels": 32,
     "sample_size": 128,
     "act_fn": "silu",

@@ -25,8 +25,9 @@ from miniature.base.architecture import VAE
 from miniature.base.discriminator import DISCRIMINATOR, adversarial_losses
 from miniature.base.linear_chain import OPPONENT_COLORS
 from miniature.base.perceptual import make_perceptual_error
-from miniature.base.pictures import Pictures, drawn_pictures
+from miniature.base.pictures import Mixture, Pictures, drawn_pictures
 from miniature.base.published import write_network
+from miniature.drawing.scene import CLOSE
 from miniature.evaluation.fidelity import face_sharpness, psnr
 from miniature.options import PictureOptions
 from miniature.stage import Batch, Loss, Stage, train
@@ -38,6 +39,8 @@ PictureError = Callable[[jax.Array, jax.Array], jax.Array]
 SEED, HELD_OUT_SEED = 301, 302
 STAGE = Stage(steps=6000, learning_rate=1e-4, weight_decay=0.0, save_every=250)
 LINEAR = Stage(steps=2500, learning_rate=1e-3, weight_decay=0.0, save_every=500)
+# Groups among the pictures keep small faces.
+TRAINED, MEASURED = Mixture(framing=CLOSE, groups=8), Mixture(framing=CLOSE)
 # Pictures that calibrate the linear code.
 SHOWN = 100
 # Both are trained; only the VAE is published.
@@ -97,10 +100,10 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
     start = None if options.start is None else load(net, options.start)
     perceptual_error = make_perceptual_error(options.recognizer)
     pictures, held_out = (
-        drawn_pictures(options.workdir / name, count, seed, options.processes)
-        for name, count, seed in (
-            ("pictures", options.pictures, SEED),
-            ("held-out", options.held_out, HELD_OUT_SEED),
+        drawn_pictures(options.workdir / name, count, seed, options.processes, mixture)
+        for name, count, seed, mixture in (
+            ("pictures", options.pictures, SEED, TRAINED),
+            ("held-out", options.held_out, HELD_OUT_SEED, MEASURED),
         )
     )
     if start is None:
@@ -144,7 +147,8 @@ def publish(
     }
     write_network(workdir / "vae", "diffusion_pytorch_model", {**settings, **moments}, params)
     sharp, drawn = (
-        np.median(face_sharpness(each, held_out.bboxes)) for each in (restored, held_out.pixels)
+        np.median(face_sharpness(each, held_out.bboxes[:, 0]))
+        for each in (restored, held_out.pixels)
     )
     print(
         json.dumps(
@@ -256,11 +260,11 @@ def make_loss(net: Network, perceptual_error: PictureError) -> Loss:
 
 
 def face_weight(bboxes: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """[B, H, W, 1]: `FACE_WEIGHT` inside the box, 1 elsewhere."""
-    y, x = jnp.mgrid[: size[0], : size[1]][:, None]
-    left, top, right, bottom = jnp.moveaxis(bboxes[:, :, None, None], 1, 0)
+    """[B, H, W, 1]: `FACE_WEIGHT` inside the boxes [B, F, 4], 1 elsewhere and for boxes of NaN."""
+    y, x = jnp.mgrid[: size[0], : size[1]][:, None, None]
+    left, top, right, bottom = jnp.moveaxis(bboxes[..., None, None], 2, 0)
     inside = (x >= left) & (x < right) & (y >= top) & (y < bottom)
-    return jnp.where(inside, FACE_WEIGHT, 1.0)[..., None]
+    return jnp.where(inside.any(1), FACE_WEIGHT, 1.0)[..., None]
 
 
 def _restored(net: Network, params: Params, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

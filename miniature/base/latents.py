@@ -23,7 +23,7 @@ class Latents(NamedTuple):
     Attributes:
       moments: float16 [N, 16, 16, 2C], mean and log-variance of the VAE's posterior.
       captions: [N] strings.
-      bboxes: float32 [N, 4], face boxes in pixels.
+      bboxes: float32 [N, 4], the first face of each picture, in pixels.
       vae: hash of the encoder.
     """
 
@@ -52,4 +52,4 @@ def encoded_pictures(
         ]
         with replacing_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(moments))
-    return Latents(np.load(path), pictures.captions, pictures.bboxes, encoder)
+    return Latents(np.load(path), pictures.captions, pictures.bboxes[:, 0], encoder)

@@ -1,26 +1,49 @@
-"""The drawn portraits on which the base model is trained."""
+"""The drawn pictures on which the base model is trained."""
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from miniature.chunks import drawn_in_chunks
-from miniature.drawing.scene import Scene, random_scene
+from miniature.drawing.group import COUNTS, group_caption, random_group
+from miniature.drawing.scene import BUST, Framing, Scene, random_scene
 from miniature.drawing.traits import Traits, random_traits
-from miniature.portraits import draw
+from miniature.portraits import SIDE, draw, draw_group
 
 CHUNK = 50
+# The longest caption of a group has 237 characters.
+CAPTION = "U240"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """What the pictures show.
+
+    Attributes:
+      framing: of the pictures with one person.
+      groups: every how many pictures two or three people share one; None draws no groups.
+    """
+
+    framing: Framing = BUST
+    groups: int | None = None
+
+
+# What the shipped networks were trained on.
+PORTRAITS = Mixture()
 
 
 class Pictures(NamedTuple):
-    """N portraits of different people.
+    """N pictures of different people.
 
     Attributes:
       pixels: uint8 [N, 128, 128, 3].
       captions: [N] strings.
-      bboxes: float32 [N, 4], left, top, right and bottom of the face in pixels.
+      bboxes: float32 [N, F, 4], left, top, right and bottom of the faces in pixels, F the most
+        faces in any picture; NaN where a picture has fewer.
     """
 
     pixels: np.ndarray
@@ -28,27 +51,35 @@ class Pictures(NamedTuple):
     bboxes: np.ndarray
 
 
-def drawn_pictures(folder: Path, count: int, seed: int, processes: int) -> Pictures:
-    """Portraits of a seed; draws those missing in `folder`.
+def drawn_pictures(
+    folder: Path, count: int, seed: int, processes: int, mixture: Mixture = PORTRAITS
+) -> Pictures:
+    """Pictures of a seed; draws those missing in `folder`.
 
     Args:
       count: a multiple of 50.
     """
-    draw_chunk = functools.partial(_draw_chunk, seed=seed)
+    draw_chunk = functools.partial(_draw_chunk, seed=seed, mixture=mixture)
     return Pictures(**drawn_in_chunks(folder, draw_chunk, count, CHUNK, processes))
 
 
-def shown(seed: int, number: int) -> tuple[Traits, Scene]:
-    """Person and scene of picture `number` of a seed."""
+def shown(seed: int, number: int, mixture: Mixture = PORTRAITS) -> Sequence[tuple[Traits, Scene]]:
+    """People of picture `number` of a seed, each with the scene."""
     random = np.random.default_rng([seed, number])
-    return random_traits(random), random_scene(random)
+    if mixture.groups is not None and number % mixture.groups == 0:
+        return random_group(random, int(random.choice(list(COUNTS))), (SIDE, SIDE))
+    return [(random_traits(random), random_scene(random, mixture.framing))]
 
 
-def _draw_chunk(chunk: int, *, seed: int) -> dict[str, np.ndarray]:
+def _draw_chunk(chunk: int, *, seed: int, mixture: Mixture) -> dict[str, np.ndarray]:
     numbers = range(CHUNK * chunk, CHUNK * (chunk + 1))
-    portraits = [draw(*shown(seed, number)) for number in numbers]
-    return {
-        "pixels": np.stack([np.asarray(p.image) for p in portraits]),
-        "captions": np.array([p.caption for p in portraits], "U160"),
-        "bboxes": np.stack([p.bbox for p in portraits]),
-    }
+    pixels, captions = [], []
+    bboxes = np.full((CHUNK, 1 if mixture.groups is None else max(COUNTS), 4), np.nan, np.float32)
+    for i, number in enumerate(numbers):
+        people = shown(seed, number, mixture)
+        scenes = [scene for _, scene in people]
+        portraits = [draw(*people[0])] if len(people) == 1 else draw_group(people)
+        pixels.append(np.asarray(portraits[0].image))
+        captions.append(scenes[0].caption if len(people) == 1 else group_caption(scenes))
+        bboxes[i, : len(people)] = [portrait.bbox for portrait in portraits]
+    return {"pixels": np.stack(pixels), "captions": np.array(captions, CAPTION), "bboxes": bboxes}

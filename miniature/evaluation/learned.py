@@ -18,7 +18,9 @@ def learned_captions() -> frozenset[str]:
     last one; the captions of both are included.
     """
     scenes = [
-        shown(text_to_image.SEED, number)[1] for number in range(text_to_image.Options.pictures)
+        scene
+        for number in range(text_to_image.Options.pictures)
+        for _, scene in shown(text_to_image.SEED, number)
     ]
     for person in range(people.Options.people):
         key = [people.SEED, person]

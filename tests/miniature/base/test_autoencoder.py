@@ -39,22 +39,23 @@ RECOGNIZER = embedded.FACE_PACK / "recogniser.onnx"
 
 
 def test_faces_have_more_weight():
-    weight = face_weight(jnp.array([[10.0, 20.0, 30.0, 60.0], [0.0, 0.0, 5.0, 5.0]]), (64, 48))
+    boxes = [[[10.0, 20, 30, 60], [np.nan] * 4], [[0.0, 0, 5, 5], [30, 40, 34, 50]]]
+    weight = face_weight(jnp.array(boxes), (64, 48))
     assert weight.shape == (2, 64, 48, 1)
     assert weight[0, 20, 10] == weight[0, 59, 29] == FACE_WEIGHT
     assert weight[0, 19, 10] == weight[0, 20, 30] == weight[1, 30, 20] == 1
-    np.testing.assert_allclose((weight[0] == FACE_WEIGHT).sum(), 20 * 40)
+    np.testing.assert_allclose((weight == FACE_WEIGHT).sum((1, 2, 3)), [20 * 40, 25 + 40])
 
 
 def test_batches_are_pictures_with_their_boxes():
     pixels = (
         np.zeros((20, 128, 128, 3), np.uint8) + np.arange(20, dtype=np.uint8)[:, None, None, None]
     )
-    bboxes = np.arange(20, dtype=np.float32)[:, None] + np.arange(4, dtype=np.float32)
+    bboxes = np.arange(20, dtype=np.float32)[:, None, None] + np.arange(4, dtype=np.float32)
     batch_at = make_batches(Pictures(pixels, np.array([""] * 20), bboxes), 16, 0, None)
     first, again, second = (batch_at(step) for step in (0, 0, 1))
     assert first["pixels"].shape == (16, 128, 128, 3)
-    np.testing.assert_array_equal(first["pixels"][:, 0, 0, 0], first["bboxes"][:, 0])
+    np.testing.assert_array_equal(first["pixels"][:, 0, 0, 0], first["bboxes"][:, 0, 0])
     np.testing.assert_array_equal(first["pixels"], again["pixels"])
     assert (first["pixels"] != second["pixels"]).any()
 
@@ -86,7 +87,7 @@ def test_the_gradient_has_the_shapes_of_the_parameters():
     shapes = jax.eval_shape(init, jax.random.key(0), fresh)
     batch = {
         "pixels": np.zeros((2, 32, 32, 3), np.uint8),
-        "bboxes": np.zeros((2, 4), np.float32),
+        "bboxes": np.zeros((2, 1, 4), np.float32),
         "adversarial": np.array(True),
     }
     learn = jax.grad(make_loss(net, make_perceptual_error(RECOGNIZER)), has_aux=True)
@@ -103,7 +104,7 @@ def test_every_branch_learns_and_the_discriminator_only_late():
     random = np.random.default_rng(0)
     batch = {
         "pixels": random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8),
-        "bboxes": np.array([[8, 8, 24, 24]] * 2, np.float32),
+        "bboxes": np.array([[[8, 8, 24, 24]]] * 2, np.float32),
     }
     learn = jax.jit(jax.grad(make_loss(net, make_perceptual_error(RECOGNIZER)), has_aux=True))
     early, late = (
