@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 
 from instantid_jax.atomic import replacing_file
 from instantid_jax.errors import InputError
-from instantid_jax.json_files import read_json, write_json
+from instantid_jax.json_files import write_json
 from instantid_jax.paths import utf8_path
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.trained import RECOGNIZER, read_networks
 from instantid_jax.sharding import training_mesh
 from train.batch import gather_ids, place_batch, process_rows
 from train.compiled_step import compiled_step
@@ -27,6 +28,7 @@ from train.flops import StepFlops
 from train.metrics import MetricsWriter
 from train.model import BaseModel, check_prediction_type, find_base
 from train.profile import Profile
+from train.recognizers import check_recognizers
 from train.report import DivergedError, Report
 from train.runs.json_lines import append_event
 from train.runs.lock import locked
@@ -59,7 +61,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     for folder in config.dataset_folders:
         find_datasets(folder)
     # A resumed run keeps its network sizes; the weights it started from may be gone.
-    base = find_base(config.model, read_json(run.networks) if run.steps() else None)
+    base = find_base(config.model, read_networks(run)[0] if run.steps() else None)
     check_prediction_type(base, config)
     batches = Batches(config.data, base.tokenizers, config.global_batch_size, config.seed)
     if batches.records < config.global_batch_size:
@@ -74,6 +76,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             f"the data has embeddings of size {batches.embedding_size}, but the Resampler expects "
             f"{wanted}: prepare the data with the model's face pack"
         )
+    recognizer = check_recognizers(config.model, run, batches.recognizer)
     validation = None if config.validation is None else Validation(config, base)
     with locked(run):
         begun = begin(config, start, run, base, batches, mesh)
@@ -87,7 +90,8 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             )
             return 0
         if jax.process_index() == 0:
-            for path, settings in ((run.config, config.to_dict()), (run.networks, base.settings)):
+            networks = {**base.settings, RECOGNIZER: recognizer}
+            for path, settings in ((run.config, config.to_dict()), (run.networks, networks)):
                 with replacing_file(path) as temporary:
                     write_json(temporary, settings)
             append_event(run, begun.event, step=begun.step)

@@ -22,7 +22,7 @@ from instantid_jax.components import ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
-from instantid_jax.face.packs import ANTELOPEV2_RECOGNIZER, recognizer_hash
+from instantid_jax.face.packs import ANTELOPEV2_RECOGNIZER
 from instantid_jax.images import ImageInput
 from instantid_jax.pipeline import stages
 from instantid_jax.pipeline.model import LoadedModel
@@ -32,7 +32,7 @@ from instantid_jax.pipeline.result import Result, provenance_of
 from instantid_jax.pipeline.sources import Sources, takes_sources
 from instantid_jax.request.request import Request
 from instantid_jax.request.split import split, takes_requests
-from instantid_jax.runs.folder import is_run
+from instantid_jax.runs.trained import recognizer_of
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +97,12 @@ class InstantIDPipeline:
 
     @functools.cached_property
     def recognizer(self) -> str | None:
-        """How the SHA-256 of that pack's recognizer begins; None for a training run's model."""
+        """How the SHA-256 of that pack's recognizer begins; None if it is not known."""
         if self.sources is None:
             return None
-        if self.sources.embedded:
-            return recognizer_hash(embedded.FACE_PACK / "recogniser.onnx")
-        instantid = self.sources.instantid
-        trained = instantid is not None and is_run(Path(instantid))
-        return None if trained else ANTELOPEV2_RECOGNIZER
+        instantid = str(embedded.INSTANTID) if self.sources.embedded else self.sources.instantid
+        # A folder in our own layout was converted from published weights.
+        return ANTELOPEV2_RECOGNIZER if instantid is None else recognizer_of(instantid)
 
     def analyze(
         self, photo: ImageInput, face_pack: str | None = None, download: bool = False

@@ -1,7 +1,8 @@
 """Folders of training runs, and their layout.
 
     config.json             the resolved configuration
-    networks.json           configurations of the trained networks: "image_proj", "controlnet"
+    networks.json           configurations of the trained networks: "image_proj", "controlnet";
+                            and "recognizer", the SHA-256 of the one that measured the faces
     metrics.jsonl           one object per step
     events.jsonl            events, such as {"event": "resumed", "step": 300}
     checkpoints/<step>/     state/ (Orbax: flat, by readable names) and meta/meta.json

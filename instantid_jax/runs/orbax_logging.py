@@ -6,6 +6,7 @@ import inspect
 import logging
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +19,16 @@ def _from_orbax(path: str) -> bool:
 def _is_raised_too(record: logging.LogRecord) -> bool:
     """Whether a record reports a failure that Orbax also raises."""
     if record.name == "asyncio":
-        return record.getMessage().startswith(("Task exception was never", "Task was destroyed"))
+        # Tasks and futures: an exception that nobody retrieved, or the end of a pending one.
+        frames = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
+        return any(
+            _from_orbax(place) for place in (record.getMessage(), *(f.filename for f in frames))
+        )
     return record.exc_info is not None and _from_orbax(record.pathname)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not _is_raised_too(record)
 
 
 @contextlib.contextmanager
@@ -37,13 +46,10 @@ def quiet_orbax() -> Iterator[None]:
         if not abandoned and "Event loop is closed" not in str(unraisable.exc_value):
             hook(unraisable)
 
-    def keep(record: logging.LogRecord) -> bool:
-        return not _is_raised_too(record)
-
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     sys.unraisablehook = pass_on
     for logger in loggers:
-        logger.addFilter(keep)
+        logger.addFilter(_is_news)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -51,7 +57,15 @@ def quiet_orbax() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         for logger in loggers:
-            logger.removeFilter(keep)
+            logger.removeFilter(_is_news)
+
+
+def silence_abandoned_tasks() -> None:
+    """Suppresses, until the process ends, what asyncio reports of tasks that Orbax abandoned.
+
+    Call it after a failed write: some tasks live as long as the exception's traceback.
+    """
+    logging.getLogger("asyncio").addFilter(_is_news)
 
 
 def let_tasks_end() -> None:

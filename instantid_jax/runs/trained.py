@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from instantid_jax import embedded
 from instantid_jax.components import Component, component_shapes, network
 from instantid_jax.errors import InputError
+from instantid_jax.face.packs import ANTELOPEV2_RECOGNIZER, recognizer_hash
 from instantid_jax.json_files import read_json
 from instantid_jax.params import Network, Params, mismatches
 from instantid_jax.paths import utf8_path
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 # Parts with their own network; the adapter belongs to the base model's UNet.
 CONFIGURED = ("image_proj", "controlnet")
 PARTS = ("image_proj", "ip_adapter", "controlnet")
+# Key in networks.json of the SHA-256 of the recognizer that measured the data's faces.
+RECOGNIZER = "recognizer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +116,7 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
 
     run = RunFolder(utf8_path(path))
     stored = stored_weights(run, raw=raw, step=step)
-    settings, networks = _read_networks(run)
+    settings, networks = read_networks(run)
     shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {part: {} for part in PARTS}
     for name, shape in stored.shapes.items():
         part, _, own = name.partition(".")
@@ -160,8 +164,26 @@ def check_raw(raw: bool, instantid: str | None) -> None:
         )
 
 
-def _read_networks(run: RunFolder) -> tuple[dict[str, Mapping[str, Any]], dict[str, Network]]:
-    """The settings in networks.json, and their networks."""
+def recognizer_of(instantid: str) -> str | None:
+    """How the SHA-256 of the recognizer begins with whose faces InstantID weights were trained.
+
+    None for a training run whose data did not say it.
+    """
+    path = Path(instantid)
+    if is_run(path):
+        run = RunFolder(path)
+        return read_json(run.networks).get(RECOGNIZER) if run.networks.is_file() else None
+    if path == embedded.INSTANTID:
+        return recognizer_hash(embedded.FACE_PACK / "recogniser.onnx")
+    return ANTELOPEV2_RECOGNIZER
+
+
+def read_networks(run: RunFolder) -> tuple[dict[str, Mapping[str, Any]], dict[str, Network]]:
+    """The settings in networks.json, and their networks.
+
+    Raises:
+      InputError: if the file is missing or damaged.
+    """
     if not run.networks.is_file():
         raise InputError(
             f"{run.path} has no {run.networks.name}, which records the sizes of what was trained: "

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from instantid_jax.runs.folder import RunFolder
+from tests.runs.trained_run import write_run
 from tests.train import tiny_config, training_process
 from train.__main__ import main
 from train.runs.lock import locked
@@ -101,6 +102,15 @@ def test_workdir_that_is_a_file_gets_one_line(capsys, tmp_path):
         main([training_process.CONFIG, "--workdir", str(file), "--global-batch-size", "8"])
     assert ended.value.code == 2
     assert f"{file} is a file" in capsys.readouterr().err
+
+
+def test_run_without_networks_gets_one_line(capsys, tmp_path):
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / "networks.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        main([training_process.CONFIG, "--workdir", f"{tmp_path}/run", "--global-batch-size", "8"])
+    assert ended.value.code == 2
+    assert f"{tmp_path}/run has no networks.json, which" in capsys.readouterr().err
 
 
 def test_locked_workdir_gets_one_line(capsys, tmp_path):

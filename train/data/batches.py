@@ -15,7 +15,7 @@ from train.data.config import DataConfig
 from train.data.corruption import CorruptionCount
 from train.data.examples import Choices, make_example
 from train.data.latent_cache import LatentCache, vae_fingerprint
-from train.data.reading import FaceDataset
+from train.data.reading import FaceDataset, mixed_recognizers
 from train.data.record import CorruptRecord
 from train.data.streams import bucket_streams
 
@@ -52,7 +52,7 @@ class Batches:
           global_batch_size: examples per step, over all processes.
         Raises:
           InputError: if a dataset or its cached latents cannot be read, or the datasets' embeddings
-            differ in size.
+            differ in size or come from different recognizers.
         """
         if global_batch_size < 1:
             raise InputError(f"global_batch_size={global_batch_size}: expected 1 or more")
@@ -73,6 +73,10 @@ class Batches:
                 "a mixture with one face pack"
             )
         self.embedding_size = sizes.pop()
+        recognizers = {d.recognizer for d in self._datasets if d.recognizer is not None}
+        if len(recognizers) > 1:
+            raise mixed_recognizers("the datasets", recognizers)
+        self.recognizer = next(iter(recognizers), None)
         self._caches = [
             LatentCache(share.folder, dataset, config.buckets) if config.cached_latents else None
             for share, dataset in zip(config.datasets, self._datasets, strict=True)

@@ -53,9 +53,12 @@ def build(
       The manifest.
     """
     rejected: Counter[str] = Counter()
+    recognizers: set[str] = set()
     references = _references(input, faces) if people else {}
     candidates = find_candidates(input, faces, rejected)
-    records = _records(candidates, caption_source, embedding_size, references, rejected)
+    records = _records(
+        candidates, caption_source, embedding_size, references, rejected, recognizers
+    )
     return write_dataset(
         output,
         records,
@@ -63,6 +66,7 @@ def build(
         embedding_size=embedding_size,
         buckets=aspect_buckets(resolution),
         rejected=rejected,
+        recognizers=recognizers,
         notes={"input": input.name, "caption_source": caption_source, "people": people},
     )
 
@@ -103,10 +107,11 @@ def _records(
     embedding_size: int,
     references: Mapping[str, Mapping[str, np.ndarray]],
     rejected: Counter[str],
+    recognizers: set[str],
 ) -> Iterator[tuple[Record, Size]]:
     from tqdm import tqdm
 
-    keys, recognizers = set(), set()
+    keys = set()
     for candidate in tqdm(candidates, unit=" images", disable=None):
         person = Path(candidate.key).parent.as_posix() if references else ""
         others = {k: v for k, v in references.get(person, {}).items() if k != candidate.key}

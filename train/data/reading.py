@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,13 +47,17 @@ class FaceDataset:
       image_size: [n, 2] int32, heights and widths of the stored images.
       face_share: [n] float32, face box area over image area.
       embedding_size: length of an embedding.
+      recognizer: SHA-256 of the recognizer that measured the faces; None if it is not known.
       fingerprint: hash of the records and their order.
     """
 
     def __init__(self, folder: str | Path):
         parts = find_datasets(folder)
         names = ("image_size", "face_share", "bucket", "buckets", "fingerprint")
-        indices = [read_arrays(part / INDEX, names, "rebuild the dataset") for part in parts]
+        indices = [
+            read_arrays(part / INDEX, names, "rebuild the dataset", optional=("recognizer",))
+            for part in parts
+        ]
         builder = tfds.builder_from_directories(parts)
         if "train" not in builder.info.splits:
             raise InputError(f"{folder} has no split named train")
@@ -73,6 +77,10 @@ class FaceDataset:
                 f"{folder} has {len(self._records)} records, but its index has "
                 f"{len(self.image_size)}: rebuild the dataset"
             )
+        recognizers = {str(index.get("recognizer", "")) for index in indices} - {""}
+        if len(recognizers) > 1:
+            raise mixed_recognizers(f"the datasets in {folder}", recognizers)
+        self.recognizer = next(iter(recognizers), None)
         self.embedding_size = int(builder.info.features["embedding"].shape[0])
         hashes = "".join(str(index["fingerprint"]) for index in indices)
         self.fingerprint = hashlib.sha256(hashes.encode()).hexdigest()
@@ -97,15 +105,26 @@ class FaceDataset:
         return nearest_buckets(self.image_size, buckets)
 
 
-def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.ndarray]:
-    """Reads the named arrays of an index.
+def mixed_recognizers(where: str, recognizers: Collection[str]) -> InputError:
+    """The error of datasets whose embeddings cannot be compared."""
+    hashes = ", ".join(f"{each[:8]}..." for each in sorted(recognizers))
+    return InputError(
+        f"{where} were measured by {len(recognizers)} recognizers (SHA-256 {hashes}): prepare all "
+        "datasets of a mixture with one face pack"
+    )
+
+
+def read_arrays(
+    path: Path, names: Sequence[str], remedy: str, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Reads the named arrays of an index, and those of `optional` that it has.
 
     Raises:
       InputError: if it cannot be read; the message ends with `remedy`.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
+            return {name: file[name] for name in (*names, *(n for n in optional if n in file))}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a valid index ({one_line(error)}): {remedy}") from error
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -38,6 +38,7 @@ def write_dataset(
     embedding_size: int = 512,
     buckets: Sequence[Size] = aspect_buckets(1024),
     rejected: Mapping[str, int] | None = None,
+    recognizers: Collection[str] = (),
     notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes a dataset atomically, streaming the records.
@@ -50,6 +51,8 @@ def write_dataset(
       records: each with the (height, width) of its stored image.
       buckets: buckets of the index; training computes others from the sizes.
       rejected: number of rejected images by reason; read after the last record.
+      recognizers: SHA-256 of the recognizer that measured the faces, if known; read after the last
+        record.
       notes: further entries of the manifest.
     Returns:
       The manifest: `outcome` and the notes.
@@ -67,7 +70,8 @@ def write_dataset(
             kept = sum(len(shard.sizes) for shard in contents)
             if not kept:
                 raise no_usable_image(rejected)
-            index = write_metadata(folder, contents, embedding_size, buckets)
+            recognizer = next(iter(recognizers), None)
+            index = write_metadata(folder, contents, embedding_size, buckets, recognizer)
             manifest = {**outcome(index, buckets, rejected), **(notes or {})}
             write_json(temporary / MANIFEST, manifest)
     except FileExistsError as error:
@@ -152,6 +156,7 @@ def write_metadata(
     contents: Sequence[ShardContents],
     embedding_size: int,
     buckets: Sequence[Size] = aspect_buckets(1024),
+    recognizer: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Writes TFDS's metadata and `index.npz` next to the shards; returns the index.
 
@@ -167,7 +172,7 @@ def write_metadata(
         check_data=False,  # the check imports tensorflow
         description="Images with one analyzed face each, for training InstantID.",
     )
-    return write_index(folder, contents, buckets)
+    return write_index(folder, contents, buckets, recognizer)
 
 
 def split_info(folder: Path, contents: Sequence[ShardContents]) -> tfds.core.SplitInfo:
@@ -184,6 +189,7 @@ def write_index(
     folder: Path,
     contents: Sequence[ShardContents],
     buckets: Sequence[Size] = aspect_buckets(1024),
+    recognizer: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Writes and returns `index.npz`, from which training selects records."""
     sizes = np.concatenate([shard.sizes for shard in contents])
@@ -193,6 +199,7 @@ def write_index(
         "face_share": np.concatenate([shard.face_share for shard in contents]),
         "bucket": nearest_buckets(sizes, buckets),
         "fingerprint": np.array(image_hash(digests)),
+        "recognizer": np.array(recognizer or ""),
     }
     np.savez(folder / INDEX, **index, buckets=np.array(buckets, np.int32))
     return index

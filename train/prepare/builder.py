@@ -59,5 +59,5 @@ class InstantidFaces(FileReaderBuilder, skip_registration=True):
             contents.append(write_shard(path, shard, self._settings, self._analyzer)[0])
         if not sum(len(shard.sizes) for shard in contents):
             raise InputError(f"no usable image in {dl_manager.manual_dir}")
-        write_index(folder, contents)
+        write_index(folder, contents, recognizer=self._analyzer.recognizer)
         self.info.set_splits(tfds.core.splits.SplitDict([split_info(folder, contents)]))

@@ -41,7 +41,7 @@ from train.data.writing import (
 
 PLAN, SHARDS, SCRATCH, SUMS = "plan.json", "shards", ".scratch", "SHA256SUMS"
 # Entries of a plan that consist of hashes.
-HASHED = ("face_pack", "input")
+HASHED = ("face_pack", "recognizer", "input")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +52,13 @@ class Output:
       folder: the output folder.
       shards: total number of shards.
       embedding_size: length of an embedding.
+      recognizer: SHA-256 of the recognizer.
     """
 
     folder: Path
     shards: int
     embedding_size: int
+    recognizer: str
 
     @classmethod
     def open(cls, folder: Path, plan: Mapping[str, Any]) -> "Output":
@@ -68,7 +70,7 @@ class Output:
         folder = utf8_path(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--output {folder} is a file: pass a new folder")
-        output = cls(folder, plan["shards"], plan["embedding_size"])
+        output = cls(folder, plan["shards"], plan["embedding_size"], plan["recognizer"])
         path = folder / PLAN
         # A run that was killed early leaves folders but no plan.
         others = {p.name for p in folder.glob("*")} - {NAME, SHARDS, SCRATCH}
@@ -159,7 +161,9 @@ class Output:
             for shard in range(self.shards):
                 path = shard_path(self.dataset, shard, self.shards)
                 (scratch / path.name).symlink_to(path.absolute())
-            index = write_metadata(scratch, contents, self.embedding_size)
+            index = write_metadata(
+                scratch, contents, self.embedding_size, recognizer=self.recognizer
+            )
             manifest = {
                 **outcome(index, aspect_buckets(1024), dict(sorted(rejected.items()))),
                 "plan": read_json(self.folder / PLAN),

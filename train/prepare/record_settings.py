@@ -45,7 +45,7 @@ def plan(settings: RecordSettings, shards: Sequence[InputShard]) -> dict[str, An
 
     The input is identified by its files' names and sizes; hashing it would take as long as a run.
     """
-    folder = find_pack(settings.face_pack)
+    folder, analyzer = find_pack(settings.face_pack), settings.analyzer()
     try:
         files = [[(n, (shard.root / n).stat().st_size) for n in shard.names] for shard in shards]
     except OSError as error:
@@ -54,7 +54,8 @@ def plan(settings: RecordSettings, shards: Sequence[InputShard]) -> dict[str, An
         **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)},
         "face_pack": {path.name: sha256(path) for path in onnx_files(folder)},
         "filter": dataclasses.asdict(settings.filter),
-        "embedding_size": settings.analyzer().embedding_size,
+        "embedding_size": analyzer.embedding_size,
+        "recognizer": analyzer.recognizer,
         "shards": len(shards),
         "input": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "versions": {name: version(name) for name in PACKAGES},

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 from instantid_jax.errors import InputError
 from instantid_jax.runs.contents import META_FILE, Meta, checksums, describe, named_arrays
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.orbax_logging import let_tasks_end, quiet_orbax
+from instantid_jax.runs.orbax_logging import let_tasks_end, quiet_orbax, silence_abandoned_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Saver:
         self._run = run
         self._every = every
         self._terminated = False
+        self._failed = False
         self._entered = contextlib.ExitStack()
         self._manager = ocp.CheckpointManager(
             run.checkpoints.absolute(),
@@ -86,6 +88,7 @@ class Saver:
         )
 
     def __enter__(self) -> Self:
+        self._entered.callback(self._silence)
         self._entered.enter_context(quiet_orbax())
         # With several processes, JAX's distributed service catches the signal and agrees on a step.
         # A single process has no such service.
@@ -104,8 +107,13 @@ class Saver:
         traceback: TracebackType | None,
     ) -> None:
         # Keeps a second SIGTERM from interrupting the last save.
-        with self._entered, self._writable():
-            self._manager.close()
+        with self._entered:
+            try:
+                with self._writable():
+                    self._manager.close()
+            finally:
+                if self._failed:
+                    self._discard_remnants()
 
     def reached_preemption(self, step: int) -> bool:
         """Whether to save and stop after this step because of SIGTERM.
@@ -164,16 +172,37 @@ class Saver:
         try:
             yield
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split(" [")[0].split())[-200:]
+            reason = _reason(error)
         if reason is not None:
-            let_tasks_end()
+            self._failed = True
             raise InputError(
                 f"{self._run.checkpoints} cannot be written ({reason}); existing checkpoints are "
-                "intact: free some space, then rerun the same command"
+                "intact: mend that, then rerun the same command"
             )
+
+    def _discard_remnants(self) -> None:
+        """Removes what a failed save has written, and Orbax's tasks while they are silenced."""
+        self._manager = None
+        let_tasks_end()
+        # Other processes may still write.
+        if jax.process_count() == 1:
+            for remnant in self._run.checkpoints.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(remnant, ignore_errors=True)
+
+    def _silence(self) -> None:
+        if self._failed:
+            silence_abandoned_tasks()
 
     def _terminate(self, *_: Any) -> None:
         self._terminated = True
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Why a write failed; TensorStore says it last."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    message, *details = " ".join(str(reason or error).split()).split(" [")
+    from_tensorstore = any(part.startswith("os_error_code") for part in details)
+    return message.rpartition(": ")[2] if from_tensorstore else message[-200:]
 
 
 def _in_main_thread() -> bool:

@@ -65,6 +65,7 @@ def dataset(
     shards: int = 2,
     first: int = 0,
     change: Callable[[int], dict] = lambda number: {},
+    recognizer: str | None = None,
 ) -> Path:
     """Writes records with images of these sizes, numbered from `first`."""
     numbers = range(first, first + len(sizes))
@@ -72,6 +73,7 @@ def dataset(
         folder,
         ((record(n, *size, **change(n)), size) for n, size in zip(numbers, sizes, strict=True)),
         shards=shards,
+        recognizers=[] if recognizer is None else [recognizer],
     )
     return folder
 

@@ -277,6 +277,17 @@ def test_fingerprint_depends_on_the_records(folder, tmp_path):
     assert batches(folder, seed=5, size=4).fingerprint == batches(folder).fingerprint
 
 
+def test_faces_of_two_recognizers_are_not_mixed(folder, tmp_path):
+    for name, recognizer in (("a/a", "1" * 64), ("a/b", None), ("b", "2" * 64)):
+        drawn.dataset(tmp_path / name, [(64, 64)] * 2, recognizer=recognizer)
+    assert batches(folder, size=2).recognizer is None
+    assert batches(tmp_path / "a", folder, size=2).recognizer == "1" * 64
+    message = r"were measured by 2 recognizers \(SHA-256 11111111..., 22222222...\)"
+    for folders in ([tmp_path / "a", tmp_path / "b"], [tmp_path]):
+        with pytest.raises(InputError, match=message):
+            batches(*folders, size=2)
+
+
 def test_works_with_clip_tokenizers(folder, tmp_path):
     from instantid_jax.prompt import PromptTokenizer
     from train.random_model import write_tokenizer

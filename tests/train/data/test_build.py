@@ -224,6 +224,9 @@ def test_faces_of_two_recognizers_are_refused(tmp_path):
     with pytest.raises(InputError, match="the face of c was measured by another recognizer"):
         build(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    (tmp_path / "in" / "c.npz").unlink()
+    build(tmp_path / "in", tmp_path / "one")
+    assert FaceDataset(tmp_path / "one").recognizer == "1" * 64
 
 
 def test_prints_what_decides_and_what_is_enlarged(folder, tmp_path, capsys, caplog):

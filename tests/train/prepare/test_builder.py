@@ -47,11 +47,12 @@ def test_tfds_build_loads_by_name_and_equals_prepare(parts):
     assert source[0]["embedding"].shape == (512,) and source[0]["image"].startswith(b"\xff\xd8")
 
 
-def test_parts_read_as_one_and_train(parts):
+def test_parts_read_as_one_and_train(parts, settings):
     merged = tfds.builder_from_directories(list(parts))
     assert merged.info.splits["train"].num_examples == 15
     dataset = FaceDataset(parts[1].parents[2])
     assert len(dataset) == 15
+    assert dataset.recognizer == settings.analyzer().recognizer
     keys = [dataset[row].key for row in range(15)]
     # Both parts have a tar number 0.
     assert len(set(keys)) == 10
