@@ -13,6 +13,7 @@ import numpy as np
 from instantid_jax.arrays import float_array
 from instantid_jax.atomic import replacing_file
 from instantid_jax.errors import InputError
+from instantid_jax.face.keypoints import check_keypoints
 from instantid_jax.paths import local_path
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Face:
     def __post_init__(self):
         values: dict[str, np.ndarray | tuple[int, int] | float | str] = {
             "embedding": _finite("embedding", self.embedding, (None,)),
-            "kps": _finite("kps", self.kps, (5, 2)),
+            "kps": check_keypoints(_finite("kps", self.kps, (5, 2))),
         }
         if self.image_size is not None:
             size = _finite("image_size", self.image_size, (2,)).astype(int)

@@ -35,13 +35,7 @@ def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
     Raises:
       InputError: if `kps` has another shape, is not finite, or lies a million pixels away.
     """
-    kps = np.asarray(kps, np.float32)
-    if kps.shape != (5, 2):
-        raise InputError(f"keypoints have shape {list(kps.shape)}: expected [5, 2]")
-    if not np.isfinite(kps).all():
-        raise InputError("keypoints hold NaN or infinity: detect the face again")
-    if np.abs(kps).max() > _FARTHEST:
-        raise InputError(f"keypoints lie at {np.abs(kps).max():g}: expected pixels of the image")
+    kps = check_keypoints(np.asarray(kps, np.float32))
     if height < 1 or width < 1:
         raise InputError(f"keypoint image of {height} x {width}: expected sides of 1 or more")
 
@@ -59,3 +53,18 @@ def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
     for (x, y), color in zip(kps, _COLORS, strict=True):
         cv2.circle(image, (int(x), int(y)), _RADIUS, color, cv2.FILLED)
     return image
+
+
+def check_keypoints(kps: np.ndarray) -> np.ndarray:
+    """The keypoints, after checking that they can be drawn.
+
+    Raises:
+      InputError: as in `draw_keypoints`.
+    """
+    if kps.shape != (5, 2):
+        raise InputError(f"keypoints have shape {list(kps.shape)}: expected [5, 2]")
+    if not np.isfinite(kps).all():
+        raise InputError("keypoints hold NaN or infinity: detect the face again")
+    if np.abs(kps).max() > _FARTHEST:
+        raise InputError(f"keypoints lie at {np.abs(kps).max():g}: expected pixels of the image")
+    return kps

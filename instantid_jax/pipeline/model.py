@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import hashlib
+import math
+import os
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -143,6 +145,27 @@ class LoadedModel:
         if self.mesh is not None:
             levels = len(self.networks.unet.config.block_out_channels)
             check_shares(self.mesh, size, batch, guidance, levels)
+
+    def check_memory(self, size: tuple[int, int]) -> None:
+        """Raises an InputError for images that a CPU's memory cannot decode.
+
+        Where an accelerator raises an error, XLA ends the process if a CPU's memory is full.
+
+        Args:
+          size: (height, width) of the images.
+        """
+        if jax.devices()[0].platform != "cpu":
+            return
+        # The last upsampling in the decoder reads and writes this many channels at full size.
+        channels = self.networks.vae.config.block_out_channels[1]
+        needed = 2 * channels * math.prod(size) * self.vae_dtype.itemsize
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > installed:
+            height, width = size
+            raise InputError(
+                f"{width} x {height} pixels: decoding takes {needed / 1e9:.0f} GB or more, this "
+                f"machine has {installed / 1e9:.0f} GB: lower width and height"
+            )
 
     @functools.cached_property
     def nobody(self) -> jax.Array:

@@ -183,6 +183,8 @@ class InstantIDPipeline:
             raise InputError(f"output_type={output_type!r}: expected one of {OUTPUT_TYPES}")
         observer = Several() if observer is None else Several(observer)
         plan = resolve(self.model, requests)
+        if output_type != "latent":
+            self.model.check_memory(plan.size)
         self._warn_of_recognizers(plan.requests)
         with reporting_compiles(observer.on_compile):
             observer.on_stage("encode")

@@ -159,8 +159,9 @@ def check_raw(raw: bool, instantid: str | None) -> None:
     """Refuses `raw` without a training run."""
     if raw and (instantid is None or not is_run(Path(instantid))):
         raise InputError(
-            f"raw with instantid={instantid!r}: only the folder of a training run has raw "
-            "parameters besides their moving average; leave raw out, or pass such a folder"
+            f"raw parameters of {instantid or 'no instantid'}: only the folder of a training run "
+            "has them besides their moving average; leave raw out, or pass such a folder as "
+            "instantid"
         )
 
 

@@ -58,7 +58,7 @@ def weights_in(
     present = sorted({_shown(key[0]) for key, found in sets.items() if found.files()})
     if present:
         raise InputError(
-            f"no weights of {_shown(variant)} in {where}; it has {', '.join(present)}: use that"
+            f"no {_shown(variant)} in {where}; it has {' and '.join(present)}: use these"
         )
     held = ", ".join(sorted(names)[:4]) or "nothing"
     raise InputError(
@@ -205,4 +205,4 @@ def _join(folder: str, name: str) -> str:
 
 
 def _shown(variant: str | None) -> str:
-    return "variant=None" if variant is None else f'variant="{variant}"'
+    return "weights without a variant" if variant is None else f"weights of the variant {variant}"

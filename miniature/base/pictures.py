@@ -21,10 +21,10 @@ CAPTION = "U240"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """What the pictures show.
+    """Contents of the pictures.
 
     Attributes:
-      framing: of the pictures with one person.
+      framing: size and position of a person alone.
       groups: every how many pictures two or three people share one; None draws no groups.
     """
 

@@ -255,16 +255,19 @@ BAD = {
     ),
     "like a file that is not there": ({"like": "no.png"}, "no.png: no such file"),
     "like an image without text": ({"like": "nobody.png"}, "does not say how it was made"),
-    "raw of nothing": ({"raw": ()}, "raw with instantid=None: only the folder of a training run"),
+    "raw of nothing": (
+        {"raw": ()},
+        "raw parameters of no instantid: only the folder of a training run",
+    ),
     "raw of published weights": (
         {"sdxl": "folder", "instantid": "folder", "raw": ()},
-        "raw with instantid='folder': only the folder of a training run",
+        "raw parameters of folder: only the folder of a training run",
     ),
     "the other half of the weights": (
         {"instantid": "folder"},
         "give sdxl and instantid, or model alone",
     ),
-    "raw of a converted model": ({"model": "folder", "raw": ()}, "raw with instantid=None"),
+    "raw of a converted model": ({"model": "folder", "raw": ()}, "raw parameters of no instantid"),
     "not SDXL": ({"sdxl": "folder", "instantid": "folder"}, "expected SDXL in diffusers' layout"),
     "no converted model": ({"model": "folder"}, "python -m convert to-jax"),
     "a folder that is not there": ({"sdxl": "./no", "instantid": "folder"}, "./no"),

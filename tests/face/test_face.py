@@ -23,6 +23,14 @@ def assert_same(a, b):
         np.testing.assert_array_equal(one, other)
 
 
+def test_keypoints_far_from_any_photo_name_their_file(tmp_path):
+    with pytest.raises(InputError, match=r"keypoints lie at 1e\+09: expected pixels of the image"):
+        whole_face(kps=np.full((5, 2), 1e9))
+    np.savez(tmp_path / "far.npz", embedding=EMBEDDING, kps=np.full((5, 2), 1e9))
+    with pytest.raises(InputError, match=r"far\.npz: keypoints lie at"):
+        Face.load(tmp_path / "far.npz")
+
+
 def test_fields_are_float32_copies_that_cannot_change():
     kps = KPS.astype(np.float64)
     face = Face(embedding=list(map(float, EMBEDDING)), kps=kps)

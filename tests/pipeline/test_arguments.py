@@ -45,6 +45,13 @@ def test_embeddings_of_prompts_stand_for_prompts(pipe, sample):
     assert_same(sample(prompt=None, **given), sample(**texts).latents)
 
 
+def test_images_that_the_memory_cannot_decode_are_refused(sample, monkeypatch):
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10}.get)
+    with pytest.raises(InputError, match=r"128 x 64 pixels: decoding takes .* GB or more, this"):
+        sample(output_type="np")
+    assert sample(output_type="latent").latents.any()
+
+
 def test_without_a_negative_prompt_its_embeddings_are_zeros(pipe, sample, plain):
     zeros = {name: np.zeros_like(value) for name, value in encoded(pipe, "").items()}
     given = {f"negative_{name}": value for name, value in zeros.items()}

@@ -237,7 +237,7 @@ def test_published_weights_are_taken_as_ever(tmp_path, unet):
         assert (found[name].source, found[name].settings) == (part.source, part.settings)
         assert_same_bits(found[name].load(None), part.load(None))
     line = message(find_published_or_trained, str(source), unet, raw=True)
-    assert f"raw with instantid='{source}': only the folder of a training run" in line
+    assert f"raw parameters of {source}: only the folder of a training run" in line
 
 
 def test_numbers_too_large_for_a_dtype_are_refused(tmp_path):
