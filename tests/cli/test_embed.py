@@ -36,7 +36,7 @@ def test_a_face_file_holds_what_insightface_found(run, photo, pack):
     np.testing.assert_allclose(face.kps, synthetic_pack.keypoints(*LEFT[:3]), atol=7)
 
 
-def test_photos_without_a_face_are_told_and_the_others_written(run, photo, pack, tmp_path):
+def test_photos_without_a_face_are_named_and_the_others_written(run, photo, pack, tmp_path):
     photo("photos/a.png", LEFT)
     photo("photos/nobody.png")
     (tmp_path / "photos" / "words.jpg").write_text("not an image")

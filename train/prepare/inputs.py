@@ -78,6 +78,16 @@ def find_shards(source: Path) -> list[InputShard]:
     Raises:
       InputError: if there is nothing to read.
     """
+    shards = _find_shards(source)
+    first = shards[0].root / shards[0].name
+    if first.suffix == ".parquet":
+        # Before anything is written. `entries` counts what a damaged file loses.
+        for _ in _of_parquet(first, Counter()):
+            break
+    return shards
+
+
+def _find_shards(source: Path) -> list[InputShard]:
     if source.name.endswith((*TARS, ".parquet")) and source.is_file():
         return [InputShard(source.parent, (source.name,))]
     if not source.is_dir():

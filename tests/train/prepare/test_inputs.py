@@ -142,7 +142,7 @@ def test_file_system_errors_end_the_run(tmp_path):
 def test_rejects_input_without_images(tmp_path):
     parquet.write_table(pyarrow.table({"URL": ["https://"]}), tmp_path / "0.parquet")
     with pytest.raises(InputError, match=r"0.parquet has the columns URL: expected an image"):
-        entries(tmp_path)
+        find_shards(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no images: .*\.webp, \.tar or \.parquet"):
         find_shards(tmp_path / "empty")

@@ -136,6 +136,8 @@ def test_beam_gives_the_same_bytes(undisturbed, source, pack, tmp_path):
     ran = subprocess.run(
         [*command("train.prepare.beam", source, pack, output), *runner, *mode],
         cwd=ROOT,
+        # Beam keeps a cache in the home folder.
+        env={**os.environ, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
     )
