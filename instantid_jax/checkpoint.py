@@ -17,7 +17,7 @@ import shutil
 import signal
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +180,17 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def load_params(
-    path: Path, wanted: dict[str, jax.ShapeDtypeStruct], dtype: jnp.dtype | None = None
+    path: Path,
+    wanted: dict[str, jax.ShapeDtypeStruct],
+    dtype: jnp.dtype | None = None,
+    chosen: Collection[str] | None = None,
 ) -> Params:
     """Reads the arrays that `save_params` wrote onto the first local device.
 
     Args:
       wanted: the required names and shapes.
       dtype: dtype of the result; None keeps each array's dtype.
+      chosen: names of those to read; None reads all.
     Raises:
       InputError: if names or shapes differ, or the data cannot be read.
     """
@@ -200,22 +204,26 @@ def load_params(
             f"{path} does not fit its configuration: {'; '.join(faults)}; convert it again"
         )
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    dtypes = {
-        name: jnp.dtype(array.dtype if dtype is None else dtype) for name, array in found.items()
-    }
+    read = list(found if chosen is None else chosen)
+    if not read:
+        return {}
+    dtypes = {name: jnp.dtype(found[name].dtype if dtype is None else dtype) for name in read}
     how = {
         name: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding, dtype=each)
         for name, each in dtypes.items()
     }
     # Orbax rejects an array of at least its limit, counted in the target dtype.
-    largest = max(math.prod(found[name].shape) * dtypes[name].itemsize for name in found)
+    largest = max(math.prod(found[name].shape) * dtypes[name].itemsize for name in read)
     limit = max(IN_FLIGHT_BYTES, largest + 1)
     handler = ocp.PyTreeCheckpointHandler(
         # Orbax annotates an int but accepts fractions of a GB.
         restore_concurrent_gb=limit / 10**9  # pyright: ignore[reportArgumentType]
     )
     with _readable(path), ocp.Checkpointer(handler) as restorer:
-        return restorer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=how))
+        # Only the names of an item count.
+        wanted_item = dict.fromkeys(read, 0)
+        args = ocp.args.PyTreeRestore(item=wanted_item, restore_args=how, partial_restore=True)
+        return restorer.restore(path.absolute(), args=args)
 
 
 def stored_params(path: Path) -> dict[str, jax.ShapeDtypeStruct]:

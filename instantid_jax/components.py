@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from instantid_jax.errors import InputError
 from instantid_jax.models.clip import CLIPTextConfig, CLIPTextModel
@@ -36,13 +35,14 @@ class Component:
     Attributes:
       network: the network of the weights. `ip_adapter` is part of the UNet's network.
       settings: the network's `config.json`.
-      load: reads the parameters in the given dtype; None keeps each tensor's dtype.
+      load: reads the parameters in the given dtype; None keeps each tensor's dtype. For SDXL's
+        networks, a second argument names the parameters to read.
       source: origin of the weights, for messages.
     """
 
     network: Network
     settings: Mapping[str, Any]
-    load: Callable[[jnp.dtype | None], Params]
+    load: Callable[..., Params]
     source: str
 
 

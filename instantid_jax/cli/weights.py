@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from instantid_jax import embedded
 from instantid_jax.cli.faces import FacePack, read_faces
@@ -20,12 +22,16 @@ class Weights(Sources):
     """--sdxl and --instantid, or --model; without any, the embedded miniature.
 
     Attributes:
+      loras: LoRAs to merge into SDXL: files, folders, hub ids, or hub ids with a file in them; each
+        may be followed by its strength, as in file:0.8, or by those of the UNet and of the text
+        encoders, as in file:0.8:0.5.
       dtype: to compute in; None is bfloat16 on accelerators and float32 on a CPU.
       vae_dtype: the same for the VAE; None is as --dtype.
       mesh: devices to sample on, such as data=4,guidance=2: images at a time, halves of guidance,
         and rows, parts of an image; None is one device.
     """
 
+    loras: Annotated[tuple[str, ...], tyro.conf.arg(name="lora", metavar="FILE[:W[:W]]")] = ()
     dtype: Dtype | None = None
     vae_dtype: Dtype | None = None
     mesh: str | None = None

@@ -13,10 +13,12 @@ import numpy as np
 from instantid_jax.arrays import float_array
 from instantid_jax.atomic import replacing_file
 from instantid_jax.errors import InputError
-from instantid_jax.face.keypoints import check_keypoints
 from instantid_jax.paths import local_path
 
 logger = logging.getLogger(__name__)
+
+# OpenCV's coordinates have 32 bits; no image is near this size.
+_FARTHEST = 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,6 +159,21 @@ class Face:
         scale = min(height / photo_height, width / photo_width)
         margin = [(width - scale * photo_width) / 2, (height - scale * photo_height) / 2]
         return (self.kps * scale + margin).astype(np.float32)
+
+
+def check_keypoints(kps: np.ndarray) -> np.ndarray:
+    """The keypoints, after checking that they can be drawn.
+
+    Raises:
+      InputError: if they have another shape, are not finite, or lie a million pixels away.
+    """
+    if kps.shape != (5, 2):
+        raise InputError(f"keypoints have shape {list(kps.shape)}: expected [5, 2]")
+    if not np.isfinite(kps).all():
+        raise InputError("keypoints hold NaN or infinity: detect the face again")
+    if np.abs(kps).max() > _FARTHEST:
+        raise InputError(f"keypoints lie at {np.abs(kps).max():g}: expected pixels of the image")
+    return kps
 
 
 def output_size(

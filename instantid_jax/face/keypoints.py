@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from instantid_jax.errors import InputError
+from instantid_jax.face.face import check_keypoints
 
 # RGB of left eye, right eye, nose, left and right corner of the mouth.
 _COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
@@ -18,8 +19,6 @@ _LIMBS = ((0, 2), (1, 2), (3, 2), (4, 2))
 _LIMB_HALF_WIDTH = 4
 _LIMB_BRIGHTNESS = 0.6
 _RADIUS = 10
-# OpenCV's coordinates have 32 bits; no image is near this size.
-_FARTHEST = 2**20
 
 
 def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
@@ -53,18 +52,3 @@ def draw_keypoints(height: int, width: int, kps: np.ndarray) -> np.ndarray:
     for (x, y), color in zip(kps, _COLORS, strict=True):
         cv2.circle(image, (int(x), int(y)), _RADIUS, color, cv2.FILLED)
     return image
-
-
-def check_keypoints(kps: np.ndarray) -> np.ndarray:
-    """The keypoints, after checking that they can be drawn.
-
-    Raises:
-      InputError: as in `draw_keypoints`.
-    """
-    if kps.shape != (5, 2):
-        raise InputError(f"keypoints have shape {list(kps.shape)}: expected [5, 2]")
-    if not np.isfinite(kps).all():
-        raise InputError("keypoints hold NaN or infinity: detect the face again")
-    if np.abs(kps).max() > _FARTHEST:
-        raise InputError(f"keypoints lie at {np.abs(kps).max():g}: expected pixels of the image")
-    return kps

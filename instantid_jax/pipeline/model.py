@@ -5,15 +5,15 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from instantid_jax.components import Component, ModelSource
+from instantid_jax.components import Component, ModelSource, component_shapes
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
@@ -23,12 +23,16 @@ from instantid_jax.pipeline.placement import place, sharding_of
 from instantid_jax.pipeline.step import DenoiserParams
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.sharding import SAMPLING_AXES, check_shares
+from instantid_jax.weights.lora.merging import Merge, find_merge
+from instantid_jax.weights.lora.sources import Lora
+from instantid_jax.weights.lora.spellings import PARTS
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 Arrays = TypeVar("Arrays")
 # Guidance of SDXL in the official demos, where the weights name none of their own.
 GUIDANCE_SCALE = 5.0
-# Kernels of each network that go into a model's hash: megabytes of gigabytes.
+# Weights of each network, and of those that LoRAs change, that go into a model's hash: megabytes
+# of gigabytes.
 HASHED = 8
 
 
@@ -60,6 +64,7 @@ class LoadedModel:
         dtype: jnp.dtype | str | None,
         vae_dtype: jnp.dtype | str | None,
         mesh: Mesh | None,
+        loras: Sequence[Lora] = (),
     ):
         """See `InstantIDPipeline.load` for the arguments."""
         if not isinstance(mesh, Mesh | None):
@@ -96,17 +101,50 @@ class LoadedModel:
             text_encoder=parts["text_encoder"].network,
             text_encoder_2=parts["text_encoder_2"].network,
         )
+        self._base = {part: parts[part] for part in PARTS}
+        # Before gigabytes are read.
+        self._merge = find_merge(loras, self._base)
         self.params = ModelParams(
             image_proj=self._read(parts["image_proj"]),
             vae=self._read(parts["vae"], self.vae_dtype),
-            text_encoder=self._read(parts["text_encoder"]),
-            text_encoder_2=self._read(parts["text_encoder_2"]),
-            unet=self._read(parts["unet"]) | self._read(parts["ip_adapter"]),
+            text_encoder={},
+            text_encoder_2={},
+            unet=self._read(parts["ip_adapter"]),
             controlnets=tuple(self._read(parts[name]) for name in model.controlnets),
         )
+        own = {part: component_shapes(part, self._base[part].network) for part in PARTS}
+        self._apply(self._merge, own)
 
     def _read(self, part: Component, dtype: jnp.dtype | None = None) -> Params:
         return place(part.load(self.dtype if dtype is None else dtype), self.mesh)
+
+    def _read_merged(self, part: str, merge: Merge, names: Collection[str]) -> Iterator[Params]:
+        for params in merge.load(self._base[part], part, self.dtype, sorted(names)):
+            yield place(params, self.mesh)
+
+    def set_loras(self, loras: Sequence[Lora]) -> None:
+        """Merges LoRAs into the weights, instead of those that were merged before.
+
+        Weights that change are read from their files again. Compiles nothing.
+
+        Raises:
+          InputError: if one is missing, damaged or belongs to another model; then nothing changes.
+        """
+        before, after = self._merge, find_merge(loras, self._base)
+        names = {part: {*before.names(part), *after.names(part)} for part in PARTS}
+        try:
+            self._apply(after, names)
+        except InputError:
+            self._apply(before, names)
+            raise
+        self._merge = after
+        self.__dict__.pop("weights_hash", None)
+
+    def _apply(self, merge: Merge, names: Mapping[str, Collection[str]]) -> None:
+        for part, chosen in names.items():
+            params = cast(dict[str, Params], self.params)[part]
+            for group in self._read_merged(part, merge, chosen):
+                params.update(group)
 
     @contextlib.contextmanager
     def on_devices(self, dtype: jnp.dtype) -> Iterator[None]:
@@ -198,8 +236,9 @@ class LoadedModel:
         networks = [(name, self.params[name]) for name in single]
         networks += [("controlnets", params) for params in self.params["controlnets"]]
         for name, params in networks:
-            kernels = sorted(key for key, value in params.items() if value.ndim > 1)
-            for key in kernels[:: -(-len(kernels) // HASHED)]:
+            kernels = [key for key, value in params.items() if value.ndim > 1]
+            merged = self._merge.names(name) if name in PARTS else ()
+            for key in [*_sample(kernels), *_sample(merged)]:
                 digest.update(f"{name}.{key}".encode())
                 digest.update(np.asarray(params[key]).tobytes())
         return digest.hexdigest()[:16]
@@ -209,6 +248,10 @@ class LoadedModel:
         if self.mesh is not None:
             return arrays
         return jax.device_put(arrays, sharding_of(self.params["unet"]))
+
+
+def _sample(names: Collection[str]) -> list[str]:
+    return sorted(names)[:: max(1, -(-len(names) // HASHED))]
 
 
 def compute_dtype(name: str, value: Any, default: jnp.dtype) -> jnp.dtype:

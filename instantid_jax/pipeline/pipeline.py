@@ -4,8 +4,10 @@ Argument names follow diffusers and the official InstantID pipeline.
 """
 
 import contextlib
+import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +35,7 @@ from instantid_jax.pipeline.sources import Sources, takes_sources
 from instantid_jax.request.request import Request
 from instantid_jax.request.split import split, takes_requests
 from instantid_jax.runs.trained import recognizer_of
+from instantid_jax.weights.lora.sources import Lora, parse_loras
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,8 @@ class InstantIDPipeline:
         Args:
           sources: where it was found, to be recorded with images; None is in memory.
         """
-        self.model = LoadedModel(model, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh)
+        loras = () if sources is None else parse_loras(sources.loras)
+        self.model = LoadedModel(model, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh, loras=loras)
         self.sources = sources
 
     @classmethod
@@ -88,6 +92,21 @@ class InstantIDPipeline:
         if chosen.embedded:
             logger.warning(embedded.NOTICE)
         return cls(chosen.find(), dtype=dtype, vae_dtype=vae_dtype, mesh=mesh, sources=chosen)
+
+    def set_loras(self, loras: Sequence[str | os.PathLike[str] | Lora]) -> None:
+        """Merges LoRAs into the weights, instead of those that were merged before.
+
+        Compiles nothing; without LoRAs, the weights have the bits of their files again.
+
+        Args:
+          loras: see `pipeline.sources.Sources`.
+        Raises:
+          InputError: if one is missing, damaged, or belongs to another model; nothing changes then.
+        """
+        chosen = parse_loras(loras)
+        self.model.set_loras(chosen)
+        if self.sources is not None:
+            self.sources = dataclasses.replace(self.sources, loras=chosen)
 
     @property
     def face_pack(self) -> str:

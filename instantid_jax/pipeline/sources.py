@@ -15,6 +15,7 @@ from instantid_jax.runs.trained import check_raw, find_published_or_trained
 from instantid_jax.signatures import Call, with_signature
 from instantid_jax.weights.hub import check_id
 from instantid_jax.weights.layouts import add_parts, find_sdxl
+from instantid_jax.weights.lora.sources import parse_loras
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class Sources:
       tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
         SDXL base's.
       variant: take the weights files with this infix, such as fp16.
+      loras: LoRAs to merge into SDXL: files, folders, hub ids, or hub ids with a file in them; each
+        may be followed by its strength, as in file:0.8, or by those of the UNet and of the text
+        encoders, as in file:0.8:0.5.
       raw: take a training run's parameters themselves instead of their moving average.
     Raises:
       InputError: for sources that exclude each other, or one of two that belong together.
@@ -44,12 +48,14 @@ class Sources:
     vae: str | None = None
     tokenizers: str | None = None
     variant: str | None = None
+    loras: tuple[str, ...] = ()
     raw: bool = False
 
     def __post_init__(self):
         if not isinstance(self.controlnets, list | tuple):
             raise InputError(f"controlnets={self.controlnets!r}: expected a list")
         object.__setattr__(self, "controlnets", tuple(self.controlnets))
+        object.__setattr__(self, "loras", tuple(map(str, parse_loras(self.loras))))
         for name in ("sdxl", "instantid", "model", "controlnets", "vae", "tokenizers", "variant"):
             given = getattr(self, name)
             for each in given if isinstance(given, tuple) else [given]:

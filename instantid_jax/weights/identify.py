@@ -1,6 +1,7 @@
 """Identifies weights files by tensor names and shapes, so that errors can name a wrong file."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from instantid_jax.weights.original import PREFIXES, STATE
@@ -14,6 +15,15 @@ CLIP_IMAGE = (1280, 1664)
 # Base models by the width of the text states and of the added embeddings' input.
 SDXL, REFINER = (2048, 2816), (1280, 2560)
 BASES = {SDXL: "SDXL", REFINER: "SDXL refiner", (768, None): "SD 1.x", (1024, None): "SD 2.x"}
+# Parts of names in LoRAs and their relatives.
+LORA_MARKS = (
+    *(".lora_", "lora_unet", "lora_te", "lora.down", ".lora.", "_lora.down", ".hada_", ".lokr_"),
+    *(".dora_scale", ".diff", ".w_norm", ".oft_", ".on_input"),
+)
+# Factors whose second axis is the width of the text states.
+LORA_TEXT_KEYS = re.compile(
+    r"attn2[._](processor\.)?to_[kv].*\.(lora_down|lora_A(\.\w+)?|down|hada_w1_b)(\.weight)?$"
+)
 # Input channels of UNets that take an image in addition to the noise.
 EDITORS = {9: "inpainting", 8: "image editing"}
 
@@ -24,8 +34,8 @@ class Kind:
 
     Attributes:
       phrase: a noun phrase, such as "an SD 1.x checkpoint (one file, original layout)".
-      part: its use here: "sdxl" (a whole checkpoint), "instantid" (the adapter) or the name of a
-        component; None if it has none.
+      part: its use here: "sdxl" (a whole checkpoint), "instantid" (the adapter), "lora" or the name
+        of a component; None if it has none.
     """
 
     phrase: str
@@ -111,12 +121,26 @@ def _addition(shapes: Shapes) -> Kind | None:
     """Small files that change another model."""
     if "lora_controlnet" in shapes:
         return Kind("a Control-LoRA")
-    marks = (".lora_", "lora_unet", "lora_te", "lora.down", ".lora.", ".hada_", ".lokr_")
-    if any(mark in name for name in shapes for mark in marks):
-        return Kind("a LoRA")
+    if any(mark in name for name in shapes for mark in LORA_MARKS):
+        return _lora(shapes)
     if {"clip_l", "clip_g"} & set(shapes) or _any(shapes, "emb_params", "string_to_param"):
         return Kind("a textual-inversion embedding")
     return None
+
+
+def _lora(shapes: Shapes) -> Kind:
+    blocks = ("double_blocks", "single_blocks", "joint_blocks", "single_transformer_blocks")
+    transformer = _any(shapes, "transformer.", "lora_transformer_")
+    if transformer or any(block in name for name in shapes for block in blocks):
+        return Kind("a LoRA of a diffusion transformer (SD 3, FLUX or similar)")
+    if _any(shapes, "lora_prior_"):
+        return Kind("a LoRA of Stable Cascade")
+    widths = [shape[1] for name, shape in shapes.items() if LORA_TEXT_KEYS.search(name)]
+    bases = {text: base for (text, _), base in BASES.items()}
+    base = bases.get(widths[0]) if widths else None
+    if base is None:
+        return Kind("a LoRA", "lora")
+    return Kind(f"a LoRA of {base}", "lora" if base == BASES[SDXL] else None)
 
 
 def _transformer(shapes: Shapes) -> Kind | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +161,18 @@ def find_network(source: str, name: str, *, variant: str | None = None) -> Compo
     return _diffusers_part(folder, "", name, _weights_preferring(variant))
 
 
-def read_params(tensors: Tensors, dtype: jnp.dtype | None) -> Params:
+def read_params(
+    tensors: Tensors, dtype: jnp.dtype | None, chosen: Collection[str] | None = None
+) -> Params:
     """Reads lazy tensors in our layout onto the default device, one at a time.
 
     Args:
       dtype: dtype of the result; None keeps each tensor's dtype.
+      chosen: names of those to read; None reads all.
     """
     params = {}
-    for name, tensor in tensors.items():
+    for name in tensors if chosen is None else chosen:
+        tensor = tensors[name]
         kept = tensor.dtype if dtype is None else np.dtype(dtype)
         try:
             # jnp.asarray would compile a program per shape.

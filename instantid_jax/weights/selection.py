@@ -17,6 +17,11 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 # In order of preference.
 FORMATS = ("safetensors", "bin")
 
+# Names of LoRAs in diffusers and PEFT, and the latter's settings.
+LORA_STEMS = ("pytorch_lora_weights.", "adapter_model.")
+LORA_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+PEFT_CONFIG = "adapter_config.json"
+
 # model.safetensors, model.fp16.safetensors, and two spellings of a variant's shards:
 # model.fp16-00001-of-00002.safetensors, model-00001-of-00002.fp16.safetensors.
 WEIGHTS = (
@@ -122,6 +127,23 @@ def instantid_files(files: Iterable[str], variant: str | None = None) -> list[st
     adapter = weights_in(files, "", variant, stems=("ip-adapter",))
     identity = model_files(files, "ControlNetModel", variant)
     return [*adapter, *sorted(files & {"config.json"}), *identity]
+
+
+def lora_files(files: Iterable[str]) -> list[str]:
+    """A LoRA's file at the root, with PEFT's settings if there are any.
+
+    Raises:
+      InputError: if there is none, or several under names that say nothing.
+    """
+    files = set(files)
+    held = sorted(name for name in _names_in(files, "") if name.endswith(LORA_SUFFIXES))
+    named = [name for name in held if name.startswith(LORA_STEMS)]
+    chosen = named[-1:] or held
+    if len(chosen) != 1:
+        listed = ", ".join(held[:8]) or "no weights"
+        remedy = "name one of them, as in FOLDER/FILE" if held else "name a LoRA's file"
+        raise InputError(f"it has {listed}: {remedy}")
+    return [*chosen, *sorted(files & {PEFT_CONFIG})]
 
 
 def list_folder(folder: Path) -> list[str]:

@@ -102,6 +102,7 @@ WEIGHTS = {
     "sdxl": "some/sdxl",
     "instantid": "some/instantid",
     "controlnets": ("some/one",),
+    "loras": ("some/lora:0.5",),
     "vae": "some/vae",
     "tokenizers": "some/tokenizers",
     "variant": "fp16",
@@ -140,7 +141,8 @@ def flags(values: dict) -> list:
     made = []
     for name, value in values.items():
         rest = () if value is True else value if isinstance(value, tuple) else (value,)
-        made += [f"--{name.replace('_', '-')}", *rest]
+        flag = {"loras": "lora"}.get(name, name.replace("_", "-"))
+        made += [f"--{flag}", *rest]
     return made
 
 

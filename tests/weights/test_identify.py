@@ -155,21 +155,46 @@ PUBLISHED = {
     "LoRA, kohya": (
         {"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": (32, 640)},
         "a LoRA",
-        None,
+        "lora",
     ),
     "LoRA, diffusers": (
         {"unet.down_blocks.1.attentions.0.proj_in.lora.down.weight": (32, 640)},
         "a LoRA",
-        None,
+        "lora",
     ),
     "LoRA, peft": (
         {"unet.down_blocks.1.attentions.0.proj_in.lora_A.weight": (32, 640)},
         "a LoRA",
-        None,
+        "lora",
     ),
     "LyCORIS": (
         {"lora_te1_text_model_encoder_layers_0_mlp_fc1.hada_w1_a": (768, 8)},
         "a LoRA",
+        "lora",
+    ),
+    "LoRA of SDXL": (
+        {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": (8, 2048)},
+        "a LoRA of SDXL",
+        "lora",
+    ),
+    "LoRA of SD 1.x, LoHa": (
+        {"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v.hada_w1_b": (8, 768)},
+        "a LoRA of SD 1.x",
+        None,
+    ),
+    "LoRA of SD 2.x, processors": (
+        {
+            "mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_v_lora.down.weight": (
+                4,
+                1024,
+            )
+        },
+        "a LoRA of SD 2.x",
+        None,
+    ),
+    "LoRA of Stable Cascade": (
+        {"lora_prior_unet_down_blocks_0_0_channelwise_0.lora_down.weight": (4, 8)},
+        "a LoRA of Stable Cascade",
         None,
     ),
     "Control-LoRA": (
