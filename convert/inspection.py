@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import tyro
 
+from convert.lora_report import lora_checks
 from instantid_jax.checkpoint import INDEX, check_values, open_model, stored_params
 from instantid_jax.components import component_shapes, network
 from instantid_jax.diffusion.schedule import ScheduleConfig
@@ -26,6 +27,7 @@ from instantid_jax.weights.torch_files import SUFFIXES, TensorFile, open_tensors
 
 USES = {
     "sdxl": "--sdxl",
+    "lora": "--lora",
     "instantid": "the adapter in the folder of --instantid",
     "unet": "unet/ in the folder of --sdxl",
     "vae": "vae/ in the folder of --sdxl, or in a folder of --vae",
@@ -78,7 +80,7 @@ def report_file(path: Path, *, values: bool) -> Iterator[str]:
         yield f"  {line}"
         faults += [line] * fault
     if kind.part is None:
-        yield "  not usable here: not SDXL, InstantID, an SDXL ControlNet or a VAE"
+        yield "  not usable here: not SDXL, InstantID, an SDXL ControlNet, a VAE or a LoRA"
     elif faults:
         yield "  not usable as it is"
     else:
@@ -111,6 +113,8 @@ def _checks(part: str | None, file: TensorFile) -> Iterator[tuple[str, bool]]:
     elif part == "instantid":
         unet, line = _unet_for(file)
         yield _fits(line, lambda: layouts.adapter_parts(file.path, unet))
+    elif part == "lora":
+        yield from lora_checks(file)
     elif part is not None:
         config = file.path.parent / "config.json"
         settings = read_json(config) if config.is_file() else sdxl_base.SETTINGS.get(part, {})

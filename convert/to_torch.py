@@ -1,6 +1,6 @@
 """`python -m convert to-torch`: writes InstantID from a run or converted model as PyTorch files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from convert.diffusers_settings import diffusers_settings
 from convert.to_jax import Dtype, check_new
 from instantid_jax.atomic import new_folder
 from instantid_jax.checkpoint import open_model
+from instantid_jax.components import Component, component_shapes
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
 from instantid_jax.models.resampler import ResamplerConfig
@@ -22,6 +23,9 @@ from instantid_jax.params import Network, Params
 from instantid_jax.runs.folder import is_run
 from instantid_jax.runs.trained import open_trained
 from instantid_jax.weights import names
+from instantid_jax.weights.lora.merging import Merge, find_merge
+from instantid_jax.weights.lora.sources import parse_loras
+from instantid_jax.weights.lora.spellings import PARTS
 
 # The metadata that diffusers writes into every file.
 METADATA = {"format": "pt"}
@@ -47,8 +51,11 @@ def to_torch(
     raw: bool = False,
     step: int | None = None,
     dtype: Dtype | None = None,
+    merge_loras: tuple[str, ...] = (),
 ) -> None:
     """Writes InstantID's ip-adapter.safetensors and ControlNetModel/, as diffusers loads them.
+
+    With LoRAs, also SDXL's UNet and text encoders with these merged.
 
     Args:
       source: the folder of a training run, or one made by to-jax.
@@ -56,9 +63,11 @@ def to_torch(
       raw: for a training run, take the parameters even if there is a moving average.
       step: for a training run, the step of the checkpoint; None takes the newest.
       dtype: dtype of all weights; None keeps each tensor's dtype.
+      merge_loras: LoRAs to merge, each as --lora of `instantid generate`, file:0.8 for instance;
+        the source must be made by to-jax.
     """
     check_new(output)
-    write_torch(source, output, raw=raw, step=step, dtype=dtype)
+    write_torch(source, output, raw=raw, step=step, dtype=dtype, loras=merge_loras)
     print(output)
 
 
@@ -69,9 +78,11 @@ def write_torch(
     raw: bool = False,
     step: int | None = None,
     dtype: Dtype | None = None,
+    loras: Sequence[str] = (),
 ) -> None:
     """Writes a new folder; see `to_torch`."""
     found = _open(source, raw, step)
+    merge = _find_merge(source, loras)
     kept = None if dtype is None else jnp.dtype(dtype)
     with new_folder(output) as folder:
         adapter = {
@@ -97,6 +108,39 @@ def write_torch(
             _torch_tensors(found.load("controlnet"), kept),
             identitynet / "diffusion_pytorch_model.safetensors",
         )
+        if merge is not None:
+            _write_merged(merge, open_model(source).components, folder, kept)
+
+
+def _find_merge(source: Path, loras: Sequence[str]) -> Merge | None:
+    if not loras:
+        return None
+    if is_run(source):
+        raise InputError(
+            f"--merge-loras with {source}, which has no UNet to merge them into: give a model that "
+            "to-jax made"
+        )
+    return find_merge(parse_loras(loras), open_model(source).components)
+
+
+def _write_merged(
+    merge: Merge, components: Mapping[str, Component], folder: Path, dtype: jnp.dtype | None
+) -> None:
+    """Writes SDXL's networks that LoRAs can change, as diffusers and transformers load them."""
+    for part in PARTS:
+        component = components[part]
+        settings: Mapping[str, Any] = component.settings
+        if part == "unet":
+            settings = diffusers_settings(settings, component.network.config)
+            settings = {"_class_name": "UNet2DConditionModel", **settings}
+        stem = "diffusion_pytorch_model" if part == "unet" else "model"
+        names_of_part = list(component_shapes(part, component.network))
+        params: Params = {}
+        for group in merge.load(component, part, dtype, names_of_part):
+            params |= group
+        (folder / part).mkdir()
+        write_json(folder / part / "config.json", settings)
+        save_tensors(_torch_tensors(params, None), folder / part / f"{stem}.safetensors")
 
 
 def _open(source: Path, raw: bool, step: int | None) -> Source:

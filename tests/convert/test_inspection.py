@@ -118,7 +118,7 @@ def test_single_file_at_full_size(inspect, tmp_path):
     assert lines[8] == "  not usable as it is"
 
 
-@pytest.mark.parametrize("name", ["SD 1.5", "LoRA, peft", "IP-Adapter", "insightface in torch"])
+@pytest.mark.parametrize("name", ["SD 1.5", "Control-LoRA", "IP-Adapter", "insightface in torch"])
 def test_file_of_no_use(inspect, tmp_path, name):
     shapes, phrase, _ = PUBLISHED[name]
     file = write_sparse(tmp_path / "file.safetensors", shapes)
