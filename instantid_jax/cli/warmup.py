@@ -7,7 +7,6 @@ import time
 import numpy as np
 
 from instantid_jax.cli.weights import Weights
-from instantid_jax.diffusion.names import SamplerName
 from instantid_jax.errors import InputError
 from instantid_jax.request import Request, Settings
 
@@ -15,7 +14,7 @@ from instantid_jax.request import Request, Settings
 def warmup(
     sizes: tuple[tuple[int, int], ...],
     num_images_per_prompt: tuple[int, ...] = (1,),
-    scheduler: SamplerName | None = None,
+    scheduler: str | None = None,
     no_guidance: bool = False,
     clip_skip: int | None = None,
     eta: float = 0.0,

@@ -52,6 +52,7 @@ class ScheduleConfig:
     original_inference_steps: int = 50
     # The step.
     clip_sample: bool = False
+    skip_prk_steps: bool = True
     thresholding: bool = False
     set_alpha_to_one: bool = False
     variance_type: str | None = None

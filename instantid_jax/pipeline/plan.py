@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from instantid_jax.diffusion.samplers import SamplerBatch, make_sampler
+from instantid_jax.diffusion.sampler import SamplerBatch
+from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.conditions.canvas import resolve_size, resolve_time_ids
 from instantid_jax.pipeline.conditions.control import ControlInputs, resolve_control
@@ -92,7 +93,9 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
         guidance_scale=np.repeat(np.maximum(scales, 1).astype(np.float32), repeats),
         text=resolve_text(model, requests, guidance),
         person=person,
-        control=resolve_control(networks.controlnets, requests, size, guidance),
+        control=resolve_control(
+            networks.controlnets, requests, [len(each) for each in samplers], size, guidance
+        ),
         time_ids=resolve_time_ids(requests, size, guidance),
         noise=resolve_noise(requests, shape),
     )

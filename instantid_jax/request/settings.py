@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Self
 
-from instantid_jax.diffusion.names import SamplerName, check_sampler
+from instantid_jax.diffusion.names import check_sampler
 from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.request.checks import (
@@ -52,7 +52,9 @@ class Settings:
       negative_original_size: the same for the negative prompt, where both sizes are given.
       negative_crops_coords_top_left: the same for the negative prompt.
       negative_target_size: the same for the negative prompt.
-      scheduler: the sampler; None takes the checkpoint's own.
+      scheduler: the sampler; None takes the checkpoint's own. One of euler, euler_ancestral, heun,
+        ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, deis, unipc, lcm, tcd; all but the last
+        two also with _trailing or _linspace at the end, some with _karras.
       eta: share of DDPM's noise, for ddim.
       seed: 0 to 2**32 - 1; image i of several has seed + i.
       num_images_per_prompt: how many images to make.
@@ -79,7 +81,7 @@ class Settings:
     negative_original_size: tuple[int, int] | None = None
     negative_crops_coords_top_left: tuple[int, int] = (0, 0)
     negative_target_size: tuple[int, int] | None = None
-    scheduler: SamplerName | None = None
+    scheduler: str | None = None
     eta: float = 0.0
     seed: int = 0
     num_images_per_prompt: int = 1

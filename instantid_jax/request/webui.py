@@ -5,15 +5,7 @@ import logging
 import re
 from typing import Any
 
-from instantid_jax.diffusion.names import (
-    DDIM,
-    DPM,
-    EULER,
-    EULER_ANCESTRAL,
-    LCM,
-    UNIPC,
-    SamplerName,
-)
+from instantid_jax.diffusion.names import BASES
 from instantid_jax.errors import InputError
 from instantid_jax.request.settings import Settings
 
@@ -21,33 +13,38 @@ logger = logging.getLogger(__name__)
 
 KEY = "parameters"
 # The page's names of samplers, in lower case; its schedule type may follow or stand by itself.
-SAMPLERS: dict[str, SamplerName] = {
+SAMPLERS: dict[str, str] = {
     "euler": "euler",
+    "euler karras": "euler_karras",
     "euler a": "euler_ancestral",
+    "heun": "heun",
+    "heun karras": "heun_karras",
     "ddim": "ddim",
+    "plms": "pndm",
     "dpm++ 2m": "dpmpp_2m",
     "dpm++ 2m karras": "dpmpp_2m_karras",
     "dpm++ 2m sde": "dpmpp_2m_sde",
+    "dpm++ 2m sde karras": "dpmpp_2m_sde_karras",
     "unipc": "unipc",
     "lcm": "lcm",
 }
+# The page's names for ours, without spacing and Karras' sigmas; and for diffusers' classes.
 LABELS = {
     "euler": "Euler",
-    "euler_trailing": "Euler",
     "euler_ancestral": "Euler a",
+    "heun": "Heun",
     "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "pndm": "PLMS",
     "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_karras": "DPM++ 2M Karras",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_3m": "DPM++ 3M",
+    "deis": "DEIS",
     "unipc": "UniPC",
     "lcm": "LCM",
-    EULER: "Euler",
-    EULER_ANCESTRAL: "Euler a",
-    DDIM: "DDIM",
-    DPM: "DPM++ 2M",
-    UNIPC: "UniPC",
-    LCM: "LCM",
+    "tcd": "TCD",
 }
+CLASS_LABELS = {BASES[name][0]: label for name, label in reversed(LABELS.items())}
 NEGATIVE = "Negative prompt: "
 # "Steps: 20, Sampler: Euler a, Extra: "quoted, with a comma"".
 _FIELD = re.compile(r'\s*([A-Za-z][\w +/-]*):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
@@ -65,7 +62,7 @@ def write_parameters(prompt: str, settings: Settings, scheduler: str, version: s
         lines.append(NEGATIVE + settings.negative_prompt)
     facts = {
         "Steps": settings.num_inference_steps,
-        "Sampler": LABELS[scheduler],
+        "Sampler": _label(scheduler),
         "CFG scale": settings.guidance_scale,
         "Seed": settings.seed,
         "Size": f"{settings.width}x{settings.height}",
@@ -104,6 +101,14 @@ def read_parameters(text: str) -> dict[str, Any]:
     return values
 
 
+def _label(scheduler: str) -> str:
+    """The page's name of a sampler's name or of a class of diffusers."""
+    name, karras, _ = scheduler.partition("_karras")
+    base = name.removesuffix("_trailing").removesuffix("_linspace")
+    label = CLASS_LABELS.get(base) or LABELS[base]
+    return f"{label} Karras" if karras else label
+
+
 def _unquoted(value: str) -> str:
     if value.startswith('"'):
         try:
@@ -113,7 +118,7 @@ def _unquoted(value: str) -> str:
     return value.strip()
 
 
-def _scheduler(fields: dict[str, str]) -> SamplerName | None:
+def _scheduler(fields: dict[str, str]) -> str | None:
     name = fields.get("Sampler", "").lower()
     schedule = fields.get("Schedule type", "").lower()
     if name and schedule == "karras":

@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instantid_jax.diffusion.names import SAMPLERS
+from instantid_jax.diffusion.names import BASES
 from instantid_jax.diffusion.rules import StepRule
-from instantid_jax.diffusion.samplers import SamplerBatch, make_sampler
+from instantid_jax.diffusion.sampler import SamplerBatch
+from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 
 SHAPE = (2, 4, 4, 3)
@@ -15,7 +16,7 @@ def unit_noise(count):
     return np.random.default_rng(0).standard_normal((count, *SHAPE), np.float32)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", BASES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_state_stays_float32_of_one_shape(name, dtype, strict_promotion):
     sampler = make_sampler(ScheduleConfig(), name, 4)
@@ -37,7 +38,7 @@ def test_rules_compare_by_value():
     assert len({StepRule(), StepRule(2), StepRule(3), StepRule(2, corrects=True)}) == 4
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", BASES)
 def test_rows_have_the_coefficients_of_their_rule(name):
     sampler = make_sampler(ScheduleConfig(), name, 4)
     assert sampler.rows.keys() == sampler.rule.neutral.keys()
@@ -51,7 +52,10 @@ def test_a_neutral_row_keeps_the_sample():
     np.testing.assert_array_equal(state["sample"], sample)
 
 
-MIXED = {"euler": 5, "dpmpp_2m_karras": 7, "unipc": 4, "euler_ancestral": 6}
+MIXED = {
+    **{"euler": 5, "dpmpp_2m_karras": 7, "unipc": 4, "euler_ancestral": 6},
+    **{"heun": 3, "pndm": 6, "deis": 4, "ddpm": 4, "tcd": 4},
+}
 
 
 def run(sampler, starts, seeds):
@@ -88,8 +92,8 @@ def test_samplers_begun_at_different_steps_share_one_program():
     """Each image is the one it is alone, with its own sampler's rule."""
     made = [make_sampler(ScheduleConfig(), name, steps) for name, steps in MIXED.items()]
     together = SamplerBatch.of(made)
-    assert together.rule == StepRule(2, corrects=True, stochastic=True)
-    starts = [0, 3, 1, 2]
+    assert together.rule == StepRule(5, corrects=True, stochastic=True)
+    starts = [0, 3, 1, 2, 1, 0, 2, 3, 1]
     mixed = run(together, starts, seeds=range(len(made)))
     for i, sampler in enumerate(made):
         alone = run(SamplerBatch.of([sampler]), [0], seeds=[i])[0]
@@ -97,7 +101,7 @@ def test_samplers_begun_at_different_steps_share_one_program():
         assert error < 1e-6, (list(MIXED)[i], error)
 
 
-@pytest.mark.parametrize("name", [n for n in SAMPLERS if n not in ("ddim", "lcm")])
+@pytest.mark.parametrize("name", [n for n in BASES if n not in ("ddim", "lcm")])
 def test_networks_are_shown_unit_variance(name):
     """Pure noise times `init_noise_sigma`, to within the signal that the first timestep has."""
     for spacing in ("leading", "trailing"):
@@ -107,7 +111,7 @@ def test_networks_are_shown_unit_variance(name):
         np.testing.assert_allclose(shown.std(), unit_noise(1)[0].std(), rtol=5e-3)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", BASES)
 def test_number_of_steps_compiles_nothing_new(name):
     traces = []
 

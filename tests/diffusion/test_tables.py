@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from instantid_jax.diffusion import tables
 from instantid_jax.diffusion.rules import StepRule
+from instantid_jax.diffusion.tables import multistep, one_step
 
 SPREAD = 0.7  # of the data, a normal distribution
 
@@ -38,7 +38,7 @@ def orders(steps, highest):
 
 
 def solvers():
-    yield "euler", 1, lambda s: (StepRule(), tables.euler(s, "epsilon")), False
+    yield "euler", 1, lambda s: (StepRule(), one_step.euler(s, "epsilon")), False
     for order in (1, 2, 3):
         for heun in {1: (False,), 2: (False, True), 3: (False,)}[order]:
             yield (
@@ -48,7 +48,7 @@ def solvers():
                 min(order, 2),
                 lambda s, order=order, heun=heun: (
                     StepRule(order),
-                    tables.dpm_solver(
+                    multistep.dpm_solver(
                         s,
                         "epsilon",
                         orders=orders(len(s) - 1, order),
@@ -65,7 +65,7 @@ def solvers():
                 order + 1,  # the corrector adds one (Zhao et al. 2023, theorem 3.1)
                 lambda s, order=order, bh1=bh1: (
                     StepRule(order, corrects=True),
-                    tables.unipc(
+                    multistep.unipc(
                         s,
                         "epsilon",
                         orders=orders(len(s) - 1, order),
@@ -105,7 +105,9 @@ def test_unipc_ends_at_the_denoised_sample(bh1):
     """A step to sigma 0 is a first-order one with finite coefficients, for both B(h)."""
     sigmas = np.array([10.0, 1.0, 0.0])
     with np.errstate(divide="ignore", invalid="ignore"):
-        rows = tables.unipc(sigmas, "epsilon", orders=[1, 1], max_order=2, bh1=bh1, uncorrected=())
+        rows = multistep.unipc(
+            sigmas, "epsilon", orders=[1, 1], max_order=2, bh1=bh1, uncorrected=()
+        )
     assert all(np.isfinite(column).all() for column in rows.values())
     assert rows["sample"][-1] == 0 and rows["converted"][-1] == 1
     assert rows["difference_1"][-1] == 0
@@ -116,7 +118,7 @@ def test_unipc_ends_at_the_denoised_sample(bh1):
 def test_ddim_keeps_the_variance(prediction_type, eta):
     """For pure noise the prediction is known: x = s z, ε = z or v = α z."""
     alpha, alpha_next = np.array([0.1, 0.5]), np.array([0.5, 0.9])
-    rows = tables.ddim(alpha, alpha_next, prediction_type, eta)
+    rows = one_step.ddim(alpha, alpha_next, prediction_type, eta)
     output = 1.0 if prediction_type == "epsilon" else np.sqrt(alpha)
     kept = rows["sample"] * np.sqrt(1 - alpha) + rows["converted"] * output
     added = rows.get("noise", 0.0)
@@ -130,12 +132,12 @@ def test_stochastic_sigmas_keep_the_variance(prediction_type):
     alpha = 1 / np.sqrt(sigmas**2 + 1)
     output = 1.0 if prediction_type == "epsilon" else alpha[:-1]
 
-    rows = tables.euler_ancestral(sigmas, prediction_type)
+    rows = one_step.euler_ancestral(sigmas, prediction_type)
     kept = rows["sample"] * sigmas[:-1] + rows["converted"] * output
     np.testing.assert_allclose(kept**2 + rows["noise"] ** 2, sigmas[1:] ** 2, atol=1e-12)
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        rows = tables.dpm_solver(
+        rows = multistep.dpm_solver(
             sigmas, prediction_type, orders=[1, 1, 1], max_order=1, heun=False, stochastic=True
         )
     noisy = (sigmas * alpha)[:-1]
@@ -145,5 +147,5 @@ def test_stochastic_sigmas_keep_the_variance(prediction_type):
 
 def test_lcm_ends_without_noise():
     timesteps, alpha = np.array([999, 499]), np.array([0.005, 0.3])
-    rows = tables.lcm(timesteps, alpha, "epsilon", 10.0)
+    rows = one_step.lcm(timesteps, alpha, "epsilon", 10.0)
     np.testing.assert_allclose(rows["noise"], [np.sqrt(1 - 0.3), 0.0])

@@ -7,6 +7,7 @@ Arrays at the boundary are float32 numpy, channels last; inside, torch's channel
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import sys
 import unittest.mock
@@ -872,7 +873,9 @@ class InstantIDReference:
                 if guided:
                     without, with_text = output.chunk(2)
                     output = without + guidance_scale * (with_text - without)
-                options = {"eta": eta} if eta else {}
+                # As diffusers' pipelines do: TCD's own default is not 0.
+                takes_eta = "eta" in inspect.signature(scheduler.step).parameters
+                options = {"eta": eta} if takes_eta else {}
                 latents = scheduler.step(output, t, latents, **options).prev_sample
                 if on_step is not None:
                     on_step(i, nhwc(latents))

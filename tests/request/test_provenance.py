@@ -143,8 +143,9 @@ def test_parameters_survive_the_web_uis_form(scheduler):
 
 
 def test_unknown_samplers_are_reported(caplog):
-    assert read_parameters("a\nSteps: 3, Sampler: Heun")["scheduler"] is None
-    assert "sampler 'heun' is not supported" in caplog.text
+    assert read_parameters("a\nSteps: 3, Sampler: Heun")["scheduler"] == "heun"
+    assert read_parameters("a\nSteps: 3, Sampler: DPM2")["scheduler"] is None
+    assert "sampler 'dpm2' is not supported" in caplog.text
     with pytest.raises(InputError, match=r"expected \"Steps: 20"):
         read_parameters("a man")
     with pytest.raises(InputError, match="not a number"):

@@ -60,7 +60,7 @@ def test_unknown_names_in_json_are_refused_with_the_nearest():
         ("guess_mode", "no", "expected True or False"),
         ("crops_coords_top_left", None, "expected two whole numbers"),
         ("original_size", (1, 2, 3), "expected two whole numbers"),
-        ("scheduler", "heun", "expected None or one of euler,"),
+        ("scheduler", "dpm2", "expected None or one of euler,"),
         ("eta", 2, "from 0 to 1"),
         ("seed", 2**32, "expected 0 to 4294967295"),
         ("num_images_per_prompt", 0, "expected 1 to 1024"),

@@ -30,6 +30,7 @@ class ControlInputs:
 def resolve_control(
     controlnets: Sequence[Network],
     requests: Sequence[Request],
+    steps: Sequence[int],
     size: tuple[int, int],
     guidance: bool,
 ) -> ControlInputs:
@@ -37,6 +38,7 @@ def resolve_control(
 
     Args:
       requests: of equally many images each.
+      steps: number of steps of each request's sampler.
     Raises:
       InputError: for another number of images or strengths than there are ControlNets.
     """
@@ -52,8 +54,10 @@ def resolve_control(
         for i in range(extra)
     )
     nets = [network.config.residuals for network in controlnets]
-    steps = max(request.num_inference_steps for request in requests)
-    each = [residual_scales(request, nets, steps, guidance) for request in requests]
+    each = [
+        residual_scales(request, nets, own, max(steps), guidance)
+        for request, own in zip(requests, steps, strict=True)
+    ]
     repeats = requests[0].num_images_per_prompt
     # [T, nets, residuals, halves, images]
     scales = np.repeat(np.stack(each, axis=-1), repeats, axis=-1)
@@ -61,7 +65,7 @@ def resolve_control(
 
 
 def residual_scales(
-    settings: Settings, residuals: Sequence[int], steps: int, guidance: bool
+    settings: Settings, residuals: Sequence[int], own: int, steps: int, guidance: bool
 ) -> np.ndarray:
     """Computes the factors of each ControlNet's residuals at each step.
 
@@ -70,13 +74,13 @@ def residual_scales(
 
     Args:
       residuals: how many each net makes; they must agree.
-      steps: rows of the result; those after the request's own steps are zeros.
+      own: steps of the sampler, T; heun and pndm have more than `num_inference_steps`.
+      steps: rows of the result; those after its own are zeros.
     Returns:
       [steps, nets, residuals, halves] float32; halves [negative, positive] with guidance.
     Source: diffusers' StableDiffusionXLControlNetPipeline.__call__, ControlNetModel.forward.
     """
     strengths, starts, ends = np.array(settings.windows(len(residuals))).T
-    own = settings.num_inference_steps
     i = np.arange(own)[:, None]
     inside = (i / own >= starts) & ((i + 1) / own <= ends)  # [own, nets]
     depth = np.logspace(-1, 0, residuals[0]) if settings.guess_mode else np.ones(residuals[0])
