@@ -13,13 +13,14 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """`instantid_jax` in XDG_CACHE_HOME or ~/.cache.
+    """`instantid_jax` in XDG_CACHE_HOME, which counts if it is absolute, or ~/.cache.
 
     Raises:
       InputError: if neither is known.
     """
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        folder = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError as error:  # Neither HOME nor an entry of the user.
         raise InputError("no home folder is known: set HOME or XDG_CACHE_HOME") from error
     return folder / "instantid_jax"

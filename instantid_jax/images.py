@@ -38,6 +38,7 @@ ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 _SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png"}
 _SUFFIXES |= {".tif", ".tiff", ".webp"}
 # Suffixes of camera formats that `mimetypes` may not know.
+_HEIC = {".heic", ".heif"}
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2"}
 
 # Characters of a path in a message.
@@ -92,8 +93,10 @@ def read_image(image: ImageInput) -> np.ndarray:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise InputError(f"{name} has more than {limit:,} pixels: make it smaller") from error
     except UnidentifiedImageError as error:
+        heic = Path(name).suffix.lower() in _HEIC
+        remedy = "pip install 'instantid-jax[heic]', or " if heic else ""
         raise InputError(
-            f"{name} is not an image in a supported format: save it as JPEG or PNG"
+            f"{name} is not an image in a supported format: {remedy}save it as JPEG or PNG"
         ) from error
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno:
@@ -149,7 +152,7 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
             "%s: skipped images of formats that are not read: %s; save them as JPEG or PNG%s",
             path,
             kinds,
-            ", or install pillow-heif for HEIC" if {".heic", ".heif"} & set(skipped) else "",
+            ", or install pillow-heif for HEIC" if _HEIC & set(skipped) else "",
         )
     if not found:
         kinds = ", ".join(sorted(readable))

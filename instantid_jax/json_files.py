@@ -20,7 +20,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read ({error.strerror}): expected settings") from error
     except ValueError as error:
         raise InputError(
-            f"{path} is not valid JSON ({error}); download or copy it again"
+            f"{path} is not valid JSON ({error}): make, copy or download it again"
         ) from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} holds a {type(settings).__name__}: expected a JSON object")

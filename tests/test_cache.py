@@ -111,3 +111,10 @@ def test_warns_once_of_a_read_only_folder(home, caplog, monkeypatch):
     assert jax.config.jax_compilation_cache_dir is None
     (record,) = caplog.records
     assert "Read-only file system" in record.getMessage()
+
+
+def test_a_cache_folder_that_is_not_absolute_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for named in ("rel", "gs://bucket/c", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        assert cache_folder() == tmp_path / ".cache" / "instantid_jax"

@@ -179,9 +179,9 @@ def _loop(
             logger.info("stopped: saved step %d; the same command resumes from there", step)
         else:
             logger.info(
-                "finished at step %d: `instantid generate --instantid %s` uses the weights, and "
-                "`python -m convert to-torch %s` converts them",
-                *(step, run.path, run.path),
+                "finished at step %d: `instantid generate --sdxl %s --instantid %s` uses the "
+                "weights, and `python -m convert to-torch %s` converts them",
+                *(step, config.model.sdxl, run.path, run.path),
             )
     return PREEMPTED_STATUS if preempted else 0
 

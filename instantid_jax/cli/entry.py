@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -68,8 +69,12 @@ def entry(name: str) -> Iterator[None]:
             sys.exit(_told(name, f"{str(error.filename or 'a path')[:120]}: {error.strerror}", 2))
         if error.errno not in DISK:
             raise
-        sys.exit(_told(name, f"{error.filename or 'writing'}: {error.strerror}", 1))
-    except RuntimeError as error:
+        full = error.errno in (errno.EDQUOT, errno.ENOSPC)
+        remedy = "; make room, then rerun" if full else ""
+        sys.exit(_told(name, f"{error.filename or 'writing'}: {error.strerror}{remedy}", 1))
+    except (AssertionError, RuntimeError) as error:
+        if _is_of_backend(error):
+            sys.exit(_told(name, _no_backend(), 2))
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
         reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
@@ -78,6 +83,23 @@ def entry(name: str) -> Iterator[None]:
         sys.exit(_told(name, "interrupted", 130))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _is_of_backend(error: Exception) -> bool:
+    """Whether JAX found no device; for some platforms it only asserts that there is one."""
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    asserted = isinstance(error, AssertionError) and place.endswith("xla_bridge.py")
+    return asserted or str(error).startswith("Unable to initialize backend")
+
+
+def _no_backend() -> str:
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms is None:
+        return "JAX finds no device: see https://docs.jax.dev/en/latest/installation.html"
+    return (
+        f"JAX_PLATFORMS={platforms}: JAX finds no such device here; unset it, or set it to cpu, or "
+        "install JAX for the device, as in pip install 'instantid-jax[cuda]'"
+    )
 
 
 def _check_working_folder() -> None:

@@ -1,6 +1,7 @@
 """Checks of output paths, before anything is computed."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from instantid_jax.errors import InputError
@@ -14,6 +15,8 @@ def check_png(output: Path, images: int = 1) -> None:
     for target in numbered(output, images):
         if target.is_dir():
             raise InputError(f"--output {target} is a folder: give the name of a file to write")
+        if target.exists() and not target.is_file():
+            raise InputError(f"--output {target} is not a file that can be replaced: name another")
     check_folder(output.parent)
 
 
@@ -26,3 +29,11 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"--output: {existing} is a file, expected a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"--output: {existing} cannot be written to, name another folder")
+    try:
+        # Some file systems, such as /proc, say no only then.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--output: {existing} cannot be written to ({error.strerror}), name another folder"
+        ) from error

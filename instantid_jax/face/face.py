@@ -1,6 +1,7 @@
 """A face: its ID embedding and five facial keypoints."""
 
 import dataclasses
+import itertools
 import logging
 import os
 import zipfile
@@ -17,6 +18,8 @@ from instantid_jax.paths import local_path
 
 logger = logging.getLogger(__name__)
 
+# No face is so small, in pixels.
+SMALLEST = 2
 # OpenCV's coordinates have 32 bits; no image is near this size.
 _FARTHEST = 2**20
 
@@ -71,11 +74,27 @@ class Face:
                 values[name] = str(getattr(self, name))
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        if not self.embedding.any():
+            raise InputError("a face's embedding is all zeros: embed the photo again")
+        self._warn_of_keypoints()
         if abs(np.linalg.norm(self.embedding) - 1) < 0.01:
             logger.warning(
                 "a face's embedding has unit length: InstantID expects the raw one "
                 "(insightface's `embedding`, not `normed_embedding`)"
             )
+
+    def _warn_of_keypoints(self) -> None:
+        if np.ptp(self.kps, axis=0).max() < SMALLEST:
+            logger.warning(
+                "a face's keypoints lie within %d pixels: give pixels of the photo, not shares",
+                SMALLEST,
+            )
+        elif self.image_size is not None:
+            height, width = self.image_size
+            if not ((self.kps >= 0) & (self.kps < (width, height))).all(1).any():
+                logger.warning(
+                    "a face's keypoints lie outside of its photo of %d x %d pixels", width, height
+                )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Face":
@@ -110,8 +129,6 @@ class Face:
                 f"{path} is not a face file: it lacks {' and '.join(missing)} "
                 f"and holds {', '.join(held) or 'nothing'}"
             )
-        if not np.any(values["embedding"]):
-            raise InputError(f"{path}: its embedding is all zeros; embed the photo again")
         try:
             return cls(**values)
         except InputError as error:
@@ -139,14 +156,20 @@ class Face:
                 f"cannot average face embeddings of different lengths {sorted(sizes)}: "
                 "use one face pack for all of them"
             )
-        measured = {face.recognizer: face.face_pack for face in faces if face.recognizer}
-        if len(measured) > 1:
-            raise InputError(
-                f"cannot average faces of different recognizers, of the face packs "
-                f"{', '.join(str(pack) for pack in measured.values())}: use one for all photos"
-            )
+        for one, other in itertools.combinations(faces, 2):
+            if not one.is_comparable(other):
+                raise InputError(
+                    "cannot average faces of different recognizers, of the face packs "
+                    f"{one.face_pack}, {other.face_pack}: use one for all photos"
+                )
         embedding = np.mean([face.embedding for face in faces], axis=0)
         return dataclasses.replace(faces[0], embedding=embedding)
+
+    def is_comparable(self, other: "Face") -> bool:
+        """Whether both may come from one recognizer; if one does not say it, from one face pack."""
+        if self.recognizer and other.recognizer:
+            return self.recognizer == other.recognizer
+        return None in (self.face_pack, other.face_pack) or self.face_pack == other.face_pack
 
     def kps_for(self, height: int, width: int) -> np.ndarray:
         """Keypoints [5, 2] in pixels of a `height` x `width` output.

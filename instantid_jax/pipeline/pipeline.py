@@ -34,6 +34,7 @@ from instantid_jax.pipeline.result import Result, provenance_of
 from instantid_jax.pipeline.sources import Sources, takes_sources
 from instantid_jax.request.request import Request
 from instantid_jax.request.split import split, takes_requests
+from instantid_jax.runs.folder import is_run
 from instantid_jax.runs.trained import recognizer_of
 from instantid_jax.weights.lora.sources import Lora, parse_loras
 
@@ -218,21 +219,26 @@ class InstantIDPipeline:
         return Result(images, np.asarray(latents), plan.seeds, provenance)
 
     def _warn_of_recognizers(self, requests: Sequence[Request]) -> None:
-        faces = [request.face for request in requests if request.face is not None]
-        others = {
-            face.face_pack
-            for face in faces
-            if self.recognizer
-            and face.recognizer
-            and not face.recognizer.startswith(self.recognizer)
-        }
-        for pack in sorted(map(str, others)):
+        own = self.recognizer
+        if own is None:
+            return
+        source = None if self.sources is None else self.sources.instantid
+        trained = source is not None and is_run(Path(source))
+        pack = "the face pack of its training data" if trained else Path(self.face_pack).name
+        others = set()
+        for face in (request.face for request in requests if request.face is not None):
+            named_otherwise = not trained and face.face_pack not in (None, pack)
+            differs = not face.recognizer.startswith(own) if face.recognizer else named_otherwise
+            if differs:
+                others.add(face.face_pack)
+        for other in sorted(map(str, others)):
             logger.warning(
-                "a face was measured with the face pack %s, whose recognizer is not %s's: a model "
-                "that was trained with the latter, as InstantID's published one, will show "
-                "somebody else",
+                "a face was measured with the face pack %s, and the model was trained with another "
+                "recognizer (SHA-256 %s...), so it will show somebody else: measure the photo "
+                "again with %s",
+                other,
+                own[:8],
                 pack,
-                Path(self.face_pack).name,
             )
 
     def _decode(self, plan: Plan, latents: Any, output_type: str) -> list[Image.Image] | np.ndarray:

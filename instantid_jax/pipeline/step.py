@@ -126,9 +126,12 @@ def draw_noise(seeds: jax.Array, steps: jax.Array, shape: tuple[int, ...]) -> ja
     """
 
     def draw(seed: jax.Array, step: jax.Array) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(jax.random.key(seed), step), shape)
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+        return jax.random.normal(key, shape, jnp.float32)
 
-    return split_images(jax.vmap(draw)(seeds, steps))
+    # The noise of a seed does not depend on the user's settings of JAX.
+    with jax.threefry_partitionable(True):
+        return split_images(jax.vmap(draw)(seeds, steps))
 
 
 def split_state(state: State) -> State:

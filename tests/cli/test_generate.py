@@ -1,6 +1,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 import re
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def test_photos_are_analysed_averaged_and_posed(run, pipe, weights, photo, pack)
     assert ran.status == 0 and ran.err == []
     several, other = ran.log
     assert several == f"2 faces in {pose}: using the largest"
-    assert other.startswith("a face was measured with the face pack synthetic, whose recognizer is")
+    assert other.startswith("a face was measured with the face pack synthetic, and the model was ")
+    assert other.endswith(": measure the photo again with antelopev2")
 
     analyzer = FaceAnalyzer(pack)
     face = Face.mean([analyzer.analyze(first), analyzer.analyze(second)])
@@ -218,6 +220,7 @@ def bad(run, face_file, photo, pack, tmp_path, monkeypatch):
 
 
 BAD = {
+    "scheduler": ({"scheduler": "dpm2"}, "scheduler='dpm2': expected None or one of euler,"),
     "no such photo": ({"face": "nowhere.jpg"}, "nowhere.jpg: no such file"),
     "no such face file": ({"face": "nowhere.npz"}, "nowhere.npz: no such file"),
     "not a picture": ({"face": "words.jpg"}, "words.jpg is not an image"),
@@ -289,8 +292,16 @@ def test_bad_input_is_one_line_and_writes_nothing(bad, case):
     assert re.search(message, ran.err[0]), ran.err[0]
 
 
+@pytest.mark.parametrize("output", ["pipe.png", "/proc/x.png", "/proc/sub/x.png"])
+def test_an_output_that_cannot_be_written_is_refused_before_weights(bad, output):
+    os.mkfifo("pipe.png")
+    ran = bad(output=output)
+    assert ran.status == 2 and len(ran.err) == 1
+    assert re.search("is not a file that can be replaced|cannot be written to", ran.err[0])
+
+
 @pytest.mark.parametrize(
-    "arguments", [{"scheduler": "heun"}, {"seed": "x"}, {"output": None}, {"fase": "x"}]
+    "arguments", [{"dtype": "int8"}, {"seed": "x"}, {"output": None}, {"fase": "x"}]
 )
 def test_usage_errors_are_the_parsers(bad, arguments):
     ran = bad(**arguments)

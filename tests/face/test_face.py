@@ -178,15 +178,39 @@ def test_faces_of_two_recognizers_have_no_mean():
         Face(embedding=np.ones(4), kps=np.zeros((5, 2)), face_pack=pack, recognizer=recognizer)
         for pack, recognizer in (("antelopev2", "a"), ("buffalo_l", "b"), (None, None))
     )
+    named = dataclasses.replace(second, recognizer=None)
     with pytest.raises(InputError, match="of the face packs antelopev2, buffalo_l: use one"):
         Face.mean([first, unknown, second])
+    with pytest.raises(InputError, match="of the face packs antelopev2, buffalo_l: use one"):
+        Face.mean([first, named])
+    assert Face.mean([second, named]).recognizer == "b"
     assert Face.mean([first, unknown]).face_pack == "antelopev2"
+
+
+def test_keypoints_that_are_not_pixels_of_the_photo_get_a_warning(caplog):
+    for kps, message in (
+        (KPS / 200, "lie within 2 pixels: give pixels of the photo, not shares"),
+        (np.full((5, 2), 50), "lie within 2 pixels"),
+        (KPS - 1000, "lie outside of its photo of 100 x 200 pixels"),
+    ):
+        caplog.clear()
+        whole_face(kps=kps)
+        assert message in caplog.messages[0] and len(caplog.messages) == 1
+    caplog.clear()
+    whole_face()
+    whole_face(kps=KPS - 60)
+    assert not caplog.messages
 
 
 def test_values_that_no_detector_gives_are_refused(tmp_path):
     one = {"embedding": np.ones(4), "kps": np.zeros((5, 2))}
-    Face(**one | {"embedding": np.zeros(4)}).save(tmp_path / "nobody.npz")
-    with pytest.raises(InputError, match="its embedding is all zeros; embed the photo again"):
+    nobody = "a face's embedding is all zeros: embed the photo again"
+    with pytest.raises(InputError, match=nobody):
+        Face(**one | {"embedding": np.zeros(4)})
+    with pytest.raises(InputError, match=nobody):
+        Face.mean([Face(**one), Face(**one | {"embedding": -np.ones(4)})])
+    np.savez(tmp_path / "nobody.npz", **one | {"embedding": np.zeros(4)})
+    with pytest.raises(InputError, match=rf"nobody\.npz: {nobody}"):
         Face.load(tmp_path / "nobody.npz")
     with pytest.raises(InputError, match=r"det_score is 7\.0: expected 0 to 1"):
         Face(**one, det_score=7)

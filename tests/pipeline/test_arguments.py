@@ -190,7 +190,7 @@ REFUSED = {
     "half a size": ({"height": None}, "give both or neither"),
     "a size of words": ({"width": "wide"}, "width='wide': expected a whole number"),
     "steps": ({"num_inference_steps": 0}, "num_inference_steps=0"),
-    "scheduler": ({"scheduler": "heun"}, "scheduler='heun'"),
+    "scheduler": ({"scheduler": "dpm2"}, "scheduler='dpm2'"),
     "eta": ({"eta": 0.5}, "choose ddim"),
     "guidance": ({"guidance_scale": float("nan")}, "guidance_scale=nan"),
     "negative scale": ({"ip_adapter_scale": -0.1}, "at least 0"),

@@ -150,3 +150,25 @@ def test_what_cannot_share_a_batch_is_refused(pipe, settings, message):
         pipe.run(requests_of(settings))
     with pytest.raises(InputError, match="no requests"):
         pipe.run([])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_enable_x64", True),
+        ("jax_threefry_partitionable", False),
+        ("jax_default_prng_impl", "rbg"),
+    ],
+)
+def test_the_noise_of_a_seed_does_not_depend_on_settings_of_jax(setting, value):
+    def draw():
+        return np.asarray(draw_noise(np.uint32([5]), np.uint32([2]), (4, 6, 4)))
+
+    wanted, before = draw(), getattr(jax.config, setting)
+    jax.config.update(setting, value)
+    try:
+        found = draw()
+    finally:
+        jax.config.update(setting, before)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, wanted)

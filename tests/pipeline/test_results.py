@@ -76,7 +76,7 @@ def shown_by(call, **arguments) -> str:
 
 def test_progress_reports_compiling_sampling_and_decoding(sample):
     # A batch size of its own, so that its programs are new.
-    asked = {"num_images_per_prompt": 3, "output_type": "pil"}
+    asked = {"num_images_per_prompt": 7, "output_type": "pil"}
     first = shown_by(sample, **asked)
     assert first.index("compiling") < first.index("sampling") < first.rindex("compiling")
     assert "3/3" in first

@@ -1,6 +1,9 @@
 """`python -m train`: bad input gives one line, and nothing is written."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -142,3 +145,24 @@ def test_every_setting_is_an_option(capsys):
         for field in dataclasses.fields(getattr(tiny_config.get_config(), section)):
             name = field.name.replace("_", "-")
             assert f"--{section}.{name}" in message or f"--{section}.no-{name}" in message
+
+
+def test_without_its_packages_a_program_says_how_to_install_them(tmp_path):
+    """In processes of their own, where TFDS or Beam cannot be imported."""
+    hidden = {
+        ("train.data.build", "tensorflow_datasets"): "pip install -e '.[train]'",
+        ("train.prepare.beam", "apache_beam"): "pip install -e '.[beam]'",
+    }
+    for (program, package), remedy in hidden.items():
+        hide = f"import sys\nsys.modules[{package!r}] = None\n"
+        (tmp_path / "sitecustomize.py").write_text(hide)
+        paths = os.pathsep.join([str(tmp_path), str(training_process.ROOT)])
+        ran = subprocess.run(
+            [sys.executable, "-m", program],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        assert ran.returncode == 2 and "Traceback" not in ran.stderr
+        (line,) = ran.stderr.splitlines()
+        assert "error: " in line and line.endswith(remedy)

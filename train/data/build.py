@@ -53,7 +53,7 @@ def build(
       The manifest.
     """
     rejected: Counter[str] = Counter()
-    recognizers: set[str] = set()
+    recognizers: set[str | None] = set()
     references = _references(input, faces) if people else {}
     candidates = find_candidates(input, faces, rejected)
     records = _records(
@@ -107,11 +107,11 @@ def _records(
     embedding_size: int,
     references: Mapping[str, Mapping[str, np.ndarray]],
     rejected: Counter[str],
-    recognizers: set[str],
+    recognizers: set[str | None],
 ) -> Iterator[tuple[Record, Size]]:
     from tqdm import tqdm
 
-    keys = set()
+    keys, first = set(), None
     for candidate in tqdm(candidates, unit=" images", disable=None):
         person = Path(candidate.key).parent.as_posix() if references else ""
         others = {k: v for k, v in references.get(person, {}).items() if k != candidate.key}
@@ -119,9 +119,10 @@ def _records(
             if candidate.key in keys:
                 raise Rejected("duplicate name")
             keys.add(candidate.key)
-            if isinstance(candidate.face, Face) and candidate.face.recognizer is not None:
+            if isinstance(candidate.face, Face):
                 recognizers.add(candidate.face.recognizer)
-            if len(recognizers) > 1:
+                first = first or candidate.face
+            if isinstance(candidate.face, Face) and not candidate.face.is_comparable(first):
                 raise InputError(
                     f"the face of {candidate.key} was measured by another recognizer than earlier "
                     "ones: run `instantid embed` with one face pack for all photos"

@@ -49,7 +49,8 @@ def latents(
       resolution: resolution of the buckets, as in aspect_buckets(resolution).
       buckets: heights and widths of the run's data.buckets, if they are others.
       batch_size: images per device and batch.
-      max_corrupt_share: fail when the share of corrupt records exceeds this.
+      max_corrupt_share: fail when the share of corrupt records, of at least a thousand, exceeds
+        this.
     """
     if vae is not None:
         component = find_network(vae, "vae", variant=variant)

@@ -72,6 +72,8 @@ class FaceDataset:
         self._buckets = [(index["bucket"], index["buckets"]) for index in indices]
         self.image_size = np.concatenate([index["image_size"] for index in indices])
         self.face_share = np.concatenate([index["face_share"] for index in indices])
+        if not (self.image_size >= 1).all() or not np.isfinite(self.face_share).all():
+            raise InputError(f"{folder} has an index with empty images: rebuild the dataset")
         if len(self.image_size) != len(self._records):
             raise InputError(
                 f"{folder} has {len(self._records)} records, but its index has "

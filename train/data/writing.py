@@ -38,7 +38,7 @@ def write_dataset(
     embedding_size: int = 512,
     buckets: Sequence[Size] = aspect_buckets(1024),
     rejected: Mapping[str, int] | None = None,
-    recognizers: Collection[str] = (),
+    recognizers: Collection[str | None] = (),
     notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes a dataset atomically, streaming the records.
@@ -51,8 +51,8 @@ def write_dataset(
       records: each with the (height, width) of its stored image.
       buckets: buckets of the index; training computes others from the sizes.
       rejected: number of rejected images by reason; read after the last record.
-      recognizers: SHA-256 of the recognizer that measured the faces, if known; read after the last
-        record.
+      recognizers: SHA-256 of the recognizers that measured the faces, None for those that do not
+        say it; read after the last record.
       notes: further entries of the manifest.
     Returns:
       The manifest: `outcome` and the notes.
@@ -70,7 +70,8 @@ def write_dataset(
             kept = sum(len(shard.sizes) for shard in contents)
             if not kept:
                 raise no_usable_image(rejected)
-            recognizer = next(iter(recognizers), None)
+            # If some faces do not say theirs, neither does the dataset.
+            (recognizer,) = recognizers if len(recognizers) == 1 else (None,)
             index = write_metadata(folder, contents, embedding_size, buckets, recognizer)
             manifest = {**outcome(index, buckets, rejected), **(notes or {})}
             write_json(temporary / MANIFEST, manifest)

@@ -7,10 +7,18 @@ workers must see input, output and face pack under the same paths. Needs
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import apache_beam as beam
+try:
+    import apache_beam as beam
+except ModuleNotFoundError:
+    if __name__ != "__main__":
+        raise
+    message = "train.prepare.beam: error: apache-beam is not installed: pip install -e '.[beam]'"
+    print(message, file=sys.stderr)
+    sys.exit(2)
 import tyro
 from apache_beam.options.pipeline_options import PipelineOptions
 

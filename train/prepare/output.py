@@ -16,6 +16,7 @@ import os
 import shutil
 import socket
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,7 +95,15 @@ class Output:
         return self.folder / NAME / VERSION
 
     def is_done(self, shard: int) -> bool:
-        return self._shard_file(shard, "json").is_file()
+        """Whether a shard's files are all there, and whole as far as their sizes say."""
+        try:
+            summary = read_json(self._shard_file(shard, "json"))
+            self._contents(shard, summary)
+            size = shard_path(self.dataset, shard, self.shards).stat().st_size
+        except (InputError, EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile):
+            return False
+        # Earlier versions did not note it.
+        return size == summary.get("size", size)
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not done."""
@@ -131,6 +140,7 @@ class Output:
                 **summary,
                 "digest": contents.digest,
                 "num_bytes": contents.num_bytes,
+                "size": records.stat().st_size,
                 "sha256": sha256(records),
             },
         )

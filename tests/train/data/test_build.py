@@ -225,6 +225,9 @@ def test_faces_of_two_recognizers_are_refused(tmp_path):
         build(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "in" / "c.npz").unlink()
+    build(tmp_path / "in", tmp_path / "some")
+    assert FaceDataset(tmp_path / "some").recognizer is None
+    (tmp_path / "in" / "b.npz").unlink()
     build(tmp_path / "in", tmp_path / "one")
     assert FaceDataset(tmp_path / "one").recognizer == "1" * 64
 

@@ -1,9 +1,11 @@
 """Errors of other packages are classified when a record is read."""
 
+import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
-from train.data.reading import read_record
+from tests.train.data import drawn
+from train.data.reading import FaceDataset, read_record
 from train.data.record import CorruptRecord
 
 
@@ -40,3 +42,14 @@ def test_file_system_errors_are_not_corrupt_records(error):
 def test_unparsable_records_are_corrupt(error):
     with pytest.raises(CorruptRecord, match="its bytes cannot be read"):
         read_record(failing(error), "faces")
+
+
+def test_an_index_with_empty_images_is_refused(tmp_path):
+    drawn.dataset(tmp_path / "d", [(64, 64)] * 2)
+    (path,) = tmp_path.rglob("index.npz")
+    with np.load(path) as index:
+        arrays = dict(index)
+    for change in ({"image_size": arrays["image_size"] * 0}, {"face_share": np.full(2, np.nan)}):
+        np.savez(path, **arrays | change)
+        with pytest.raises(InputError, match="has an index with empty images: rebuild"):
+            FaceDataset(tmp_path / "d")
