@@ -9,6 +9,11 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 
+# Numbers are computed with in float32.
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+# Characters of a value in a message.
+LONGEST = 80
+
 # Checks the value of a named setting and returns it, normalized.
 Check = Callable[[str, Any], Any]
 
@@ -17,12 +22,18 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf) -> f
     """A finite number in [low, high]."""
     try:
         number = math.nan if isinstance(value, str) or _is_flag(value) else float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         number = math.nan
-    if not low <= number <= high or not math.isfinite(number):
+    if not low <= number <= min(high, FLOAT32_MAX):
         between = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InputError(f"{name}={value!r}: expected a number {between}")
+        raise InputError(f"{name}={shortened(value)}: expected a number {between}")
     return number
+
+
+def shortened(value: Any) -> str:
+    """A value in a message."""
+    shown = repr(value)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
