@@ -60,7 +60,7 @@ def test_unknown_names_in_json_are_refused_with_the_nearest():
         ("guess_mode", "no", "expected True or False"),
         ("crops_coords_top_left", None, "expected two whole numbers"),
         ("original_size", (1, 2, 3), "expected two whole numbers"),
-        ("guidance_scale", 1e300, "guidance_scale=1e+300: expected a number at least 0"),
+        ("guidance_scale", 1e300, "guidance_scale=1e.300: expected a number at least 0"),
         ("guidance_scale", 10**400, "guidance_scale=1000000.*0...: expected a number at least 0"),
         ("scheduler", "dpm2", "expected None or one of euler,"),
         ("eta", 2, "from 0 to 1"),
