@@ -20,6 +20,7 @@ def to_jax(
     output: Path,
     controlnets: tuple[str, ...] = (),
     vae: str | None = None,
+    unet: str | None = None,
     tokenizers: str | None = None,
     variant: str | None = None,
     dtype: Dtype | None = None,
@@ -33,6 +34,8 @@ def to_jax(
       output: the folder to create.
       controlnets: additional ControlNets, each a folder or a hub id.
       vae: a VAE to use instead of SDXL's: a folder or a hub id.
+      unet: a UNet to use instead of SDXL's: a file, a folder, a hub id, or a hub id and the path
+        of a file in it.
       tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None uses
         SDXL base's.
       variant: variant of the weights files, such as fp16.
@@ -44,6 +47,7 @@ def to_jax(
         instantid=instantid,
         controlnets=controlnets,
         vae=vae,
+        unet=unet,
         tokenizers=tokenizers,
         variant=variant,
     ).find()

@@ -13,7 +13,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.runs.trained import check_raw, find_published_or_trained
 from instantid_jax.signatures import Call, with_signature
-from instantid_jax.weights.hub import check_id
+from instantid_jax.weights.hub import check_id, split_id
 from instantid_jax.weights.layouts import add_parts, find_sdxl
 from instantid_jax.weights.lora.sources import parse_loras
 
@@ -30,6 +30,8 @@ class Sources:
       model: a folder that `python -m convert to-jax` made, instead of both.
       controlnets: additional ControlNets, each a folder or a hub id.
       vae: a VAE instead of SDXL's own: a folder or a hub id.
+      unet: a UNet instead of SDXL's own, such as a few-step model's: a file, a folder, a hub id, or
+        a hub id and the path of a file in it.
       tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
         SDXL base's.
       variant: take the weights files with this infix, such as fp16.
@@ -46,6 +48,7 @@ class Sources:
     model: str | None = None
     controlnets: tuple[str, ...] = ()
     vae: str | None = None
+    unet: str | None = None
     tokenizers: str | None = None
     variant: str | None = None
     loras: tuple[str, ...] = ()
@@ -56,7 +59,16 @@ class Sources:
             raise InputError(f"controlnets={self.controlnets!r}: expected a list")
         object.__setattr__(self, "controlnets", tuple(self.controlnets))
         object.__setattr__(self, "loras", tuple(map(str, parse_loras(self.loras))))
-        for name in ("sdxl", "instantid", "model", "controlnets", "vae", "tokenizers", "variant"):
+        for name in (
+            "sdxl",
+            "instantid",
+            "model",
+            "controlnets",
+            "vae",
+            "unet",
+            "tokenizers",
+            "variant",
+        ):
             given = getattr(self, name)
             for each in given if isinstance(given, tuple) else [given]:
                 if not isinstance(each, str | os.PathLike | None):
@@ -92,6 +104,9 @@ class Sources:
         for name in (self.sdxl, self.instantid, *self.controlnets, self.vae, self.tokenizers):
             if name is not None and not Path(name).exists():
                 check_id(name)
+        for name in (self.unet, *(lora.source for lora in parse_loras(self.loras))):
+            if name is not None and not Path(name).exists():
+                check_id(split_id(name)[0])
 
     @property
     def embedded(self) -> bool:
@@ -118,7 +133,7 @@ class Sources:
                 instantid, base.components["unet"].network, variant=self.variant, raw=self.raw
             )
             found = base.with_parts(parts)
-        return add_parts(found, self.controlnets, self.vae, variant=self.variant)
+        return add_parts(found, self.controlnets, self.vae, self.unet, variant=self.variant)
 
 
 def takes_sources(call: Call) -> Call:

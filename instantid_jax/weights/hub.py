@@ -4,22 +4,26 @@ Files go to huggingface_hub's cache. Its settings apply: HF_HOME, HF_HUB_CACHE, 
 HF_HUB_OFFLINE, HF_TOKEN.
 """
 
+import functools
 import glob
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import huggingface_hub
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import validate_repo_id
 
 from instantid_jax.errors import InputError
-from instantid_jax.paths import utf8_path
-from instantid_jax.weights.selection import list_folder
+from instantid_jax.paths import local_path, utf8_path
+from instantid_jax.weights.selection import PEFT_CONFIG, list_folder
+from instantid_jax.weights.torch_files import SUFFIXES
 
 logger = logging.getLogger(__name__)
 
 LISTING_TIMEOUT_SECONDS = 20
+# Settings that may lie next to a weights file.
+SETTINGS = ("config.json", PEFT_CONFIG)
 
 # Selects from relative paths; raises InputError if something is missing. See selection.py.
 Select = Callable[[Sequence[str]], list[str]]
@@ -37,6 +41,40 @@ def folder_of(source: str | Path, select: Select) -> Path:
         _select(str(folder), select, list_folder(folder))
         return folder
     return fetch(str(source), select)
+
+
+def file_of(source: str, select: Select) -> Path:
+    """A weights file, fetched if it is not on this machine.
+
+    Args:
+      source: a file; a folder or hub id, in which `select` picks the file, its first; or a hub id
+        and the file's path in it, owner/name/file.
+    Raises:
+      InputError: if there is none.
+    """
+    path = local_path(source)
+    if path.is_file():
+        return path
+    repository, inside = split_id(source)
+    if inside and not path.exists() and not source.startswith(("/", ".", "~")):
+        return fetch(repository, functools.partial(_named, inside)) / inside
+    folder = folder_of(source, select)
+    return folder / select(list_folder(folder))[0]
+
+
+def split_id(source: str) -> tuple[str, str]:
+    """The hub id of owner/name/file, and the path of the file in it, which may be empty."""
+    parts = source.split("/")
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def _named(wanted: str, files: Sequence[str]) -> list[str]:
+    """A file, and the settings next to it."""
+    if wanted not in files:
+        held = [file for file in files if file.endswith(SUFFIXES)]
+        raise InputError(f"no {wanted}; it has {', '.join(held[:8]) or 'no weights'}")
+    settings = {str(PurePosixPath(wanted).with_name(name)) for name in SETTINGS}
+    return [wanted, *(file for file in files if file in settings)]
 
 
 def fetch(repository: str, select: Select) -> Path:

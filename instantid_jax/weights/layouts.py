@@ -17,7 +17,7 @@ from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.params import Network, Params
 from instantid_jax.request.checks import check_number
 from instantid_jax.weights import names, original, sdxl_base, selection
-from instantid_jax.weights.hub import Select, folder_of
+from instantid_jax.weights.hub import Select, file_of, folder_of, split_id
 from instantid_jax.weights.identify import identify, kind_of
 from instantid_jax.weights.tensors import Tensors
 from instantid_jax.weights.torch_files import TensorFile, open_tensors
@@ -25,6 +25,7 @@ from instantid_jax.weights.torch_files import TensorFile, open_tensors
 SDXL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 # Overrides SDXL's sampling defaults in a model's folder: {"guidance_scale": 2.0}.
 DEFAULTS = "defaults.json"
+UNET_PREFIX = original.PREFIXES["unet"]
 
 
 def find_instantid(
@@ -100,16 +101,44 @@ def find_vae(sdxl: str, *, variant: str | None = None) -> Component:
     return _diffusers_part(folder_of(sdxl, select), "vae", "vae", weights_in)
 
 
+def find_unet(source: str, base: Component, *, variant: str | None = None) -> Component:
+    """A UNet by itself, as few-step models are published.
+
+    Args:
+      source: a file with a UNet or a whole checkpoint, a folder or hub id in diffusers' layout, or
+        a hub id and the path of a file in it.
+      base: the UNet that it stands for; it has the same sizes.
+    """
+    if Path(source).is_dir() or not (Path(source).is_file() or split_id(source)[1]):
+        return find_network(source, "unet", variant=variant)
+    file = open_tensors(file_of(source, selection.model_files))
+    kind = kind_of(file.tensors)
+    if kind.part == "unet":
+        return part_of("unet", base.settings, file)
+    if any(name.removeprefix(original.STATE).startswith(UNET_PREFIX) for name in file.tensors):
+        return single_file_part("unet", base.network, base.settings, file)
+    raise InputError(f"{file.path} is {kind.phrase}: expected {EXPECTED['unet']}")
+
+
 def add_parts(
-    model: ModelSource, controlnets: Sequence[str], vae: str | None, *, variant: str | None = None
+    model: ModelSource,
+    controlnets: Sequence[str],
+    vae: str | None,
+    unet: str | None = None,
+    *,
+    variant: str | None = None,
 ) -> ModelSource:
-    """The model with additional ControlNets and, if given, another VAE."""
+    """The model with additional ControlNets and, if given, another VAE and another UNet."""
     parts = dict(model.components)
     first = len(model.controlnets) - 1
     for i, source in enumerate(controlnets, start=first):
         parts[f"controlnets.{i}"] = find_network(source, "controlnet", variant=variant)
     if vae is not None:
         parts["vae"] = find_network(vae, "vae", variant=variant)
+    if unet is not None:
+        before, parts["unet"] = parts["unet"], find_unet(unet, parts["unet"], variant=variant)
+        if parts["unet"].network != before.network:
+            raise InputError(f"{unet}: its UNet has other sizes than the model's: give one of SDXL")
     return dataclasses.replace(model, components=parts)
 
 

@@ -106,6 +106,7 @@ WEIGHTS = {
     "controlnets": ("some/one",),
     "loras": ("some/lora:0.5",),
     "vae": "some/vae",
+    "unet": "some/repository/unet.safetensors",
     "tokenizers": "some/tokenizers",
     "variant": "fp16",
     "dtype": "bfloat16",

@@ -13,6 +13,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.pipeline.sources import Sources
 from instantid_jax.weights import layouts, sdxl_base
 from instantid_jax.weights.layouts import find_network, find_vae, read_params
+from instantid_jax.weights.original import unet_name
 from instantid_jax.weights.tensors import LazyTensor
 from tests.convert.published import UNET, save_weights, write_published
 from tests.parity.test_full_size import NETWORKS
@@ -139,6 +140,43 @@ def test_network_alone(folder):
     assert find_network(str(folder / "unet"), "unet").network.config.cross_attention_dim == 96
     with pytest.raises(InputError, match=r"ControlNet .*: expected an SDXL UNet"):
         find_network(str(folder / "ControlNetModel"), "unet")
+
+
+# -- another UNet ---------------------------------------------------------------------------------
+
+
+def test_a_unet_by_itself_replaces_sdxls(sound, folder, tmp_path):
+    stored = load_file(sound / "unet" / "diffusion_pytorch_model.safetensors")
+    other = {name: (value + 1).astype(np.float16) for name, value in stored.items()}
+    save_file(other, tmp_path / "four_steps.safetensors", {"format": "pt"})
+    shutil.copytree(sound / "unet", tmp_path / "unet")
+    save_file(other, tmp_path / "unet" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    config = find(folder).components["unet"].network.config
+    original_names = {
+        f"model.diffusion_model.{unet_name(name, config)}": value for name, value in other.items()
+    }
+    save_file(original_names, tmp_path / "original.safetensors", {"format": "pt"})
+    for source in ("four_steps.safetensors", "unet", "original.safetensors"):
+        model = find(folder, unet=str(tmp_path / source))
+        unet = model.components["unet"].load(None)
+        np.testing.assert_array_equal(unet["conv_in.bias"], other["conv_in.bias"])
+        assert unet.keys() == find(folder).components["unet"].load(None).keys()
+
+
+def test_what_is_no_unet_of_these_sizes_is_refused(sound, folder, tmp_path):
+    adapter = str(sound / "ip-adapter.safetensors")
+    with pytest.raises(InputError, match="is an InstantID adapter: expected an SDXL UNet"):
+        find(folder, unet=adapter)
+    with pytest.raises(InputError, match="no such folder here"):
+        find(folder, unet=str(tmp_path / "none.safetensors"))
+    write_published(
+        tmp_path / "wide",
+        unet=UNET | {"block_out_channels": [32, 64]},
+        controlnet=UNET,
+        dtype="float16",
+    )
+    with pytest.raises(InputError, match="its UNet has other sizes than the model's"):
+        find(folder, unet=str(tmp_path / "wide" / "unet"))
 
 
 # -- single files ---------------------------------------------------------------------------------

@@ -1,18 +1,16 @@
 """Finds a LoRA from its name, which may say how strongly it counts."""
 
 import dataclasses
-import functools
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self
 
 from instantid_jax.errors import InputError
-from instantid_jax.paths import local_path
 from instantid_jax.request.checks import check_number
 from instantid_jax.weights import selection
-from instantid_jax.weights.hub import fetch, folder_of
+from instantid_jax.weights.hub import file_of
 
 # Strengths beyond these destroy any picture; a mistyped one should be reported.
 WEAKEST, STRONGEST = -20, 20
@@ -81,18 +79,7 @@ class Lora:
         Raises:
           InputError: if there is none, or a folder has several.
         """
-        path = local_path(self.source)
-        if path.is_file():
-            return path
-        repository, inside = self._in_repository()
-        if inside and not path.exists():
-            return fetch(repository, functools.partial(_only, inside)) / inside
-        folder = folder_of(self.source, selection.lora_files)
-        return folder / selection.lora_files(selection.list_folder(folder))[0]
-
-    def _in_repository(self) -> tuple[str, str]:
-        parts = self.source.split("/")
-        return "/".join(parts[:2]), "/".join(parts[2:])
+        return file_of(self.source, selection.lora_files)
 
 
 def parse_loras(given: Any) -> tuple[Lora, ...]:
@@ -104,12 +91,3 @@ def parse_loras(given: Any) -> tuple[Lora, ...]:
     if isinstance(given, str | os.PathLike | Lora) or not isinstance(given, Sequence):
         raise InputError(f"loras={given!r}: expected a list")
     return tuple(Lora.parse(each) for each in given)
-
-
-def _only(wanted: str, files: Sequence[str]) -> list[str]:
-    if wanted not in files:
-        held = [file for file in files if file.endswith(selection.LORA_SUFFIXES)]
-        listed = ", ".join(held[:8]) or "no weights"
-        raise InputError(f"no {wanted}; it has {listed}")
-    config = str(PurePosixPath(wanted).with_name(selection.PEFT_CONFIG))
-    return [wanted, *(file for file in files if file == config)]

@@ -4,7 +4,6 @@ import pytest
 
 from instantid_jax.errors import InputError
 from instantid_jax.weights import hub
-from instantid_jax.weights.lora import sources
 from instantid_jax.weights.lora.sources import Lora, parse_loras
 
 
@@ -95,7 +94,6 @@ def repositories(monkeypatch, tmp_path):
         return folder
 
     monkeypatch.setattr(hub, "fetch", fetch)
-    monkeypatch.setattr(sources, "fetch", fetch)
 
 
 def test_a_file_in_a_repository(repositories):
