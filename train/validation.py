@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,15 @@ class Validation:
         return base.base.with_parts(components)
 
 
-def _in_memory(params: Mapping[str, jax.Array], dtype: jnp.dtype | None) -> Params:
+def _in_memory(
+    params: Mapping[str, jax.Array],
+    dtype: jnp.dtype | None,
+    chosen: Collection[str] | None = None,
+) -> Params:
     """Implements `Component.load` for parameters that are already in memory."""
     return {
-        name: jnp.asarray(value) if value.dtype == dtype else jnp.asarray(value, dtype)
-        for name, value in params.items()
+        name: jnp.asarray(params[name], None if params[name].dtype == dtype else dtype)
+        for name in (params if chosen is None else chosen)
     }
 
 

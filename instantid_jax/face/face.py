@@ -74,8 +74,6 @@ class Face:
                 values[name] = str(getattr(self, name))
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        if not self.embedding.any():
-            raise InputError("a face's embedding is all zeros: embed the photo again")
         self._warn_of_keypoints()
         if abs(np.linalg.norm(self.embedding) - 1) < 0.01:
             logger.warning(
@@ -129,6 +127,9 @@ class Face:
                 f"{path} is not a face file: it lacks {' and '.join(missing)} "
                 f"and holds {', '.join(held) or 'nothing'}"
             )
+        # Zeros are nobody in Python; no photo gives them.
+        if not np.any(values["embedding"]):
+            raise InputError(f"{path}: its embedding is all zeros; embed the photo again")
         try:
             return cls(**values)
         except InputError as error:

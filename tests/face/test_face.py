@@ -204,13 +204,8 @@ def test_keypoints_that_are_not_pixels_of_the_photo_get_a_warning(caplog):
 
 def test_values_that_no_detector_gives_are_refused(tmp_path):
     one = {"embedding": np.ones(4), "kps": np.zeros((5, 2))}
-    nobody = "a face's embedding is all zeros: embed the photo again"
-    with pytest.raises(InputError, match=nobody):
-        Face(**one | {"embedding": np.zeros(4)})
-    with pytest.raises(InputError, match=nobody):
-        Face.mean([Face(**one), Face(**one | {"embedding": -np.ones(4)})])
-    np.savez(tmp_path / "nobody.npz", **one | {"embedding": np.zeros(4)})
-    with pytest.raises(InputError, match=rf"nobody\.npz: {nobody}"):
+    Face(**one | {"embedding": np.zeros(4)}).save(tmp_path / "nobody.npz")
+    with pytest.raises(InputError, match="its embedding is all zeros; embed the photo again"):
         Face.load(tmp_path / "nobody.npz")
     with pytest.raises(InputError, match=r"det_score is 7\.0: expected 0 to 1"):
         Face(**one, det_score=7)

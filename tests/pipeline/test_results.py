@@ -75,8 +75,8 @@ def shown_by(call, **arguments) -> str:
 
 
 def test_progress_reports_compiling_sampling_and_decoding(sample):
-    # A batch size of its own, so that its programs are new.
-    asked = {"num_images_per_prompt": 7, "output_type": "pil"}
+    # A size of its own, so that its programs are new.
+    asked = {"height": 96, "width": 176, "output_type": "pil"}
     first = shown_by(sample, **asked)
     assert first.index("compiling") < first.index("sampling") < first.rindex("compiling")
     assert "3/3" in first
