@@ -7,6 +7,7 @@ from instantid_jax.diffusion.rules import StepRule
 from instantid_jax.diffusion.sampler import Sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.diffusion.spacing import (
+    Steps,
     respaced_sigmas,
     spaced_timesteps,
     timesteps_of,
@@ -18,12 +19,10 @@ from instantid_jax.errors import InputError
 
 
 def euler(
-    config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray, eta: float
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """Euler's method, and its ancestral form."""
     sigmas, timesteps = _euler_sigmas(config, class_name, steps, alpha)
-    final = train_sigmas(config, alpha)[0] if config.final_sigmas_type == "sigma_min" else 0.0
-    sigmas = _with_final(sigmas, final if class_name == EULER else 0.0)
     make = one_step.euler if class_name == EULER else one_step.euler_ancestral
     return Sampler(
         timesteps=timesteps.astype(np.float32),
@@ -34,11 +33,10 @@ def euler(
 
 
 def heun(
-    config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray, eta: float
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """Heun's method, with two evaluations of the network in every step but the last."""
     sigmas, timesteps = _euler_sigmas(config, class_name, steps, alpha)
-    sigmas = _with_final(sigmas, 0.0)
     return Sampler(
         timesteps=np.repeat(timesteps.astype(np.float32), 2)[1:],
         init_noise_sigma=_initial_sigma(config, sigmas),
@@ -48,17 +46,23 @@ def heun(
 
 
 def _euler_sigmas(
-    config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sigmas and timesteps, [T] float64."""
-    timesteps = spaced_timesteps(config, steps).astype(np.float32)
+    """Sigmas [T + 1] and timesteps [T], float64."""
     trained = train_sigmas(config, alpha)
-    sigmas = np.interp(timesteps, np.arange(len(trained)), trained)
+    if steps.sigmas is not None:
+        *sigmas, final = steps.sigmas
+        sigmas = _with_final(np.array(sigmas), final)
+        return sigmas, timesteps_of(sigmas[:-1], trained)
+    timesteps = spaced_timesteps(config, steps).astype(np.float32)
+    sigmas, final = np.interp(timesteps, np.arange(len(trained)), trained), 0.0
     if class_name in (EULER, HEUN):
-        respaced = respaced_sigmas(config, steps, sigmas, use_lu_lambdas=False)
+        respaced = respaced_sigmas(config, steps.count, sigmas, use_lu_lambdas=False)
         if respaced is not None:
-            return respaced, timesteps_of(respaced, trained)
-    return sigmas, timesteps
+            sigmas, timesteps = respaced, timesteps_of(respaced, trained)
+    if class_name == EULER and config.final_sigmas_type == "sigma_min":
+        final = trained[0]
+    return _with_final(sigmas, final), timesteps
 
 
 def _initial_sigma(config: ScheduleConfig, sigmas: np.ndarray) -> float:
@@ -67,12 +71,12 @@ def _initial_sigma(config: ScheduleConfig, sigmas: np.ndarray) -> float:
 
 
 def ddim(
-    config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray, eta: float
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """Denoising diffusion implicit models."""
     timesteps = _whole_timesteps(config, steps)
     # A constant stride, even if the spacing's is not constant.
-    following = timesteps - config.num_train_timesteps // steps
+    following = timesteps - config.num_train_timesteps // steps.count
     alpha = alpha.astype(np.float64)
     return Sampler(
         timesteps=timesteps.astype(np.float32),
@@ -85,7 +89,7 @@ def ddim(
 
 
 def ddpm(
-    config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray, eta: float
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """The ancestral sampler of denoising diffusion."""
     timesteps = _whole_timesteps(config, steps)
@@ -103,13 +107,13 @@ def ddpm(
 
 
 def pndm(
-    config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray, eta: float
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """Pseudo linear multistep method, without Runge-Kutta steps; takes the second step twice."""
     timesteps = _whole_timesteps(config, steps)
-    stride = config.num_train_timesteps // steps
+    stride = config.num_train_timesteps // steps.count
     starts, ends = timesteps, timesteps - stride
-    if steps > 1:
+    if steps.count > 1:
         again = timesteps[1] + stride
         starts, ends = np.insert(starts, 1, again), np.insert(ends, 1, timesteps[1])
         timesteps = np.insert(timesteps, 1, timesteps[1])
@@ -122,11 +126,11 @@ def pndm(
     )
 
 
-def _whole_timesteps(config: ScheduleConfig, steps: int) -> np.ndarray:
+def _whole_timesteps(config: ScheduleConfig, steps: Steps) -> np.ndarray:
     timesteps = spaced_timesteps(config, steps).round().astype(np.int64)
     if timesteps[0] >= config.num_train_timesteps or timesteps[-1] < 0:
         raise InputError(
-            f"num_inference_steps={steps} with steps_offset={config.steps_offset} gives "
+            f"num_inference_steps={steps.count} with steps_offset={config.steps_offset} gives "
             f"timesteps {timesteps[0]} to {timesteps[-1]} of {config.num_train_timesteps}: use "
             "fewer steps"
         )
@@ -140,7 +144,7 @@ def _alpha_at(config: ScheduleConfig, alpha: np.ndarray, timesteps: np.ndarray) 
 
 
 def lcm(
-    config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray, eta: float
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """Latent consistency sampling."""
     timesteps = _distilled_timesteps(config, "lcm", steps)
@@ -154,7 +158,7 @@ def lcm(
 
 
 def tcd(
-    config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray, eta: float
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """Trajectory consistency sampling; eta is γ in the paper."""
     timesteps = _distilled_timesteps(config, "tcd", steps)
@@ -177,29 +181,31 @@ def tcd(
     )
 
 
-def _distilled_timesteps(config: ScheduleConfig, name: str, steps: int) -> np.ndarray:
-    """Evenly spaced among the distillation timesteps, [T] int64."""
+def _distilled_timesteps(config: ScheduleConfig, name: str, steps: Steps) -> np.ndarray:
+    """Evenly spaced among the distillation timesteps, or those given: [T] int64."""
+    if steps.timesteps is not None:
+        return np.array(steps.timesteps, np.int64)
     original = config.original_inference_steps
     if not 1 <= original <= config.num_train_timesteps:
         raise InputError(
             f"scheduler_config.json has original_inference_steps={original}: expected 1 to "
             f"num_train_timesteps={config.num_train_timesteps}; correct the file"
         )
-    if steps > original:
+    if steps.count > original:
         raise InputError(
-            f"num_inference_steps={steps} with {name}: expected at most original_inference_steps="
-            f"{original}; use fewer steps (4 to 8 are usual)"
+            f"num_inference_steps={steps.count} with {name}: expected at most "
+            f"original_inference_steps={original}; use fewer steps (4 to 8 are usual)"
         )
     distilled = np.arange(original, 0, -1) * (config.num_train_timesteps // original) - 1
-    return distilled[np.linspace(0, original, steps, endpoint=False).astype(np.int64)]
+    return distilled[np.linspace(0, original, steps.count, endpoint=False).astype(np.int64)]
 
 
 def solver(
-    config: ScheduleConfig, class_name: str, steps: int, alpha: np.ndarray, eta: float
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """The multistep solvers DPM-Solver++, DEIS and UniPC."""
     trained = train_sigmas(config, alpha)
-    sigmas = respaced_sigmas(config, steps, trained[::-1], use_lu_lambdas=class_name == DPM)
+    sigmas = respaced_sigmas(config, steps.count, trained[::-1], use_lu_lambdas=class_name == DPM)
     final = trained[0]
     if sigmas is None:
         last = None

@@ -6,13 +6,16 @@ checkpoint's own scheduler does.
 """
 
 import dataclasses
+import itertools
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from instantid_jax.diffusion import methods
 from instantid_jax.diffusion.names import (
+    BASES,
     DDIM,
     DDPM,
     DEIS,
@@ -29,9 +32,10 @@ from instantid_jax.diffusion.names import (
 )
 from instantid_jax.diffusion.sampler import Sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
+from instantid_jax.diffusion.spacing import Steps
 from instantid_jax.errors import InputError
 
-_METHODS: dict[str, Callable[[ScheduleConfig, str, int, np.ndarray, float], Sampler]] = {
+_METHODS: dict[str, Callable[[ScheduleConfig, str, Steps, np.ndarray, float], Sampler]] = {
     EULER: methods.euler,
     EULER_ANCESTRAL: methods.euler,
     HEUN: methods.heun,
@@ -84,12 +88,19 @@ _TAKEN = (
     ("predict_x0", (UNIPC,), (True,)),
     ("solver_p", (UNIPC,), (None,)),
 )
+# As in diffusers.
+_TAKING = {"timesteps": (EULER, HEUN, DDPM, DPM, LCM, TCD), "sigmas": (EULER,)}
 # Their noise has a share, `eta`.
 _WITH_ETA = (DDIM, TCD)
 
 
 def make_sampler(
-    config: ScheduleConfig, name: str | None, num_inference_steps: int, eta: float = 0.0
+    config: ScheduleConfig,
+    name: str | None,
+    num_inference_steps: int,
+    eta: float = 0.0,
+    timesteps: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
 ) -> Sampler:
     """Makes a sampler from `SAMPLERS`, or with None the checkpoint's own.
 
@@ -98,6 +109,8 @@ def make_sampler(
       num_inference_steps: 1 to `num_train_timesteps`; for lcm and tcd, to
         `original_inference_steps`. heun evaluates the network twice a step, but once in the last.
       eta: 0 to 1, the share of noise; ddim and tcd only.
+      timesteps: the timestep of each step instead, descending.
+      sigmas: the sigma of each step instead, descending, and the last one's target.
     Raises:
       InputError: for an unknown name or scheduler class, an unsupported setting that would
         change the results, or a number of steps or eta out of range.
@@ -113,7 +126,7 @@ def make_sampler(
         class_name, settings = SAMPLERS[check_sampler("scheduler", name)]
         config = dataclasses.replace(config, **settings)
     _check_settings(config, class_name)
-    steps = _check_steps(config, num_inference_steps)
+    steps = _check_steps(config, class_name, num_inference_steps, timesteps, sigmas)
     _check_eta(eta, class_name)
 
     if class_name in _FULL_SIGNAL:
@@ -124,8 +137,8 @@ def make_sampler(
         columns = [column.astype(np.float32) for column in sampler.rows.values()]
     if not np.isfinite(columns).all():
         raise InputError(
-            f"{class_name} divides by zero with num_inference_steps={steps} and these settings "
-            f"(prediction_type={config.prediction_type!r}, rescale_betas_zero_snr="
+            f"{class_name} divides by zero with num_inference_steps={steps.count} and these "
+            f"settings (prediction_type={config.prediction_type!r}, rescale_betas_zero_snr="
             f"{config.rescale_betas_zero_snr}, final_sigmas_type={config.final_sigmas_type!r}, "
             f"lower_order_final={config.lower_order_final}), as in diffusers: choose another "
             "scheduler"
@@ -144,17 +157,47 @@ def _check_settings(config: ScheduleConfig, class_name: str) -> None:
             )
 
 
-def _check_steps(config: ScheduleConfig, steps: int) -> int:
+def _check_steps(
+    config: ScheduleConfig,
+    class_name: str,
+    count: int,
+    timesteps: Sequence[int] | None,
+    sigmas: Sequence[float] | None,
+) -> Steps:
+    if timesteps is not None and sigmas is not None:
+        raise InputError("timesteps and sigmas say the same: give one of them")
+    for given, known in (("timesteps", timesteps), ("sigmas", sigmas)):
+        takers = _TAKING[given]
+        if known is not None and class_name not in takers:
+            names = ", ".join(name for name, (kind, _) in BASES.items() if kind in takers)
+            raise InputError(f"{given} with {class_name} is not supported: choose {names}")
+        if known is not None and config.use_karras_sigmas:
+            raise InputError(f"{given} with Karras sigmas: give one of them")
+    if timesteps is not None:
+        _check_descends("timesteps", timesteps, config.num_train_timesteps - 1)
+        return Steps(len(timesteps), timesteps=tuple(timesteps))
+    if sigmas is not None:
+        _check_descends("sigmas", sigmas, math.inf)
+        if len(sigmas) < 2:
+            raise InputError(f"sigmas={list(sigmas)}: expected one for each step, and the end's")
+        return Steps(len(sigmas) - 1, sigmas=tuple(sigmas))
     try:
-        steps = operator.index(steps)
+        count = operator.index(count)
     except TypeError:
-        raise InputError(f"num_inference_steps={steps!r}: expected a whole number") from None
-    if not 1 <= steps <= config.num_train_timesteps:
+        raise InputError(f"num_inference_steps={count!r}: expected a whole number") from None
+    if not 1 <= count <= config.num_train_timesteps:
         raise InputError(
-            f"num_inference_steps={steps}: expected 1 to {config.num_train_timesteps}, the "
+            f"num_inference_steps={count}: expected 1 to {config.num_train_timesteps}, the "
             "checkpoint's training timesteps"
         )
-    return steps
+    return Steps(count)
+
+
+def _check_descends(name: str, values: Sequence[float], highest: float) -> None:
+    falls = all(before > after for before, after in itertools.pairwise(values))
+    if not values or not falls or values[0] > highest or values[-1] < 0:
+        most = "" if highest == math.inf else f" of at most {highest}"
+        raise InputError(f"{name}={list(values)}: expected falling numbers{most}, not below 0")
 
 
 def _check_eta(eta: float, class_name: str) -> None:

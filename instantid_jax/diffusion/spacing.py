@@ -4,10 +4,27 @@ A sigma is the noise-to-signal ratio sqrt((1 - ᾱ) / ᾱ) (Karras et al. 2022).
 functions are diffusers' `set_timesteps`.
 """
 
+import dataclasses
+
 import numpy as np
 
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The steps of a sampler.
+
+    Attributes:
+      count: how many.
+      timesteps: the timestep of each, descending; None spaces them by the configuration.
+      sigmas: the sigma of each, descending, and the last step's target; None finds them.
+    """
+
+    count: int
+    timesteps: tuple[int, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
 
 
 def train_sigmas(config: ScheduleConfig, alphas_cumprod: np.ndarray) -> np.ndarray:
@@ -22,9 +39,9 @@ def train_sigmas(config: ScheduleConfig, alphas_cumprod: np.ndarray) -> np.ndarr
 
 
 def spaced_timesteps(
-    config: ScheduleConfig, steps: int, *, skip_last: bool = False, last: int | None = None
+    config: ScheduleConfig, steps: Steps, *, skip_last: bool = False, last: int | None = None
 ) -> np.ndarray:
-    """Timesteps spread over the training range, descending: [steps] float64.
+    """Timesteps spread over the training range, descending, or those given: [T] float64.
 
     Args:
       skip_last: places one more point and drops the lowest, like the multistep solvers.
@@ -33,25 +50,27 @@ def spaced_timesteps(
       InputError: if the steps do not fit the spacing.
     Source: Lin et al. 2023, table 2.
     """
-    train_steps = config.num_train_timesteps
+    if steps.timesteps is not None:
+        return np.array(steps.timesteps, np.float64)
+    train_steps, count = config.num_train_timesteps, steps.count
     last = train_steps if last is None else last
-    points = steps + 1 if skip_last else steps
+    points = count + 1 if skip_last else count
     if last < 1:
         raise InputError(
             f"lambda_min_clipped={config.lambda_min_clipped} leaves no training timestep: "
             "correct scheduler_config.json"
         )
     if config.timestep_spacing == "linspace":
-        timesteps = np.linspace(0, last - 1, points)[::-1][:steps]
+        timesteps = np.linspace(0, last - 1, points)[::-1][:count]
     elif config.timestep_spacing == "leading":
-        timesteps = np.arange(points)[::-1][:steps] * (last // points) + float(config.steps_offset)
+        timesteps = np.arange(points)[::-1][:count] * (last // points) + float(config.steps_offset)
     else:  # trailing
         # For 61 and about sixty other counts, rounding makes `arange` one too long, and diffusers
         # takes an extra step at timestep -1; the slice drops it.
-        timesteps = np.arange(last, 0, -train_steps / steps).round()[:steps] - 1
+        timesteps = np.arange(last, 0, -train_steps / count).round()[:count] - 1
     if np.any(np.diff(timesteps) >= 0):
         raise InputError(
-            f"num_inference_steps={steps} does not fit {last} training timesteps with "
+            f"num_inference_steps={count} does not fit {last} training timesteps with "
             f"timestep_spacing={config.timestep_spacing!r}: use fewer steps"
         )
     return timesteps

@@ -76,7 +76,10 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
     scales = [_guidance_scale(model, request) for request in requests]
     guidance = max(scales) > 1
     samplers = [
-        make_sampler(model.schedule, r.scheduler, r.num_inference_steps, r.eta) for r in requests
+        make_sampler(
+            model.schedule, r.scheduler, r.num_inference_steps, r.eta, r.timesteps, r.sigmas
+        )
+        for r in requests
     ]
     batch = SamplerBatch.of([sampler for sampler in samplers for _ in range(repeats)])
     size = resolve_size(requests, model.long_side)

@@ -41,9 +41,7 @@ UNSUPPORTED = {
     "negative_aesthetic_score": "belongs to the SDXL refiner, which is not supported",
     "padding_mask_crop": "is not supported: inpainting is not implemented",
     "return_dict": "is not supported: the result has images, latents and seeds",
-    "sigmas": "is not supported: choose a scheduler and num_inference_steps",
     "strength": "is not supported: image-to-image is not implemented",
-    "timesteps": "is not supported: choose a scheduler and num_inference_steps",
 }
 
 

@@ -101,6 +101,19 @@ def one_or_each(check: Check) -> Check:
     return checked
 
 
+def each(check: Check) -> Check:
+    """A list of at least one value, as a tuple."""
+
+    def checked(name: str, value: Any) -> tuple[Any, ...]:
+        # Arrays of any library.
+        value = value.tolist() if hasattr(value, "tolist") else value
+        if not _is_list(value) or not len(value):
+            raise InputError(f"{name}={shortened(value)}: expected a list of numbers")
+        return tuple(check(name, item) for item in value)
+
+    return checked
+
+
 def optional(check: Check) -> Check:
     """None, or what `check` accepts."""
     return lambda name, value: None if value is None else check(name, value)

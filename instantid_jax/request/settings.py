@@ -16,6 +16,7 @@ from instantid_jax.request.checks import (
     check_side,
     check_text,
     check_whole,
+    each,
     one_or_each,
     optional,
 )
@@ -55,7 +56,11 @@ class Settings:
       scheduler: the sampler; None takes the checkpoint's own. One of euler, euler_ancestral, heun,
         ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, deis, unipc, lcm, tcd; all but the last
         two also with _trailing or _linspace at the end, some with _karras.
-      eta: share of DDPM's noise, for ddim.
+      eta: share of DDPM's noise, for ddim; share of noise, for tcd.
+      timesteps: the timestep of each step, falling, instead of num_inference_steps; for euler,
+        heun, ddpm, dpmpp, lcm and tcd.
+      sigmas: the noise of each step and of the end, falling, instead of num_inference_steps; for
+        euler.
       seed: 0 to 2**32 - 1; image i of several has seed + i.
       num_images_per_prompt: how many images to make.
     Raises:
@@ -83,6 +88,8 @@ class Settings:
     negative_target_size: tuple[int, int] | None = None
     scheduler: str | None = None
     eta: float = 0.0
+    timesteps: tuple[int, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
     seed: int = 0
     num_images_per_prompt: int = 1
 
@@ -91,6 +98,12 @@ class Settings:
             object.__setattr__(self, name, check(name, getattr(self, name)))
         if (self.height is None) != (self.width is None):
             raise InputError(f"height={self.height}, width={self.width}: give both or neither")
+        if self.timesteps is not None and self.sigmas is not None:
+            raise InputError("timesteps and sigmas say the same: give one of them")
+        if self.timesteps is not None:
+            object.__setattr__(self, "num_inference_steps", len(self.timesteps))
+        if self.sigmas is not None:
+            object.__setattr__(self, "num_inference_steps", max(1, len(self.sigmas) - 1))
         check_whole("seed", self.seed, 0, SEEDS - self.num_images_per_prompt)
         self.windows(self.controlnets or 1)
 
@@ -187,6 +200,8 @@ CHECKS: dict[str, Check] = {
     "negative_target_size": optional(check_pair),
     "scheduler": optional(check_sampler),
     "eta": _share,
+    "timesteps": optional(each(partial(check_whole, low=0, high=10**6))),
+    "sigmas": optional(each(_strength)),
     "seed": partial(check_whole, low=0, high=SEEDS - 1),
     "num_images_per_prompt": partial(check_whole, low=1, high=1024),
 }

@@ -226,3 +226,32 @@ def test_refused_arguments(name, steps, eta, names):
     with pytest.raises(InputError, match=names) as raised:
         make_sampler(ScheduleConfig(), name, steps, eta)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        (
+            "ddim",
+            {"timesteps": [9, 5]},
+            "timesteps with DDIMScheduler is not supported: choose",
+        ),
+        ("unipc", {"sigmas": [9.0, 0.0]}, "sigmas with UniPC.* is not supported: choose euler"),
+        ("euler_karras", {"timesteps": [9, 5]}, "timesteps with Karras sigmas: give one of them"),
+        ("euler", {"timesteps": [9, 5], "sigmas": [9.0, 0.0]}, "say the same: give one of them"),
+        (
+            "euler",
+            {"timesteps": [5, 9]},
+            "expected falling numbers of at most 999",
+        ),
+        ("euler", {"timesteps": [1000]}, "of at most 999"),
+        ("lcm", {"timesteps": []}, "expected falling numbers"),
+        ("euler", {"sigmas": [1.0, 1.0]}, "expected falling numbers, not below 0"),
+        ("euler", {"sigmas": [1.0, -1.0]}, "not below 0"),
+        ("euler", {"sigmas": [1.0]}, "expected one for each step, and the end's"),
+    ],
+)
+def test_refused_steps(name, given, message):
+    with pytest.raises(InputError, match=message) as raised:
+        make_sampler(ScheduleConfig(), name, 10, **given)
+    assert "\n" not in str(raised.value)

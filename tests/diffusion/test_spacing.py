@@ -3,6 +3,7 @@ import pytest
 
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.diffusion.spacing import (
+    Steps,
     respaced_sigmas,
     spaced_timesteps,
     timesteps_of,
@@ -24,23 +25,23 @@ from instantid_jax.errors import InputError
 )
 def test_four_steps_of_a_thousand(spacing, skip_last, expected):
     config = ScheduleConfig(timestep_spacing=spacing)
-    np.testing.assert_allclose(spaced_timesteps(config, 4, skip_last=skip_last), expected)
+    np.testing.assert_allclose(spaced_timesteps(config, Steps(4), skip_last=skip_last), expected)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 def test_every_count_has_so_many_descending_timesteps(spacing):
     config = ScheduleConfig(timestep_spacing=spacing)
     for steps in range(1, 1001):
-        timesteps = spaced_timesteps(config, steps)
+        timesteps = spaced_timesteps(config, Steps(steps))
         assert len(timesteps) == steps and np.all(np.diff(timesteps) < 0)
         assert timesteps[-1] >= 0 and timesteps[0] <= 1000
 
 
 def test_no_room():
     with pytest.raises(InputError, match="num_inference_steps=600 does not fit 300"):
-        spaced_timesteps(ScheduleConfig(), 600, last=300)
+        spaced_timesteps(ScheduleConfig(), Steps(600), last=300)
     with pytest.raises(InputError, match="lambda_min_clipped"):
-        spaced_timesteps(ScheduleConfig(), 1, last=0)
+        spaced_timesteps(ScheduleConfig(), Steps(1), last=0)
 
 
 def test_sigmas_of_zero_snr_end_at_4096():

@@ -88,8 +88,14 @@ class Float64Torch:
 
 
 def run_diffusers(scheduler, steps, monkeypatch, eta=0.0, in_float64=False):
-    """[B, H, W, C]: the final latents, and leaves the scheduler as it was set for them."""
-    scheduler.set_timesteps(steps)
+    """[B, H, W, C]: the final latents, and leaves the scheduler as it was set for them.
+
+    Args:
+      steps: their number, or the arguments of `set_timesteps`.
+    """
+    scheduler.set_timesteps(
+        **(steps if isinstance(steps, dict) else {"num_inference_steps": steps})
+    )
     noise = unit_noise(1 + len(scheduler.timesteps))
     draws = iter(noise[1:])
     for module in (
@@ -145,9 +151,11 @@ def check(config, name, steps, monkeypatch, eta=0.0, in_float64=False, **setting
     case = f"{name}, {steps} steps, {config}"
     scheduler = diffusers_scheduler(config, name, **settings)
     reference = run_diffusers(scheduler, steps, monkeypatch, eta, in_float64)
-    sampler = make_sampler(ScheduleConfig.from_dict(config), name, steps, eta)
+    given = steps if isinstance(steps, dict) else {"num_inference_steps": steps}
+    given = {"num_inference_steps": 1} | given
+    sampler = make_sampler(ScheduleConfig.from_dict(config), name, eta=eta, **given)
     timesteps = np.float32(scheduler.timesteps)
-    if scheduler.config.get("use_karras_sigmas") and np.any(timesteps % 1):
+    if np.any(timesteps % 1):
         # Found by interpolation in sigmas, and torch's square root is not always the nearest one.
         np.testing.assert_allclose(sampler.timesteps, timesteps, rtol=1e-6, err_msg=case)
     else:
@@ -245,6 +253,34 @@ def test_few_steps_from_zero_snr(name, steps, monkeypatch):
 def test_names_with_a_suffix(name, monkeypatch):
     for steps in (1, 4, 20):
         check(SDXL, name, steps, monkeypatch)
+
+
+# Of Align Your Steps, of DMD2, and of single steps.
+TIMESTEPS = (
+    [999, 845, 730, 587, 443, 310, 193, 116, 53, 13],
+    [999, 749, 499, 249],
+    [800],
+    [399],
+)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(
+    "name", ["euler", "heun", "ddpm", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "tcd"]
+)
+def test_explicit_timesteps(name, prediction_type, monkeypatch):
+    config = {**SDXL, "prediction_type": prediction_type}
+    for timesteps in TIMESTEPS:
+        latents = check(config, name, {"timesteps": timesteps}, monkeypatch)
+    usual = run_ours(make_sampler(ScheduleConfig.from_dict(config), name, 1))
+    assert error(latents, usual) > 1e-3
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_explicit_sigmas(prediction_type, monkeypatch):
+    config = {**SDXL, "prediction_type": prediction_type}
+    for sigmas in ([14.615, 6.3, 2.6, 1.2, 0.6, 0.0], [10.0, 1.0, 0.1], [14.6, 0.0]):
+        check(config, "euler", {"sigmas": sigmas}, monkeypatch)
 
 
 SAMPLE = [name for name in BASES if name not in ("euler_ancestral", "pndm")]

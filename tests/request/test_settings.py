@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
@@ -62,6 +63,10 @@ def test_unknown_names_in_json_are_refused_with_the_nearest():
         ("original_size", (1, 2, 3), "expected two whole numbers"),
         ("guidance_scale", 1e300, "guidance_scale=1e.300: expected a number at least 0"),
         ("guidance_scale", 10**400, "guidance_scale=1000000.*0...: expected a number at least 0"),
+        ("timesteps", 5, "timesteps=5: expected a list of numbers"),
+        ("timesteps", [], "expected a list of numbers"),
+        ("timesteps", [999.5], "expected a whole number"),
+        ("sigmas", [-1.0], "expected a number at least 0"),
         ("scheduler", "dpm2", "expected None or one of euler,"),
         ("eta", 2, "from 0 to 1"),
         ("seed", 2**32, "expected 0 to 4294967295"),
@@ -72,3 +77,12 @@ def test_a_value_that_no_model_takes_is_refused_in_one_line(name, value, message
     with pytest.raises(InputError, match=message) as error:
         Settings(**{name: value})
     assert "\n" not in str(error.value)
+
+
+def test_explicit_steps_say_how_many_there_are():
+    for timesteps in ([999, 749, 499], (999, 749, 499), np.array([999, 749, 499])):
+        settings = Settings(timesteps=timesteps)
+        assert (settings.timesteps, settings.num_inference_steps) == ((999, 749, 499), 3)
+    assert Settings(sigmas=[14.0, 1.0, 0.0]).num_inference_steps == 2
+    with pytest.raises(InputError, match="timesteps and sigmas say the same"):
+        Settings(timesteps=[9], sigmas=[1.0, 0.0])
