@@ -143,6 +143,11 @@ def run_command(
     """Calls the function of the subcommand that `args` (None: the command line's) name."""
     import tyro
 
+    from instantid_jax.cli.repeated import check_repeated
+
+    given = sys.argv[1:] if args is None else args
+    if given and given[0] in commands:
+        check_repeated(commands[given[0]], given[1:])
     tyro.extras.subcommand_cli_from_dict(
         dict(commands),
         args=args,

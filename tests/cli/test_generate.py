@@ -319,3 +319,21 @@ def test_an_embedding_of_another_pack_is_refused(run, tmp_path):
     ran = run("generate", "--face", "other.npz", "--prompt", "x", "--output", "o.png")
     assert ran.status == 2 and "256 numbers: the adapter expects 512" in ran.err[0]
     assert not (tmp_path / "o.png").exists()
+
+
+@pytest.mark.parametrize("option", ["--face", "--lora", "--controlnets", "--timesteps"])
+def test_an_option_of_several_values_is_given_once(run, face_file, option):
+    """The parser would drop the values of the first."""
+    asked = ("--face", face_file, "--prompt", "x", "--output", "o.png")
+    ran = run("generate", *asked, option, "1", f"{option}=2")
+    times = 3 if option == "--face" else 2
+    assert ran.status == 2 and ran.err == [
+        f"instantid: error: {option} is given {times} times: give it once, with all its values "
+        "after it"
+    ]
+
+
+def test_the_last_of_a_repeated_single_value_counts(run, face_file, recorder):
+    asked = ("--face", face_file, "--prompt", "x", "--output", "o.png")
+    assert run("generate", *asked, "--seed", 1, "--seed", 2).status == 0
+    assert recorder.requests[0].seed == 2
