@@ -24,7 +24,7 @@ def lora_checks(file: TensorFile) -> Iterator[tuple[str, bool]]:
         yield f"says of itself: {', '.join(notes)}", False
     known = spellings({part: network(part, sdxl_base.SETTINGS[part]) for part in PARTS})
     try:
-        layers = read_lora(file.path, known).layers
+        layers = read_lora(file.path, known)
     except InputError as error:
         yield str(error), True
         return

@@ -134,7 +134,7 @@ class LoadedModel:
         names = {part: {*before.names(part), *after.names(part)} for part in PARTS}
         try:
             self._apply(after, names)
-        except InputError:
+        except BaseException:  # An interrupt, too, must not leave a mixture.
             self._apply(before, names)
             raise
         self._merge = after

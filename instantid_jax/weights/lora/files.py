@@ -106,16 +106,8 @@ class Layer:
         return value
 
 
-@dataclasses.dataclass(frozen=True)
-class LoraFile:
-    """The layers that a file changes."""
-
-    path: Path
-    layers: tuple[Layer, ...]
-
-
-def read_lora(path: Path, known: Mapping[str, Target]) -> LoraFile:
-    """Opens a LoRA; reads names, shapes and alphas, no factors.
+def read_lora(path: Path, known: Mapping[str, Target]) -> list[Layer]:
+    """The layers that a LoRA changes; reads names, shapes and alphas, no factors.
 
     Args:
       known: layers by all their names, of `spellings`.
@@ -138,7 +130,7 @@ def read_lora(path: Path, known: Mapping[str, Target]) -> LoraFile:
             raise InputError(
                 f"{path} changes one layer twice, as {other} and as {spelling}: remove one of them"
             )
-    return LoraFile(path, tuple(layers))
+    return layers
 
 
 def _grouped(

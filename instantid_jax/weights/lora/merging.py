@@ -74,7 +74,7 @@ def find_merge(loras: Sequence[Lora], components: Mapping[str, Component]) -> Me
     if loras:
         known = spellings({part: components[part].network for part in PARTS})
         for lora in loras:
-            for layer in read_lora(lora.find(), known).layers:
+            for layer in read_lora(lora.find(), known):
                 target = layer.target
                 strength = lora.strength(target.part)
                 if layer.form is not None:

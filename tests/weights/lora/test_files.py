@@ -27,15 +27,13 @@ OLD = ("up", "down")
 
 
 def layer(path, *parts, metadata=None):
-    (found,) = (
-        read_lora(path, known()).layers if not parts else layers(path, *parts, metadata=metadata)
-    )
+    (found,) = read_lora(path, known()) if not parts else layers(path, *parts, metadata=metadata)
     return found
 
 
 def layers(path, *parts, metadata=None):
     write(path, *parts, metadata=metadata)
-    return read_lora(path, known()).layers
+    return read_lora(path, known())
 
 
 @pytest.fixture
