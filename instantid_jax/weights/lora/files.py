@@ -81,26 +81,29 @@ class Layer:
     bias: tuple[tuple[LazyTensor, float], ...]
     where: str
 
-    def difference(self, dtype: np.dtype) -> np.ndarray:
+    def difference(self, dtype: np.dtype, strength: float = 1.0) -> np.ndarray:
         """The scaled difference of the weight, in its shape and torch's layout."""
         assert self.form is not None
-        factors = {role: tensor.read().astype(dtype) for role, tensor in self.factors.items()}
-        found = self.scale * self.form.difference(factors).reshape(self.target.shape)
-        return self._finite(found)
+        factors = {role: self._read(tensor, dtype) for role, tensor in self.factors.items()}
+        found = self.form.difference(factors).reshape(self.target.shape)
+        # In place: weights are large.
+        found *= self.scale * strength
+        return found
 
     def decomposed(self, weight: np.ndarray) -> np.ndarray:
         """DoRA's weight instead of `weight`, both in torch's layout."""
         assert self.magnitudes is not None
         tensor, axis = self.magnitudes
         adapted = weight + self.difference(weight.dtype)
-        return self._finite(normalized(adapted, tensor.read().astype(weight.dtype), axis))
+        return normalized(adapted, self._read(tensor, weight.dtype), axis)
 
     def bias_difference(self, dtype: np.dtype) -> np.ndarray:
         """The difference of the bias, [out]."""
-        parts = [scale * tensor.read().astype(dtype).ravel() for tensor, scale in self.bias]
-        return self._finite(np.sum(parts, axis=0))
+        parts = [scale * self._read(tensor, dtype).ravel() for tensor, scale in self.bias]
+        return np.sum(parts, axis=0)
 
-    def _finite(self, value: np.ndarray) -> np.ndarray:
+    def _read(self, tensor: LazyTensor, dtype: np.dtype) -> np.ndarray:
+        value = tensor.read().astype(dtype)
         if not np.isfinite(value).all():
             raise InputError(f"{self.where} has values that are not finite: fetch the file again")
         return value

@@ -99,11 +99,9 @@ def _merged(
                 value += strength * layer.bias_difference(wide)
             return value
         value = stored.astype(wide).transpose(np.argsort(target.axes))
-        added = np.zeros_like(value)
         for layer, strength in changes:
             if layer.magnitudes is None:
-                added += strength * layer.difference(wide)
-        value = value + added
+                value += layer.difference(wide, strength)
         # After the others, as listed: these depend on the weight.
         for layer, strength in changes:
             if layer.magnitudes is not None:
