@@ -38,6 +38,9 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 
+# Prefixes of torch.nn.DataParallel and torch.compile.
+WRAPPERS = ("module.", "_orig_mod.")
+
 # safetensors/src/tensor.rs: MAX_HEADER_SIZE.
 MAX_HEADER_BYTES = 100_000_000
 
@@ -84,7 +87,8 @@ def open_tensors(path: str | Path) -> TensorFile:
     """Opens `.safetensors`, `torch.save`'s zip archives, or the index file of shards of these.
 
     Flattens nested dicts to dotted names, as safetensors files have them: {'image_proj':
-    {'latents': t}} becomes 'image_proj.latents'.
+    {'latents': t}} becomes 'image_proj.latents'. Drops the prefixes of PyTorch's wrappers, such as
+    `module.`, where all names have them.
 
     Raises:
       InputError: if `path` is missing, has another format, is damaged, would need to run code, or
@@ -92,9 +96,15 @@ def open_tensors(path: str | Path) -> TensorFile:
     """
     path = Path(path)
     head = _head(path)
-    if _is_json(head):
-        return _open_index(path)
-    return _open_weights(path, head)
+    file = _open_index(path) if _is_json(head) else _open_weights(path, head)
+    return TensorFile(file.path, _unwrapped(file.tensors), file.metadata)
+
+
+def _unwrapped(tensors: Tensors) -> Tensors:
+    for wrapper in WRAPPERS:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            return _unwrapped({n.removeprefix(wrapper): tensor for n, tensor in tensors.items()})
+    return tensors
 
 
 def _open_weights(path: Path, head: bytes) -> TensorFile:

@@ -31,6 +31,17 @@ def adapter():
     }
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", ""])
+def test_prefixes_of_wrappers_are_dropped_where_all_names_have_them(tmp_path, prefix):
+    saved = {f"{prefix}a.weight": torch.ones(2), f"{prefix}module.bias": torch.zeros(3)}
+    safetensors.torch.save_file(saved, tmp_path / "x.safetensors")
+    torch.save(saved, tmp_path / "x.bin")
+    for name in ("x.safetensors", "x.bin"):
+        file = open_tensors(tmp_path / name)
+        assert sorted(file) == ["a.weight", "module.bias"]
+        np.testing.assert_array_equal(file["module.bias"], np.zeros(3))
+
+
 def test_every_dtype_of_safetensors_is_read(tmp_path):
     saved = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in DTYPES}
     saved |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3)}
