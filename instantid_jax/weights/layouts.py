@@ -288,7 +288,9 @@ def part_of(name: str, settings: Mapping[str, Any], file: TensorFile) -> Compone
       InputError: if they belong to another network, or do not fit each other.
     """
     kind = kind_of(file.tensors)
-    if kind.part != name:
+    # Some copies of text encoder 1 keep a projection that SDXL does not use.
+    projecting = name == "text_encoder" and kind.part == "text_encoder_2"
+    if kind.part != name and not projecting:
         raise InputError(f"{file.path} is {kind.phrase}: expected {EXPECTED[name]}")
     said = settings.get("_class_name") or next(iter(settings.get("architectures") or ()), None)
     if said is not None and said not in CLASSES[name]:
@@ -298,6 +300,9 @@ def part_of(name: str, settings: Mapping[str, Any], file: TensorFile) -> Compone
     tensors = dict(file.tensors)
     if name in ("text_encoder", "text_encoder_2"):
         tensors = names.text_encoder_names(tensors)
+    if projecting:
+        del tensors["text_projection.weight"]
+        settings = {**settings, "architectures": ["CLIPTextModel"]}
     elif name == "vae":
         tensors = names.vae_names(tensors)
     try:
@@ -311,7 +316,7 @@ CLASSES = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     "controlnet": ("ControlNetModel",),
-    "text_encoder": ("CLIPTextModel",),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "text_encoder_2": ("CLIPTextModelWithProjection",),
 }
 

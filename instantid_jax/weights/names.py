@@ -128,11 +128,11 @@ def text_encoder_names(tensors: Tensors) -> Tensors:
     """Renames text encoder tensors as in the published files.
 
     Some versions of transformers write CLIPTextModel without its `text_model.` prefix, and older
-    ones write the position ids, a range, as a buffer.
+    ones write the position ids, a range, as a buffer. Whole CLIP models leave their logit scale.
     """
     named = {}
     for name, tensor in tensors.items():
-        if name.endswith("position_ids"):
+        if name.endswith(("position_ids", "logit_scale")):
             continue
         has_prefix = name.startswith(("text_model.", "text_projection."))
         named[name if has_prefix else f"text_model.{name}"] = tensor

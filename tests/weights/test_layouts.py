@@ -142,6 +142,25 @@ def test_network_alone(folder):
         find_network(str(folder / "ControlNetModel"), "unet")
 
 
+# -- text encoders ---------------------------------------------------------------------------------
+
+
+def test_what_text_encoders_do_not_need_is_left_out(sound, folder):
+    file = folder / "text_encoder" / "model.safetensors"
+    plain = find(sound).components["text_encoder"].load(None)
+    more = {"text_projection.weight": np.ones((8, 32), np.float16), "logit_scale": np.float16(4.6)}
+    save_file(load_file(file) | {n: np.asarray(v) for n, v in more.items()}, file, {"format": "pt"})
+    for architecture in ("CLIPTextModel", "CLIPTextModelWithProjection"):
+        set_json(file.with_name("config.json"), architectures=[architecture])
+        found = find(folder).components["text_encoder"].load(None)
+        assert found.keys() == plain.keys()
+    second = folder / "text_encoder_2" / "model.safetensors"
+    save_file(
+        load_file(second) | {"logit_scale": np.asarray(np.float16(4.6))}, second, {"format": "pt"}
+    )
+    find(folder)
+
+
 # -- another UNet ---------------------------------------------------------------------------------
 
 
