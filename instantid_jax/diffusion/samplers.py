@@ -120,7 +120,7 @@ def make_sampler(
         if class_name not in _ALL:
             raise InputError(
                 f"the checkpoint's scheduler is {class_name}: expected one of {', '.join(_ALL)}; "
-                f"choose a scheduler: {', '.join(SAMPLERS)}"
+                f"choose a scheduler: {', '.join(BASES)}"
             )
     else:
         class_name, settings = SAMPLERS[check_sampler("scheduler", name)]

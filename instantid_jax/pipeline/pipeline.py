@@ -124,6 +124,12 @@ class InstantIDPipeline:
         # A folder in our own layout was converted from published weights.
         return ANTELOPEV2_RECOGNIZER if instantid is None else recognizer_of(instantid)
 
+    @functools.cached_property
+    def _is_trained(self) -> bool:
+        """Whether the adapter is a training run's."""
+        source = None if self.sources is None else self.sources.instantid
+        return source is not None and is_run(Path(source))
+
     def analyze(
         self, photo: ImageInput, face_pack: str | None = None, download: bool = False
     ) -> Face:
@@ -219,11 +225,9 @@ class InstantIDPipeline:
         return Result(images, np.asarray(latents), plan.seeds, provenance)
 
     def _warn_of_recognizers(self, requests: Sequence[Request]) -> None:
-        own = self.recognizer
+        own, trained = self.recognizer, self._is_trained
         if own is None:
             return
-        source = None if self.sources is None else self.sources.instantid
-        trained = source is not None and is_run(Path(source))
         pack = "the face pack of its training data" if trained else Path(self.face_pack).name
         others = set()
         for face in (request.face for request in requests if request.face is not None):

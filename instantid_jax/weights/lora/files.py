@@ -201,7 +201,10 @@ def _layer(
                 f"{where} changes a weight of {list(form.shape)}, but this model's is "
                 f"{list(target.shape)}: expected a LoRA of this model"
             )
-    scale = 1.0 if form is None else _scale(form, target, roles.get("alpha"), peft)
+    try:
+        scale = 1.0 if form is None else _scale(form, target, roles.get("alpha"), peft)
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        raise InputError(f"{where} has an alpha that is not a number ({error})") from error
     bias = [
         (roles[role], times) for role, times in (("bias", 1.0), ("up_bias", scale)) if role in roles
     ]
@@ -271,6 +274,8 @@ def _magnitudes(
     tensor = roles.get("magnitudes", roles.get("dora_scale"))
     if tensor is None:
         return None
+    if len(target.shape) < 2:
+        raise InputError(f"{where} has DoRA magnitudes of a norm: expected those of a weight")
     per_input = "magnitudes" not in roles and len(tensor.shape) > 1 and tensor.shape[0] == 1
     axis = 1 if per_input and target.shape[0] != 1 else 0
     if math.prod(tensor.shape) != target.shape[axis]:

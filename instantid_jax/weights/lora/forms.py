@@ -234,7 +234,12 @@ def form_of(shapes: Mapping[str, Shape]) -> Form:
     for form in FORMS:
         if form.needs <= roles <= form.needs | form.takes:
             found = form(shapes)
-            _ = found.shape  # checks it
+            try:
+                # Checks that the factors fit each other.
+                empty = not math.prod(found.shape) or not found.shape or found.rank == 0
+            except IndexError:
+                empty = True
+            _check(not empty, ", ".join(f"{role} {shape}" for role, shape in shapes.items()))
             return found
     held = f"it has {', '.join(sorted(roles))}"
     if any(form.needs and form.needs <= roles for form in FORMS):

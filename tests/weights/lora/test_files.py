@@ -23,6 +23,7 @@ from tests.weights.lora.files import (
 )
 
 PEFT = ("lora_B", "lora_A")
+NORM = "lora_unet_down_blocks_1_resnets_0_norm1"
 OLD = ("up", "down")
 
 
@@ -161,7 +162,7 @@ def test_pickles_may_hold_alphas_as_numbers(tmp_path):
 
 def test_biases_and_norms(file):
     out = known()[CONV].shape[0]
-    norm = "lora_unet_down_blocks_1_resnets_0_norm1"
+    norm = NORM
     width = known()[norm].shape[0]
     found = layers(
         file,
@@ -260,6 +261,21 @@ REFUSED = {
         lambda: ({n: v.astype(np.int8) for n, v in factors(KEY, 2).items()},),
         "is stored as int8, expected float32",
     ),
+    "alpha of several numbers": (
+        lambda: (factors(KEY, 2), {f"{KEY}.alpha": np.ones(3, np.float32)}),
+        "has an alpha that is not a number",
+    ),
+    "factors of no rank": (lambda: (factors(KEY, 0),), "the factors do not fit each other"),
+    "a difference that is a number": (
+        lambda: ({f"{KEY}.diff": np.float32(1)},),
+        "the factors do not fit each other",
+    ),
+    "magnitudes of a norm": (
+        lambda: (
+            {f"{NORM}.w_norm": np.ones(32, np.float32), f"{NORM}.dora_scale": np.ones((32, 1))},
+        ),
+        "has DoRA magnitudes of a norm",
+    ),
     "bias of a layer without": (
         lambda: (factors(KEY, 2), {f"{KEY}.diff_b": np.ones(32, np.float32)}),
         "changes a bias of [32], but this model's layer has none",
@@ -284,6 +300,15 @@ def test_metadata_that_are_not_settings_are_refused(file):
     for text in ("no JSON", "[1]", "3"):
         with pytest.raises(InputError, match="lora_adapter_metadata are not PEFT's settings"):
             layers(file, factors(KEY, 2), metadata={"lora_adapter_metadata": text})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"unet.lora_alpha": "x"}, {"unet.lora_alpha": 2, "unet.alpha_pattern": {"(": 1}}]
+)
+def test_alphas_of_peft_that_are_not_numbers_are_refused(file, settings):
+    metadata = {"lora_adapter_metadata": json.dumps(settings)}
+    with pytest.raises(InputError, match="has an alpha that is not a number"):
+        layers(file, factors(KEY, 2), metadata=metadata)
 
 
 def test_numbers_that_are_not_finite_name_their_layer(file):
