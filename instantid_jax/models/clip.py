@@ -108,9 +108,14 @@ class CLIPTextEmbeddings(nnx.Module):
         self.token_embedding = nnx.Embed(config.vocab_size, width, rngs=rngs)
         self.position_embedding = nnx.Embed(config.max_position_embeddings, width, rngs=rngs)
 
-    def __call__(self, input_ids: jax.Array) -> jax.Array:
+    def __call__(self, input_ids: jax.Array, vectors: jax.Array | None = None) -> jax.Array:
         positions = jnp.arange(input_ids.shape[1])
-        return self.token_embedding(input_ids) + self.position_embedding(positions)[None]
+        if vectors is None:
+            tokens = self.token_embedding(input_ids)
+        else:
+            tokens = self.token_embedding(jnp.maximum(input_ids, 0))
+            tokens = jnp.where((input_ids < 0)[..., None], vectors.astype(tokens.dtype), tokens)
+        return tokens + self.position_embedding(positions)[None]
 
 
 class CLIPEncoder(nnx.Module):
@@ -139,12 +144,17 @@ class CLIPTextModel(nnx.Module):
             else None
         )
 
-    def __call__(self, input_ids: jax.Array, clip_skip: int = 0) -> TextEmbeddings:
+    def __call__(
+        self, input_ids: jax.Array, clip_skip: int = 0, vectors: jax.Array | None = None
+    ) -> TextEmbeddings:
         """Encodes [B, L] int32 token ids.
 
         Args:
           clip_skip: 0 takes the hidden states of the penultimate layer, as SDXL does, 1 those of
             the layer before it, and so on.
+          vectors: [B, L, hidden_size], which replace the rows of the token table where an id is
+            negative. transformers gives textual inversions new ids instead; these are above the
+            end-of-text token's, so that models pooled at the highest id pool one of them.
         Raises:
           InputError: if there is no such layer.
         """
@@ -155,7 +165,7 @@ class CLIPTextModel(nnx.Module):
                 f"clip_skip={clip_skip} must be from 0 to {config.num_hidden_layers - 1}: "
                 f"the text encoder has {config.num_hidden_layers} layers"
             )
-        x = model.embeddings(input_ids)
+        x = model.embeddings(input_ids, vectors)
         states = [x]
         for layer in model.encoder.layers:
             x = layer(x)
