@@ -1,6 +1,7 @@
 """Identifies weights files by tensor names and shapes, so that errors can name a wrong file."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 
@@ -24,6 +25,18 @@ LORA_MARKS = (
 LORA_TEXT_KEYS = re.compile(
     r"attn2[._](processor\.)?to_[kv].*\.(lora_down|lora_A(\.\w+)?|down|hada_w1_b)(\.weight)?$"
 )
+# Textual inversions: vectors of both text encoders. The second names are of older files.
+EMBEDDING_KEYS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
+# Those that OneTrainer stores in a LoRA.
+BUNDLED = "bundle_emb."
+# Vectors of one text encoder, by width.
+HALVES = {
+    768: "an SD 1.x textual inversion, or one for text encoder 1 alone",
+    1024: "an SD 2.x textual inversion",
+    1280: "a textual inversion for text encoder 2 alone",
+}
+# Numbers in a textual inversion for one text encoder; larger tensors are something else.
+LARGEST = 128 * 1280
 # Input channels of UNets that take an image in addition to the noise.
 EDITORS = {9: "inpainting", 8: "image editing"}
 
@@ -34,8 +47,8 @@ class Kind:
 
     Attributes:
       phrase: a noun phrase, such as "an SD 1.x checkpoint (one file, original layout)".
-      part: its use here: "sdxl" (a whole checkpoint), "instantid" (the adapter), "lora" or the name
-        of a component; None if it has none.
+      part: its use here: "sdxl" (a whole checkpoint), "instantid" (the adapter), "lora",
+        "embedding" or the name of a component; None if it has none.
     """
 
     phrase: str
@@ -60,6 +73,7 @@ def kind_of(tensors: Tensors) -> Kind:
         _network,
         _text_encoder,
         _vae,
+        _embedding,
     ):
         found = recognize(shapes)
         if found:
@@ -123,8 +137,6 @@ def _addition(shapes: Shapes) -> Kind | None:
         return Kind("a Control-LoRA")
     if any(mark in name for name in shapes for mark in LORA_MARKS):
         return _lora(shapes)
-    if {"clip_l", "clip_g"} & set(shapes) or _any(shapes, "emb_params", "string_to_param"):
-        return Kind("a textual-inversion embedding")
     return None
 
 
@@ -195,6 +207,24 @@ def _vae(shapes: Shapes) -> Kind | None:
     if _any(shapes, "encoder.down.", "decoder.up."):
         return Kind("a VAE (original layout; convert it to diffusers' first)")
     return None
+
+
+def _embedding(shapes: Shapes) -> Kind | None:
+    """Textual inversions. diffusers' have one tensor, named by the word that stands for it."""
+    keys = {key for both in EMBEDDING_KEYS for key in both}
+    if {"t5", "t5xxl"} & set(shapes):
+        return Kind("an SD 3 or FLUX textual inversion")
+    if any(set(both) <= set(shapes) for both in EMBEDDING_KEYS) or _any(shapes, BUNDLED):
+        return Kind("an SDXL textual inversion", "embedding")
+    marked = [
+        shape
+        for name, shape in shapes.items()
+        if name in keys or name.startswith(("emb_params", "string_to_param"))
+    ]
+    for shape in marked or (shapes.values() if len(shapes) == 1 else ()):
+        if len(shape) in (1, 2) and shape[-1] in HALVES and math.prod(shape) <= LARGEST:
+            return Kind(HALVES[shape[-1]])
+    return Kind("a textual inversion") if marked else None
 
 
 def _base(shapes: Shapes, added: str) -> str:

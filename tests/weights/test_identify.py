@@ -204,7 +204,43 @@ PUBLISHED = {
     ),
     "textual inversion": (
         {"clip_l": (4, 768), "clip_g": (4, 1280)},
-        "a textual-inversion embedding",
+        "an SDXL textual inversion",
+        "embedding",
+    ),
+    "textual inversion of older pivotal tuning": (
+        {"text_encoders_0": (2, 768), "text_encoders_1": (2, 1280)},
+        "an SDXL textual inversion",
+        "embedding",
+    ),
+    "textual inversions of OneTrainer": (
+        {"bundle_emb.<a>.clip_l": (1, 768), "bundle_emb.<a>.clip_g": (1, 1280)},
+        "an SDXL textual inversion",
+        "embedding",
+    ),
+    "textual inversion, SD 1.5, web UI": (
+        {"string_to_token.*": (), "string_to_param.*": (2, 768)},
+        "an SD 1.x textual inversion, or one for text encoder 1 alone",
+        None,
+    ),
+    "textual inversion, SD 2.1": ({"emb_params": (8, 1024)}, "an SD 2.x textual inversion", None),
+    "textual inversion, SD 1.5, diffusers": (
+        {"<cat-toy>": (768,)},
+        "an SD 1.x textual inversion, or one for text encoder 1 alone",
+        None,
+    ),
+    "half of a textual inversion": (
+        {"clip_g": (2, 1280)},
+        "a textual inversion for text encoder 2 alone",
+        None,
+    ),
+    "textual inversion, SD 3": (
+        {"clip_l": (1, 768), "clip_g": (1, 1280), "t5xxl": (1, 4096)},
+        "an SD 3 or FLUX textual inversion",
+        None,
+    ),
+    "one large tensor": (
+        {"weight": (4096, 768)},
+        "a file of 1 tensors of another kind (weight, ...)",
         None,
     ),
     "VAE, original": (

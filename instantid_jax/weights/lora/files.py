@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import math
 import re
 from collections import defaultdict
@@ -14,14 +13,12 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json
-from instantid_jax.weights.identify import kind_of
+from instantid_jax.weights.identify import BUNDLED, kind_of
 from instantid_jax.weights.lora.forms import Form, MisfitError, form_of, normalized
 from instantid_jax.weights.lora.spellings import PREFIXES, Target
 from instantid_jax.weights.selection import PEFT_CONFIG
 from instantid_jax.weights.tensors import FLOATS, LazyTensor
 from instantid_jax.weights.torch_files import TensorFile, open_tensors
-
-logger = logging.getLogger(__name__)
 
 # Ends of names -> role. PEFT may put the adapter's name before the last part.
 LEAVES = {
@@ -56,8 +53,6 @@ _FLOATS = (*FLOATS, np.dtype(np.float64))
 _PEFT = "base_model.model."
 # PEFT's settings in the metadata of diffusers' files.
 METADATA = "lora_adapter_metadata"
-# Textual inversions that OneTrainer stores with a LoRA.
-BUNDLED = "bundle_emb."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +136,7 @@ def _grouped(
 ) -> tuple[dict[str, dict[str, LazyTensor]], list[str]]:
     """Tensors by the layer's name and role, and the names that are not understood."""
     found: dict[str, dict[str, LazyTensor]] = defaultdict(dict)
-    unknown, bundled = [], []
+    unknown = []
     numbers = {
         name: LazyTensor((), np.dtype(np.float32), lambda value=value: np.array(value, np.float32))
         for name, value in file.metadata.items()
@@ -150,8 +145,8 @@ def _grouped(
     for name, tensor in (file.tensors | numbers).items():
         match = _LEAF.fullmatch(name.removeprefix(_PEFT))
         if name.startswith(BUNDLED):
-            bundled.append(name)
-        elif match is None or match["module"] not in known:
+            continue  # See weights/embeddings.py.
+        if match is None or match["module"] not in known:
             unknown.append(name)
         else:
             roles = found[match["module"]]
@@ -164,13 +159,6 @@ def _grouped(
                     "or bfloat16; save it again in one of these"
                 )
             roles[role] = tensor
-    if bundled:
-        logger.warning(
-            "%s: leaving out its %d textual-inversion embeddings, such as %s",
-            file.path,
-            len(bundled),
-            bundled[0],
-        )
     return found, unknown
 
 

@@ -12,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from instantid_jax.components import Component
+from instantid_jax.inversion import Embedding
 from instantid_jax.params import Params
+from instantid_jax.weights.embeddings import read_bundled, vector_widths
 from instantid_jax.weights.layouts import read_params
 from instantid_jax.weights.lora.files import Layer, read_lora
 from instantid_jax.weights.lora.sources import Lora
 from instantid_jax.weights.lora.spellings import PARTS, spellings
 from instantid_jax.weights.tensors import LazyTensor
+from instantid_jax.weights.torch_files import open_tensors
 
 # Parameters to read at a time.
 AT_ONCE = 32
@@ -31,9 +34,11 @@ class Merge:
 
     Attributes:
       changes: for each of `PARTS`, the layers that change a parameter of ours, with strengths.
+      embeddings: textual inversions in the same files.
     """
 
     changes: Mapping[str, Changes]
+    embeddings: Sequence[Embedding]
 
     def names(self, part: str) -> Collection[str]:
         """Parameters of a network that change."""
@@ -71,17 +76,21 @@ def find_merge(loras: Sequence[Lora], components: Mapping[str, Component]) -> Me
       InputError: if one is missing, damaged, or belongs to another model.
     """
     changes: dict[str, Changes] = {part: defaultdict(list) for part in PARTS}
+    embeddings: list[Embedding] = []
     if loras:
+        widths = vector_widths(components)
         known = spellings({part: components[part].network for part in PARTS})
         for lora in loras:
-            for layer in read_lora(lora.find(), known):
+            path = lora.find()
+            embeddings += read_bundled(path, open_tensors(path).tensors, widths)
+            for layer in read_lora(path, known):
                 target = layer.target
                 strength = lora.strength(target.part)
                 if layer.form is not None:
                     changes[target.part][target.weight].append((layer, strength))
                 if layer.bias and target.bias is not None:
                     changes[target.part][target.bias].append((layer, strength))
-    return Merge(changes)
+    return Merge(changes, embeddings)
 
 
 def _merged(
