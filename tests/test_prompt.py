@@ -6,11 +6,22 @@ import pytest
 
 from instantid_jax import embedded
 from instantid_jax.errors import InputError
-from instantid_jax.prompt import PromptTokenizer, tokenize
+from instantid_jax.inversion import Embedding, Embeddings
+from instantid_jax.prompt import VECTOR, PromptTokenizer, tokenize
 from train.random_model import VOCABULARY, random_model
 
 # The random model has two tokens for every byte: within a word, and at its end.
 START, END = VOCABULARY - 2, VOCABULARY - 1
+WIDTHS = (3, 5)
+NONE = Embeddings(WIDTHS)
+
+
+def embedding(name: str, rows: int) -> Embedding:
+    first, second = (np.random.default_rng(rows).standard_normal((rows, w)) for w in WIDTHS)
+    return Embedding(name, (first, second), f"{name}.safetensors")
+
+
+SOME = Embeddings(WIDTHS, [embedding("style-v2", 3), embedding("moodily", 1)])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +61,8 @@ def test_truncates_a_long_prompt_and_quotes_the_lost_text(tokenizer):
 
 def test_warns_once_of_lost_text(tokenizer, caplog):
     long = "abcde " * 15 + "lost"
-    first, second = tokenize((tokenizer, tokenizer), ([long, long], [long, "short"]))
+    prompts = ([long, long], [long, "short"])
+    first, second = (each.ids for each in tokenize((tokenizer, tokenizer), prompts, NONE))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "lost: 'lost'" in caplog.text
     np.testing.assert_array_equal(first[0], second[0])
@@ -66,7 +78,7 @@ def word_tokenizer():
 def test_reports_a_prompt_of_unknown_words(word_tokenizer, prompt, caplog):
     (line,) = word_tokenizer.unknown(["a person in the snow", prompt])
     assert line.startswith(f"the model's vocabulary has none of the words of {prompt!r}")
-    tokenize((word_tokenizer, word_tokenizer), ([prompt], [prompt]))
+    tokenize((word_tokenizer, word_tokenizer), ([prompt], [prompt]), NONE)
     assert [record.message for record in caplog.records] == [line]
 
 
@@ -77,6 +89,54 @@ def test_does_not_report_a_prompt_with_a_known_word(word_tokenizer, prompt):
 
 def test_reports_no_unknown_words_for_a_vocabulary_of_bytes(tokenizer):
     assert tokenizer.unknown(["film noir"]) == []
+
+
+def test_an_embedding_takes_as_many_positions_as_it_has_vectors(tokenizer):
+    prompts = (["a style-v2, moodily lit", "a"], ["moodily", "moodily moodily"])
+    first, second = tokenize((tokenizer, tokenizer), prompts, SOME)
+    plain = tokenizer(["a", ", lit"])
+    wanted = [START, plain[0, 1], *[VECTOR] * 3, plain[1, 1], VECTOR, *plain[1, 2:]]
+    np.testing.assert_array_equal(first.ids[0], wanted[:77])
+    np.testing.assert_array_equal(first.ids[1], plain[0])
+    moodily, style = SOME.all[1], SOME.all[0]
+    np.testing.assert_array_equal(first.vectors[0, 2:5], np.float32(style.vectors[0]))
+    np.testing.assert_array_equal(first.vectors[0, 6], np.float32(moodily.vectors[0][0]))
+    for tokens in (first, second):
+        np.testing.assert_array_equal(tokens.vectors.any(axis=-1), tokens.ids == VECTOR)
+    np.testing.assert_array_equal(second.ids[1, :4], [START, VECTOR, VECTOR, END])
+    np.testing.assert_array_equal(second.vectors[1, 2], np.float32(moodily.vectors[1][0]))
+
+
+def test_ids_are_those_of_the_tokenizer_where_no_name_stands(tokenizer):
+    prompts = ["a  Man\n", "", "mood, style", "x" * 200]
+    for tokens in tokenize((tokenizer, tokenizer), (prompts, prompts), SOME):
+        np.testing.assert_array_equal(tokens.ids, tokenizer(prompts))
+        assert not tokens.vectors.any()
+
+
+def test_an_embedding_is_truncated_as_tokens_are(tokenizer, caplog):
+    prompt = f"{'a ' * 73}style-v2 ab moodily c"
+    tokens, _ = tokenize((tokenizer, tokenizer), ([prompt], ["a"]), SOME)
+    assert list(tokens.ids[0, 74:]) == [VECTOR, VECTOR, END]
+    assert caplog.messages == [
+        "the prompt has 82 tokens and is truncated to 77; lost: 'style-v2 ab moodily c'"
+    ]
+
+
+def test_names_are_known_words(word_tokenizer, caplog):
+    some = Embeddings(WIDTHS, [embedding("zürich", 1)])
+    for prompt in ("zürich", "Zürich midnight"):
+        tokenize((word_tokenizer, word_tokenizer), ([prompt], [prompt]), some)
+    assert not caplog.messages
+
+
+def test_warns_of_an_embedding_that_is_not_there(tokenizer, caplog):
+    prompts = ["a embedding:nothing.pt, embedding:moodily"]
+    tokenize((tokenizer, tokenizer), (prompts, prompts), SOME)
+    assert caplog.messages == [
+        "the prompt has embedding:nothing.pt, and the embeddings are moodily, style-v2: it is "
+        "read as text"
+    ]
 
 
 def test_text_encoder_limits_the_length(folder):

@@ -25,6 +25,8 @@ class Weights(Sources):
       loras: LoRAs to merge into SDXL: files, folders, hub ids, or hub ids with a file in them; each
         may be followed by its strength, as in file:0.8, or by those of the UNet and of the text
         encoders, as in file:0.8:0.5.
+      embeddings: textual inversions: files, folders, hub ids, or hub ids with a file in them. The
+        file's name stands for its vectors in prompts; NAME=FILE gives another name.
       dtype: to compute in; None is bfloat16 on accelerators and float32 on a CPU.
       vae_dtype: the same for the VAE; None is as --dtype.
       mesh: devices to sample on, such as data=4,guidance=2: images at a time, halves of guidance,
@@ -32,6 +34,9 @@ class Weights(Sources):
     """
 
     loras: Annotated[tuple[str, ...], tyro.conf.arg(name="lora", metavar="FILE[:W[:W]]")] = ()
+    embeddings: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="embedding", metavar="[NAME=]FILE")
+    ] = ()
     dtype: Dtype | None = None
     vae_dtype: Dtype | None = None
     mesh: str | None = None

@@ -23,6 +23,12 @@ from instantid_jax.pipeline.placement import place, sharding_of
 from instantid_jax.pipeline.step import DenoiserParams
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.sharding import SAMPLING_AXES, check_shares
+from instantid_jax.weights.embeddings import (
+    EmbeddingSource,
+    find_embeddings,
+    join_embeddings,
+    vector_widths,
+)
 from instantid_jax.weights.lora.merging import Merge, find_merge
 from instantid_jax.weights.lora.sources import Lora
 from instantid_jax.weights.lora.spellings import PARTS
@@ -52,6 +58,7 @@ class LoadedModel:
       schedule: the checkpoint's noise schedule.
       guidance_scale: the default for requests that give none.
       tokenizers: of both text encoders.
+      embeddings: textual inversions, those in LoRAs included.
       networks, params: by component.
       dtype, vae_dtype: computed in.
       mesh: of `sampling_mesh`, each device of which has all weights; None is one device.
@@ -65,6 +72,7 @@ class LoadedModel:
         vae_dtype: jnp.dtype | str | None,
         mesh: Mesh | None,
         loras: Sequence[Lora] = (),
+        embeddings: Sequence[EmbeddingSource] = (),
     ):
         """See `InstantIDPipeline.load` for the arguments."""
         if not isinstance(mesh, Mesh | None):
@@ -102,8 +110,11 @@ class LoadedModel:
             text_encoder_2=parts["text_encoder_2"].network,
         )
         self._base = {part: parts[part] for part in PARTS}
+        self._widths = vector_widths(self._base)
         # Before gigabytes are read.
+        self._chosen = find_embeddings(embeddings, self._widths)
         self._merge = find_merge(loras, self._base)
+        self.embeddings = join_embeddings(self._widths, self._chosen, self._merge.embeddings)
         self.params = ModelParams(
             image_proj=self._read(parts["image_proj"]),
             vae=self._read(parts["vae"], self.vae_dtype),
@@ -138,6 +149,17 @@ class LoadedModel:
             self._apply(before, names)
             raise
         self._merge = after
+        self.embeddings = join_embeddings(self._widths, self._chosen, after.embeddings)
+        self.__dict__.pop("weights_hash", None)
+
+    def set_embeddings(self, embeddings: Sequence[EmbeddingSource]) -> None:
+        """Reads textual inversions, instead of those before. Compiles nothing.
+
+        Raises:
+          InputError: if one is missing, damaged or belongs to another model; then nothing changes.
+        """
+        self._chosen = find_embeddings(embeddings, self._widths)
+        self.embeddings = join_embeddings(self._widths, self._chosen, self._merge.embeddings)
         self.__dict__.pop("weights_hash", None)
 
     def _apply(self, merge: Merge, names: Mapping[str, Collection[str]]) -> None:
@@ -230,7 +252,10 @@ class LoadedModel:
 
     @functools.cached_property
     def weights_hash(self) -> str:
-        """Hash of some weights of each network; tells models apart, does not detect tampering."""
+        """Hash of some weights of each network, and of embeddings.
+
+        Tells models apart, does not detect tampering.
+        """
         digest = hashlib.sha256()
         single = ("image_proj", "vae", "text_encoder", "text_encoder_2", "unet")
         networks = [(name, self.params[name]) for name in single]
@@ -241,6 +266,10 @@ class LoadedModel:
             for key in [*_sample(kernels), *_sample(merged)]:
                 digest.update(f"{name}.{key}".encode())
                 digest.update(np.asarray(params[key]).tobytes())
+        for embedding in sorted(self.embeddings.all, key=lambda each: each.name):
+            digest.update(f"embeddings.{embedding.name}".encode())
+            for vectors in embedding.vectors:
+                digest.update(vectors.tobytes())
         return digest.hexdigest()[:16]
 
     def place(self, arrays: Arrays) -> Arrays:

@@ -36,6 +36,7 @@ from instantid_jax.request.request import Request
 from instantid_jax.request.split import split, takes_requests
 from instantid_jax.runs.folder import is_run
 from instantid_jax.runs.trained import recognizer_of
+from instantid_jax.weights.embeddings import EmbeddingSource, parse_embeddings
 from instantid_jax.weights.lora.sources import Lora, parse_loras
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,15 @@ class InstantIDPipeline:
           sources: where it was found, to be recorded with images; None is in memory.
         """
         loras = () if sources is None else parse_loras(sources.loras)
-        self.model = LoadedModel(model, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh, loras=loras)
+        embeddings = () if sources is None else parse_embeddings(sources.embeddings)
+        self.model = LoadedModel(
+            model,
+            dtype=dtype,
+            vae_dtype=vae_dtype,
+            mesh=mesh,
+            loras=loras,
+            embeddings=embeddings,
+        )
         self.sources = sources
 
     @classmethod
@@ -108,6 +117,21 @@ class InstantIDPipeline:
         self.model.set_loras(chosen)
         if self.sources is not None:
             self.sources = dataclasses.replace(self.sources, loras=chosen)
+
+    def set_embeddings(
+        self, embeddings: Sequence[str | os.PathLike[str] | EmbeddingSource]
+    ) -> None:
+        """Takes textual inversions, instead of those before; compiles nothing.
+
+        Args:
+          embeddings: see `pipeline.sources.Sources`.
+        Raises:
+          InputError: if one is missing, damaged, or belongs to another model; nothing changes then.
+        """
+        chosen = parse_embeddings(embeddings)
+        self.model.set_embeddings(chosen)
+        if self.sources is not None:
+            self.sources = dataclasses.replace(self.sources, embeddings=chosen)
 
     @property
     def face_pack(self) -> str:

@@ -17,6 +17,7 @@ from instantid_jax.models.instantid import Conditions, Texts
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
 from instantid_jax.pipeline.step import DenoiserParams
+from instantid_jax.prompt import Tokens
 from instantid_jax.sharding import split_halves, split_images, split_maps
 
 
@@ -36,14 +37,14 @@ class Networks:
 def encode_text(
     networks: Networks,
     params: tuple[Params, Params],
-    input_ids: tuple[jax.Array, jax.Array],
+    tokens: tuple[Tokens, Tokens],
     clip_skip: int,
 ) -> Texts[jax.Array]:
-    """Encodes token ids [B, L] with either text encoder."""
+    """Encodes prompts with either text encoder, the same program with embeddings and without."""
     first, second = (
-        network.bind(weights)(ids, clip_skip)
-        for network, weights, ids in zip(
-            (networks.text_encoder, networks.text_encoder_2), params, input_ids, strict=True
+        network.bind(weights)(ids, clip_skip, vectors)
+        for network, weights, (ids, vectors) in zip(
+            (networks.text_encoder, networks.text_encoder_2), params, tokens, strict=True
         )
     )
     hidden = jnp.concatenate([first.hidden_states, second.hidden_states], axis=-1)

@@ -13,6 +13,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.runs.trained import check_raw, find_published_or_trained
 from instantid_jax.signatures import Call, with_signature
+from instantid_jax.weights.embeddings import parse_embeddings
 from instantid_jax.weights.hub import check_id, split_id
 from instantid_jax.weights.layouts import add_parts, find_sdxl
 from instantid_jax.weights.lora.sources import parse_loras
@@ -38,6 +39,8 @@ class Sources:
       loras: LoRAs to merge into SDXL: files, folders, hub ids, or hub ids with a file in them; each
         may be followed by its strength, as in file:0.8, or by those of the UNet and of the text
         encoders, as in file:0.8:0.5.
+      embeddings: textual inversions: files, folders, hub ids, or hub ids with a file in them. The
+        file's name stands for its vectors in prompts; name=file gives another name.
       raw: take a training run's parameters themselves instead of their moving average.
     Raises:
       InputError: for sources that exclude each other, or one of two that belong together.
@@ -52,6 +55,7 @@ class Sources:
     tokenizers: str | None = None
     variant: str | None = None
     loras: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
     raw: bool = False
 
     def __post_init__(self):
@@ -59,6 +63,8 @@ class Sources:
             raise InputError(f"controlnets={self.controlnets!r}: expected a list")
         object.__setattr__(self, "controlnets", tuple(self.controlnets))
         object.__setattr__(self, "loras", tuple(map(str, parse_loras(self.loras))))
+        embeddings = tuple(map(str, parse_embeddings(self.embeddings)))
+        object.__setattr__(self, "embeddings", embeddings)
         for name in (
             "sdxl",
             "instantid",
@@ -104,7 +110,8 @@ class Sources:
         for name in (self.sdxl, self.instantid, *self.controlnets, self.vae, self.tokenizers):
             if name is not None and not Path(name).exists():
                 check_id(name)
-        for name in (self.unet, *(lora.source for lora in parse_loras(self.loras))):
+        loras, embeddings = parse_loras(self.loras), parse_embeddings(self.embeddings)
+        for name in (self.unet, *(each.source for each in (*loras, *embeddings))):
             if name is not None and not Path(name).exists():
                 check_id(split_id(name)[0])
 

@@ -105,6 +105,7 @@ WEIGHTS = {
     "instantid": "some/instantid",
     "controlnets": ("some/one",),
     "loras": ("some/lora:0.5",),
+    "embeddings": ("style=some/repository/a.safetensors", "some/embedding"),
     "vae": "some/vae",
     "unet": "some/repository/unet.safetensors",
     "tokenizers": "some/tokenizers",
@@ -147,7 +148,7 @@ def flags(values: dict) -> list:
         if value is None:
             continue
         rest = () if value is True else value if isinstance(value, tuple) else (value,)
-        flag = {"loras": "lora"}.get(name, name.replace("_", "-"))
+        flag = {"loras": "lora", "embeddings": "embedding"}.get(name, name.replace("_", "-"))
         made += [f"--{flag}", *rest]
     return made
 
@@ -321,7 +322,9 @@ def test_an_embedding_of_another_pack_is_refused(run, tmp_path):
     assert not (tmp_path / "o.png").exists()
 
 
-@pytest.mark.parametrize("option", ["--face", "--lora", "--controlnets", "--timesteps"])
+@pytest.mark.parametrize(
+    "option", ["--face", "--lora", "--embedding", "--controlnets", "--timesteps"]
+)
 def test_an_option_of_several_values_is_given_once(run, face_file, option):
     """The parser would drop the values of the first."""
     asked = ("--face", face_file, "--prompt", "x", "--output", "o.png")

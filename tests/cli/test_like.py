@@ -87,6 +87,16 @@ def test_another_prompt_seed_or_face_is_another_image(made, again):
         assert "Negative prompt: snow" in image.text["parameters"]
 
 
+def test_embeddings_are_recorded(made, again, run):
+    widths = {"clip_l": 32, "clip_g": 64}
+    rows = np.random.default_rng(0).standard_normal((2, 64), np.float32)
+    save_file({name: rows[:, :width].copy() for name, width in widths.items()}, "a.safetensors")
+    (path,) = made("--embedding", "bad=a.safetensors", "--negative-prompt", "bad")
+    image = contents(path)
+    assert again(path) == image
+    assert again(path, "--embedding") != image
+
+
 def test_without_a_person_a_face_is_asked_for(run, tmp_path):
     chunks = PngInfo()
     chunks.add_text("parameters", "a cartoon\nSteps: 3, Seed: 1, Size: 64x64")

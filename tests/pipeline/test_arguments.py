@@ -30,8 +30,8 @@ def assert_same(result, expected: np.ndarray) -> None:
 
 def encoded(pipe, text: str) -> dict[str, np.ndarray]:
     params = (pipe.model.params["text_encoder"], pipe.model.params["text_encoder_2"])
-    ids = tokenize(pipe.model.tokenizers, ([text], [text]))
-    states = programs.encode_text(pipe.model.networks, params, ids, 0)
+    tokens = tokenize(pipe.model.tokenizers, ([text], [text]), pipe.model.embeddings)
+    states = programs.encode_text(pipe.model.networks, params, tokens, 0)
     return {
         "prompt_embeds": np.asarray(states.hidden),
         "pooled_prompt_embeds": np.asarray(states.pooled),

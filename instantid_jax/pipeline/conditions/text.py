@@ -1,4 +1,4 @@
-"""Prompts: texts to token ids on the host, token ids to hidden states on the devices."""
+"""Prompts: texts to tokens on the host, tokens to hidden states on the devices."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from instantid_jax.errors import InputError
 from instantid_jax.models.instantid import Texts
 from instantid_jax.pipeline import programs
 from instantid_jax.pipeline.model import TEXT_ENCODERS, LoadedModel
-from instantid_jax.prompt import tokenize
+from instantid_jax.prompt import Tokens, tokenize
 from instantid_jax.request.checks import check_whole
 from instantid_jax.request.request import Request
 
 Which = Literal["prompt", "negative_prompt"]
-# For each text encoder, [B, L] int32.
-TokenIds = tuple[np.ndarray, np.ndarray]
+# For each text encoder.
+BothTokens = tuple[Tokens, Tokens]
 # On the devices; states that are given to a mesh stay on the host until its program runs.
 States = Texts[jax.Array | np.ndarray]
 
@@ -27,15 +27,15 @@ class TextInputs:
     """The prompts of B requests.
 
     Attributes:
-      positive: token ids, or the states that were given.
+      positive: tokens, or the states that were given.
       negative: the same, or None for zeros; not used without guidance.
       zero: [B] bool, the requests whose negative states are zeros.
       clip_skip: layers left out for the positive prompts. As in diffusers, none is left out for
         the negative ones.
     """
 
-    positive: TokenIds | Texts[np.ndarray]
-    negative: TokenIds | Texts[np.ndarray] | None
+    positive: BothTokens | Texts[np.ndarray]
+    negative: BothTokens | Texts[np.ndarray] | None
     zero: np.ndarray
     clip_skip: int
 
@@ -89,7 +89,7 @@ def encode_text(
     return positive, negative
 
 
-def _encode(model: LoadedModel, given: TokenIds | Texts[np.ndarray], clip_skip: int) -> States:
+def _encode(model: LoadedModel, given: BothTokens | Texts[np.ndarray], clip_skip: int) -> States:
     if isinstance(given, Texts):
         return model.place(given)
     params = (model.params["text_encoder"], model.params["text_encoder_2"])
@@ -98,8 +98,8 @@ def _encode(model: LoadedModel, given: TokenIds | Texts[np.ndarray], clip_skip: 
 
 def _given(
     model: LoadedModel, requests: Sequence[Request], which: Which
-) -> tuple[TokenIds | Texts[np.ndarray], np.ndarray]:
-    """Token ids or states of one kind of prompt, and whether each request has none of either."""
+) -> tuple[BothTokens | Texts[np.ndarray], np.ndarray]:
+    """Tokens or states of one kind of prompt, and whether each request has none of either."""
     hidden, pooled = f"{which}_embeds", f"{which.replace('prompt', 'pooled_prompt')}_embeds"
     given = [getattr(each, hidden) is not None for each in requests]
     if all(given):
@@ -117,7 +117,7 @@ def _given(
     # Each stands for the other if that is None.
     first = [one if one is not None else two or "" for one, two in texts]
     second = [two if two is not None else one or "" for one, two in texts]
-    return tokenize(model.tokenizers, (first, second)), missing
+    return tokenize(model.tokenizers, (first, second), model.embeddings), missing
 
 
 def _stack(model: LoadedModel, states: Sequence[np.ndarray], name: str) -> np.ndarray:
@@ -138,10 +138,13 @@ def _stack(model: LoadedModel, states: Sequence[np.ndarray], name: str) -> np.nd
 
 
 def _check_lengths(
-    positive: TokenIds | Texts[np.ndarray], negative: TokenIds | Texts[np.ndarray]
+    positive: BothTokens | Texts[np.ndarray], negative: BothTokens | Texts[np.ndarray]
 ) -> None:
     """Both kinds of prompts are joined, so they need the same number of tokens."""
-    lengths = [each[0].shape[1] for each in (positive, negative)]
+    lengths = [
+        (each.hidden if isinstance(each, Texts) else each[0].ids).shape[1]
+        for each in (positive, negative)
+    ]
     if lengths[0] != lengths[1]:
         raise InputError(
             f"prompt and negative prompt have {lengths[0]} and {lengths[1]} tokens: expected the "
