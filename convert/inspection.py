@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import tyro
 
+from convert.embedding_report import embedding_checks
 from convert.lora_report import lora_checks
 from instantid_jax.checkpoint import INDEX, check_values, open_model, stored_params
 from instantid_jax.components import component_shapes, network
@@ -28,6 +29,7 @@ from instantid_jax.weights.torch_files import SUFFIXES, TensorFile, open_tensors
 USES = {
     "sdxl": "--sdxl",
     "lora": "--lora",
+    "embedding": "--embedding",
     "instantid": "the adapter in the folder of --instantid",
     "unet": "unet/ in the folder of --sdxl",
     "vae": "vae/ in the folder of --sdxl, or in a folder of --vae",
@@ -80,7 +82,10 @@ def report_file(path: Path, *, values: bool) -> Iterator[str]:
         yield f"  {line}"
         faults += [line] * fault
     if kind.part is None:
-        yield "  not usable here: not SDXL, InstantID, an SDXL ControlNet, a VAE or a LoRA"
+        yield (
+            "  not usable here: not SDXL, InstantID, an SDXL ControlNet, a VAE, a LoRA or a "
+            "textual inversion"
+        )
     elif faults:
         yield "  not usable as it is"
     else:
@@ -115,6 +120,8 @@ def _checks(part: str | None, file: TensorFile) -> Iterator[tuple[str, bool]]:
         yield _fits(line, lambda: layouts.adapter_parts(file.path, unet))
     elif part == "lora":
         yield from lora_checks(file)
+    elif part == "embedding":
+        yield from embedding_checks(file)
     elif part is not None:
         config = file.path.parent / "config.json"
         settings = read_json(config) if config.is_file() else sdxl_base.SETTINGS.get(part, {})

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from convert.embedding_report import listed, sdxl_widths
 from instantid_jax.components import network
 from instantid_jax.errors import InputError
 from instantid_jax.weights import sdxl_base
+from instantid_jax.weights.embeddings import read_bundled
 from instantid_jax.weights.lora.files import Layer, read_lora
 from instantid_jax.weights.lora.spellings import PARTS, spellings
 from instantid_jax.weights.torch_files import TensorFile
@@ -25,6 +27,7 @@ def lora_checks(file: TensorFile) -> Iterator[tuple[str, bool]]:
     known = spellings({part: network(part, sdxl_base.SETTINGS[part]) for part in PARTS})
     try:
         layers = read_lora(file.path, known)
+        embeddings = read_bundled(file.path, file.tensors, sdxl_widths())
     except InputError as error:
         yield str(error), True
         return
@@ -36,6 +39,8 @@ def lora_checks(file: TensorFile) -> Iterator[tuple[str, bool]]:
     if scaled:
         scales = Counter(f"{layer.scale:g}" for layer in scaled)
         yield f"alpha / rank: {_listed(scales)}", False
+    if embeddings:
+        yield f"textual inversions, by their names in prompts: {listed(embeddings)}", False
 
 
 def _kind(layer: Layer) -> str:

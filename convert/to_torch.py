@@ -1,5 +1,6 @@
 """`python -m convert to-torch`: writes InstantID from a run or converted model as PyTorch files."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from instantid_jax.weights import names
 from instantid_jax.weights.lora.merging import Merge, find_merge
 from instantid_jax.weights.lora.sources import parse_loras
 from instantid_jax.weights.lora.spellings import PARTS
+
+logger = logging.getLogger(__name__)
 
 # The metadata that diffusers writes into every file.
 METADATA = {"format": "pt"}
@@ -120,7 +123,15 @@ def _find_merge(source: Path, loras: Sequence[str]) -> Merge | None:
             f"--merge-loras with {source}, which has no UNet to merge them into: give a model that "
             "to-jax made"
         )
-    return find_merge(parse_loras(loras), open_model(source).components)
+    merge = find_merge(parse_loras(loras), open_model(source).components)
+    for embedding in merge.embeddings:
+        logger.warning(
+            "%s also has the textual inversion %s, which merged networks cannot hold: give the "
+            "file as --embedding, too",
+            embedding.source,
+            embedding.name,
+        )
+    return merge
 
 
 def _write_merged(

@@ -6,7 +6,12 @@ from safetensors.numpy import load_file
 
 from convert.__main__ import main
 from instantid_jax.weights.lora.spellings import PARTS
-from tests.convert.published import UNET, write_published
+from tests.convert.published import (
+    TINY_TEXT_ENCODER,
+    TINY_TEXT_ENCODER_2,
+    UNET,
+    write_published,
+)
 from tests.runs.trained_run import write_run
 from tests.weights.lora.files import KEY, alpha, factors, known, product, write
 from tests.weights.sparse import write_sparse
@@ -41,6 +46,20 @@ def test_a_lora_of_sdxl_is_described(inspect, tmp_path):
         "  changes 4 layers of SDXL base: 3 of the UNet, 1 of text encoder 2",
         "  kinds: LoRA of rank 4 (2), LoHa of rank 2 (1), LoRA of rank 8 (1)",
         "  alpha / rank: 1",
+        "  usable as --lora",
+    ]
+
+
+def test_textual_inversions_in_a_lora_are_named(inspect, tmp_path):
+    shapes = {
+        f"{SDXL_KEY.format(0, 'k')}.lora_down.weight": (4, 2048),
+        f"{SDXL_KEY.format(0, 'k')}.lora_up.weight": (640, 4),
+        "bundle_emb.<me>.clip_l": (3, 768),
+        "bundle_emb.<me>.clip_g": (3, 1280),
+    }
+    lines = inspect(write_sparse(tmp_path / "a.safetensors", shapes))
+    assert lines[-2:] == [
+        "  textual inversions, by their names in prompts: <me> (3 vectors)",
         "  usable as --lora",
     ]
 
@@ -89,6 +108,19 @@ def test_merged_networks_are_written(convert, model, tmp_path):
         else:
             assert not changed
         assert (tmp_path / "out" / part / "config.json").is_file()
+
+
+def test_textual_inversions_are_not_merged(convert, model, tmp_path, caplog):
+    widths = {"clip_l": TINY_TEXT_ENCODER, "clip_g": TINY_TEXT_ENCODER_2}
+    bundled = {
+        f"bundle_emb.<me>.{key}": np.ones((1, settings["hidden_size"]), np.float32)
+        for key, settings in widths.items()
+    }
+    file = write(tmp_path / "a.safetensors", factors(KEY, 4), bundled)
+    output = tmp_path / "out"
+    assert convert("to-torch", model / "jax", "--output", output, "--merge-loras", file).status == 0
+    (line,) = caplog.messages
+    assert line.startswith(f"{file} also has the textual inversion <me>, which merged networks")
 
 
 def test_a_run_has_no_unet_to_merge_into(convert, tmp_path):
