@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tyro
 
@@ -24,6 +23,7 @@ from instantid_jax.runs.folder import is_run
 from instantid_jax.runs.trained import PARTS, open_trained
 from instantid_jax.weights import layouts, original, sdxl_base, selection
 from instantid_jax.weights.identify import kind_of
+from instantid_jax.weights.tensors import FLOAT8, FLOATS
 from instantid_jax.weights.torch_files import SUFFIXES, TensorFile, open_tensors
 
 USES = {
@@ -39,7 +39,6 @@ USES = {
 }
 # model-00001-of-00002.safetensors, or with a variant before the suffix.
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.([^.]+\.)?(safetensors|bin)$")
-FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 
 
 def inspect(path: tyro.conf.Positional[Path], headers_only: bool = False) -> None:
@@ -185,7 +184,7 @@ def _finite(reads: Mapping[str, Callable[[], np.ndarray]]) -> tuple[str, bool]:
     bad = []
     for name, read in reads.items():
         value = read()
-        if value.dtype in FLOATS and not np.isfinite(value).all():
+        if value.dtype in (*FLOATS, *FLOAT8, np.float64) and not np.isfinite(value).all():
             bad.append(name)
     if bad:
         line = ", ".join(bad[:4]) + ", ..." * (len(bad) > 4)

@@ -11,7 +11,7 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.params import mismatches
-from instantid_jax.weights.tensors import FLOATS, Tensors
+from instantid_jax.weights.tensors import FLOAT8, FLOATS, Tensors
 
 # (our leaf, its rank) -> (torch's leaf, axes of the torch tensor that give ours).
 LEAVES = {
@@ -41,7 +41,8 @@ def to_jax(tensors: Tensors, shapes: Mapping[str, jax.ShapeDtypeStruct], what: s
       shapes: our parameters, `Network.shapes` or a part of it.
       what: name and origin of the tensors, for messages.
     Returns:
-      Lazy tensors keyed by our names, in our layouts and the file's dtypes.
+      Lazy tensors keyed by our names, in our layouts and the file's dtypes; of float8, float16,
+      which has all its values.
     Raises:
       InputError: if tensors are missing, unexpected, of another shape, or of an unsupported
         dtype. The message lists the first three kinds.
@@ -55,12 +56,14 @@ def to_jax(tensors: Tensors, shapes: Mapping[str, jax.ShapeDtypeStruct], what: s
     if faults:
         raise InputError(f"{what} does not fit: {'; '.join(faults)}")
     for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS:
+        if tensor.dtype not in (*FLOATS, *FLOAT8):
             raise InputError(
                 f"{what}: {name} is stored as {tensor.dtype}, "
                 "expected float32, float16 or bfloat16; save it again in one of these"
             )
-    return {name: tensors[torch].transpose(axes) for name, (torch, axes) in rules.items()}
+    ours = {name: tensors[torch].transpose(axes) for name, (torch, axes) in rules.items()}
+    wide = np.dtype(np.float16)
+    return {n: t.astype(wide) if t.dtype in FLOAT8 else t for n, t in ours.items()}
 
 
 def to_torch(params: Mapping[str, jax.Array | np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,9 +1,9 @@
 """Reads the pickle inside a PyTorch checkpoint as data; imports and calls nothing from it.
 
 `pickletools` decodes the opcodes; this file interprets a fixed list of them. A pickle names
-functions and classes as (module, name). The tables below list every name that a dict of tensors
-needs; any other name is refused before use. Each listed name maps to one of our own methods on
-plain values, so a hostile file has nothing to run.
+functions and classes as (module, name). `calls` below and the tables of `pickle_names` list every
+name that a dict of tensors needs; any other name is refused before use. Each listed name maps to
+one of our own methods on plain values, so a hostile file has nothing to run.
 
 Overriding `find_class` of `pickle.Unpickler` is not enough. BUILD sets attributes on any object on
 the stack, our stand-ins included; EXT opcodes may bypass `find_class`; a four-byte memo index
@@ -18,10 +18,18 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from instantid_jax.errors import InputError
+from instantid_jax.weights.pickle_names import (
+    DTYPES,
+    KNOWN,
+    NUMPY_SCALARS,
+    STORAGES,
+    Name,
+    Storage,
+    Tensor,
+)
 
 # The pickle of a full SDXL checkpoint of 2515 tensors has 0.6 MB and 100,000 opcodes.
 MAX_BYTES = 32 * 2**20
@@ -32,74 +40,12 @@ MAX_NAME = 256
 # An expanded tensor (stride 0) may have more elements than its storage, up to this many bytes.
 MAX_EXPANDED_BYTES = 64 * 2**20
 
-STORAGES = {
-    ("torch", "DoubleStorage"): np.dtype(np.float64),
-    ("torch", "FloatStorage"): np.dtype(np.float32),
-    ("torch", "HalfStorage"): np.dtype(np.float16),
-    ("torch", "BFloat16Storage"): np.dtype(ml_dtypes.bfloat16),
-    ("torch", "LongStorage"): np.dtype(np.int64),
-    ("torch", "IntStorage"): np.dtype(np.int32),
-    ("torch", "ShortStorage"): np.dtype(np.int16),
-    ("torch", "CharStorage"): np.dtype(np.int8),
-    ("torch", "ByteStorage"): np.dtype(np.uint8),
-    ("torch", "BoolStorage"): np.dtype(np.bool_),
-}
-
-NUMPY_SCALARS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
-
-# Meaning of the common refused names.
-KNOWN = {
-    ("torch._utils", "_rebuild_tensor_v3"): "a float8 or unsigned integer tensor",
-    ("torch._utils", "_rebuild_qtensor"): "a quantized tensor",
-    ("torch._utils", "_rebuild_sparse_tensor"): "a sparse tensor",
-    ("torch._utils", "_rebuild_nested_tensor"): "a nested tensor",
-    ("torch._utils", "_rebuild_meta_tensor_no_storage"): "a tensor without data",
-    ("torch", "ComplexFloatStorage"): "a complex tensor",
-    ("torch", "ComplexDoubleStorage"): "a complex tensor",
-    ("numpy.core.multiarray", "_reconstruct"): "a numpy array",
-    ("numpy._core.multiarray", "_reconstruct"): "a numpy array",
-}
-
 ADVICE = (
     "expected only tensors, numbers, strings and containers; if you trust the source of the file, "
     "save its tensors as .safetensors"
 )
 
 PLAIN = (str, int, float, bytes, bool, type(None))
-
-
-@dataclasses.dataclass(frozen=True)
-class Storage:
-    """`elements` values of `dtype`, stored in the archive under `key`."""
-
-    key: str
-    dtype: np.dtype
-    elements: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A strided view of a storage; offset and strides count elements."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @property
-    def extent(self) -> int:
-        """Number of storage elements from the first to the last, inclusive."""
-        if 0 in self.shape:
-            return 0
-        return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class Name:
-    """An allowed function or class, as data."""
-
-    module: str
-    name: str
 
 
 def load(data: bytes, path: object) -> Any:
@@ -175,6 +121,7 @@ class _Machine:
         self.calls: dict[Name, Callable[..., Any]] = {
             Name("collections", "OrderedDict"): self.empty_dict,
             Name("torch._utils", "_rebuild_tensor_v2"): self.tensor,
+            Name("torch._utils", "_rebuild_tensor_v3"): self.tensor_of_bytes,
             Name("torch._utils", "_rebuild_parameter"): self.parameter,
             Name("torch", "Size"): self.size,
             Name("_codecs", "encode"): self.encode,
@@ -275,9 +222,10 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name that is not a string")
         found = Name(module, name)
-        if found in self.calls or (found.module, found.name) in STORAGES:
+        key = (found.module, found.name)
+        if found in self.calls or key in STORAGES or key in DTYPES:
             return found
-        known = KNOWN.get((found.module, found.name))
+        known = KNOWN.get(key)
         shown = quoted(f"{module}.{name}") + (f" ({known})" if known else "")
         raise self.refusal(f"its pickle names {shown}, which is refused")
 
@@ -334,6 +282,16 @@ class _Machine:
                 f"a tensor of shape {shape} repeats a storage of {storage.elements} elements"
             )
         return tensor
+
+    def tensor_of_bytes(
+        self, storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None
+    ) -> Tensor:
+        """A tensor of a dtype for which torch has no typed storage; all of ours take one byte."""
+        known = DTYPES.get((dtype.module, dtype.name)) if isinstance(dtype, Name) else None
+        if known is None or not isinstance(storage, Storage) or storage.dtype != np.uint8:
+            raise ValueError("not a tensor of bytes")
+        typed = dataclasses.replace(storage, dtype=known)
+        return self.tensor(typed, offset, shape, strides, requires_grad, hooks, metadata)
 
     def parameter(self, tensor, requires_grad, hooks) -> Tensor:
         if not isinstance(tensor, Tensor):

@@ -7,6 +7,8 @@ import ml_dtypes
 import numpy as np
 
 FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
+# float16 has all their values.
+FLOAT8 = tuple(np.dtype(t) for t in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,9 @@ class LazyTensor:
 
     def reshape(self, shape: tuple[int, ...]) -> "LazyTensor":
         return LazyTensor(shape, self.dtype, lambda: self.read().reshape(shape))
+
+    def astype(self, dtype: np.dtype) -> "LazyTensor":
+        return LazyTensor(self.shape, dtype, lambda: self.read().astype(dtype))
 
     def rows(self, start: int, stop: int) -> "LazyTensor":
         """Rows `start` to `stop` of the first axis."""

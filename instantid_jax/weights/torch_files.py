@@ -15,6 +15,7 @@ import numpy as np
 import safetensors
 
 from instantid_jax.errors import InputError
+from instantid_jax.weights import float8
 from instantid_jax.weights.pickles import quoted
 from instantid_jax.weights.tensors import LazyTensor, Tensors
 from instantid_jax.weights.torch_zips import TorchZip
@@ -88,7 +89,7 @@ def open_tensors(path: str | Path) -> TensorFile:
 
     Flattens nested dicts to dotted names, as safetensors files have them: {'image_proj':
     {'latents': t}} becomes 'image_proj.latents'. Drops the prefixes of PyTorch's wrappers, such as
-    `module.`, where all names have them.
+    `module.`, where all names have them. Multiplies float8 weights with the scales next to them.
 
     Raises:
       InputError: if `path` is missing, has another format, is damaged, would need to run code, or
@@ -97,7 +98,8 @@ def open_tensors(path: str | Path) -> TensorFile:
     path = Path(path)
     head = _head(path)
     file = _open_index(path) if _is_json(head) else _open_weights(path, head)
-    return TensorFile(file.path, _unwrapped(file.tensors), file.metadata)
+    tensors = float8.unscaled(_unwrapped(file.tensors), file.path)
+    return TensorFile(file.path, tensors, file.metadata)
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:
@@ -170,13 +172,17 @@ def _open_safetensors(path: Path) -> TensorFile:
     try:
         file = safetensors.safe_open(path, framework="numpy")
         metadata = dict(file.metadata() or {})
-        tensors, refused = {}, []
-        for name in file.offset_keys():
+        tensors: Tensors = {}
+        eights: dict[str, tuple[int, ...]] = {}
+        refused = []
+        names = file.offset_keys()
+        for name in names:
             described = file.get_slice(name)
-            code = described.get_dtype()
+            code, shape = described.get_dtype(), tuple(described.get_shape())
             if code in DTYPES:
-                read = partial(file.get_tensor, name)
-                tensors[name] = LazyTensor(tuple(described.get_shape()), DTYPES[code], read)
+                tensors[name] = LazyTensor(shape, DTYPES[code], partial(file.get_tensor, name))
+            elif code in float8.DTYPES:
+                eights[name] = shape
             else:
                 refused.append(f"{quoted(name)} is {code}")
     except safetensors.SafetensorError as error:
@@ -189,6 +195,9 @@ def _open_safetensors(path: Path) -> TensorFile:
             f"{path}: {len(refused)} of {len(refused) + len(tensors)} tensors have a dtype that is "
             f"not supported ({', '.join(refused[:3])}); use the float16, bfloat16 or float32 file"
         )
+    if eights:
+        tensors |= float8.read_float8(path, eights)
+        tensors = {name: tensors[name] for name in names}
     return TensorFile(path, tensors, metadata)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.weights import pickles
-from instantid_jax.weights.pickles import Tensor, quoted
+from instantid_jax.weights.pickle_names import Tensor
+from instantid_jax.weights.pickles import quoted
 
 LOCAL_HEADER_BYTES = 30
 # DEFLATE's best: 258 bytes in two bits.
@@ -67,7 +68,7 @@ class TorchZip:
         if values.size:
             self._read_into(values, tensor.storage.key, tensor.offset * dtype.itemsize)
         strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
-        view = np.lib.stride_tricks.as_strided(values.view(dtype), tensor.shape, strides)
+        view = np.ndarray(tensor.shape, dtype, values, strides=strides)
         return view if view.flags.c_contiguous else view.copy(order="C")
 
     def _read_into(self, values: np.ndarray, key: str, start: int) -> None:

@@ -147,10 +147,10 @@ def test_safetensors_cut_short_is_told(kept, tmp_path):
         open_tensors(path)
 
 
-def test_float8_is_refused_by_name(tmp_path):
-    saved = {"a": torch.ones(2), "b": torch.ones(2).to(torch.float8_e4m3fn)}
+def test_dtype_that_numpy_lacks_is_refused_by_name(tmp_path):
+    saved = {"a": torch.ones(2), "b": torch.ones(2, dtype=torch.complex64)}
     safetensors.torch.save_file(saved, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match=r"1 of 2 tensors .* \('b' is F8_E4M3\)"):
+    with pytest.raises(InputError, match=r"1 of 2 tensors .* \('b' is C64\)"):
         open_tensors(tmp_path / "x.safetensors")
 
 

@@ -17,7 +17,7 @@ from instantid_jax.weights.identify import BUNDLED, kind_of
 from instantid_jax.weights.lora.forms import Form, MisfitError, form_of, normalized
 from instantid_jax.weights.lora.spellings import PREFIXES, Target
 from instantid_jax.weights.selection import PEFT_CONFIG
-from instantid_jax.weights.tensors import FLOATS, LazyTensor
+from instantid_jax.weights.tensors import FLOAT8, FLOATS, LazyTensor
 from instantid_jax.weights.torch_files import TensorFile, open_tensors
 
 # Ends of names -> role. PEFT may put the adapter's name before the last part.
@@ -49,7 +49,7 @@ OTHERS = {
 }
 # Roles that make no difference of their own.
 _EXTRAS = ("alpha", "dora_scale", "magnitudes", "bias", "up_bias")
-_FLOATS = (*FLOATS, np.dtype(np.float64))
+_FLOATS = (*FLOATS, *FLOAT8, np.dtype(np.float64))
 _PEFT = "base_model.model."
 # PEFT's settings in the metadata of diffusers' files.
 METADATA = "lora_adapter_metadata"
