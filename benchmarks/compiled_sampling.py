@@ -16,6 +16,7 @@ from instantid_jax.compilation import compiler_options
 from instantid_jax.components import network
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
+from instantid_jax.models.controlnet import settings_like_unet
 from instantid_jax.models.instantid import Texts
 from instantid_jax.params import Network
 from instantid_jax.pipeline import programs
@@ -24,7 +25,6 @@ from instantid_jax.pipeline.step import StepInputs, StepProgram, denoise
 from instantid_jax.sharding import replicated, sampling_mesh
 from instantid_jax.weights.sdxl_base import SCHEDULER
 from train.flops import count_flops, uncounted_flops
-from train.model import identitynet_settings
 
 DTYPE = jnp.bfloat16
 
@@ -32,7 +32,7 @@ DTYPE = jnp.bfloat16
 def sdxl_networks() -> programs.Networks:
     """InstantID on SDXL base, at full size."""
     networks = {name: network(name, each) for name, each in FULL.items()}
-    identitynet = network("controlnet", identitynet_settings(FULL["unet"]))
+    identitynet = network("controlnet", settings_like_unet(FULL["unet"]))
     return programs.Networks(controlnets=(identitynet,), **networks)
 
 

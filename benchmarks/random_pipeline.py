@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from instantid_jax import InstantIDPipeline
 from instantid_jax.cache import keep_compiled_programs
 from instantid_jax.components import Component, ModelSource, component_shapes, network
+from instantid_jax.models.controlnet import settings_like_unet
 from instantid_jax.params import Params
 from instantid_jax.weights.sdxl_base import SCHEDULER
 from miniature.base.tokenizer import write_tokenizer
-from train.model import identitynet_settings
 
 
 def random_pipeline(
@@ -34,7 +34,7 @@ def random_pipeline(
     keep_compiled_programs()
     networks = {name: network(name, each) for name, each in settings.items()}
     networks["ip_adapter"] = networks["unet"]
-    networks["controlnet"] = network("controlnet", identitynet_settings(settings["unet"]))
+    networks["controlnet"] = network("controlnet", settings_like_unet(settings["unet"]))
     components = {
         name: Component(
             network=net,

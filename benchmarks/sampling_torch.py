@@ -27,8 +27,8 @@ from benchmarks.sizes import FULL, SMALL
 from convert.diffusers_settings import diffusers_settings
 from convert.torch_reference import IDAttention
 from instantid_jax.components import network
+from instantid_jax.models.controlnet import settings_like_unet
 from instantid_jax.weights.sdxl_base import SCHEDULER
-from train.model import identitynet_settings
 
 MODES = ("eager", "torch.compile")
 GUIDANCE_SCALE, STRENGTH = 5.0, 0.8
@@ -44,7 +44,7 @@ class Peer:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = getattr(torch, job.dtype)
         self.vae_dtype = getattr(torch, job.vae_dtype)
-        identitynet = identitynet_settings(settings["unet"])
+        identitynet = settings_like_unet(settings["unet"])
         self.unet = self._network(UNet2DConditionModel, "unet", settings["unet"])
         self.controlnet = self._network(ControlNetModel, "controlnet", identitynet)
         self.tokens = self.random(1, ID_TOKENS, self.unet.config.cross_attention_dim)

@@ -5,9 +5,9 @@ from typing import Any
 
 from configs.miniature import get_config
 from instantid_jax.components import network
+from instantid_jax.models.controlnet import settings_like_unet
 from instantid_jax.weights import sdxl_base
 from miniature.base import architecture
-from train.model import identitynet_settings
 from train.objective import Networks
 
 # SDXL base.
@@ -27,5 +27,5 @@ def training_networks(settings: Mapping[str, Mapping[str, Any]]) -> Networks:
     Args:
       settings: `FULL` or `SMALL`.
     """
-    settings = {**settings, "controlnet": identitynet_settings(settings["unet"])}
+    settings = {**settings, "controlnet": settings_like_unet(settings["unet"])}
     return Networks(**{name: network(name, each) for name, each in settings.items()})

@@ -21,7 +21,7 @@ from instantid_jax.json_files import read_json
 from instantid_jax.params import Network, Params, mismatches
 from instantid_jax.runs.folder import is_run
 from instantid_jax.runs.trained import PARTS, open_trained
-from instantid_jax.weights import layouts, original, sdxl_base, selection
+from instantid_jax.weights import adapters, layouts, original, parts, sdxl_base, selection
 from instantid_jax.weights.identify import kind_of
 from instantid_jax.weights.tensors import FLOAT8, FLOATS
 from instantid_jax.weights.torch_files import SUFFIXES, TensorFile, open_tensors
@@ -31,11 +31,11 @@ USES = {
     "lora": "--lora",
     "embedding": "--embedding",
     "instantid": "the adapter in the folder of --instantid",
-    "unet": "unet/ in the folder of --sdxl",
-    "vae": "vae/ in the folder of --sdxl, or in a folder of --vae",
+    "unet": "--unet, or in unet/ in the folder of --sdxl",
+    "vae": "--vae, or in vae/ in the folder of --sdxl",
     "text_encoder": "text_encoder/ in the folder of --sdxl",
     "text_encoder_2": "text_encoder_2/ in the folder of --sdxl",
-    "controlnet": "ControlNetModel/ in the folder of --instantid, or in one of --controlnets",
+    "controlnet": "one of --controlnets, or in ControlNetModel/ in the folder of --instantid",
 }
 # model-00001-of-00002.safetensors, or with a variant before the suffix.
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.([^.]+\.)?(safetensors|bin)$")
@@ -116,38 +116,33 @@ def _checks(part: str | None, file: TensorFile) -> Iterator[tuple[str, bool]]:
         yield from _single_file_checks(file)
     elif part == "instantid":
         unet, line = _unet_for(file)
-        yield _fits(line, lambda: layouts.adapter_parts(file.path, unet))
+        yield _fits(line, lambda: adapters.adapter_parts(file.path, unet))
     elif part == "lora":
         yield from lora_checks(file)
     elif part == "embedding":
         yield from embedding_checks(file)
     elif part is not None:
-        config = file.path.parent / "config.json"
-        settings = read_json(config) if config.is_file() else sdxl_base.SETTINGS.get(part, {})
-        line = "its config.json" if config.is_file() else "SDXL base (no config.json next to it)"
-        yield _fits(f"complete, by {line}", lambda: layouts.part_of(part, settings, file))
+        own = parts.settings_beside(file.path, part) is not None
+        line = "its config.json" if own else "SDXL base (no config.json next to it)"
+        yield _fits(f"complete, by {line}", lambda: parts.file_part(part, file))
 
 
 def _single_file_checks(file: TensorFile) -> Iterator[tuple[str, bool]]:
     for name in layouts.SDXL_PARTS:
-        settings = sdxl_base.SETTINGS[name]
-        net = network(name, settings)
+        if name == "vae" and original.prefix_of(name, file.tensors) is None:
+            yield "vae: none; give one as --vae", False
+            continue
+        settings = parts.fitted_to(name, sdxl_base.SETTINGS[name], file)
         yield _fits(
             f"{name}: complete",
-            lambda name=name, net=net, settings=settings: layouts.single_file_part(
-                name, net, settings, file
-            ),
+            lambda name=name, settings=settings: parts.original_part(name, settings, file),
         )
     try:
         yield _prediction(original.prediction_settings(file.tensors, file.metadata)), False
     except InputError as error:
         yield str(error), True
     known = tuple(original.PREFIXES.values())
-    others = Counter(
-        name.partition(".")[0]
-        for name in (name.removeprefix(original.STATE) for name in file.tensors)
-        if not name.startswith(known)
-    )
+    others = Counter(name.partition(".")[0] for name in file.tensors if not name.startswith(known))
     if others:
         line = ", ".join(f"{name} ({count})" for name, count in others.most_common(6))
         yield f"besides the networks: {line}", False
@@ -244,12 +239,12 @@ def _uses(folder: Path, listed: list[str]) -> Iterator[tuple[str, Callable[[], o
     if "config.json" in listed:
         said = read_json(folder / "config.json").get("_class_name")
         for option, part in (("--controlnets", "controlnet"), ("--vae", "vae")):
-            if said in layouts.CLASSES[part]:
+            if said in parts.CLASSES[part]:
                 yield option, lambda part=part: layouts.find_network(source, part)
 
 
 def _unet_of(folder: Path) -> Network | None:
-    adapter = open_tensors(layouts.adapter_file(folder))
+    adapter = open_tensors(adapters.adapter_file(folder))
     return _unet_for(adapter)[0] if kind_of(adapter.tensors).part == "instantid" else None
 
 

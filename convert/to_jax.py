@@ -28,17 +28,18 @@ def to_jax(
     """Converts SDXL and InstantID into one folder, for --model of `instantid generate`.
 
     Args:
-      sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
+      sdxl: SDXL base: a diffusers folder, a single file in the original layout, a hub id, or a hub
+        id and the path of a file in it.
       instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id; or the folder of a
         training run: takes its newest checkpoint, and the moving average if there is one.
       output: the folder to create.
-      controlnets: additional ControlNets, each a folder or a hub id.
-      vae: a VAE to use instead of SDXL's: a folder or a hub id.
-      unet: a UNet to use instead of SDXL's: a file, a folder, a hub id, or a hub id and the path
+      controlnets: additional ControlNets, each a file, a folder, a hub id, or a hub id and the path
         of a file in it.
-      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None uses
-        SDXL base's.
-      variant: variant of the weights files, such as fp16.
+      vae: a VAE to use instead of SDXL's: the same, or a whole SDXL checkpoint in one file.
+      unet: a UNet to use instead of SDXL's: the same.
+      tokenizers: a folder or hub id with tokenizer/ and tokenizer_2/; None uses the folder's own,
+        or SDXL base's for a single file.
+      variant: variant of the weights files, such as fp16, for parts that have it.
       dtype: dtype of all weights; None keeps each tensor's dtype.
     """
     check_new(output)

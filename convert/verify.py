@@ -38,13 +38,14 @@ def verify(
     else 1. Both sides compute in float32, one network at a time, which limits memory.
 
     Args:
-      sdxl: SDXL base: a diffusers folder, a single file in the original layout, or a hub id.
+      sdxl: SDXL base: a diffusers folder, a single file in the original layout, a hub id, or a hub
+        id and the path of a file in it.
       instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id; or the folder of a
         training run, which PyTorch reads as to-torch writes it.
       model: a folder made by to-jax from these files, to compare instead of them.
-      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None uses
-        SDXL base's.
-      variant: variant of the weights files, such as fp16.
+      tokenizers: a folder or hub id with tokenizer/ and tokenizer_2/; None uses the folder's own,
+        or SDXL base's for a single file.
+      variant: variant of the weights files, such as fp16, for parts that have it.
       height: image height in pixels, a multiple of 8.
       width: image width in pixels, a multiple of 8.
       seed: seed of the random inputs.

@@ -126,9 +126,10 @@ def check_fit(networks: Mapping[str, Network]) -> None:
     """
     unet = networks["unet"].config
     if unet.in_channels != unet.out_channels:
+        task = "inpainting" if unet.in_channels == 2 * unet.out_channels + 1 else "image editing"
         raise InputError(
-            f"the UNet has {unet.in_channels} input and {unet.out_channels} output channels: UNets "
-            "for inpainting and image editing are not supported; use one of SDXL base"
+            f"the UNet takes {unet.in_channels} channels and predicts {unet.out_channels}: {task} "
+            "is not supported yet; use a UNet of SDXL base"
         )
     tokens = networks["image_proj"].config.output_dim
     first, second = networks["text_encoder"].config, networks["text_encoder_2"].config
@@ -167,12 +168,12 @@ def check_fit(networks: Mapping[str, Network]) -> None:
                 f"{name}: cross_attention_dim={part.config.cross_attention_dim}, expected the "
                 f"UNet's {unet.cross_attention_dim}; use a ControlNet made for this UNet"
             )
-    if networks["vae"].config.latent_channels != unet.in_channels or (
+    if networks["vae"].config.latent_channels != unet.out_channels or (
         networks["vae"].config.downscale != 8
     ):
         raise InputError(
             f"the VAE has {networks['vae'].config.latent_channels} latent channels at 1/"
-            f"{networks['vae'].config.downscale} of the size, the UNet expects {unet.in_channels} "
+            f"{networks['vae'].config.downscale} of the size, the UNet expects {unet.out_channels} "
             "at 1/8; use this UNet's VAE"
         )
 

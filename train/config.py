@@ -30,8 +30,9 @@ class ModelConfig:
 
     Attributes:
       sdxl: diffusers folder, single file in the original layout, or hub id.
-      vae: VAE to use instead of SDXL's own, in diffusers' layout.
-      tokenizers: folder or hub id of the tokenizers of a single file; SDXL base's by default.
+      vae: VAE to use instead of SDXL's own: a file, a folder in diffusers' layout, or a hub id.
+      tokenizers: folder or hub id of the tokenizers; by default those of the folder, or SDXL base's
+        for a single file.
       variant: suffix of the weight files to load, such as "fp16".
       instantid: InstantID weights to start from: a folder in the published layout, a hub id, or
         the folder of another run. None initializes new weights from `resampler`,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,13 @@ from jax.sharding import Mesh, Sharding
 from instantid_jax.components import BaseSource, Component, check_fit, component_shapes, network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.errors import InputError
-from instantid_jax.models.controlnet import ControlNetConfig
-from instantid_jax.models.unet import ENCODER_ONLY
+from instantid_jax.models.controlnet import settings_like_unet
 from instantid_jax.params import Params, join_parts
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.runs.contents import checksums
 from instantid_jax.runs.trained import find_published_or_trained
 from instantid_jax.sharding import replicated, shard_params
-from instantid_jax.weights.layouts import find_network, find_sdxl
+from instantid_jax.weights.layouts import find_sdxl
 from train.config import ModelConfig, TrainConfig
 from train.identity.onnx_network import read_recognizer
 from train.objective import FROZEN, Networks
@@ -84,10 +83,10 @@ def find_base(
     Raises:
       InputError: if a file is missing, damaged or of the wrong kind, or the networks do not fit.
     """
-    base = find_sdxl(config.sdxl, tokenizers=config.tokenizers, variant=config.variant)
+    base = find_sdxl(
+        config.sdxl, tokenizers=config.tokenizers, vae=config.vae, variant=config.variant
+    )
     parts = dict(base.components)
-    if config.vae is not None:
-        parts["vae"] = find_network(config.vae, "vae", variant=config.variant)
     if config.recognizer is not None:
         parts["recognizer"] = find_recognizer(Path(config.recognizer))
     start, settings = None, trained
@@ -99,9 +98,7 @@ def find_base(
     elif trained is None:
         settings = {
             "image_proj": vars(config.resampler),
-            "controlnet": identitynet_settings(
-                parts["unet"].settings, config.conditioning_channels
-            ),
+            "controlnet": settings_like_unet(parts["unet"].settings, config.conditioning_channels),
         }
     networks = Networks(
         **{name: parts[name].network for name in FROZEN},
@@ -143,26 +140,6 @@ def check_recognizer(networks: Networks) -> None:
             f"the recognizer returns {list(found.shape)}, but the Resampler expects "
             f"{list(wanted)}: use the recognizer of the face pack that prepared the data"
         )
-
-
-def identitynet_settings(
-    unet: Mapping[str, Any],
-    conditioning_channels: Sequence[int] = ControlNetConfig.conditioning_embedding_out_channels,
-) -> dict[str, Any]:
-    """The `config.json` of a ControlNet with a UNet's encoder.
-
-    Source: diffusers/models/controlnets/controlnet.py:ControlNetModel.from_unet.
-    """
-    config = ControlNetConfig.from_json(
-        {**unet, "conditioning_embedding_out_channels": conditioning_channels}
-    )
-    # diffusers' defaults are not SDXL's, so every key is written; it has no attention_type.
-    fixed = {
-        name: supported[0] if isinstance(supported, tuple) else supported
-        for name, supported in ENCODER_ONLY.items()
-        if name != "attention_type"
-    }
-    return {"_class_name": "ControlNetModel"} | fixed | dataclasses.asdict(config)
 
 
 class Frozen:

@@ -5,7 +5,7 @@ Source: Zhang et al. 2023; diffusers/models/controlnets/controlnet.py:ControlNet
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -53,6 +53,26 @@ class ControlNetConfig(EncoderConfig):
         """Reads diffusers' ControlNet `config.json`; rejects unsupported settings by name."""
         only = ENCODER_ONLY | {"global_pool_conditions": False}
         return config_from_json(cls, settings, only=only)
+
+
+def settings_like_unet(
+    unet: Mapping[str, Any],
+    conditioning_channels: Sequence[int] = ControlNetConfig.conditioning_embedding_out_channels,
+) -> dict[str, Any]:
+    """The `config.json` of a ControlNet with a UNet's encoder.
+
+    Source: diffusers/models/controlnets/controlnet.py:ControlNetModel.from_unet.
+    """
+    config = ControlNetConfig.from_json(
+        {**unet, "conditioning_embedding_out_channels": conditioning_channels}
+    )
+    # diffusers' defaults are not SDXL's, so every key is written; it has no attention_type.
+    fixed = {
+        name: supported[0] if isinstance(supported, tuple) else supported
+        for name, supported in ENCODER_ONLY.items()
+        if name != "attention_type"
+    }
+    return {"_class_name": "ControlNetModel"} | fixed | dataclasses.asdict(config)
 
 
 class ControlNetConditioningEmbedding(nnx.Module):

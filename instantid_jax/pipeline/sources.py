@@ -25,17 +25,17 @@ class Sources:
 
     Attributes:
       sdxl: SDXL base: a diffusers folder, a single .safetensors or .ckpt file in the original
-        layout, or a hub id.
+        layout, a hub id, or a hub id and the path of a file in it.
       instantid: InstantID's adapter and ControlNetModel/: a folder or a hub id; or the folder of a
         training run, whose newest checkpoint is taken.
       model: a folder that `python -m convert to-jax` made, instead of both.
-      controlnets: additional ControlNets, each a folder or a hub id.
-      vae: a VAE instead of SDXL's own: a folder or a hub id.
-      unet: a UNet instead of SDXL's own, such as a few-step model's: a file, a folder, a hub id, or
-        a hub id and the path of a file in it.
-      tokenizers: for a single file, a folder or hub id with tokenizer/ and tokenizer_2/; None is
-        SDXL base's.
-      variant: take the weights files with this infix, such as fp16.
+      controlnets: additional ControlNets, each a file, a folder, a hub id, or a hub id and the path
+        of a file in it.
+      vae: a VAE instead of SDXL's own: the same, or a whole SDXL checkpoint in one file.
+      unet: a UNet instead of SDXL's own, such as a few-step model's: the same.
+      tokenizers: a folder or hub id with tokenizer/ and tokenizer_2/; None is the folder's own, or
+        SDXL base's for a single file.
+      variant: take the weights files with this infix, such as fp16, in every part that has them.
       loras: LoRAs to merge into SDXL: files, folders, hub ids, or hub ids with a file in them; each
         may be followed by its strength, as in file:0.8, or by those of the UNet and of the text
         encoders, as in file:0.8:0.5.
@@ -107,13 +107,14 @@ class Sources:
         Raises:
           InputError: for such a name.
         """
-        for name in (self.sdxl, self.instantid, *self.controlnets, self.vae, self.tokenizers):
-            if name is not None and not Path(name).exists():
-                check_id(name)
         loras, embeddings = parse_loras(self.loras), parse_embeddings(self.embeddings)
-        for name in (self.unet, *(each.source for each in (*loras, *embeddings))):
+        files = [*self.controlnets, self.vae, self.unet]
+        files += [each.source for each in (*loras, *embeddings)]
+        # Whether a name may be a hub id with a file in it.
+        names = [(self.sdxl, True), (self.instantid, False), *((file, True) for file in files)]
+        for name, with_file in (*names, (self.tokenizers, False)):
             if name is not None and not Path(name).exists():
-                check_id(split_id(name)[0])
+                check_id(split_id(name)[0] if with_file else name)
 
     @property
     def embedded(self) -> bool:
@@ -129,18 +130,18 @@ class Sources:
         if self.model is not None:
             from instantid_jax.checkpoint import open_model  # Orbax is slow to import
 
-            found = open_model(Path(self.model))
+            found, vae = open_model(Path(self.model)), self.vae
         else:
             if self.sdxl is not None and self.instantid is not None:
                 sdxl, instantid = self.sdxl, self.instantid
             else:
                 sdxl, instantid = str(embedded.SDXL), str(embedded.INSTANTID)
-            base = find_sdxl(sdxl, tokenizers=self.tokenizers, variant=self.variant)
+            base = find_sdxl(sdxl, tokenizers=self.tokenizers, vae=self.vae, variant=self.variant)
             parts = find_published_or_trained(
                 instantid, base.components["unet"].network, variant=self.variant, raw=self.raw
             )
-            found = base.with_parts(parts)
-        return add_parts(found, self.controlnets, self.vae, self.unet, variant=self.variant)
+            found, vae = base.with_parts(parts), None
+        return add_parts(found, self.controlnets, vae, self.unet, variant=self.variant)
 
 
 def takes_sources(call: Call) -> Call:

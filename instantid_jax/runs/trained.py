@@ -19,7 +19,8 @@ from instantid_jax.json_files import read_json
 from instantid_jax.params import Network, Params, mismatches
 from instantid_jax.paths import utf8_path
 from instantid_jax.runs.folder import RunFolder, is_run
-from instantid_jax.weights.layouts import find_instantid, read_params
+from instantid_jax.weights.layouts import find_instantid
+from instantid_jax.weights.reading import read_params
 from instantid_jax.weights.tensors import LazyTensor
 
 logger = logging.getLogger(__name__)

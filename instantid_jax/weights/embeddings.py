@@ -21,7 +21,6 @@ from instantid_jax.errors import InputError
 from instantid_jax.inversion import Embedding, Embeddings, checked_name
 from instantid_jax.weights.hub import file_of
 from instantid_jax.weights.identify import BUNDLED, EMBEDDING_KEYS, kind_of
-from instantid_jax.weights.original import STATE
 from instantid_jax.weights.tensors import FLOATS, LazyTensor, Tensors
 from instantid_jax.weights.torch_files import open_tensors
 
@@ -170,7 +169,7 @@ def read_embeddings(
     """
     file = open_tensors(path)
     kind = kind_of(file.tensors)
-    tensors = {key.removeprefix(STATE): tensor for key, tensor in file.tensors.items()}
+    tensors = file.tensors
     if any(key.startswith(BUNDLED) for key in tensors):
         found = read_bundled(path, tensors, widths)
         if not found:

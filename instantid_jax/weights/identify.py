@@ -5,7 +5,8 @@ import math
 import re
 from collections.abc import Mapping
 
-from instantid_jax.weights.original import PREFIXES, STATE
+from instantid_jax.weights.names import adapter_names, without_averages
+from instantid_jax.weights.original import PREFIXES, prefix_of
 from instantid_jax.weights.tensors import Tensors
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,8 +38,21 @@ HALVES = {
 }
 # Numbers in a textual inversion for one text encoder; larger tensors are something else.
 LARGEST = 128 * 1280
+# The first weight of the added embeddings, in the original layout.
+LABELS = "label_emb.0.0.weight"
 # Input channels of UNets that take an image in addition to the noise.
 EDITORS = {9: "inpainting", 8: "image editing"}
+# Those that can be loaded.
+LOADED = ("", "inpainting ")
+# Additions that are not supported, by how a name begins.
+ADDITIONS = {
+    "lllite_": "a ControlNet-LLLite (use a whole ControlNet instead)",
+    "adapter.body.": "a T2I-Adapter (use a ControlNet instead)",
+    "body.0.": "a T2I-Adapter (use a ControlNet instead)",
+    "id_adapter.": "a PuLID adapter",
+    "id_adapter_attn_layers.": "a PuLID adapter",
+    "id_encoder.": "a PhotoMaker adapter",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +76,14 @@ def identify(tensors: Tensors) -> str:
 
 def kind_of(tensors: Tensors) -> Kind:
     """The kind of a weights file."""
-    shapes = {name.removeprefix(STATE): tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if not shapes:
         return Kind("a file without tensors")
+    if not _any(shapes, PREFIXES["unet"]) and _any(shapes, "model_ema.diffusion_model"):
+        return Kind("a checkpoint with its UNet's moving average (model_ema) instead of the UNet")
+    shapes = without_averages(shapes)
     for recognize in (
+        _controlnet,
         _whole_checkpoint,
         _adapter,
         _addition,
@@ -86,19 +104,36 @@ def _any(shapes: Shapes, *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in shapes)
 
 
+def _controlnet(shapes: Shapes) -> Kind | None:
+    """ControlNets in the original layout, by themselves or next to their UNet."""
+    if "lora_controlnet" in shapes:
+        return Kind("a Control-LoRA (a change to the UNet; use a whole ControlNet instead)")
+    prefix = prefix_of("controlnet", shapes)
+    if prefix is None:
+        return None
+    base = _base({n: s for n, s in shapes.items() if n.startswith(prefix)}, f"{prefix}{LABELS}")
+    return Kind(
+        f"{_article(base)} {base} ControlNet (original layout)",
+        "controlnet" if _known(base) else None,
+    )
+
+
 def _whole_checkpoint(shapes: Shapes) -> Kind | None:
-    """Checkpoints in the original layout."""
-    if _any(shapes, "control_model."):
-        return Kind("a ControlNet in the original layout (convert it to diffusers' first)")
-    unet = PREFIXES["unet"]
-    if not _any(shapes, unet):
+    """Checkpoints in the original layout, and their UNets by themselves."""
+    unet = prefix_of("unet", shapes)
+    if unet is None:
         return None
     whole = "(one file, original layout)"
     editor = _editor(shapes, f"{unet}input_blocks.0.0.weight", f"{unet}out.2.weight")
+    base = _base(shapes, f"{unet}{LABELS}")
     if _any(shapes, f"{unet}joint_blocks.", f"{unet}double_blocks."):
         return Kind("an SD 3 or FLUX checkpoint (one file)")
-    if _any(shapes, "conditioner.embedders.1."):
-        return Kind(f"an SDXL {editor}checkpoint {whole}", None if editor else "sdxl")
+    first, second = (_any(shapes, PREFIXES[f"text_encoder{i}"]) for i in ("", "_2"))
+    if second or (first and base == BASES[SDXL]):
+        lacking = [f"text encoder {i}" for i, held in ((1, first), (2, second)) if not held]
+        lack = "".join(f" without {part}" for part in lacking)
+        usable = editor in LOADED and not lacking
+        return Kind(f"an SDXL {editor}checkpoint{lack} {whole}", "sdxl" if usable else None)
     if _any(shapes, "conditioner.embedders.0.model."):
         return Kind(f"an SDXL refiner checkpoint {whole}")
     if _any(shapes, "conditioner."):
@@ -107,12 +142,16 @@ def _whole_checkpoint(shapes: Shapes) -> Kind | None:
         return Kind(f"an SD 2.x {editor}checkpoint {whole}")
     if _any(shapes, "cond_stage_model."):
         return Kind(f"an SD 1.x {editor}checkpoint {whole}")
-    base = _base(shapes, f"{unet}label_emb.0.0.weight")
-    return Kind(f"{_article(base)} {base} {editor}UNet in the original layout, without the rest")
+    rest = "the rest" if not _any(shapes, "first_stage_model.") else "text encoders"
+    return Kind(
+        f"{_article(base)} {base} {editor}UNet in the original layout, without {rest}",
+        "unet" if _known(base) and editor in LOADED else None,
+    )
 
 
 def _adapter(shapes: Shapes) -> Kind | None:
     """Adapters with keys and values for image tokens: InstantID and IP-Adapters."""
+    shapes = adapter_names(shapes)
     if not _any(shapes, "image_proj.", "ip_adapter."):
         return None
     if "image_proj.latents" in shapes:
@@ -133,8 +172,9 @@ def _adapter(shapes: Shapes) -> Kind | None:
 
 def _addition(shapes: Shapes) -> Kind | None:
     """Small files that change another model."""
-    if "lora_controlnet" in shapes:
-        return Kind("a Control-LoRA")
+    for start, phrase in ADDITIONS.items():
+        if _any(shapes, start):
+            return Kind(phrase)
     if any(mark in name for name in shapes for mark in LORA_MARKS):
         return _lora(shapes)
     return None
@@ -168,18 +208,17 @@ def _network(shapes: Shapes) -> Kind | None:
     if not _any(shapes, "down_blocks.") or not _any(shapes, "conv_in."):
         return None
     base = _base(shapes, "add_embedding.linear_1.weight")
-    known = not base.startswith(("SD 1", "SD 2", "SDXL refiner", "unknown"))
     if _any(shapes, "controlnet_cond_embedding."):
         if _any(shapes, "task_embedding", "control_add_embedding."):
             return Kind(f"{_article(base)} {base} union ControlNet (diffusers layout)")
         return Kind(
             f"{_article(base)} {base} ControlNet (diffusers layout)",
-            "controlnet" if known else None,
+            "controlnet" if _known(base) else None,
         )
     editor = _editor(shapes, "conv_in.weight", "conv_out.weight")
     return Kind(
         f"{_article(base)} {base} {editor}UNet (diffusers layout)",
-        "unet" if known and not editor else None,
+        "unet" if _known(base) and editor in LOADED else None,
     )
 
 
@@ -191,7 +230,7 @@ def _editor(shapes: Shapes, first: str, last: str) -> str:
 
 def _text_encoder(shapes: Shapes) -> Kind | None:
     if not any(name.endswith("embeddings.token_embedding.weight") for name in shapes):
-        return None
+        return Kind("a CLIP image encoder") if _any(shapes, "vision_model.") else None
     if _any(shapes, "vision_model."):
         return Kind("a whole CLIP model (text and images)")
     if "text_projection.weight" in shapes:
@@ -204,8 +243,12 @@ def _vae(shapes: Shapes) -> Kind | None:
         channels = shapes.get("decoder.conv_in.weight", (0, 4))[1]
         suffix = "" if channels == 4 else f" with {channels} latent channels"
         return Kind(f"a VAE{suffix} (diffusers layout)", "vae")
-    if _any(shapes, "encoder.down.", "decoder.up."):
-        return Kind("a VAE (original layout; convert it to diffusers' first)")
+    if _any(shapes, "encoder.down.", "decoder.up.") or prefix_of("vae", shapes) == "vae.":
+        return Kind("a VAE (original layout)", "vae")
+    if _any(shapes, "first_stage_model."):
+        return Kind("a VAE with the names of a whole checkpoint", "vae")
+    if _any(shapes, "encoder.layers.", "decoder.layers."):
+        return Kind("a tiny VAE, for previews")
     return None
 
 
@@ -235,9 +278,16 @@ def _base(shapes: Shapes, added: str) -> str:
     """
     text = next((s[1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), None)
     width = shapes[added][1] if added in shapes else None
+    if text is None and width == SDXL[1]:
+        return BASES[SDXL]  # small ControlNets have no attention
     if (text, width) in BASES:
         return BASES[text, width]
     return "unknown kind of" if text is None else f"{text}-wide"
+
+
+def _known(base: str) -> bool:
+    """Whether networks of a base model may be usable; small models have a width as their base."""
+    return not base.startswith(("SD 1", "SD 2", "SDXL refiner", "unknown"))
 
 
 def _article(noun: str) -> str:

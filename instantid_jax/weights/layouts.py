@@ -2,30 +2,37 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from instantid_jax.components import BaseSource, Component, ModelSource, component_shapes, network
+from instantid_jax.components import BaseSource, Component, ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json
-from instantid_jax.models.resampler import ResamplerConfig
-from instantid_jax.params import Network, Params
+from instantid_jax.models.controlnet import settings_like_unet
+from instantid_jax.params import Network
+from instantid_jax.paths import local_path
 from instantid_jax.request.checks import check_number
-from instantid_jax.weights import names, original, sdxl_base, selection
+from instantid_jax.weights import original, sdxl_base, selection
+from instantid_jax.weights.adapters import adapter_file, adapter_parts
 from instantid_jax.weights.hub import Select, file_of, folder_of, split_id
 from instantid_jax.weights.identify import identify, kind_of
-from instantid_jax.weights.tensors import Tensors
+from instantid_jax.weights.parts import (
+    EXPECTED,
+    file_part,
+    fitted_to,
+    original_part,
+    part_of,
+    wrong_kind,
+)
 from instantid_jax.weights.torch_files import TensorFile, open_tensors
 
-SDXL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+logger = logging.getLogger(__name__)
+
+SDXL_PARTS = selection.NETWORKS
 # Overrides SDXL's sampling defaults in a model's folder: {"guidance_scale": 2.0}.
 DEFAULTS = "defaults.json"
-UNET_PREFIX = original.PREFIXES["unet"]
 
 
 def find_instantid(
@@ -38,49 +45,77 @@ def find_instantid(
     """
     folder = _folder_of(
         source,
-        functools.partial(_preferring(variant), selection.instantid_files),
+        functools.partial(selection.instantid_files, variant=variant),
         "the folder of an InstantID adapter and ControlNetModel/",
     )
+    files = selection.identitynet_files(selection.list_folder(folder), variant)
+    weights = next(file for file in files if not file.endswith("config.json"))
+    settings = None if unet is None else _controlnet_settings(unet)
     return {
         **adapter_parts(adapter_file(folder, variant), unet),
-        "controlnet": _diffusers_part(
-            folder, "ControlNetModel", "controlnet", _weights_preferring(variant)
-        ),
+        "controlnet": file_part("controlnet", open_tensors(folder / weights), settings),
     }
 
 
 def find_sdxl(
-    source: str, *, tokenizers: str | None = None, variant: str | None = None
+    source: str,
+    *,
+    tokenizers: str | None = None,
+    vae: str | None = None,
+    variant: str | None = None,
 ) -> BaseSource:
     """SDXL from a folder, a single file or a hub id; reads configurations and names, not weights.
 
-    The arguments are those of `pipeline.sources.Sources`.
+    The arguments are those of `pipeline.sources.Sources`. With another VAE or tokenizers, the
+    source needs none of its own.
 
     Raises:
       InputError: if something is missing, damaged, or of another kind than expected.
     """
-    if Path(source).is_file():
-        return BaseSource(*_single_file(Path(source), tokenizers))
+    if _is_file(source):
+        return _single_file(file_of(source, selection.model_files), tokenizers, vae, variant)
+    own = [name for name in SDXL_PARTS if name != "vae" or vae is None]
+    select = functools.partial(
+        selection.sdxl_files, variant=variant, networks=own, tokenizers=tokenizers is None
+    )
     try:
-        folder = folder_of(source, lambda files: selection.sdxl_files(files, variant))
+        folder = folder_of(source, select)
     except InputError as error:
         found = _unet_in(Path(source))
         raise InputError(f"{error}{f'; its unet/ holds {found}' if found else ''}") from error
-    parts = {
-        name: _diffusers_part(
-            folder, name, name, functools.partial(selection.weights_in, variant=variant)
-        )
-        for name in SDXL_PARTS
-    }
+    if variant is not None:
+        _report_lacking(folder, own, variant)
+    parts = {name: _diffusers_part(folder, name, name, variant) for name in own}
+    if vae is not None:
+        config = folder / "vae" / "config.json"
+        settings = read_json(config) if config.is_file() else None
+        parts["vae"] = find_network(vae, "vae", settings, variant=variant)
     index = folder / "model_index.json"
     settings = read_json(index) if index.is_file() else {}
     return BaseSource(
-        parts,
+        {name: parts[name] for name in SDXL_PARTS},
         read_json(folder / "scheduler" / "scheduler_config.json"),
-        (folder / "tokenizer", folder / "tokenizer_2"),
+        _tokenizers_in(folder if tokenizers is None else tokenizers),
         bool(settings.get("force_zeros_for_empty_prompt", True)),
         _usual_guidance(folder / DEFAULTS),
     )
+
+
+def _report_lacking(folder: Path, parts: Sequence[str], variant: str) -> None:
+    files = selection.list_folder(folder)
+    lacking = [part for part in parts if not selection.has_variant(files, part, variant)]
+    if lacking:
+        logger.warning(
+            "%s: no weights of the variant %s in %s; taking those without a variant",
+            folder,
+            variant,
+            ", ".join(f"{part}/" for part in lacking),
+        )
+
+
+def _tokenizers_in(source: str | Path) -> tuple[Path, Path]:
+    folder = folder_of(source, selection.tokenizer_files)
+    return folder / "tokenizer", folder / "tokenizer_2"
 
 
 def _usual_guidance(defaults: Path) -> float | None:
@@ -92,32 +127,13 @@ def _usual_guidance(defaults: Path) -> float | None:
 
 def find_vae(sdxl: str, *, variant: str | None = None) -> Component:
     """SDXL's VAE alone, from any source that `find_sdxl` accepts."""
-    if Path(sdxl).is_file():
-        file = _original_sdxl(Path(sdxl))
-        settings = sdxl_base.SETTINGS["vae"]
-        return single_file_part("vae", network("vae", settings), settings, file)
+    if _is_file(sdxl):
+        return _own_vae(_original_sdxl(file_of(sdxl, selection.model_files)))
     select = functools.partial(selection.model_files, folder="vae", variant=variant)
-    weights_in = functools.partial(selection.weights_in, variant=variant)
-    return _diffusers_part(folder_of(sdxl, select), "vae", "vae", weights_in)
-
-
-def find_unet(source: str, base: Component, *, variant: str | None = None) -> Component:
-    """A UNet by itself, as few-step models are published.
-
-    Args:
-      source: a file with a UNet or a whole checkpoint, a folder or hub id in diffusers' layout, or
-        a hub id and the path of a file in it.
-      base: the UNet that it stands for; it has the same sizes.
-    """
-    if Path(source).is_dir() or not (Path(source).is_file() or split_id(source)[1]):
-        return find_network(source, "unet", variant=variant)
-    file = open_tensors(file_of(source, selection.model_files))
-    kind = kind_of(file.tensors)
-    if kind.part == "unet":
-        return part_of("unet", base.settings, file)
-    if any(name.removeprefix(original.STATE).startswith(UNET_PREFIX) for name in file.tensors):
-        return single_file_part("unet", base.network, base.settings, file)
-    raise InputError(f"{file.path} is {kind.phrase}: expected {EXPECTED['unet']}")
+    folder = folder_of(sdxl, select)
+    if variant is not None:
+        _report_lacking(folder, ["vae"], variant)
+    return _diffusers_part(folder, "vae", "vae", variant)
 
 
 def add_parts(
@@ -131,113 +147,62 @@ def add_parts(
     """The model with additional ControlNets and, if given, another VAE and another UNet."""
     parts = dict(model.components)
     first = len(model.controlnets) - 1
+    like = _controlnet_settings(parts["unet"].network)
     for i, source in enumerate(controlnets, start=first):
-        parts[f"controlnets.{i}"] = find_network(source, "controlnet", variant=variant)
+        parts[f"controlnets.{i}"] = find_network(source, "controlnet", like, variant=variant)
     if vae is not None:
-        parts["vae"] = find_network(vae, "vae", variant=variant)
+        parts["vae"] = find_network(vae, "vae", parts["vae"].settings, variant=variant)
     if unet is not None:
-        before, parts["unet"] = parts["unet"], find_unet(unet, parts["unet"], variant=variant)
-        if parts["unet"].network != before.network:
+        before = parts["unet"]
+        parts["unet"] = find_network(unet, "unet", before.settings, variant=variant)
+        if not _same_sizes(parts["unet"].network, before.network):
             raise InputError(f"{unet}: its UNet has other sizes than the model's: give one of SDXL")
     return dataclasses.replace(model, components=parts)
 
 
-def adapter_file(folder: Path, variant: str | None = None) -> Path:
-    """The adapter's file in a folder, or the index of its shards."""
-    rule = functools.partial(selection.weights_in, folder="", stems=("ip-adapter",))
-    return folder / _preferring(variant)(rule, selection.list_folder(folder))[0]
+def _same_sizes(one: Network, other: Network) -> bool:
+    """Whether two UNets are equal except for the channels that they are given."""
+    changed = dataclasses.replace(one.config, in_channels=other.config.in_channels)
+    return dataclasses.replace(one, config=changed) == other
 
 
-def adapter_parts(path: Path, unet: Network | None) -> dict[str, Component]:
-    """The Resampler and, if `unet` is given, its adapter keys and values, from one file."""
-    file = open_tensors(path)
-    kind = kind_of(file.tensors)
-    halves = {
-        half: {
-            name.removeprefix(f"{half}."): tensor
-            for name, tensor in file.tensors.items()
-            if name.startswith(f"{half}.")
-        }
-        for half in ("image_proj", "ip_adapter")
-    }
-    if kind.part != "instantid" or sum(map(len, halves.values())) < len(file.tensors):
-        raise InputError(f"{path} is {kind.phrase}: expected an InstantID adapter")
-    config = path.parent / "config.json"
-    dim_head = read_json(config).get("dim_head", 64) if config.is_file() else 64
-    resampler = ResamplerConfig.from_shapes(
-        {name: tensor.shape for name, tensor in halves["image_proj"].items()}, dim_head
-    )
-    settings = vars(resampler)
-    net = network("image_proj", settings)
-    source = str(path)
-    parts = {"image_proj": _component("image_proj", net, settings, halves["image_proj"], source)}
-    if unet is not None:
-        parts["ip_adapter"] = _component("ip_adapter", unet, {}, halves["ip_adapter"], source)
-    return parts
+def _controlnet_settings(unet: Network) -> Mapping[str, Any]:
+    """Settings of a ControlNet for this UNet."""
+    return settings_like_unet(dataclasses.asdict(unet.config))
 
 
-def find_network(source: str, name: str, *, variant: str | None = None) -> Component:
-    """A network published by itself: `config.json` and weights in a folder or hub repository.
+def find_network(
+    source: str,
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    variant: str | None = None,
+) -> Component:
+    """A network published by itself.
 
     Args:
-      name: "controlnet", "vae" or another key of `CLASSES`.
+      source: a file with it, or with a whole checkpoint; a folder or hub repository with
+        `config.json` and weights; or a hub id and the path of a file in it.
+      name: "unet", "controlnet", "vae" or another key of `parts.CLASSES`.
+      settings: for a file without `config.json`, those of the model that it is for; None is SDXL
+        base.
+    Raises:
+      InputError: if something is missing, damaged, of another kind, or does not fit.
     """
+    if _is_file(source):
+        return file_part(name, open_tensors(file_of(source, selection.model_files)), settings)
     folder = _folder_of(
         source,
-        functools.partial(_preferring(variant), selection.model_files),
+        functools.partial(selection.model_files, variant=variant),
         f"the folder of {EXPECTED[name]} in diffusers' layout",
     )
-    return _diffusers_part(folder, "", name, _weights_preferring(variant))
+    return _diffusers_part(folder, "", name, variant)
 
 
-def read_params(
-    tensors: Tensors, dtype: jnp.dtype | None, chosen: Collection[str] | None = None
-) -> Params:
-    """Reads lazy tensors in our layout onto the default device, one at a time.
-
-    Args:
-      dtype: dtype of the result; None keeps each tensor's dtype.
-      chosen: names of those to read; None reads all.
-    """
-    params = {}
-    for name in tensors if chosen is None else chosen:
-        tensor = tensors[name]
-        kept = tensor.dtype if dtype is None else np.dtype(dtype)
-        try:
-            # jnp.asarray would compile a program per shape.
-            params[name] = jax.device_put(_aligned_copy(tensor.read(), kept))
-        except FloatingPointError as error:
-            raise InputError(
-                f"{name} has values too large for {kept}: choose bfloat16 or float32"
-            ) from error
-    return params
-
-
-def _aligned_copy(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A contiguous copy, aligned so that JAX's CPU backend adopts the memory without a copy.
-
-    JAX copies an unaligned array, with two extra copies at the peak.
-
-    Raises:
-      FloatingPointError: if a number is too large for `dtype`.
-    """
-    alignment = 64
-    size = value.size * dtype.itemsize
-    memory = np.empty(size + alignment, np.uint8)
-    start = -memory.ctypes.data % alignment
-    copy = memory[start : start + size].view(dtype).reshape(value.shape)
-    with np.errstate(over="raise"):
-        copy[...] = value
-    return copy
-
-
-def _component(
-    name: str, net: Network, settings: Mapping[str, Any], tensors: Tensors, source: str
-) -> Component:
-    """A component from tensors with torch's names; checks them against the network."""
-    convert = names.adapter_to_jax if name == "ip_adapter" else names.to_jax
-    ours = convert(tensors, component_shapes(name, net), f"{name} ({source})")
-    return Component(net, settings, functools.partial(read_params, ours), source)
+def _is_file(source: str) -> bool:
+    """Whether a source is a file, on this machine or in a hub repository."""
+    path = local_path(source)
+    return path.is_file() or (not path.is_dir() and bool(split_id(str(source))[1]))
 
 
 def _folder_of(source: str, select: Select, expected: str) -> Path:
@@ -249,106 +214,48 @@ def _folder_of(source: str, select: Select, expected: str) -> Path:
     return folder_of(source, select)
 
 
-def _preferring(variant: str | None) -> Callable[..., list[str]]:
-    """Selects files of `variant`, or of no variant if there are none.
-
-    `variant` refers to SDXL; adapters and ControlNets often have a single variant.
-    """
-
-    def select(rule: Callable[..., list[str]], files: Sequence[str]) -> list[str]:
-        try:
-            return rule(files, variant=variant)
-        except InputError:
-            return rule(files, variant=None)
-
-    return select
-
-
-def _weights_preferring(variant: str | None) -> Callable[[Sequence[str], str], list[str]]:
-    prefer = _preferring(variant)
-    return lambda files, folder: prefer(
-        functools.partial(selection.weights_in, folder=folder), files
-    )
-
-
-def _diffusers_part(
-    folder: Path, subfolder: str, name: str, weights_in: Callable[[Sequence[str], str], list[str]]
-) -> Component:
+def _diffusers_part(folder: Path, subfolder: str, name: str, variant: str | None) -> Component:
     """A network in diffusers' or transformers' layout: `config.json` and weights."""
-    place = folder / subfolder
-    settings = read_json(place / "config.json")
-    file = open_tensors(folder / weights_in(selection.list_folder(folder), subfolder)[0])
-    return part_of(name, settings, file)
-
-
-def part_of(name: str, settings: Mapping[str, Any], file: TensorFile) -> Component:
-    """A network from its `config.json` and weights in diffusers' or transformers' layout.
-
-    Raises:
-      InputError: if they belong to another network, or do not fit each other.
-    """
-    kind = kind_of(file.tensors)
-    # Some copies of text encoder 1 keep a projection that SDXL does not use.
-    projecting = name == "text_encoder" and kind.part == "text_encoder_2"
-    if kind.part != name and not projecting:
-        raise InputError(f"{file.path} is {kind.phrase}: expected {EXPECTED[name]}")
-    said = settings.get("_class_name") or next(iter(settings.get("architectures") or ()), None)
-    if said is not None and said not in CLASSES[name]:
-        raise InputError(
-            f"{file.path}: its config.json describes a {said}, expected a {CLASSES[name][0]}"
-        )
-    tensors = dict(file.tensors)
-    if name in ("text_encoder", "text_encoder_2"):
-        tensors = names.text_encoder_names(tensors)
-    if projecting:
-        del tensors["text_projection.weight"]
-        settings = {**settings, "architectures": ["CLIPTextModel"]}
-    elif name == "vae":
-        tensors = names.vae_names(tensors)
-    try:
-        net = network(name, settings)
-    except InputError as error:
-        raise InputError(f"{file.path} ({kind.phrase}): {error}") from error
-    return _component(name, net, settings, tensors, str(file.path))
-
-
-CLASSES = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "controlnet": ("ControlNetModel",),
-    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
-    "text_encoder_2": ("CLIPTextModelWithProjection",),
-}
-
-
-EXPECTED = {
-    "unet": "an SDXL UNet",
-    "vae": "a VAE",
-    "controlnet": "an SDXL ControlNet",
-    "text_encoder": "a CLIP text encoder without a projection",
-    "text_encoder_2": "a CLIP text encoder with a projection",
-}
+    settings = read_json(folder / subfolder / "config.json")
+    files = selection.weights_preferring(selection.list_folder(folder), subfolder, variant)
+    return part_of(name, settings, open_tensors(folder / files[0]))
 
 
 def _unet_in(folder: Path) -> str | None:
     """The kind of weights in the `unet/` of a diffusers folder, in any variant."""
-    for path in sorted((folder / "unet").glob("*.safetensors")):
+    whole = [p for p in (folder / "unet").glob("*.safetensors") if "-of-" not in p.name]
+    for path in sorted(whole):
         return identify(open_tensors(path).tensors)
     return None
 
 
+# -- single files ---------------------------------------------------------------------------------
+
+
 def _single_file(
-    path: Path, tokenizers: str | None
-) -> tuple[dict[str, Component], dict[str, Any], tuple[Path, Path]]:
+    path: Path, tokenizers: str | None, vae: str | None, variant: str | None
+) -> BaseSource:
     """The parts of a checkpoint in the original layout, with SDXL base's configuration."""
     file = _original_sdxl(path)
     parts = {}
     for name in SDXL_PARTS:
-        settings = sdxl_base.SETTINGS[name]
-        parts[name] = single_file_part(name, network(name, settings), settings, file)
+        if name != "vae":
+            settings = fitted_to(name, sdxl_base.SETTINGS[name], file)
+            parts[name] = original_part(name, settings, file)
+        elif vae is None:
+            parts[name] = _own_vae(file)
+        else:
+            parts[name] = find_network(vae, name, variant=variant)
     scheduler = sdxl_base.SCHEDULER | original.prediction_settings(file.tensors, file.metadata)
-    folder = folder_of(tokenizers or sdxl_base.HUB_ID, selection.tokenizer_files)
-    return parts, scheduler, (folder / "tokenizer", folder / "tokenizer_2")
+    return BaseSource(parts, scheduler, _tokenizers_in(tokenizers or sdxl_base.HUB_ID))
+
+
+def _own_vae(file: TensorFile) -> Component:
+    if original.prefix_of("vae", file.tensors) is None:
+        raise InputError(
+            f"{file.path} has no VAE: give one as vae=, such as stabilityai/sdxl-vae or a file"
+        )
+    return file_part("vae", file)
 
 
 def _original_sdxl(path: Path) -> TensorFile:
@@ -356,21 +263,6 @@ def _original_sdxl(path: Path) -> TensorFile:
     file = open_tensors(path)
     kind = kind_of(file.tensors)
     if kind.part != "sdxl":
-        raise InputError(
-            f"{path} is {kind.phrase}: expected an SDXL checkpoint in the original layout, or the "
-            "folder of one in diffusers'"
-        )
+        expected = "an SDXL checkpoint in the original layout, or the folder of one in diffusers'"
+        raise wrong_kind(path, kind, expected)
     return file
-
-
-def single_file_part(
-    name: str, net: Network, settings: Mapping[str, Any], file: TensorFile
-) -> Component:
-    """One network of a single file."""
-    shapes: dict[str, jax.ShapeDtypeStruct] = net.shapes
-    if name == "unet":
-        shapes = component_shapes("unet", net)
-    tensors = original.select(name, file.tensors, shapes, net.config)
-    if name == "vae":
-        tensors = names.vae_names(tensors)
-    return _component(name, net, settings, tensors, str(file.path))

@@ -4,7 +4,9 @@ Our attributes are named as in diffusers and transformers, so one table of leave
 The rest is the order of the adapter's layers, and older names.
 """
 
+import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +14,8 @@ import numpy as np
 from instantid_jax.errors import InputError
 from instantid_jax.params import mismatches
 from instantid_jax.weights.tensors import FLOAT8, FLOATS, Tensors
+
+Value = TypeVar("Value")
 
 # (our leaf, its rank) -> (torch's leaf, axes of the torch tensor that give ours).
 LEAVES = {
@@ -140,6 +144,39 @@ def text_encoder_names(tensors: Tensors) -> Tensors:
         has_prefix = name.startswith(("text_model.", "text_projection."))
         named[name if has_prefix else f"text_model.{name}"] = tensor
     return named
+
+
+# Moving averages of weights, as training programs write them next to the weights themselves:
+# model_ema.a.weight, ema.a.weight, a.weight_ema.
+AVERAGE = re.compile(r"(^|\.)(\w*_ema|ema(_\w+)?)(\.|$)")
+
+
+def without_averages(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """Leaves out moving averages, unless there is nothing else."""
+    kept = {name: value for name, value in tensors.items() if not AVERAGE.search(name)}
+    return kept or dict(tensors)
+
+
+# The parts of an adapter in IP-Adapter's training programs, which save their UNet, too.
+TRAINED_ADAPTER = {"image_proj_model.": "image_proj.", "adapter_modules.": "ip_adapter."}
+
+
+def adapter_names(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """Renames an adapter that a training program saved as in published files.
+
+    Source: tencent-ailab/IP-Adapter, tutorial_train_sdxl.py: `adapter_modules` are the UNet's
+    attention processors, in the order whose numbers published files have.
+    """
+    if not any(name.startswith(tuple(TRAINED_ADAPTER)) for name in tensors):
+        return dict(tensors)
+    renamed = {}
+    for name, value in tensors.items():
+        for theirs, published in TRAINED_ADAPTER.items():
+            if name.startswith(theirs):
+                name = published + name.removeprefix(theirs)
+        if not name.startswith("unet."):
+            renamed[name] = value
+    return renamed
 
 
 # The VAE's attentions in diffusers before 0.17 -> today.

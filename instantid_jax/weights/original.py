@@ -1,16 +1,20 @@
-"""SDXL checkpoints in the original layout: one file, with the names of Stability AI's code.
+"""The original layout: one file, with the names of Stability AI's code and of ControlNet's.
 
 Every rule maps diffusers' name to the original one, so nothing is guessed from the file.
-Source: Stability-AI/generative-models; diffusers/loaders/single_file_utils.py.
+Source: Stability-AI/generative-models; lllyasviel/ControlNet;
+diffusers/loaders/single_file_utils.py.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 
 from instantid_jax.errors import InputError
-from instantid_jax.models.unet import UNetConfig
+from instantid_jax.models.config import per_block
+from instantid_jax.models.controlnet import ControlNetConfig
+from instantid_jax.models.unet import EncoderConfig, UNetConfig
 from instantid_jax.models.vae import VAEConfig
 from instantid_jax.weights.names import torch_name
 from instantid_jax.weights.tensors import LazyTensor, Tensors
@@ -20,9 +24,14 @@ PREFIXES = {
     "vae": "first_stage_model.",
     "text_encoder": "conditioner.embedders.0.transformer.",
     "text_encoder_2": "conditioner.embedders.1.model.",
+    "controlnet": "control_model.",
 }
-# Older trainers save a whole training state with this prefix on the weights.
-STATE = "state_dict."
+# Where a network's names begin in files of one network, and names that it alone has.
+ALONE = {
+    "unet": (("",), ("input_blocks.", "output_blocks.")),
+    "vae": (("", "vae."), ("encoder.down.", "decoder.up.")),
+    "controlnet": (("",), ("input_hint_block.", "zero_convs.")),
+}
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -41,6 +50,7 @@ UNET_TOP = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+HINT = "controlnet_cond_embedding."
 VAE_ATTENTION = {
     "group_norm": "norm",
     "to_q": "q",
@@ -64,7 +74,23 @@ OPENCLIP_TOP = {
 }
 
 
-def unet_name(name: str, config: UNetConfig) -> str:
+def prefix_of(component: str, names: Iterable[str]) -> str | None:
+    """The prefix of one network's names in a file, or None if it is not in the original layout.
+
+    Args:
+      component: a key of `PREFIXES`.
+    """
+    names = list(names)
+    if any(name.startswith(PREFIXES[component]) for name in names):
+        return PREFIXES[component]
+    prefixes, own = ALONE.get(component, ((), ()))
+    for prefix in prefixes:
+        if all(any(name.startswith(prefix + each) for name in names) for each in own):
+            return prefix
+    return None
+
+
+def unet_name(name: str, config: EncoderConfig) -> str:
     """diffusers' name of a UNet tensor -> the original one, without prefix."""
     module, _, leaf = name.rpartition(".")
     if module in UNET_TOP:
@@ -73,8 +99,7 @@ def unet_name(name: str, config: UNetConfig) -> str:
     if parts[0] == "mid_block":
         place = 1 if parts[1] == "attentions" else 2 * int(parts[2])
         return ".".join(["middle_block", str(place), *_inner(parts[1], parts[3:]), leaf])
-    layers = config.layers_per_block
-    assert isinstance(layers, int), "the original layout has one number of layers for all blocks"
+    layers = _layers(config)
     block, kind, index = int(parts[1]), parts[2], int(parts[3])
     rest = _inner(kind, parts[4:])
     if parts[0] == "down_blocks":
@@ -83,6 +108,7 @@ def unet_name(name: str, config: UNetConfig) -> str:
             return f"input_blocks.{first + layers}.0.op.{leaf}"
         place = "01"[kind == "attentions"]
         return ".".join(["input_blocks", str(first + index), place, *rest, leaf])
+    assert isinstance(config, UNetConfig), "only UNets have up blocks"
     first = block * (layers + 1)
     if kind == "upsamplers":
         place = 2 if config.up_block_types[block].startswith("CrossAttn") else 1
@@ -93,6 +119,38 @@ def unet_name(name: str, config: UNetConfig) -> str:
 
 def _inner(kind: str, parts: list[str]) -> list[str]:
     return [RESNET[parts[0]], *parts[1:]] if kind == "resnets" else parts
+
+
+def _layers(config: EncoderConfig) -> int:
+    """Layers of each block.
+
+    Raises:
+      InputError: if they differ, which the original layout does not provide for.
+    """
+    blocks = len(config.block_out_channels)
+    each = set(per_block(config.layers_per_block, blocks, "layers_per_block"))
+    if len(each) > 1:
+        raise InputError(
+            f"layers_per_block={config.layers_per_block}: files in the original layout have as "
+            "many layers in every block; use a file or folder in diffusers' layout"
+        )
+    return each.pop()
+
+
+def controlnet_name(name: str, config: ControlNetConfig) -> str:
+    """diffusers' name of a ControlNet's tensor -> the original one, without prefix."""
+    module, _, leaf = name.rpartition(".")
+    if module.startswith(HINT):
+        # Every other place is an activation.
+        between = 2 * (len(config.conditioning_embedding_out_channels) - 1)
+        place, _, index = module.removeprefix(HINT).partition(".")
+        number = {"conv_in": 0, "blocks": 1 + int(index or 0), "conv_out": between + 1}[place]
+        return f"input_hint_block.{2 * number}.{leaf}"
+    if module.startswith("controlnet_down_blocks."):
+        return f"zero_convs.{module.rpartition('.')[2]}.0.{leaf}"
+    if module == "controlnet_mid_block":
+        return f"middle_block_out.0.{leaf}"
+    return unet_name(name, config)
 
 
 def vae_name(name: str, config: VAEConfig) -> str:
@@ -138,7 +196,17 @@ def openclip_tensor(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor 
 
 def is_original(names: Iterable[str]) -> bool:
     """Whether tensor names are those of a whole checkpoint in the original layout."""
-    return any(name.removeprefix(STATE).startswith(PREFIXES["unet"]) for name in names)
+    return any(name.startswith(PREFIXES["unet"]) for name in names)
+
+
+def name_in(component: str, name: str, config: Any) -> str:
+    """diffusers' name of a tensor -> the original one, without prefix.
+
+    Args:
+      component: "unet", "vae" or "controlnet".
+    """
+    names = {"unet": unet_name, "vae": vae_name, "controlnet": controlnet_name}
+    return names[component](name, config)
 
 
 def select(
@@ -146,30 +214,30 @@ def select(
     tensors: Tensors,
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     config: object,
+    prefix: str | None = None,
 ) -> Tensors:
     """Selects one network's tensors from a single file, under diffusers' names.
 
     Skips tensors that the network does not name, as diffusers does: such files also contain
-    training state, EMA copies and markers.
+    training state, EMA copies and markers. A ControlNet's are all returned, because ControlNets of
+    other kinds differ by a few tensors.
 
     Args:
       component: a key of `PREFIXES`.
       shapes: our parameters of the network.
       config: its configuration.
+      prefix: of `prefix_of`; None is that of whole checkpoints.
     """
-    prefix = PREFIXES[component]
-    inside = {}
-    for name, tensor in tensors.items():
-        name = name.removeprefix(STATE)
-        if name.startswith(prefix):
-            inside[name.removeprefix(prefix)] = tensor
+    prefix = PREFIXES[component] if prefix is None else prefix
+    inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     names = [torch_name(name, len(want.shape))[0] for name, want in shapes.items()]
     if component == "text_encoder_2":
         found = {name: openclip_tensor(name, inside) for name in names}
-    elif isinstance(config, UNetConfig):
-        found = {name: inside.get(unet_name(name, config)) for name in names}
-    elif isinstance(config, VAEConfig):
-        found = {name: inside.get(vae_name(name, config)) for name in names}
+    elif component in ("unet", "vae", "controlnet"):
+        known = {name: name_in(component, name, config) for name in names}
+        found = {name: inside.get(theirs) for name, theirs in known.items()}
+        if component == "controlnet":
+            found |= {name: inside[name] for name in sorted(inside.keys() - known.values())}
     else:
         found = {name: inside.get(name) for name in names}
     if component == "text_encoder" and not any(found.values()):
@@ -188,16 +256,15 @@ def prediction_settings(tensors: Tensors, metadata: Mapping[str, str]) -> dict[s
     Raises:
       InputError: if the file is marked as an EDM model.
     """
-    names = {name.removeprefix(STATE) for name in tensors}
-    edm = sorted(name for name in names if name.startswith("edm_"))
+    edm = sorted(name for name in tensors if name.startswith("edm_"))
     if edm:
         raise InputError(
             f"the checkpoint is marked {edm[0]}: EDM schedules are not supported, "
             "expected epsilon or v prediction"
         )
     declared = str(metadata.get("modelspec.prediction_type", "epsilon")).lower()
-    velocity = "v_pred" in names or declared in ("v", "v_prediction")
+    velocity = "v_pred" in tensors or declared in ("v", "v_prediction")
     settings: dict[str, object] = {"prediction_type": "v_prediction" if velocity else "epsilon"}
-    if "ztsnr" in names:
+    if "ztsnr" in tensors:
         settings["rescale_betas_zero_snr"] = True
     return settings

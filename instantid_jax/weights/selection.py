@@ -17,9 +17,16 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 # In order of preference.
 FORMATS = ("safetensors", "bin")
 
+# The adapter of InstantID, IdentityNet where it lies next to it, and states of training programs.
+ADAPTER = "ip-adapter"
+IDENTITYNET = "diffusion_pytorch_model"
+STATES = ("optimizer", "scheduler", "scaler", "sampler", "random_states", "training_args")
+
 # Names of LoRAs in diffusers and PEFT, and the latter's settings.
 LORA_STEMS = ("pytorch_lora_weights.", "adapter_model.")
 LORA_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+# In order of preference.
+ADAPTER_SUFFIXES = (*LORA_SUFFIXES, ".ckpt")
 PEFT_CONFIG = "adapter_config.json"
 
 # model.safetensors, model.fp16.safetensors, and two spellings of a variant's shards:
@@ -72,32 +79,90 @@ def weights_in(
     )
 
 
+def weights_preferring(
+    files: Iterable[str],
+    folder: str,
+    variant: str | None = None,
+    stems: Sequence[str] = STEMS,
+) -> list[str]:
+    """As `weights_in`, but takes weights without a variant where there are none of `variant`.
+
+    Repositories often have a variant of their large networks alone.
+
+    Raises:
+      InputError: if there are neither, or some shards of `variant` are missing.
+    """
+    names = list(files)
+    sets = _weight_sets(_names_in(names, folder), stems)
+    plain = {key[0] for key, found in sets.items() if found.files()}
+    if not has_variant(names, folder, variant, stems) and None in plain:
+        variant = None
+    return weights_in(names, folder, variant, stems)
+
+
+def has_variant(
+    files: Iterable[str], folder: str, variant: str | None, stems: Sequence[str] = STEMS
+) -> bool:
+    """Whether a folder has weights, or some of the shards, of a variant."""
+    return any(key[0] == variant for key in _weight_sets(_names_in(files, folder), stems))
+
+
 def model_files(files: Iterable[str], folder: str = "", variant: str | None = None) -> list[str]:
-    """A network's `config.json` and weights, by default at the root.
+    """A network's `config.json` and weights, by default at the root; prefers `variant`.
 
     Raises:
       InputError: if either is missing.
     """
     files = set(files)
     _require(files, [_join(folder, "config.json")], "a diffusers model")
-    return [_join(folder, "config.json"), *weights_in(files, folder, variant)]
+    return [_join(folder, "config.json"), *weights_preferring(files, folder, variant)]
 
 
-def sdxl_files(files: Iterable[str], variant: str | None = None) -> list[str]:
-    """All files of an SDXL checkpoint in diffusers' layout, in one variant.
+def sdxl_files(
+    files: Iterable[str],
+    variant: str | None = None,
+    *,
+    networks: Sequence[str] = NETWORKS,
+    tokenizers: bool = True,
+) -> list[str]:
+    """The files of an SDXL checkpoint in diffusers' layout.
 
+    Args:
+      variant: prefer weights with this infix, part by part.
+      networks: those needed; of the others, takes the settings if there are any.
+      tokenizers: whether they are needed.
     Raises:
-      InputError: if a part is missing, or has no weights of `variant`.
+      InputError: if a part is missing, or no part has weights of `variant`.
     """
     files = set(files)
-    required = [_join(network, "config.json") for network in NETWORKS]
-    _require(files, [*required, "scheduler/scheduler_config.json"], "SDXL in diffusers' layout")
-    chosen = sorted(files & {"model_index.json"})
+    required = [_join(network, "config.json") for network in networks]
+    required.append("scheduler/scheduler_config.json")
+    lacks_vae = set(required) - files == {"vae/config.json"}
+    instead = ", or another VAE as vae=" if lacks_vae else ""
+    _require(files, required, f"SDXL in diffusers' layout{instead}")
+    others = [_join(network, "config.json") for network in NETWORKS if network not in networks]
+    chosen = sorted(files & {"model_index.json", *others})
     chosen += [_join("scheduler", name) for name in sorted(_names_in(files, "scheduler"))]
-    chosen += tokenizer_files(files)
-    for network in NETWORKS:
+    if tokenizers:
+        chosen += tokenizer_files(files)
+    if variant and not any(has_variant(files, network, variant) for network in networks):
+        _refuse_variant(files, variant, networks)
+    for network in networks:
         chosen += model_files(files, network, variant)
     return chosen
+
+
+def _refuse_variant(files: set[str], variant: str, networks: Sequence[str]) -> None:
+    shown = {
+        _shown(key[0])
+        for network in networks
+        for key, found in _weight_sets(_names_in(files, network), STEMS).items()
+        if found.files()
+    }
+    held = (
+        f"there are {' and '.join(sorted(shown))}: use these" if shown else "there are no weights"
+    )
+    raise InputError(f"no {_shown(variant)} in any part; {held}")
 
 
 def tokenizer_files(files: Iterable[str]) -> list[str]:
@@ -112,7 +177,7 @@ def tokenizer_files(files: Iterable[str]) -> list[str]:
         names = _names_in(files, folder)
         if "tokenizer.json" not in names:
             vocabulary = [_join(folder, name) for name in ("vocab.json", "merges.txt")]
-            _require(files, vocabulary, "a CLIP tokenizer")
+            _require(files, vocabulary, "a CLIP tokenizer, or others as tokenizers=")
         chosen += [_join(folder, name) for name in sorted(names)]
     return chosen
 
@@ -124,9 +189,67 @@ def instantid_files(files: Iterable[str], variant: str | None = None) -> list[st
       InputError: if either is missing.
     """
     files = set(files)
-    adapter = weights_in(files, "", variant, stems=("ip-adapter",))
-    identity = model_files(files, "ControlNetModel", variant)
-    return [*adapter, *sorted(files & {"config.json"}), *identity]
+    adapter = adapter_files(files, variant)
+    return list(
+        dict.fromkeys(
+            [*adapter, *sorted(files & {"config.json"}), *identitynet_files(files, variant)]
+        )
+    )
+
+
+def adapter_files(files: Iterable[str], variant: str | None = None) -> list[str]:
+    """The Image Adapter's weights: ip-adapter, or the only weights at the root.
+
+    Training programs name them otherwise; IdentityNet and the rest of a training state may lie next
+    to them.
+
+    Raises:
+      InputError: if there are none, or several.
+    """
+    files = set(files)
+    try:
+        return weights_preferring(files, "", variant, (ADAPTER,))
+    except InputError as error:
+        if any(name.startswith(f"{ADAPTER}.") for name in _names_in(files, "")):
+            raise
+        others = sorted(
+            (
+                name
+                for name in _names_in(files, "")
+                if name.endswith(ADAPTER_SUFFIXES) and not name.startswith((IDENTITYNET, *STATES))
+            ),
+            key=lambda name: ADAPTER_SUFFIXES.index("." + name.rpartition(".")[2]),
+        )
+        if len({name.rpartition(".")[0] for name in others}) > 1:
+            raise InputError(
+                f"no {ADAPTER}.bin or {ADAPTER}.safetensors, and which of {', '.join(others[:8])} "
+                f"is the adapter is not clear; rename it to {ADAPTER}"
+            ) from error
+        if not others:
+            raise
+        return others[:1]
+
+
+def identitynet_files(files: Iterable[str], variant: str | None = None) -> list[str]:
+    """IdentityNet's weights in ControlNetModel/ or at the root, and `config.json` if there is one.
+
+    Raises:
+      InputError: if there are no weights.
+    """
+    files = set(files)
+    at_root = not _names_in(files, "ControlNetModel") and any(
+        name.startswith(IDENTITYNET) for name in _names_in(files, "")
+    )
+    folder, stems = ("", (IDENTITYNET,)) if at_root else ("ControlNetModel", STEMS)
+    if not at_root and not _names_in(files, folder):
+        raise InputError(
+            f"no {folder}/{IDENTITYNET}.safetensors; expected IdentityNet, as in InstantX/InstantID"
+        )
+    settings = _join(folder, "config.json")
+    return [
+        *sorted(files & {settings}),
+        *weights_preferring(files, folder, variant, stems),
+    ]
 
 
 def lora_files(files: Iterable[str]) -> list[str]:

@@ -39,6 +39,8 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 
+# Prefix of the weights in whole training states, which also have those of the optimizer.
+STATE = "state_dict."
 # Prefixes of torch.nn.DataParallel and torch.compile.
 WRAPPERS = ("module.", "_orig_mod.")
 
@@ -89,7 +91,8 @@ def open_tensors(path: str | Path) -> TensorFile:
 
     Flattens nested dicts to dotted names, as safetensors files have them: {'image_proj':
     {'latents': t}} becomes 'image_proj.latents'. Drops the prefixes of PyTorch's wrappers, such as
-    `module.`, where all names have them. Multiplies float8 weights with the scales next to them.
+    `module.`, where all names have them, and what a training state has besides its `state_dict`.
+    Multiplies float8 weights with the scales next to them.
 
     Raises:
       InputError: if `path` is missing, has another format, is damaged, would need to run code, or
@@ -103,6 +106,8 @@ def open_tensors(path: str | Path) -> TensorFile:
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:
+    state = {n.removeprefix(STATE): t for n, t in tensors.items() if n.startswith(STATE)}
+    tensors = state or tensors
     for wrapper in WRAPPERS:
         if tensors and all(name.startswith(wrapper) for name in tensors):
             return _unwrapped({n.removeprefix(wrapper): tensor for n, tensor in tensors.items()})

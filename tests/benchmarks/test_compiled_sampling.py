@@ -4,10 +4,10 @@ import pytest
 
 from benchmarks.compiled_sampling import compile_step
 from instantid_jax.components import network
+from instantid_jax.models.controlnet import settings_like_unet
 from instantid_jax.pipeline.programs import Networks
 from instantid_jax.sharding import sampling_mesh
 from tests.pipeline import small_model
-from train.model import identitynet_settings
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def networks() -> Networks:
     settings = small_model.settings()
     names = ("unet", "vae", "text_encoder", "text_encoder_2", "image_proj")
     made = {name: network(name, settings.get(name, {"output_dim": 96})) for name in names}
-    identitynet = network("controlnet", identitynet_settings(settings["unet"]))
+    identitynet = network("controlnet", settings_like_unet(settings["unet"]))
     return Networks(controlnets=(identitynet,), **made)
 
 

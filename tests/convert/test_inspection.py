@@ -51,7 +51,7 @@ def test_controlnet(inspect, sound):
         f"  {count} tensors, {parameters:,} parameters, float16, {2 * parameters / 1e6:.2f} MB",
         "  complete, by its config.json",
         "  all values are finite",
-        "  usable as ControlNetModel/ in the folder of --instantid, or in one of --controlnets",
+        "  usable as one of --controlnets, or in ControlNetModel/ in the folder of --instantid",
     ]
 
 
@@ -74,7 +74,7 @@ def test_numbers_that_are_not_finite(inspect, folder):
         "  not usable as it is",
     ]
     lines = inspect(file, "--headers-only")
-    assert lines[3].startswith("  usable as ControlNetModel/")
+    assert lines[3].startswith("  usable as one of --controlnets")
 
 
 def test_adapter(inspect, folder):

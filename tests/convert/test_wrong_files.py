@@ -60,7 +60,8 @@ def sd15(cls, folder, **settings):
 # -- another thing --------------------------------------------------------------------------------
 
 NOT_SDXL = [
-    *("SD 1.5", "SD 2.1", "SDXL refiner", "SDXL inpainting", "Stable Video Diffusion", "InstantID"),
+    *("SD 1.5", "SD 2.1", "SDXL refiner", "SDXL image editing", "Stable Video Diffusion"),
+    *("InstantID", "SDXL without text encoder 2", "SDXL's UNet alone", "a moving average alone"),
     *("LoRA, kohya", "VAE, original", "FLUX, transformer alone", "textual inversion", "nothing"),
 ]
 
@@ -69,7 +70,7 @@ NOT_SDXL = [
 def test_file_that_is_no_sdxl(refused, tmp_path, name):
     shapes, phrase, _ = PUBLISHED[name]
     small = {key: tuple(min(n, 9) for n in shape) for key, shape in shapes.items()}
-    if name in ("SDXL refiner", "InstantID"):
+    if name.startswith(("SDXL", "InstantID")):
         small = shapes
     file = write(tmp_path / "file.safetensors", small)
     assert f"{file} is {phrase}: expected an SDXL checkpoint" in refused(sdxl=file)
@@ -127,8 +128,19 @@ def test_file_in_place_of_a_folder(refused, folder, given):
     if given == "ip-adapter.safetensors":
         called = "an InstantID adapter"
     assert f"{file} is {called}: expected the folder of an InstantID" in refused(instantid=file)
+
+
+@pytest.mark.parametrize("name", ["InstantID", "LoRA, peft", "SDXL", "VAE, original", "SD 1.5"])
+def test_file_that_is_no_controlnet_is_told_where_it_belongs(refused, folder, tmp_path, name):
+    shapes, phrase, part = PUBLISHED[name]
+    file = write(
+        tmp_path / "file.safetensors",
+        {n: s[:1] + (1,) * len(s[1:]) for n, s in shapes.items()} if part == "vae" else shapes,
+    )
     line = refused(folder, folder, "--controlnets", file)
-    assert f"{file} is {called}: expected the folder of an SDXL ControlNet" in line
+    assert f"{file} is {phrase}: expected an SDXL ControlNet" in line
+    place = {"lora": "loras=", "sdxl": "sdxl=", "vae": "vae="}.get(part)
+    assert line.endswith(f"; give it as {place}" if place else "expected an SDXL ControlNet")
 
 
 def test_wrong_class_with_right_weights(refused, folder):

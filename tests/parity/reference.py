@@ -458,6 +458,29 @@ def vae_original(state: Mapping[str, torch.Tensor], blocks: int) -> dict[str, to
     return converted
 
 
+def controlnet_original(
+    state: Mapping[str, torch.Tensor], layers_per_block: int, blocks: int
+) -> dict[str, torch.Tensor]:
+    """A ControlNet with the names of the ControlNet authors' code, without a prefix.
+
+    They count the image's convolutions with the activations between them.
+    """
+    own = {name for name in state if name.startswith("controlnet_")}
+    names = unet_original_names(
+        [name for name in state if name not in own], layers_per_block, blocks
+    )
+    hint = "controlnet_cond_embedding"
+    layers = [f"{hint}.conv_in", *(f"{hint}.blocks.{i}" for i in range(6)), f"{hint}.conv_out"]
+    places = {layer: f"input_hint_block.{2 * i}" for i, layer in enumerate(layers)}
+    places["controlnet_mid_block"] = "middle_block_out.0"
+    for name in sorted(own):
+        module, _, leaf = name.rpartition(".")
+        if module.startswith("controlnet_down_blocks."):
+            places[module] = f"zero_convs.{module.split('.')[1]}.0"
+        names[name] = f"{places[module]}.{leaf}"
+    return {names[name]: tensor for name, tensor in state.items()}
+
+
 def openclip_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """transformers' text encoder 2 -> OpenCLIP's: joined projections, and one transposed."""
     top = {

@@ -6,8 +6,9 @@ import pytest
 
 from instantid_jax.embedded import FACE_PACK
 from instantid_jax.errors import InputError
+from instantid_jax.models.controlnet import settings_like_unet
 from tests.train import small
-from train.model import check_recognizer, find_recognizer, identitynet_settings
+from train.model import check_recognizer, find_recognizer
 from train.random_model import SETTINGS
 
 
@@ -20,7 +21,7 @@ from train.random_model import SETTINGS
     ],
     ids=["three levels", "two", "conditioning channels"],
 )
-def test_identitynet_settings_match_from_unet(unet, asked):
+def test_settings_like_unet_match_from_unet(unet, asked):
     import diffusers
 
     sdxl = {
@@ -31,7 +32,7 @@ def test_identitynet_settings_match_from_unet(unet, asked):
     }
     reference = diffusers.UNet2DConditionModel.from_config(sdxl | unet)
     wanted = dict(diffusers.ControlNetModel.from_unet(reference, **asked).config)
-    ours = identitynet_settings(unet, *asked.values())
+    ours = settings_like_unet(unet, *asked.values())
     ignored = {name for name in wanted if name.startswith("_")}
     # Either key may hold the number of heads.
     ignored |= {"num_attention_heads"}

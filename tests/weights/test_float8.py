@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 
 from instantid_jax.errors import InputError
-from instantid_jax.weights.layouts import read_params
 from instantid_jax.weights.names import to_jax
+from instantid_jax.weights.reading import read_params
 from instantid_jax.weights.torch_files import open_tensors
 
 TYPES = [torch.float8_e4m3fn, torch.float8_e5m2]

@@ -146,8 +146,8 @@ def test_what_cannot_be_fetched_is_refused_in_a_line(hub, fetch):
     errors = [one["error"] for one in results]
     assert all(one["log"] == [] for one in results)
     assert errors[0] == (
-        f"{SDXL}: no weights of the variant bf16 in unet/; "
-        "it has weights of the variant fp16 and weights without a variant: use these"
+        f"{SDXL}: no weights of the variant bf16 in any part; "
+        "there are weights of the variant fp16 and weights without a variant: use these"
     )
     assert "it is gated" in errors[1] and f"accept its terms at {hub.url}/stabilityai" in errors[1]
     assert errors[2].startswith(
@@ -180,7 +180,7 @@ def test_offline_with_parts_of_it_names_the_rest(hub, fetch):
     assert "lacks 1 of 8 files (tokenizer_2/special_tokens_map.json)" in whole["error"]
     assert "lacks 5 of 18 files (tokenizer_2/special_tokens_map.json, unet/" in partial["error"]
     assert (
-        "no weights of the variant bf16 in unet/; it has weights of the variant fp16"
+        "no weights of the variant bf16 in any part; there are weights of the variant fp16"
         in wrong["error"]
     )
     (again,) = fetch("fp16", SDXL)

@@ -52,11 +52,6 @@ ADAPTER = {
 # What is in the file -> how it is called, and what takes it here.
 PUBLISHED = {
     "SDXL": (SDXL, f"an SDXL checkpoint {ORIGINAL}", "sdxl"),
-    "SDXL, a training state": (
-        {f"state_dict.{name}": shape for name, shape in SDXL.items()},
-        f"an SDXL checkpoint {ORIGINAL}",
-        "sdxl",
-    ),
     "SDXL with EMA and markers": (
         SDXL | {"model_ema.decay": (), "v_pred": (0,), "ztsnr": (0,)},
         f"an SDXL checkpoint {ORIGINAL}",
@@ -65,9 +60,52 @@ PUBLISHED = {
     "SDXL inpainting": (
         SDXL | {f"{UNET}.0.0.weight": (320, 9, 3, 3)},
         f"an SDXL inpainting checkpoint {ORIGINAL}",
+        "sdxl",
+    ),
+    "SDXL image editing": (
+        SDXL | {f"{UNET}.0.0.weight": (320, 8, 3, 3)},
+        f"an SDXL image editing checkpoint {ORIGINAL}",
         None,
     ),
-    "SDXL's UNet alone": (SDXL_UNET, "an SDXL UNet in the original layout, without the rest", None),
+    "SDXL without a VAE": (
+        {n: s for n, s in SDXL.items() if "first_stage" not in n},
+        f"an SDXL checkpoint {ORIGINAL}",
+        "sdxl",
+    ),
+    "SDXL without text encoder 2": (
+        {n: s for n, s in SDXL.items() if "embedders.1" not in n},
+        f"an SDXL checkpoint without text encoder 2 {ORIGINAL}",
+        None,
+    ),
+    "SDXL without text encoder 1": (
+        {n: s for n, s in SDXL.items() if "embedders.0" not in n},
+        f"an SDXL checkpoint without text encoder 1 {ORIGINAL}",
+        None,
+    ),
+    "a moving average alone": (
+        {
+            "model_ema.diffusion_modelinput_blocks00weight": (320, 4, 3, 3),
+            "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
+        },
+        "a checkpoint with its UNet's moving average (model_ema) instead of the UNet",
+        None,
+    ),
+    "SDXL's UNet alone": (
+        SDXL_UNET,
+        "an SDXL UNet in the original layout, without the rest",
+        "unet",
+    ),
+    "SDXL's UNet alone, without a prefix": (
+        {n.removeprefix("model.diffusion_model."): s for n, s in SDXL_UNET.items()}
+        | {"output_blocks.0.0.in_layers.0.weight": (2560,)},
+        "an SDXL UNet in the original layout, without the rest",
+        "unet",
+    ),
+    "SD 1.5's UNet and VAE": (
+        SD_UNET,
+        "an SD 1.x UNet in the original layout, without text encoders",
+        None,
+    ),
     "SDXL refiner": (
         {
             f"{UNET}.0.0.weight": (384, 4, 3, 3),
@@ -113,8 +151,61 @@ PUBLISHED = {
         None,
     ),
     "ControlNet, original": (
-        {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
-        "a ControlNet in the original layout (convert it to diffusers' first)",
+        {n.replace("model.diffusion_model", "control_model"): s for n, s in SDXL_UNET.items()},
+        "an SDXL ControlNet (original layout)",
+        "controlnet",
+    ),
+    "ControlNet, original, without a prefix": (
+        {
+            "input_hint_block.0.weight": (16, 3, 3, 3),
+            "zero_convs.0.0.weight": (320, 320, 1, 1),
+            "label_emb.0.0.weight": (1280, 2816),
+        },
+        "an SDXL ControlNet (original layout)",
+        "controlnet",
+    ),
+    "ControlNet of SD 1.x, original": (
+        {n.replace("model.diffusion_model", "control_model"): s for n, s in SD_UNET.items()},
+        "an SD 1.x ControlNet (original layout)",
+        None,
+    ),
+    "ControlNet-LLLite": (
+        {"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k.down.0.weight": (64, 640)},
+        "a ControlNet-LLLite (use a whole ControlNet instead)",
+        None,
+    ),
+    "InstantID, as a training program saves it": (
+        {
+            name.replace("image_proj.", "image_proj_model.").replace(
+                "ip_adapter.", "adapter_modules."
+            ): shape
+            for name, shape in ADAPTER.items()
+        }
+        | {"unet.conv_in.weight": (320, 4, 3, 3)},
+        "an InstantID adapter",
+        "instantid",
+    ),
+    "PuLID": (
+        {
+            "id_adapter.latents": (1, 32, 1024),
+            "id_adapter_attn_layers.1.id_to_k.weight": (640, 2048),
+        },
+        "a PuLID adapter",
+        None,
+    ),
+    "PhotoMaker": (
+        {"id_encoder.visual_projection_2.weight": (1280, 1024)},
+        "a PhotoMaker adapter",
+        None,
+    ),
+    "T2I-Adapter": (
+        {"adapter.body.0.in_conv.weight": (320, 256, 1, 1)},
+        "a T2I-Adapter (use a ControlNet instead)",
+        None,
+    ),
+    "CLIP's image encoder": (
+        {"vision_model.embeddings.class_embedding": (1280,)},
+        "a CLIP image encoder",
         None,
     ),
     "InstantID": (ADAPTER, "an InstantID adapter", "instantid"),
@@ -198,8 +289,13 @@ PUBLISHED = {
         None,
     ),
     "Control-LoRA": (
-        {"lora_controlnet": (), "input_blocks.0.0.weight": (320, 4, 3, 3)},
-        "a Control-LoRA",
+        {
+            "lora_controlnet": (),
+            "input_blocks.0.0.up": (320, 128),
+            "input_hint_block.0.weight": (16, 3, 3, 3),
+            "zero_convs.0.0.weight": (320, 320, 1, 1),
+        },
+        "a Control-LoRA (a change to the UNet; use a whole ControlNet instead)",
         None,
     ),
     "textual inversion": (
@@ -245,8 +341,8 @@ PUBLISHED = {
     ),
     "VAE, original": (
         {"encoder.down.0.block.0.conv1.weight": (128, 128, 3, 3)},
-        "a VAE (original layout; convert it to diffusers' first)",
-        None,
+        "a VAE (original layout)",
+        "vae",
     ),
     "insightface in torch": (
         {"conv1.weight": (64, 3, 3, 3), "bn1.weight": (64,)},
@@ -290,7 +386,7 @@ CLASSES = {
         UNet2DConditionModel,
         sdxl() | UPS | {"in_channels": 9},
         "an SDXL inpainting UNet (diffusers layout)",
-        None,
+        "unet",
     ),
     "SDXL image editing UNet": (
         UNet2DConditionModel,
@@ -384,6 +480,7 @@ CLASSES = {
         None,
     ),
 }
+NAMED = {"T2I adapter": ("a T2I-Adapter",), "tiny VAE": ("a tiny VAE",)}
 # What is only not to be taken for something else.
 OTHERS = {
     "motion module": (MotionAdapter, {"block_out_channels": (32,)}),
@@ -440,4 +537,4 @@ def test_networks_of_diffusers_are_called_what_they_are(name):
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_networks_are_taken_for_nothing_else(name):
     kind = kind_of(tensors(shapes_of(*OTHERS[name])))
-    assert kind.part is None and kind.phrase.startswith("a file of"), kind
+    assert kind.part is None and kind.phrase.startswith(("a file of", *NAMED.get(name, ()))), kind

@@ -8,6 +8,7 @@ from diffusers.loaders import single_file_utils
 
 from instantid_jax.errors import InputError
 from instantid_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from instantid_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from instantid_jax.models.unet import UNet2DConditionModel, UNetConfig
 from instantid_jax.models.vae import AutoencoderKL, VAEConfig
 from instantid_jax.params import Network
@@ -16,6 +17,7 @@ from instantid_jax.weights.original import (
     PREFIXES,
     is_original,
     prediction_settings,
+    prefix_of,
     select,
     unet_name,
     vae_name,
@@ -33,11 +35,15 @@ class Small:
 
     def __init__(self):
         self.unet, self.vae = reference.make_unet(1), reference.make_vae(2)
+        self.controlnet = reference.make_controlnet(5)
         self.text_encoder = reference.make_text_encoder(3, with_projection=False)
         self.text_encoder_2 = reference.make_text_encoder(4, with_projection=True)
         networks = {
             "unet": Network(UNet2DConditionModel, UNetConfig.from_json(dict(self.unet.config))),
             "vae": Network(AutoencoderKL, VAEConfig.from_json(dict(self.vae.config))),
+            "controlnet": Network(
+                ControlNetModel, ControlNetConfig.from_json(dict(self.controlnet.config))
+            ),
         }
         for name in ("text_encoder", "text_encoder_2"):
             model = getattr(self, name)
@@ -56,8 +62,15 @@ class Small:
     def original(self):
         return reference.original_state(self.unet, self.vae, self.text_encoder, self.text_encoder_2)
 
-    def select(self, name, tensors):
-        selected = select(name, tensors, self.shapes[name], self.configs[name])
+    def original_controlnet(self, prefix):
+        config = self.controlnet.config
+        original = reference.controlnet_original(
+            self.controlnet.state_dict(), config.layers_per_block, len(config.block_out_channels)
+        )
+        return {prefix + name: tensor for name, tensor in original.items()}
+
+    def select(self, name, tensors, prefix=None):
+        selected = select(name, tensors, self.shapes[name], self.configs[name], prefix)
         # The VAE's attention is made of 1x1 convolutions in these files.
         return vae_names(selected) if name == "vae" else selected
 
@@ -102,11 +115,44 @@ def test_single_file_gives_the_tensors_of_diffusers(small, name):
     assert_same_bytes(small.select(name, as_tensors(original)), theirs)
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
-def test_training_states_have_an_outer_level(small, name):
-    wrapped = {f"state_dict.{key}": tensor for key, tensor in small.original().items()}
-    assert is_original(wrapped)
-    assert_same_bytes(small.select(name, as_tensors(wrapped)), small.state(name))
+@pytest.mark.parametrize("prefix", ["control_model.", ""])
+def test_controlnet_gives_the_tensors_of_diffusers(small, prefix):
+    state, original = small.state("controlnet"), small.original_controlnet(prefix)
+    assert prefix_of("controlnet", original) == prefix
+    assert_same_bytes(small.select("controlnet", as_tensors(original), prefix), state)
+    theirs = single_file_utils.convert_controlnet_checkpoint(original, small.controlnet.config)
+    # diffusers leaves out what is SDXL's own.
+    assert {name for name in state if name not in theirs} == {
+        f"add_embedding.linear_{i}.{leaf}" for i in (1, 2) for leaf in ("weight", "bias")
+    }
+    for name, tensor in theirs.items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_controlnet_of_another_kind_is_refused(small):
+    """No tensor of a ControlNet is dropped, unlike the training state of whole checkpoints."""
+    original = small.original_controlnet("control_model.")
+    original |= {"control_model.task_embedding": torch.zeros(6, 320), "global_step": torch.zeros(1)}
+    selected = small.select("controlnet", as_tensors(original))
+    with pytest.raises(InputError, match=r"the file does not fit: 1 unexpected: task_embedding$"):
+        to_jax(selected, small.shapes["controlnet"], "the file")
+
+
+def test_prefixes_of_networks_by_themselves(small):
+    original = small.original()
+    for name in COMPONENTS:
+        assert prefix_of(name, original) == PREFIXES[name]
+        assert prefix_of(name, small.state(name)) is None
+    for name, prefix in (("unet", ""), ("vae", ""), ("vae", "vae.")):
+        alone = {
+            key.replace(PREFIXES[name], prefix): tensor
+            for key, tensor in original.items()
+            if key.startswith(PREFIXES[name])
+        }
+        assert prefix_of(name, alone) == prefix
+        assert_same_bytes(small.select(name, as_tensors(alone), prefix), small.state(name))
+        assert prefix_of("controlnet", alone) is None
+    assert prefix_of("unet", small.original_controlnet("")) is None
 
 
 def test_text_encoder_without_its_inner_level(small):
@@ -233,7 +279,6 @@ def test_text_encoder_2_of_sdxl_is_read_as_by_diffusers():
             {},
             {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
         ),
-        (["state_dict.v_pred"], {}, {"prediction_type": "v_prediction"}),
         ([], {"modelspec.prediction_type": "v"}, {"prediction_type": "v_prediction"}),
         ([], {"modelspec.prediction_type": "epsilon"}, {"prediction_type": "epsilon"}),
         ([], {"modelspec.title": "v_pred"}, {"prediction_type": "epsilon"}),

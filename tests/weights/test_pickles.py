@@ -246,7 +246,7 @@ def test_bomb_stays_small(case, tmp_path):
 def test_everything_a_checkpoint_holds_is_read(tmp_path):
     model = torch.nn.Linear(3, 2)
     content = {
-        "state_dict": model.state_dict(),  # an OrderedDict with an attribute, `_metadata`
+        "weights": model.state_dict(),  # an OrderedDict with an attribute, `_metadata`
         "parameter": model.weight,
         "epoch": 3,
         "loss": np.float64(0.25),
@@ -264,7 +264,7 @@ def test_everything_a_checkpoint_holds_is_read(tmp_path):
     for protocol in (2, 4, 5):
         torch.save(content, tmp_path / "x.ckpt", pickle_protocol=protocol)
         file = open_tensors(tmp_path / "x.ckpt")
-        weights = ["state_dict.weight", "state_dict.bias", "parameter", "by_number.0"]
+        weights = ["weights.weight", "weights.bias", "parameter", "by_number.0"]
         assert file.names() == weights
         np.testing.assert_array_equal(file["parameter"], model.weight.detach().numpy())
         assert file.metadata == {

@@ -4,6 +4,8 @@ import pytest
 
 from instantid_jax.errors import InputError
 from instantid_jax.weights.selection import (
+    adapter_files,
+    identitynet_files,
     instantid_files,
     list_folder,
     model_files,
@@ -74,10 +76,10 @@ def test_sdxl_takes_one_variant_and_nothing_else(variant, infix):
 
 def test_sdxl_variant_that_is_absent_names_those_present():
     with pytest.raises(
-        InputError, match=r"no weights of the variant bf16 in unet/; it has"
+        InputError, match=r"no weights of the variant bf16 in any part; there are"
     ) as caught:
         sdxl_files(SDXL_BASE, "bf16")
-    assert "it has weights of the variant fp16 and weights without a variant: use these" in str(
+    assert "there are weights of the variant fp16 and weights without a variant: use these" in str(
         caught.value
     )
     with pytest.raises(
@@ -117,8 +119,71 @@ def test_instantid_takes_adapter_and_identitynet():
     assert resaved == ["ip-adapter.safetensors", "config.json", *expected[1:]]
     with pytest.raises(InputError, match=r"expected ip-adapter\.safetensors"):
         instantid_files([name for name in INSTANTID if name != "ip-adapter.bin"])
-    with pytest.raises(InputError, match=r"no ControlNetModel/config\.json"):
+    with pytest.raises(InputError, match=r"no ControlNetModel/diffusion_pyt.*; expected Ident"):
         instantid_files(["ip-adapter.bin"])
+
+
+def test_variant_is_taken_part_by_part():
+    """As diffusers does: some repositories have a half-precision UNet alone."""
+    partial = [name for name in SDXL_BASE if ".fp16." not in name or name.startswith("unet/")]
+    taken = [name for name in sdxl_files(partial, "fp16") if name.endswith(".safetensors")]
+    assert taken == [
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+    ]
+    shards = ["unet/diffusion_pytorch_model.safetensors.index.fp16.json"]
+    shards += ["unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors"]
+    others = [name for name in partial if not name.startswith("unet/diffusion_pytorch_model.fp16")]
+    with pytest.raises(InputError, match=r"shards in unet/ are incomplete: shard 2 of 2"):
+        sdxl_files([*others, *shards], "fp16")
+
+
+def test_what_is_given_otherwise_is_not_needed():
+    networks = ("unet", "text_encoder", "text_encoder_2")
+    bare = [name for name in SDXL_BASE if not name.startswith(("vae/", "tokenizer"))]
+    taken = sdxl_files(bare, networks=networks, tokenizers=False)
+    assert not [name for name in taken if name.startswith(("vae", "tokenizer"))]
+    # The settings say how latents are scaled.
+    assert "vae/config.json" in sdxl_files(SDXL_BASE, networks=networks)
+    assert "vae/diffusion_pytorch_model.safetensors" not in sdxl_files(SDXL_BASE, networks=networks)
+    with pytest.raises(InputError, match=r"no vae/config.json; .*, or another VAE as vae="):
+        sdxl_files([name for name in SDXL_BASE if not name.startswith("vae/")])
+    with pytest.raises(InputError, match=r"no tokenizer/vocab.json, .*, or others as tokenizers="):
+        sdxl_files([name for name in SDXL_BASE if not name.startswith("tokenizer")])
+
+
+ADAPTERS = {
+    "published": (["ip-adapter.bin", "other.safetensors"], "ip-adapter.bin"),
+    "underscore": (["ip_adapter.bin", "ip_adapter.safetensors"], "ip_adapter.safetensors"),
+    "a training state": (
+        ["pytorch_model.bin", "optimizer.bin", "scheduler.bin", "scaler.pt", "random_states_0.pkl"],
+        "pytorch_model.bin",
+    ),
+    "any name": (["epoch-3.ckpt", "README.md", "scaler.pt"], "epoch-3.ckpt"),
+    "none": (["README.md", "diffusion_pytorch_model.safetensors"], None),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_adapter_may_have_another_name_if_it_is_clear_which_it_is(case):
+    files, expected = ADAPTERS[case]
+    if expected is None:
+        with pytest.raises(InputError, match=r"expected ip-adapter\.safetensors"):
+            adapter_files(files)
+    else:
+        assert adapter_files(files) == [expected]
+        assert instantid_files([*INSTANTID[2:4], *files])[0] == expected
+    with pytest.raises(InputError, match=r"which of b\.safetensors, a\.bin is the adapter"):
+        adapter_files(["a.bin", "b.safetensors"])
+
+
+def test_identitynet_without_settings_or_folder():
+    weights = "diffusion_pytorch_model.safetensors"
+    assert identitynet_files([f"ControlNetModel/{weights}"]) == [f"ControlNetModel/{weights}"]
+    assert identitynet_files([weights, "ip-adapter.bin"]) == [weights]
+    assert instantid_files(["ip-adapter.bin", weights]) == ["ip-adapter.bin", weights]
 
 
 def test_model_at_the_root():

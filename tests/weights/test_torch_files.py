@@ -42,6 +42,18 @@ def test_prefixes_of_wrappers_are_dropped_where_all_names_have_them(tmp_path, pr
         np.testing.assert_array_equal(file["module.bias"], np.zeros(3))
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_of_a_training_state_the_weights_are_taken(tmp_path, prefix):
+    saved = {
+        "epoch": 3,
+        "state_dict": {f"{prefix}model.a": torch.ones(2)},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}}],
+    }
+    torch.save(saved, tmp_path / "x.ckpt")
+    file = open_tensors(tmp_path / "x.ckpt")
+    assert file.names() == ["model.a"] and file.metadata["epoch"] == 3
+
+
 def test_every_dtype_of_safetensors_is_read(tmp_path):
     saved = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in DTYPES}
     saved |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3)}

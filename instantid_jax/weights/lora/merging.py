@@ -15,10 +15,10 @@ from instantid_jax.components import Component
 from instantid_jax.inversion import Embedding
 from instantid_jax.params import Params
 from instantid_jax.weights.embeddings import read_bundled, vector_widths
-from instantid_jax.weights.layouts import read_params
 from instantid_jax.weights.lora.files import Layer, read_lora
 from instantid_jax.weights.lora.sources import Lora
 from instantid_jax.weights.lora.spellings import PARTS, spellings
+from instantid_jax.weights.reading import read_params
 from instantid_jax.weights.tensors import LazyTensor
 from instantid_jax.weights.torch_files import open_tensors
 
