@@ -45,9 +45,11 @@ def adapter_parts(path: Path, unet: Network | None) -> dict[str, Component]:
         )
     config = path.parent / "config.json"
     dim_head = read_json(config).get("dim_head", 64) if config.is_file() else 64
-    resampler = ResamplerConfig.from_shapes(
-        {name: tensor.shape for name, tensor in halves["image_proj"].items()}, dim_head
-    )
+    shapes = {name: tensor.shape for name, tensor in halves["image_proj"].items()}
+    try:
+        resampler = ResamplerConfig.from_shapes(shapes, dim_head)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     settings = vars(resampler)
     net = network("image_proj", settings)
     source = str(path)

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from instantid_jax.weights.names import adapter_names, without_averages
+from instantid_jax.weights.names import AVERAGE, adapter_names, without_averages
 from instantid_jax.weights.original import PREFIXES, prefix_of
 from instantid_jax.weights.tensors import Tensors
 
@@ -52,6 +52,7 @@ ADDITIONS = {
     "id_adapter.": "a PuLID adapter",
     "id_adapter_attn_layers.": "a PuLID adapter",
     "id_encoder.": "a PhotoMaker adapter",
+    "encoder.block.0.": "a T5 text encoder (of SD 3 or FLUX)",
 }
 
 
@@ -81,6 +82,8 @@ def kind_of(tensors: Tensors) -> Kind:
         return Kind("a file without tensors")
     if not _any(shapes, PREFIXES["unet"]) and _any(shapes, "model_ema.diffusion_model"):
         return Kind("a checkpoint with its UNet's moving average (model_ema) instead of the UNet")
+    if all(AVERAGE.search(name) for name in shapes):
+        return Kind("moving averages of weights, without the weights themselves")
     shapes = without_averages(shapes)
     for recognize in (
         _controlnet,
@@ -132,8 +135,8 @@ def _whole_checkpoint(shapes: Shapes) -> Kind | None:
     if second or (first and base == BASES[SDXL]):
         lacking = [f"text encoder {i}" for i, held in ((1, first), (2, second)) if not held]
         lack = "".join(f" without {part}" for part in lacking)
-        usable = editor in LOADED and not lacking
-        return Kind(f"an SDXL {editor}checkpoint{lack} {whole}", "sdxl" if usable else None)
+        part = "unet" if lacking else "sdxl"
+        return Kind(f"an SDXL {editor}checkpoint{lack} {whole}", part if editor in LOADED else None)
     if _any(shapes, "conditioner.embedders.0.model."):
         return Kind(f"an SDXL refiner checkpoint {whole}")
     if _any(shapes, "conditioner."):
@@ -175,6 +178,8 @@ def _addition(shapes: Shapes) -> Kind | None:
     for start, phrase in ADDITIONS.items():
         if _any(shapes, start):
             return Kind(phrase)
+    if any(".motion_modules." in name for name in shapes):
+        return Kind("a motion module (AnimateDiff)")
     if any(mark in name for name in shapes for mark in LORA_MARKS):
         return _lora(shapes)
     return None

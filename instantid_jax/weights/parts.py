@@ -31,20 +31,23 @@ EXPECTED = {
     "text_encoder_2": "a CLIP text encoder with a projection",
 }
 # Where files of other kinds belong.
-SOURCES = {
-    "sdxl": "sdxl=",
-    "unet": "unet=",
-    "vae": "vae=",
-    "controlnet": "controlnets=",
-    "lora": "loras=",
+ADVICE = {
+    "sdxl": "give it as sdxl=",
+    "unet": "give it as unet=",
+    "vae": "give it as vae=",
+    "controlnet": "give it as controlnets=",
+    "lora": "give it as loras=",
+    "embedding": "give it as embeddings=",
+    "instantid": "give its folder as instantid=",
 }
 
 
 def wrong_kind(path: Path | str, kind: Kind, expected: str) -> InputError:
     """The error for a file of another kind, with where it belongs."""
-    source = SOURCES.get(kind.part or "")
-    hint = "" if source is None else f"; give it as {source}"
-    return InputError(f"{path} is {kind.phrase}: expected {expected}{hint}")
+    advice = ADVICE.get(kind.part or "")
+    return InputError(
+        f"{path} is {kind.phrase}: expected {expected}{f'; {advice}' if advice else ''}"
+    )
 
 
 def component(
@@ -118,7 +121,7 @@ def file_part(name: str, file: TensorFile, settings: Mapping[str, Any] | None = 
         raise wrong_kind(file.path, kind, EXPECTED[name])
     prefix = original.prefix_of(name, file.tensors)
     if whole and prefix is None:
-        raise InputError(f"{file.path} is {kind.phrase}: expected {EXPECTED[name]}")
+        raise InputError(f"{file.path} is {kind.phrase} that has no VAE: expected a VAE")
     own = settings_beside(file.path, name)
     if own is not None and not whole:
         return part_of(name, own, file)

@@ -118,6 +118,27 @@ def test_single_file_at_full_size(inspect, tmp_path):
     assert lines[8] == "  not usable as it is"
 
 
+def test_parts_of_a_checkpoint_at_full_size(inspect, tmp_path):
+    """A VAE, a UNet and a checkpoint that lacks them, in the original layout."""
+    shapes, file = sdxl_shapes(), tmp_path / "x.safetensors"
+
+    def lines_of(*prefixes):
+        chosen = {n: shape for n, shape in shapes.items() if n.startswith(prefixes)}
+        return inspect(write_sparse(file, chosen), "--headers-only")
+
+    complete = "  complete, by SDXL base (no config.json next to it)"
+    vae, unet, texts = "first_stage_model.", "model.diffusion_model.", "conditioner."
+    assert lines_of(vae)[2:] == [complete, "  usable as --vae, or in vae/ in the folder of --sdxl"]
+    lines = lines_of(unet)
+    assert lines[0] == f"{file}: an SDXL UNet in the original layout, without the rest"
+    assert lines[2:] == [complete, "  usable as --unet, or in unet/ in the folder of --sdxl"]
+    lines = lines_of(unet, f"{texts}embedders.0.")
+    assert "an SDXL checkpoint without text encoder 2" in lines[0]
+    assert lines[2:] == [complete, "  usable as --unet, or in unet/ in the folder of --sdxl"]
+    lines = lines_of(unet, texts)
+    assert lines[3] == "  vae: none; give one as --vae" and lines[-1] == "  usable as --sdxl"
+
+
 @pytest.mark.parametrize("name", ["SD 1.5", "Control-LoRA", "IP-Adapter", "insightface in torch"])
 def test_file_of_no_use(inspect, tmp_path, name):
     shapes, phrase, _ = PUBLISHED[name]

@@ -139,8 +139,14 @@ def test_file_that_is_no_controlnet_is_told_where_it_belongs(refused, folder, tm
     )
     line = refused(folder, folder, "--controlnets", file)
     assert f"{file} is {phrase}: expected an SDXL ControlNet" in line
-    place = {"lora": "loras=", "sdxl": "sdxl=", "vae": "vae="}.get(part)
-    assert line.endswith(f"; give it as {place}" if place else "expected an SDXL ControlNet")
+    advice = {
+        "lora": "give it as loras=",
+        "sdxl": "give it as sdxl=",
+        "vae": "give it as vae=",
+        "instantid": "give its folder as instantid=",
+        None: "expected an SDXL ControlNet",
+    }
+    assert line.endswith(advice[part])
 
 
 def test_wrong_class_with_right_weights(refused, folder):

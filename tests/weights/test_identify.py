@@ -75,12 +75,12 @@ PUBLISHED = {
     "SDXL without text encoder 2": (
         {n: s for n, s in SDXL.items() if "embedders.1" not in n},
         f"an SDXL checkpoint without text encoder 2 {ORIGINAL}",
-        None,
+        "unet",
     ),
     "SDXL without text encoder 1": (
         {n: s for n, s in SDXL.items() if "embedders.0" not in n},
         f"an SDXL checkpoint without text encoder 1 {ORIGINAL}",
-        None,
+        "unet",
     ),
     "a moving average alone": (
         {
@@ -88,6 +88,11 @@ PUBLISHED = {
             "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
         },
         "a checkpoint with its UNet's moving average (model_ema) instead of the UNet",
+        None,
+    ),
+    "moving averages alone": (
+        {"ema.conv_in.weight": (320, 4, 3, 3), "ema.conv_in.bias": (320,)},
+        "moving averages of weights, without the weights themselves",
         None,
     ),
     "SDXL's UNet alone": (
@@ -480,7 +485,11 @@ CLASSES = {
         None,
     ),
 }
-NAMED = {"T2I adapter": ("a T2I-Adapter",), "tiny VAE": ("a tiny VAE",)}
+NAMED = {
+    "motion module": ("a motion module",),
+    "T2I adapter": ("a T2I-Adapter",),
+    "tiny VAE": ("a tiny VAE",),
+}
 # What is only not to be taken for something else.
 OTHERS = {
     "motion module": (MotionAdapter, {"block_out_channels": (32,)}),

@@ -257,6 +257,29 @@ def test_single_file_has_a_vae_alone(single, full_networks, monkeypatch):
     assert find_vae(str(single())).network == NETWORKS["vae"][0]
 
 
+def test_single_file_without_a_vae(single, sound, full_networks, monkeypatch):
+    monkeypatch.setattr(parts, "network", full_networks)
+    lost = [name for name in sdxl_shapes() if name.startswith("first_stage_model.")]
+    path = str(single(without=lost))
+    with pytest.raises(InputError, match=r"sdxl\.safetensors has no VAE: give one as vae="):
+        layouts.find_sdxl(path, tokenizers=str(sound))
+    with pytest.raises(InputError, match=r"sdxl\.safetensors has no VAE: give one as vae="):
+        find_vae(path)
+    base = layouts.find_sdxl(path, tokenizers=str(sound), vae=str(sound / "vae"))
+    assert tuple(base.components) == layouts.SDXL_PARTS
+    assert base.components["vae"].network == find_vae(str(sound)).network
+
+
+def test_variant_is_taken_where_there_is_one(folder, caplog):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    half = shutil.copy(file, file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    model = find(folder, variant="fp16")
+    assert model.components["unet"].source == str(half)
+    assert ".fp16." not in model.components["vae"].source
+    lacking = "no weights of the variant fp16 in vae/, text_encoder/, text_encoder_2/; taking those"
+    assert lacking in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "settings"),
     [

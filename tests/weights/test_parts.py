@@ -238,6 +238,36 @@ def test_other_tokenizers_stand_in_for_none(sound, tmp_path):
         find_sdxl(str(folder))
 
 
+def test_networks_in_files_of_a_hub_repository(sound, tmp_path, monkeypatch):
+    """A hub id and a file's path in it; the settings next to it are fetched, too."""
+    files = {"vae": "vae/x.safetensors", "controlnets": "y.safetensors"}
+    write_json(tmp_path / "config.json", {"_class_name": "Other"})
+    (tmp_path / "vae").mkdir()
+    write_json(tmp_path / "vae" / "config.json", TINY_VAE | {"scaling_factor": 0.5})
+    for name, file in zip(("vae", "controlnet"), files.values(), strict=True):
+        write(tmp_path / file, changed(sound, name))
+    asked = []
+
+    def fetch(repository, select):
+        listed = ["config.json", "vae/config.json", "z.safetensors", *files.values()]
+        asked.append((repository, select(listed)))
+        return tmp_path
+
+    monkeypatch.setattr("instantid_jax.weights.hub.fetch", fetch)
+    options = {name: f"some/one/{file}" for name, file in files.items()}
+    options["controlnets"] = [options["controlnets"]]
+    Sources(sdxl=str(sound), instantid=str(sound), **options).check_names()
+    model = find(sound, **options)
+    assert model.components["vae"].network.config.scaling_factor == 0.5
+    assert model.components["controlnets.0"].load(None)
+    assert asked == [
+        ("some/one", ["vae/x.safetensors", "vae/config.json"]),
+        ("some/one", ["y.safetensors", "config.json"]),
+    ]
+    with pytest.raises(InputError, match=r"vae/x\.safetensors is a VAE .*: expected an SDXL check"):
+        find_sdxl("some/one/vae/x.safetensors")
+
+
 def test_parts_of_a_small_checkpoint_in_one_file(sound, tmp_path):
     """Networks of any kind, and only those, are taken from a whole checkpoint."""
     whole = reference.original_state(
@@ -259,5 +289,7 @@ def test_parts_of_a_small_checkpoint_in_one_file(sound, tmp_path):
     ):
         find(sound, controlnets=[str(path)])
     torch.save(del_vae, path)
-    with pytest.raises(InputError, match=r"is an SDXL checkpoint .*: expected a VAE"):
+    with pytest.raises(
+        InputError, match=r"is an SDXL checkpoint .* that has no VAE: expected a VAE"
+    ):
         find(sound, vae=str(path))

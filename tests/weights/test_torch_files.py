@@ -280,13 +280,19 @@ print(total, peak - start)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("form", ["safetensors", "pickle", "shared storage", "shards"])
+@pytest.mark.parametrize("form", ["safetensors", "pickle", "float8", "shared storage", "shards"])
 def test_memory_stays_near_the_largest_tensor(form, tmp_path):
     largest = 16 * 2**20
     path = tmp_path / "x"
     weights = {f"t{i}": np.ones((2048, 2048), np.float32) for i in range(19)}
     if form == "safetensors":
         safetensors.numpy.save_file(weights, path)
+    elif form == "float8":
+        # A quarter of the memory; read in float32, because of the scale.
+        eights = {f"t{i}.weight": torch.full((2048, 2048), 2.0) for i in range(19)}
+        saved = {name: value.to(torch.float8_e4m3fn) for name, value in eights.items()}
+        saved |= {f"t{i}.scale_weight": torch.tensor(0.5) for i in range(19)}
+        safetensors.torch.save_file(saved, path)
     elif form == "shared storage":
         whole = torch.ones(19, 2048, 2048)
         torch.save({f"t{i}": whole[i] for i in range(19)}, path)
