@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from instantid_jax.diffusion.names import DEIS, DPM, EULER, EULER_ANCESTRAL, HEUN, UNIPC
+from instantid_jax.diffusion.names import DEIS, DPM, DPM_SDE, EULER, EULER_ANCESTRAL, HEUN, UNIPC
 from instantid_jax.diffusion.rules import StepRule
 from instantid_jax.diffusion.sampler import Sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
@@ -13,7 +13,7 @@ from instantid_jax.diffusion.spacing import (
     timesteps_of,
     train_sigmas,
 )
-from instantid_jax.diffusion.tables import multistep, one_step
+from instantid_jax.diffusion.tables import multistep, one_step, two_stage
 from instantid_jax.diffusion.tables.predictions import Rows
 from instantid_jax.errors import InputError
 
@@ -40,8 +40,25 @@ def heun(
     return Sampler(
         timesteps=np.repeat(timesteps.astype(np.float32), 2)[1:],
         init_noise_sigma=_initial_sigma(config, sigmas),
-        rows=multistep.heun(sigmas, config.prediction_type),
+        rows=two_stage.heun(sigmas, config.prediction_type),
         rule=StepRule(corrects=True),
+    )
+
+
+def dpm_solver_sde(
+    config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
+) -> Sampler:
+    """DPM-Solver++ for the SDE, with two evaluations of the network in every step but the last."""
+    sigmas, timesteps = _euler_sigmas(config, class_name, steps, alpha)
+    # Halfway in log σ.
+    midpoints = np.sqrt(sigmas[:-2] * sigmas[1:-1])
+    both = np.zeros(2 * len(timesteps) - 1)
+    both[::2], both[1::2] = timesteps, timesteps_of(midpoints, train_sigmas(config, alpha))
+    return Sampler(
+        timesteps=both.astype(np.float32),
+        init_noise_sigma=_initial_sigma(config, sigmas),
+        rows=two_stage.dpm_solver_sde(sigmas, midpoints, config.prediction_type),
+        rule=StepRule(corrects=True, stochastic=True),
     )
 
 
@@ -56,7 +73,7 @@ def _euler_sigmas(
         return sigmas, timesteps_of(sigmas[:-1], trained)
     timesteps = spaced_timesteps(config, steps).astype(np.float32)
     sigmas, final = np.interp(timesteps, np.arange(len(trained)), trained), 0.0
-    if class_name in (EULER, HEUN):
+    if class_name in (EULER, HEUN, DPM_SDE):
         respaced = respaced_sigmas(config, steps.count, sigmas, use_lu_lambdas=False)
         if respaced is not None:
             sigmas, timesteps = respaced, timesteps_of(respaced, trained)

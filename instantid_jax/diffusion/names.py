@@ -11,6 +11,7 @@ DDIM = "DDIMScheduler"
 DDPM = "DDPMScheduler"
 PNDM = "PNDMScheduler"
 DPM = "DPMSolverMultistepScheduler"
+DPM_SDE = "DPMSolverSDEScheduler"
 DEIS = "DEISMultistepScheduler"
 UNIPC = "UniPCMultistepScheduler"
 LCM = "LCMScheduler"
@@ -26,6 +27,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pndm": (PNDM, {}),
     "dpmpp_2m": (DPM, {}),
     "dpmpp_2m_sde": (DPM, {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_sde": (DPM_SDE, {}),
     "dpmpp_3m": (DPM, {"solver_order": 3}),
     "deis": (DEIS, {}),
     "unipc": (UNIPC, {}),
@@ -34,7 +36,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # These choose among the timesteps that their models were distilled on.
 DISTILLED = (LCM, TCD)
-WITH_KARRAS = (EULER, HEUN, DPM, DEIS, UNIPC)
+WITH_KARRAS = (EULER, HEUN, DPM, DPM_SDE, DEIS, UNIPC)
 
 
 def _variants() -> dict[str, tuple[str, dict[str, Any]]]:

@@ -20,6 +20,7 @@ from instantid_jax.diffusion.names import (
     DDPM,
     DEIS,
     DPM,
+    DPM_SDE,
     EULER,
     EULER_ANCESTRAL,
     HEUN,
@@ -43,6 +44,7 @@ _METHODS: dict[str, Callable[[ScheduleConfig, str, Steps, np.ndarray, float], Sa
     DDPM: methods.ddpm,
     PNDM: methods.pndm,
     DPM: methods.solver,
+    DPM_SDE: methods.dpm_solver_sde,
     DEIS: methods.solver,
     UNIPC: methods.solver,
     LCM: methods.lcm,
@@ -50,11 +52,11 @@ _METHODS: dict[str, Callable[[ScheduleConfig, str, Steps, np.ndarray, float], Sa
 }
 _ALL = tuple(_METHODS)
 _SOLVERS = (DPM, DEIS, UNIPC)
-_SIGMAS = (EULER, HEUN, *_SOLVERS)
+_SIGMAS = (EULER, HEUN, DPM_SDE, *_SOLVERS)
 _SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
-_NO_SAMPLE = (EULER_ANCESTRAL, PNDM)
+_NO_SAMPLE = (EULER_ANCESTRAL, PNDM, DPM_SDE)
 # These do not read the setting of zero terminal SNR.
-_FULL_SIGNAL = (HEUN, PNDM, DEIS)
+_FULL_SIGNAL = (HEUN, PNDM, DPM_SDE, DEIS)
 # Settings that change the results: the classes that read them, and the supported values.
 _TAKEN = (
     ("prediction_type", _ALL, ("epsilon", "v_prediction", "sample")),
@@ -107,7 +109,8 @@ def make_sampler(
     Args:
       config: the checkpoint's `scheduler_config.json`.
       num_inference_steps: 1 to `num_train_timesteps`; for lcm and tcd, to
-        `original_inference_steps`. heun evaluates the network twice a step, but once in the last.
+        `original_inference_steps`. heun and dpmpp_sde evaluate the network twice a step, but once
+        in the last.
       eta: 0 to 1, the share of noise; ddim and tcd only.
       timesteps: the timestep of each step instead, descending.
       sigmas: the sigma of each step instead, descending, and the last one's target.

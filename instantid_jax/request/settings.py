@@ -54,11 +54,11 @@ class Settings:
       negative_crops_coords_top_left: the same for the negative prompt.
       negative_target_size: the same for the negative prompt.
       scheduler: the sampler; None takes the checkpoint's own. One of euler, euler_ancestral, heun,
-        ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, deis, unipc, lcm, tcd; all but the last
-        two also with _trailing or _linspace at the end, some with _karras.
+        ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, dpmpp_3m, deis, unipc, lcm, tcd; all
+        but the last two also with _trailing or _linspace at the end, some with _karras.
       eta: share of DDPM's noise, for ddim; share of noise, for tcd.
       timesteps: the timestep of each step, falling, instead of num_inference_steps; for euler,
-        heun, ddpm, dpmpp, lcm and tcd.
+        heun, ddpm, dpmpp_2m, dpmpp_3m, lcm and tcd.
       sigmas: the noise of each step and of the end, falling, instead of num_inference_steps; for
         euler.
       seed: 0 to 2**32 - 1; image i of several has seed + i.

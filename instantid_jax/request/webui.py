@@ -25,6 +25,8 @@ SAMPLERS: dict[str, str] = {
     "dpm++ 2m karras": "dpmpp_2m_karras",
     "dpm++ 2m sde": "dpmpp_2m_sde",
     "dpm++ 2m sde karras": "dpmpp_2m_sde_karras",
+    "dpm++ sde": "dpmpp_sde",
+    "dpm++ sde karras": "dpmpp_sde_karras",
     "unipc": "unipc",
     "lcm": "lcm",
 }
@@ -38,6 +40,7 @@ LABELS = {
     "pndm": "PLMS",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
     "dpmpp_3m": "DPM++ 3M",
     "deis": "DEIS",
     "unipc": "UniPC",

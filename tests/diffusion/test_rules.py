@@ -54,7 +54,7 @@ def test_a_neutral_row_keeps_the_sample():
 
 MIXED = {
     **{"euler": 5, "dpmpp_2m_karras": 7, "unipc": 4, "euler_ancestral": 6},
-    **{"heun": 3, "pndm": 6, "deis": 4, "ddpm": 4, "tcd": 4},
+    **{"heun": 3, "pndm": 6, "deis": 4, "ddpm": 4, "tcd": 4, "dpmpp_sde": 3},
 }
 
 
@@ -93,7 +93,7 @@ def test_samplers_begun_at_different_steps_share_one_program():
     made = [make_sampler(ScheduleConfig(), name, steps) for name, steps in MIXED.items()]
     together = SamplerBatch.of(made)
     assert together.rule == StepRule(5, corrects=True, stochastic=True)
-    starts = [0, 3, 1, 2, 1, 0, 2, 3, 1]
+    starts = [0, 3, 1, 2, 1, 0, 2, 3, 1, 2]
     mixed = run(together, starts, seeds=range(len(made)))
     for i, sampler in enumerate(made):
         alone = run(SamplerBatch.of([sampler]), [0], seeds=[i])[0]

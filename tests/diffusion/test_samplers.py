@@ -80,7 +80,7 @@ def test_ddim_without_alpha_one_ends_at_timestep_zero():
 def test_rows(name):
     sampler = make_sampler(ScheduleConfig(), name, 7)
     assert sampler.timesteps.dtype == np.float32
-    assert len(sampler) == {"heun": 13, "pndm": 8}.get(name, 7)
+    assert len(sampler) == {"heun": 13, "dpmpp_sde": 13, "pndm": 8}.get(name, 7)
     assert sampler.rule.stochastic == (name not in DETERMINISTIC)
     assert all(column.shape == (len(sampler),) for column in sampler.rows.values())
     row = sampler.row(3)

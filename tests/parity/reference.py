@@ -952,6 +952,27 @@ def _numpy_2():
         yield
 
 
+class BrownianMotion:
+    """Unit noise of a motion's increments, two for each step of DPM-Solver++'s SDE.
+
+    Both start where the step does, and the second is longer. Stands in for torchsde's tree.
+    """
+
+    def __init__(self, draw: Callable[[], torch.Tensor]):
+        self._draw = draw
+        self._first: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, sigma: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        noise = self._draw()
+        if self._first is None:
+            self._first = sigma - target, noise
+            return noise
+        span, before = self._first
+        self._first = None
+        share = span / (sigma - target)
+        return share.sqrt() * before + (1 - share).sqrt() * noise
+
+
 @contextlib.contextmanager
 def _draws(scheduler, step_noise):
     """Gives the scheduler the noise of the step passed to the yielded function."""
@@ -964,13 +985,16 @@ def _draws(scheduler, step_noise):
     def draw(shape, **_):
         assert step_noise is not None, f"{type(scheduler).__name__} wants noise"
         noise = nchw(step_noise(step))
-        assert noise.shape == shape
+        assert shape is None or noise.shape == shape
         return noise
 
     module = sys.modules[type(scheduler).__module__]
+    motion = BrownianMotion(lambda: draw(None))
+    stand_ins = {"randn_tensor": draw, "BrownianTreeNoiseSampler": lambda *_: motion}
     with contextlib.ExitStack() as stack:
-        if hasattr(module, "randn_tensor"):
-            stack.enter_context(unittest.mock.patch.object(module, "randn_tensor", draw))
+        for name, stand_in in stand_ins.items():
+            if hasattr(module, name):
+                stack.enter_context(unittest.mock.patch.object(module, name, stand_in))
         stack.enter_context(_numpy_2())
         yield at_step
 

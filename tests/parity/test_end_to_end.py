@@ -27,6 +27,7 @@ TORCH_SCHEDULERS = {
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_sde": ("DPMSolverSDEScheduler", {}),
     "dpmpp_3m": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
     "deis": ("DEISMultistepScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
@@ -37,7 +38,7 @@ TORCH_SCHEDULERS = {
 }
 # A batch takes as many steps as its longest, and Heun's are twice as many; the rules of the others
 # are parts of these. test_samplers.py compares all.
-ALONE = ("heun", "ddpm", "pndm", "dpmpp_3m", "deis")
+ALONE = ("heun", "ddpm", "pndm", "dpmpp_sde", "dpmpp_3m", "deis")
 TOGETHER = [name for name in TORCH_SCHEDULERS if name not in ALONE]
 KPS = np.array([[20, 30], [44, 28], [33, 40], [24, 50], [43, 49]], np.float32)
 

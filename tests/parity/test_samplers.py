@@ -15,6 +15,7 @@ from diffusers.schedulers import (
     scheduling_ddim,
     scheduling_ddpm,
     scheduling_dpmsolver_multistep,
+    scheduling_dpmsolver_sde,
     scheduling_euler_ancestral_discrete,
     scheduling_lcm,
     scheduling_tcd,
@@ -29,6 +30,7 @@ from instantid_jax.diffusion.schedule import (
     velocity_target,
 )
 from instantid_jax.errors import InputError
+from tests.parity.reference import BrownianMotion
 
 pytestmark = [
     # diffusers calls np.array(tensor); torch 2.13's __array__ does not know NumPy 2's `copy`.
@@ -107,6 +109,8 @@ def run_diffusers(scheduler, steps, monkeypatch, eta=0.0, in_float64=False):
         scheduling_tcd,
     ):
         monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.tensor(next(draws)))
+    motion = BrownianMotion(lambda: torch.from_numpy(next(draws)))
+    monkeypatch.setattr(scheduling_dpmsolver_sde, "BrownianTreeNoiseSampler", lambda *_: motion)
     x = torch.from_numpy(noise[0]) * scheduler.init_noise_sigma
     if in_float64:
         monkeypatch.setattr(sys.modules[type(scheduler).__module__], "torch", Float64Torch())
@@ -131,8 +135,8 @@ def step(rule, state, output, row, noise):
     return rule.step(state, output, row, noise)
 
 
-def run_ours(sampler):
-    noise = unit_noise(1 + len(sampler))
+def run_ours(sampler, noise=None):
+    noise = unit_noise(1 + len(sampler)) if noise is None else noise
     state = sampler.rule.init(noise[0] * np.float32(sampler.init_noise_sigma))
     for i, t in enumerate(sampler.timesteps):
         row = sampler.row(i)
@@ -283,7 +287,7 @@ def test_explicit_sigmas(prediction_type, monkeypatch):
         check(config, "euler", {"sigmas": sigmas}, monkeypatch)
 
 
-SAMPLE = [name for name in BASES if name not in ("euler_ancestral", "pndm")]
+SAMPLE = [name for name in BASES if name not in ("euler_ancestral", "pndm", "dpmpp_sde")]
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -310,6 +314,37 @@ def test_deis_of_third_order(prediction_type, monkeypatch):
     config = {**SDXL, "_class_name": DEIS, "prediction_type": prediction_type, "solver_order": 3}
     for steps in (3, 12, 14, 15, 25):
         check(config, None, steps, monkeypatch, in_float64=True)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_sde", "dpmpp_sde_karras"])
+@pytest.mark.parametrize("steps", [2, 8, 30])
+def test_dpm_solver_sde_with_torchsde(name, steps, monkeypatch):
+    """Our noise is that of torchsde's Brownian motion, taken apart into independent halves."""
+    made = []
+
+    class Recorded(scheduling_dpmsolver_sde.BrownianTreeNoiseSampler):
+        def __call__(self, sigma, target):
+            made.append((float(sigma), float(target), super().__call__(sigma, target)))
+            return made[-1][2]
+
+    scheduler = diffusers_scheduler(SDXL, name, noise_sampler_seed=3)
+    scheduler.set_timesteps(steps)
+    monkeypatch.setattr(scheduling_dpmsolver_sde, "BrownianTreeNoiseSampler", Recorded)
+    noise = [unit_noise(1)[0]]
+    x = torch.from_numpy(noise[0]) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        output = network(scheduler.scale_model_input(x, t).numpy(), float(t))
+        x = scheduler.step(torch.from_numpy(output), t, x).prev_sample
+    for (sigma, middle, first), (_, target, second) in zip(made[::2], made[1::2], strict=True):
+        share = (sigma - middle) / (sigma - target)
+        rest = (second - share**0.5 * first) / (1 - share) ** 0.5
+        noise += [first.numpy(), rest.numpy()]
+    independent = np.array(noise[1:])
+    assert abs(independent.std() - 1) < 0.1
+    halves = np.corrcoef(independent[::2].ravel(), independent[1::2].ravel())
+    assert abs(halves[0, 1]) < 4 / np.sqrt(independent[::2].size)
+    sampler = make_sampler(ScheduleConfig.from_dict(SDXL), name, steps)
+    assert error(run_ours(sampler, [*noise, noise[0]]), x.numpy()) < 2e-5
 
 
 def test_names_are_different_samplers(monkeypatch):
@@ -441,6 +476,8 @@ def test_every_key_of_the_classes_is_known():
         "clip_sample_range",
         "flow_shift",
         "time_shift_type",
+        # A request's seed draws all noise.
+        "noise_sampler_seed",
     }
     fields = {field.name for field in dataclasses.fields(ScheduleConfig)}
     for class_name in {class_name for class_name, _ in BASES.values()}:

@@ -1,4 +1,4 @@
-"""Multistep solvers: DPM-Solver++, UniPC, DEIS and PLMS; and Heun's method in two steps."""
+"""Multistep solvers: DPM-Solver++, UniPC, DEIS and PLMS."""
 
 import math
 
@@ -127,42 +127,6 @@ def _unipc_weights(h: float, ratios: list[float], bh1: bool) -> np.ndarray:
         return np.linalg.solve(powers, conditions)
     except np.linalg.LinAlgError:  # two equal sigmas, or a step to sigma 0 of an order above 1
         return np.full(len(ratios), np.nan)
-
-
-def heun(sigmas: np.ndarray, prediction_type: str) -> Rows:
-    """Heun's method: rows of 2 T - 1 steps, with a corrector.
-
-    Every step but the last has two halves: Euler's method, then the same step again from where it
-    began, with the mean of the slopes at both ends.
-
-    Source: Karras et al. 2022, algorithm 1 without churn; diffusers' HeunDiscreteScheduler.step.
-    """
-    sigma, target = sigmas[:-1], sigmas[1:]
-    steps = len(sigma)
-    # Places of the first and second halves.
-    first, second = 2 * np.arange(steps), 2 * np.arange(steps - 1) + 1
-    at = np.zeros(2 * steps - 1)
-    at[first], at[second] = sigma, target[:-1]
-    alpha, deviation = of_sigmas(at)
-    of_sample, of_output = of_denoised(alpha, deviation, prediction_type)
-    rows = {
-        "input_scale": alpha,
-        "convert_sample": alpha * of_sample,
-        "convert_output": of_output,
-        "sample": np.ones_like(at),
-        "converted": np.zeros_like(at),
-        "correct_sample": np.ones_like(at),
-    }
-    names = ("correct_corrected", "correct_converted", "correct_difference_1")
-    rows |= {name: np.zeros_like(at) for name in names}
-    rows["sample"][first], rows["converted"][first] = target / sigma, 1 - target / sigma
-    half = (target - sigma)[:-1] / 2
-    before, after = half / sigma[:-1], half / target[:-1]
-    rows["correct_sample"][second] = after
-    rows["correct_corrected"][second] = 1 + before
-    rows["correct_converted"][second] = -before - after
-    rows["correct_difference_1"][second] = -before
-    return rows
 
 
 def deis(sigmas: np.ndarray, prediction_type: str, *, orders: list[int], max_order: int) -> Rows:
