@@ -23,6 +23,7 @@ from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.params import Network, Params
 from instantid_jax.runs.folder import is_run
 from instantid_jax.runs.trained import open_trained
+from instantid_jax.runs.trained_lora import read_trained_lora, trains_lora
 from instantid_jax.weights import names
 from instantid_jax.weights.lora.merging import Merge, find_merge
 from instantid_jax.weights.lora.sources import parse_loras
@@ -30,8 +31,9 @@ from instantid_jax.weights.lora.spellings import PARTS
 
 logger = logging.getLogger(__name__)
 
-# The metadata that diffusers writes into every file.
+# The metadata that diffusers writes into every file, and its name of a LoRA's.
 METADATA = {"format": "pt"}
+LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 class Source(NamedTuple):
@@ -58,7 +60,8 @@ def to_torch(
 ) -> None:
     """Writes InstantID's ip-adapter.safetensors and ControlNetModel/, as diffusers loads them.
 
-    With LoRAs, also SDXL's UNet and text encoders with these merged.
+    With LoRAs, also SDXL's UNet and text encoders with these merged. A distillation gives the
+    LoRA that it trained.
 
     Args:
       source: the folder of a training run, or one made by to-jax.
@@ -84,6 +87,9 @@ def write_torch(
     loras: Sequence[str] = (),
 ) -> None:
     """Writes a new folder; see `to_torch`."""
+    if trains_lora(source):
+        _write_lora(source, output, raw, step, dtype, loras)
+        return
     found = _open(source, raw, step)
     merge = _find_merge(source, loras)
     kept = None if dtype is None else jnp.dtype(dtype)
@@ -113,6 +119,21 @@ def write_torch(
         )
         if merge is not None:
             _write_merged(merge, open_model(source).components, folder, kept)
+
+
+def _write_lora(
+    source: Path,
+    output: Path,
+    raw: bool,
+    step: int | None,
+    dtype: Dtype | None,
+    loras: Sequence[str],
+) -> None:
+    _find_merge(source, loras)
+    factors = read_trained_lora(source, raw=raw, step=step)
+    with new_folder(output) as folder:
+        kept = None if dtype is None else jnp.dtype(dtype)
+        save_tensors(cast(factors, kept), folder / LORA_FILE)
 
 
 def _find_merge(source: Path, loras: Sequence[str]) -> Merge | None:

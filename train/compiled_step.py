@@ -15,11 +15,12 @@ from instantid_jax.sharding import batch_sharding, replicated
 from train.config import TrainConfig
 from train.data.buckets import Size
 from train.data.latent_cache import DTYPE
+from train.distillation.step import distillation_gradients
 from train.model import frozen_dtype, frozen_sharding
 from train.objective import Networks
 from train.parallel import on_mesh
 from train.state import TrainState, init_state, state_sharding, trainable_shapes
-from train.step import Constants, train_step
+from train.step import Constants, Gradients, StepConfig, loss_and_gradients, train_step
 
 
 def compiled_step(
@@ -31,14 +32,10 @@ def compiled_step(
         part: {name: sharding.spec for name, sharding in shardings.items()}
         for part, shardings in frozen_sharding(networks, config, mesh).items()
     }
-    step = functools.partial(
-        train_step,
-        networks,
-        config.objective,
-        config.optimizer,
-        config.step,
-        spread=functools.partial(on_mesh, mesh=mesh, params=state.params, frozen=frozen),
+    gradients_of = on_mesh(
+        gradients(config, networks, config.step), mesh, params=state.params, frozen=frozen
     )
+    step = functools.partial(train_step, gradients_of, config.optimizer, config.step)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         step,
@@ -46,6 +43,12 @@ def compiled_step(
         donate_argnums=0,
         compiler_options=compiler_options(mesh.devices.flat[0].platform),
     )
+
+
+def gradients(config: TrainConfig, networks: Networks, step: StepConfig) -> Gradients:
+    """Returns the function that computes a run's gradients, on one device."""
+    chosen = loss_and_gradients if networks.student is None else distillation_gradients
+    return functools.partial(chosen, networks, config.objective, step)
 
 
 def state_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> TrainState:

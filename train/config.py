@@ -10,6 +10,7 @@ from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.request import Settings
 from train.data.buckets import Size
 from train.data.config import DataConfig
+from train.distillation.config import DistillationConfig
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 from train.step import StepConfig
@@ -168,6 +169,7 @@ class TrainConfig:
       steps: step to stop at; does not affect the learning-rate schedule.
       global_batch_size: examples per step, over all devices and micro-batches.
       seed: seeds the data order, the noise and new weights.
+      distillation: trains a few-step LoRA of the UNet instead of InstantID's parts.
       loader_threads: data-loading threads per process.
       log_example_ids: log the ids of each step's records in the metrics.
     """
@@ -183,6 +185,7 @@ class TrainConfig:
     step: StepConfig = StepConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     validation: ValidationConfig | None = None
+    distillation: DistillationConfig | None = None
     loader_threads: int = 8
     log_example_ids: bool = False
 
@@ -197,6 +200,25 @@ class TrainConfig:
                 f"objective.identity_weight={self.objective.identity_weight} with model.recognizer="
                 f"{self.model.recognizer}: the identity loss needs both; without it, set neither"
             )
+
+    def check_distillation(self) -> None:
+        """Raises InputError for other settings that a distillation cannot go with.
+
+        Not while the configuration is made: options may still change it.
+        """
+        if self.distillation is None:
+            return
+        if self.model.instantid is None:
+            raise InputError(
+                "distillation without model.instantid: name the InstantID weights to distill"
+            )
+        objective = self.objective
+        for name in ("identity_weight", "noise_offset", "min_snr_gamma", "log_noise"):
+            if getattr(objective, name):
+                raise InputError(
+                    f"objective.{name}={getattr(objective, name)} has no effect on a distillation: "
+                    "leave it out"
+                )
 
     @property
     def dataset_folders(self) -> list[str]:
@@ -238,6 +260,8 @@ class TrainConfig:
             del identity["optimizer.algorithm"]
         if not self.objective.identity_weight:
             del identity["objective.identity_weight"], identity["objective.identity_window"]
+        if settings["distillation"] is not None:
+            identity |= {f"distillation.{k}": v for k, v in settings["distillation"].items()}
         for name in IDENTIFYING_DATA:
             identity[f"data.{name}"] = settings["data"][name]
         identity["data.weights"] = [share["weight"] for share in settings["data"]["datasets"]]

@@ -8,7 +8,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
-from train.compiled_step import step_shapes
+from train.compiled_step import gradients, step_shapes
 from train.config import TrainConfig
 from train.data.buckets import Size
 from train.objective import Networks
@@ -73,7 +73,7 @@ def step_flops(config: TrainConfig, networks: Networks, mesh: Mesh, size: Size) 
       size: (height, width) of the images.
     """
     once = StepConfig(dtype=config.step.dtype, remat="none", micro_batches=1)
-    step = functools.partial(train_step, networks, config.objective, config.optimizer, once)
+    step = functools.partial(train_step, gradients(config, networks, once), config.optimizer, once)
     traced = jax.make_jaxpr(step)(*step_shapes(config, networks, mesh, size))
     return count_flops(traced.jaxpr)
 

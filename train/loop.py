@@ -57,11 +57,13 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     run = RunFolder(utf8_path(workdir))
     # What is local comes first: the model may be on the network.
     mesh = training_mesh(config.mesh.shape)
+    config.check_distillation()
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
     for folder in config.dataset_folders:
         find_datasets(folder)
     # A resumed run keeps its network sizes; the weights it started from may be gone.
-    base = find_base(config.model, read_networks(run)[0] if run.steps() else None)
+    trained = read_networks(run)[0] if run.steps() else None
+    base = find_base(config.model, trained, config.distillation)
     check_prediction_type(base, config)
     batches = Batches(config.data, base.tokenizers, config.global_batch_size, config.seed)
     if batches.records < config.global_batch_size:
@@ -178,12 +180,24 @@ def _loop(
         if preempted:
             logger.info("stopped: saved step %d; the same command resumes from there", step)
         else:
-            logger.info(
-                "finished at step %d: `instantid generate --sdxl %s --instantid %s` uses the "
-                "weights, and `python -m convert to-torch %s` converts them",
-                *(step, config.model.sdxl, run.path, run.path),
-            )
+            logger.info("finished at step %d: %s", step, how_to_use(config, run))
     return PREEMPTED_STATUS if preempted else 0
+
+
+def how_to_use(config: TrainConfig, run: RunFolder) -> str:
+    """How to use what was trained."""
+    convert = f"`python -m convert to-torch {run.path} --output DIR`"
+    if config.distillation is not None:
+        steps = config.distillation.steps
+        return (
+            f"{convert} writes the LoRA, for `instantid generate --sdxl {config.model.sdxl} "
+            f"--instantid {config.model.instantid} --lora DIR --scheduler euler_trailing "
+            f"--num-inference-steps {steps} --guidance-scale 1`"
+        )
+    return (
+        f"`instantid generate --sdxl {config.model.sdxl} --instantid {run.path}` uses the weights, "
+        f"and {convert} converts them"
+    )
 
 
 @contextlib.contextmanager

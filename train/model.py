@@ -18,18 +18,19 @@ from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.errors import InputError
 from instantid_jax.models.controlnet import settings_like_unet
 from instantid_jax.params import Params, join_parts
+from instantid_jax.pipeline.model import GUIDANCE_SCALE
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.runs.contents import checksums
 from instantid_jax.runs.trained import find_published_or_trained
 from instantid_jax.sharding import replicated, shard_params
 from instantid_jax.weights.layouts import find_sdxl
 from train.config import ModelConfig, TrainConfig
+from train.distillation.config import DistillationConfig, Student
+from train.distillation.factors import init_factors
 from train.identity.onnx_network import read_recognizer
-from train.objective import FROZEN, Networks
+from train.objective import FROZEN, INSTANTID, Networks
 from train.state import init_trainables, trainable_shapes
 from train.step import Constants
-
-TRAINED = ("image_proj", "ip_adapter", "controlnet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,8 @@ class BaseModel:
     Attributes:
       networks: all networks of training.
       frozen: components by the names of `Networks.frozen`.
-      start: components by the names in `TRAINED` with the initial weights; None initializes them.
+      start: components by the names in `INSTANTID` with the initial weights; None initializes what
+        is trained.
       settings: `config.json` of the trained networks "image_proj" and "controlnet".
       tokenizers: those of text encoders 1 and 2.
       base: SDXL as it was found.
@@ -74,7 +76,9 @@ class BaseModel:
 
 
 def find_base(
-    config: ModelConfig, trained: Mapping[str, Mapping[str, Any]] | None = None
+    config: ModelConfig,
+    trained: Mapping[str, Mapping[str, Any]] | None = None,
+    distillation: DistillationConfig | None = None,
 ) -> BaseModel:
     """Finds the model's files; reads configurations and tensor names, not weights.
 
@@ -90,7 +94,7 @@ def find_base(
     if config.recognizer is not None:
         parts["recognizer"] = find_recognizer(Path(config.recognizer))
     start, settings = None, trained
-    if trained is None and config.instantid is not None:
+    if config.instantid is not None and (trained is None or distillation is not None):
         start = find_published_or_trained(
             config.instantid, parts["unet"].network, variant=config.variant
         )
@@ -100,10 +104,18 @@ def find_base(
             "image_proj": vars(config.resampler),
             "controlnet": settings_like_unet(parts["unet"].settings, config.conditioning_channels),
         }
+    student = None
+    if distillation is not None:
+        # InstantID's parts are the teacher's; what is trained starts new.
+        parts, start = parts | dict(start), None
+        scales = (distillation.guidance_scale, base.guidance_scale, GUIDANCE_SCALE)
+        scale = next(each for each in scales if each is not None)
+        student = Student(distillation, scale, base.force_zeros_for_empty_prompt)
     networks = Networks(
         **{name: parts[name].network for name in FROZEN},
         **{name: network(name, each) for name, each in settings.items()},
         recognizer=None if config.recognizer is None else parts["recognizer"].network,
+        student=student,
     )
     check_fit({name: getattr(networks, name) for name in (*FROZEN, *settings)})
     check_recognizer(networks)
@@ -213,17 +225,23 @@ def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params
     shardings = shard_params(trainable_shapes(base.networks), mesh)
     if base.start is not None:
         params: Params = {}
-        for name in TRAINED:
+        for name in INSTANTID:
             part = join_parts({name: base.start[name].load(jnp.dtype("float32"))})
             params |= place(part, shardings)
         return params
+    # Steps fold in their number, which stays below 2**32 - 1.
+    key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
+    networks = base.networks
+    if networks.student is not None:
+        rank = networks.student.config.rank
+        return jax.jit(
+            functools.partial(init_factors, networks.unet, rank), out_shardings=shardings
+        )(key)
     fresh = functools.partial(
         init_trainables, base.networks, zero_id_values=config.model.zero_id_values
     )
     own = component_shapes("unet", base.networks.unet)
     unet = place(base.frozen["unet"].load(jnp.dtype("float32")), shard_params(own, mesh))
-    # Steps fold in their number, which stays below 2**32 - 1.
-    key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
     return jax.jit(fresh, out_shardings=shardings)(unet, key)
 
 

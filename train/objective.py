@@ -5,6 +5,7 @@ Source: Wang et al. 2024 (InstantID), section 3.3: ‖ε − ε_θ(z_t, t, C, C_
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.instantid import Texts, condition
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params, split_parts
+from train.distillation.config import Student
 from train.identity.onnx_network import OnnxNetwork
 
 
@@ -88,13 +90,17 @@ class ObjectiveConfig:
 PAPER = ObjectiveConfig()
 CFG = ObjectiveConfig(drop_id=0.05, drop_text=0.05, drop_both=0.05)
 
-# The base model's networks.
+# The base model's networks, and InstantID's parts.
 FROZEN = ("unet", "vae", "text_encoder", "text_encoder_2")
+INSTANTID = ("image_proj", "ip_adapter", "controlnet")
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The networks of training. Only the identity loss uses the VAE's decoder."""
+    """The networks of training. Only the identity loss uses the VAE's decoder.
+
+    `student`: a LoRA of the UNet is trained, InstantID's parts are frozen.
+    """
 
     unet: Network
     controlnet: Network
@@ -103,12 +109,19 @@ class Networks:
     text_encoder: Network
     text_encoder_2: Network
     recognizer: OnnxNetwork | None = None
+    student: Student | None = None
 
     @property
     def frozen(self) -> dict[str, Network | OnnxNetwork]:
         """The networks that are not trained, by component name."""
-        base = {name: getattr(self, name) for name in FROZEN}
-        return base if self.recognizer is None else base | {"recognizer": self.recognizer}
+        found = {name: getattr(self, name) for name in FROZEN}
+        if self.student is not None:
+            found |= {name: self.of(name) for name in INSTANTID}
+        return found if self.recognizer is None else found | {"recognizer": self.recognizer}
+
+    def of(self, component: str) -> Network:
+        """The network of a component; the Image Adapter's is the UNet."""
+        return self.unet if component == "ip_adapter" else getattr(self, component)
 
 
 class Conditions(NamedTuple):
@@ -246,8 +259,7 @@ def losses(
     if config.face_weight:
         if face_box is None:
             raise InputError("face_weight needs face_box")
-        weight = 1 + config.face_weight * _inside(face_box, error.shape[1:3])[..., None]
-        error = error * weight / weight.mean(axis=(1, 2, 3), keepdims=True)
+        error = weighted_by_face(error, config.face_weight, face_box)
     loss = error.mean(axis=(1, 2, 3))
     if config.min_snr_gamma is not None:
         alpha = alphas_cumprod[timesteps]
@@ -257,6 +269,12 @@ def losses(
         weight = jnp.minimum(snr, gamma) / (snr + 1) if velocity else jnp.minimum(1.0, gamma / snr)
         loss = loss * weight
     return loss
+
+
+def weighted_by_face(error: jax.Array, face_weight: float, face_box: jax.Array) -> jax.Array:
+    """Errors [B, H, W, C] with extra weight in the face box; weights have a mean of 1."""
+    weight = 1 + face_weight * _inside(face_box, error.shape[1:3])[..., None]
+    return error * weight / weight.mean(axis=(1, 2, 3), keepdims=True)
 
 
 def _inside(box: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -292,20 +310,31 @@ def encode_batch(
     else:
         moments = image_moments(networks.vae, frozen["vae"], batch["images"])
     latents = sample_latents(networks.vae.config, moments, draws.vae_noise)
-    hidden, pooled = [], None
-    for name, key, empty in (
-        ("text_encoder", "input_ids", empty_prompt[0]),
-        ("text_encoder_2", "input_ids_2", empty_prompt[1]),
-    ):
-        ids = jnp.where(draws.drop_text[:, None], empty[None, :], batch[key])
-        encoded = getattr(networks, name).bind(frozen[name])(ids)
-        hidden.append(encoded.hidden_states)
-        pooled = encoded.pooled
+    text, pooled = encode_prompts(
+        networks,
+        frozen,
+        [
+            jnp.where(draws.drop_text[:, None], empty[None, :], batch[key])
+            for key, empty in zip(("input_ids", "input_ids_2"), empty_prompt, strict=True)
+        ],
+    )
     return latents, Conditions(
-        text=jnp.concatenate(hidden, axis=-1),
+        text=text,
         pooled=pooled,
         time_ids=batch["time_ids"],
         # Zeros enter the Resampler, as they do in guidance.
         id_embeds=jnp.where(draws.drop_id[:, None], 0, batch["id_embeds"]),
         image=batch["keypoint_images"].astype(jnp.float32) / 255,
     )
+
+
+def encode_prompts(
+    networks: Networks, frozen: dict[str, Params], input_ids: Sequence[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Text states [B, L, D] and the pooled [B, P] of each encoder's token ids [B, L]."""
+    hidden, pooled = [], None
+    for name, ids in zip(("text_encoder", "text_encoder_2"), input_ids, strict=True):
+        encoded = getattr(networks, name).bind(frozen[name])(ids)
+        hidden.append(encoded.hidden_states)
+        pooled = encoded.pooled
+    return jnp.concatenate(hidden, axis=-1), pooled

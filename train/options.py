@@ -1,4 +1,4 @@
-"""Options for settings that a configuration may lack: further datasets, captions, validation."""
+"""Options for settings that a configuration may lack, such as further datasets and validation."""
 
 import dataclasses
 import re
@@ -9,13 +9,14 @@ import tyro
 
 from train.config import TrainConfig, ValidationConfig
 from train.data.config import CaptionShare, DatasetShare
+from train.distillation.config import DistillationConfig
 
 Share = TypeVar("Share")
 
 HELP = (
     "Beyond the options below: --data.datasets.1.folder DIR adds a dataset, "
-    "--data.captions.0.source NAME chooses captions, and --validation.dataset DIR makes sample "
-    "images."
+    "--data.captions.0.source NAME chooses captions, --validation.dataset DIR makes sample images, "
+    "and --distillation.steps N trains a few-step LoRA."
 )
 
 
@@ -30,7 +31,10 @@ def with_named_settings(config: TrainConfig, args: Sequence[str]) -> TrainConfig
     validation = config.validation
     if validation is None and any(arg.startswith("--validation.") for arg in args):
         validation = ValidationConfig(dataset=tyro.MISSING)
-    return dataclasses.replace(config, data=data, validation=validation)
+    distillation = config.distillation
+    if distillation is None and any(arg.startswith("--distillation.") for arg in args):
+        distillation = DistillationConfig()
+    return dataclasses.replace(config, data=data, validation=validation, distillation=distillation)
 
 
 def _extended(

@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 from instantid_jax.components import component_shapes
 from instantid_jax.params import Params, join_parts
 from instantid_jax.sharding import replicated, shard_params
-from train.objective import Networks
+from train.distillation.factors import factor_shapes
+from train.objective import INSTANTID, Networks
 from train.optimizer import OptimizerConfig, make_optimizer
 
 
@@ -31,11 +32,9 @@ class TrainState(NamedTuple):
 
 def trainable_shapes(networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
     """Names and float32 shapes of all trainables."""
-    parts = {
-        "image_proj": networks.image_proj.shapes,
-        "ip_adapter": component_shapes("ip_adapter", networks.unet),
-        "controlnet": networks.controlnet.shapes,
-    }
+    if networks.student is not None:
+        return factor_shapes(networks.unet, networks.student.config.rank)
+    parts = {name: component_shapes(name, networks.of(name)) for name in INSTANTID}
     return {
         name: jax.ShapeDtypeStruct(value.shape, jnp.float32)
         for name, value in join_parts(parts).items()

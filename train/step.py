@@ -27,9 +27,10 @@ from train.state import TrainState
 
 # Upper edges of the face-share bins (box area over image area) of the loss metrics.
 FACE_SHARE_BINS = (0.01, 0.04, 0.1, 0.25, 1.0)
-GROUPS = ("image_proj", "ip_adapter", "controlnet")
 # [B] each: "loss", which is minimized, and the parts of it that have their own metric.
 Losses = dict[str, jax.Array]
+# Losses of a micro-batch and gradients, as of `loss_and_gradients`.
+Gradients = Callable[..., tuple[Losses, Params]]
 RematPolicy = Literal["none", "full", "dots"]
 Dtype = Literal["bfloat16", "float32"]
 
@@ -111,7 +112,7 @@ def loss_and_gradients(
     """
     dtype = jnp.dtype(step.dtype)
     alphas = constants.alphas_cumprod
-    latent_shape = _latent_shape(networks, batch)
+    latent_shape = latent_shape_of(networks, batch)
     draws = draw(objective, key, examples, latent_shape, alphas)
     latents, conditions = encode_batch(
         networks, constants.frozen, batch, draws, constants.empty_prompt
@@ -158,24 +159,22 @@ def loss_and_gradients(
 
 
 def train_step(
-    networks: Networks,
-    objective: ObjectiveConfig,
+    gradients_of: Gradients,
     optimizer: OptimizerConfig,
     step: StepConfig,
     state: TrainState,
     constants: Constants,
     batch: dict[str, jax.Array],
     seed: jax.Array,
-    spread: Callable[[Callable], Callable] = lambda gradients_of: gradients_of,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimizer step on a global batch.
 
     Args:
+      gradients_of: function of (params, constants, batch, examples, key): losses of a micro-batch
+        and the gradient of their mean.
       optimizer: the configuration the state was initialized with.
       batch: arrays of `train.data`, B rows.
       seed: uint32 scalar; the step's key is fold_in(seed, step).
-      spread: wraps `loss_and_gradients` for a batch on a mesh; by default the compiler partitions
-        it.
     Returns:
       The next state, and metrics: float32 scalars; `finite`, which if false means that only
         `state.step` advanced; and the batch's `example_crc32` [B], replicated so that every process
@@ -187,7 +186,6 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     examples = jnp.arange(len(batch["time_ids"]), dtype=jnp.uint32)
     parts = step.micro_batches
-    gradients_of = spread(functools.partial(loss_and_gradients, networks, objective, step))
     run = functools.partial(gradients_of, state.params, constants)
     if parts == 1:
         each, gradients = run(batch, examples, key)
@@ -230,7 +228,8 @@ def train_step(
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
 
-def _latent_shape(networks: Networks, batch: dict[str, jax.Array]) -> tuple[int, int, int]:
+def latent_shape_of(networks: Networks, batch: dict[str, jax.Array]) -> tuple[int, int, int]:
+    """(H, W, C) of a batch's latents."""
     downscale = networks.vae.config.downscale
     height, width = batch["keypoint_images"].shape[1:3]
     return height // downscale, width // downscale, networks.unet.config.in_channels
@@ -240,7 +239,7 @@ def _metrics(each: Losses, gradients: Params, face_share: jax.Array) -> dict[str
     """Mean losses, the loss by face share (NaN for an empty bin), and gradient norms."""
     metrics = {name: values.mean() for name, values in each.items()}
     metrics["grad_norm"] = optax.tree.norm(gradients)
-    for group in GROUPS:
+    for group in sorted({name.partition(".")[0] for name in gradients}):
         inside = {k: v for k, v in gradients.items() if k.startswith(f"{group}.")}
         metrics[f"grad_norm_{group}"] = optax.tree.norm(inside)
     lower = 0.0

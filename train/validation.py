@@ -24,8 +24,9 @@ from train.data.config import DataConfig, DatasetShare
 from train.data.examples import Choices, make_example
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
-from train.model import TRAINED, BaseModel
-from train.objective import FROZEN
+from train.distillation.factors import merged
+from train.model import BaseModel
+from train.objective import FROZEN, INSTANTID
 from train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,14 @@ class Validation:
         self._config = config.validation
         self._dtype = config.step.dtype
         self._base = base
+        self._settings = self._config.settings
+        if config.distillation is not None:
+            self._settings = dataclasses.replace(
+                self._settings,
+                scheduler="euler_trailing",
+                num_inference_steps=config.distillation.steps,
+                guidance_scale=1.0,
+            )
         self._examples = _first_examples(self._config)
         numbers = self._examples[0]["id_embeds"].size
         wanted = base.networks.image_proj.config.embedding_dim
@@ -69,8 +78,7 @@ class Validation:
         Returns:
           Whether this process wrote the file.
         """
-        trainables = cast(state.ema or state.params, jnp.dtype(self._dtype))
-        parts = {name: frozen[name] for name in FROZEN} | split_parts(trainables)
+        parts = self._weights(state.ema or state.params, frozen)
         if jax.process_count() > 1:
             parts = multihost_utils.process_allgather(parts, tiled=True)
             if jax.process_index() != 0:
@@ -94,12 +102,21 @@ class Validation:
         save_png(np.concatenate(rows), path, text={"prompt": captions, "instantid": settings})
         return True
 
+    def _weights(self, trained: Params, frozen: Mapping[str, Params]) -> dict[str, Params]:
+        """The parameters of every component."""
+        networks = self._base.networks
+        parts = {name: frozen[name] for name in networks.frozen}
+        if networks.student is None:
+            return parts | split_parts(cast(trained, jnp.dtype(self._dtype)))
+        unet = jax.jit(merged, static_argnums=0)(networks.unet, frozen["unet"], trained)
+        return parts | {"unet": unet}
+
     def _generate(self, pipe: InstantIDPipeline, example: Mapping[str, Any]) -> np.ndarray:
         request = Request(
             example["caption"],
             image_embeds=example["id_embeds"],
             kps_image=example["keypoint_images"],
-            **self._config.settings.values(),
+            **self._settings.values(),
         )
         return np.asarray(pipe.run([request]).images[0])
 
@@ -107,9 +124,8 @@ class Validation:
         """The run's weights as a model for the pipeline."""
         base = self._base
         components = {}
-        for name in (*FROZEN, *TRAINED):
-            network = base.networks.unet if name == "ip_adapter" else getattr(base.networks, name)
-            load = functools.partial(_in_memory, parts[name])
+        for name in (*FROZEN, *INSTANTID):
+            network, load = base.networks.of(name), functools.partial(_in_memory, parts[name])
             components[name] = Component(network, base.settings.get(name, {}), load, "the run")
         return base.base.with_parts(components)
 

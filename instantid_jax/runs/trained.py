@@ -19,6 +19,7 @@ from instantid_jax.json_files import read_json
 from instantid_jax.params import Network, Params, mismatches
 from instantid_jax.paths import utf8_path
 from instantid_jax.runs.folder import RunFolder, is_run
+from instantid_jax.runs.trained_lora import LORA
 from instantid_jax.weights.layouts import find_instantid
 from instantid_jax.weights.reading import read_params
 from instantid_jax.weights.tensors import LazyTensor
@@ -121,6 +122,11 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
     shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {part: {} for part in PARTS}
     for name, shape in stored.shapes.items():
         part, _, own = name.partition(".")
+        if name.startswith(LORA):
+            raise InputError(
+                f"{path} trained a LoRA, not InstantID: `python -m convert to-torch {path} "
+                "--output DIR` writes it, for --lora DIR"
+            )
         if part not in shapes:
             raise InputError(
                 f"step {stored.step} of {path} holds {name}: expected only {', '.join(PARTS)}; "

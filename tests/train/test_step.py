@@ -21,7 +21,7 @@ from train.objective import ObjectiveConfig, draw, encode_batch, predict
 from train.optimizer import OptimizerConfig
 from train.parallel import on_mesh
 from train.state import init_state, init_trainables, state_sharding, trainable_shapes
-from train.step import StepConfig, remat_wrapper, train_step
+from train.step import StepConfig, loss_and_gradients, remat_wrapper, train_step
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, ema_decay=0.9)
 FLOAT32 = StepConfig(dtype="float32", remat="none")
@@ -47,14 +47,14 @@ def compiled(step: StepConfig, mesh, frozen, objective=ObjectiveConfig()):
     if objective.identity_weight:
         networks = dataclasses.replace(networks, recognizer=recognizer()[0])
     shapes = trainable_shapes(networks)
-    function = functools.partial(train_step, networks, objective, OPTIMIZER, step)
+    gradients_of = functools.partial(loss_and_gradients, networks, objective, step)
     if mesh is None:
-        return jax.jit(function)
+        return jax.jit(functools.partial(train_step, gradients_of, OPTIMIZER, step))
     specs = jax.tree.map(lambda place: place.spec, frozen_places(mesh, frozen))
     if objective.identity_weight:
         specs["recognizer"] = dict.fromkeys(recognizer()[1], PartitionSpec())
-    spread = functools.partial(on_mesh, mesh=mesh, params=shapes, frozen=specs)
-    function = functools.partial(function, spread=spread)
+    gradients_of = on_mesh(gradients_of, mesh, params=shapes, frozen=specs)
+    function = functools.partial(train_step, gradients_of, OPTIMIZER, step)
     state = jax.eval_shape(functools.partial(init_state, OPTIMIZER), shapes)
     return jax.jit(function, out_shardings=(state_sharding(state, mesh), replicated(mesh)))
 

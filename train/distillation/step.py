@@ -1,0 +1,217 @@
+"""The gradients of a distillation step: the student's step against several of the teacher's.
+
+Source: Salimans & Ho 2022 (progressive distillation), sections 3 and 4, with all halvings in one
+and guidance in the teacher, as in Meng et al. 2023.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from instantid_jax.diffusion.guidance import classifier_free_guidance
+from instantid_jax.diffusion.schedule import add_noise, clean_estimate
+from instantid_jax.models import instantid
+from instantid_jax.models.blocks import Remat, keep
+from instantid_jax.models.instantid import Texts
+from instantid_jax.params import Params
+from train.distillation.factors import merged
+from train.objective import (
+    Conditions,
+    Networks,
+    ObjectiveConfig,
+    draw,
+    encode_batch,
+    encode_prompts,
+    weighted_by_face,
+)
+from train.step import Constants, Losses, StepConfig, latent_shape_of, remat_wrapper
+
+# Predicts from noisy latents [B, H, W, C] float32 and timesteps [B].
+Predict = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Lesson(NamedTuple):
+    """The student's inputs, and what it learns to predict.
+
+    Attributes:
+      noisy: [B, H, W, C] float32; timesteps: [B].
+      clean: [B, H, W, C] float32, the clean latents to predict.
+      conditions: those of the positive half.
+    """
+
+    noisy: jax.Array
+    timesteps: jax.Array
+    clean: jax.Array
+    conditions: Conditions
+
+
+def distillation_gradients(
+    networks: Networks,
+    objective: ObjectiveConfig,
+    step: StepConfig,
+    params: Params,
+    constants: Constants,
+    batch: dict[str, jax.Array],
+    examples: jax.Array,
+    key: jax.Array,
+    whole: Callable[[Params], Params] = lambda params: params,
+) -> tuple[Losses, Params]:
+    """As `loss_and_gradients`, of the LoRA's factors."""
+    frozen, alphas = constants.frozen, constants.alphas_cumprod
+    given = teach(networks, objective, constants, batch, examples, key)
+    remat = remat_wrapper(step.remat, scan=step.scan)
+    velocity = objective.prediction_type == "v_prediction"
+    ratio = alphas[given.timesteps] / (1 - alphas[given.timesteps])
+    # "Truncated SNR" in the paper: clean latents say little of what much noise needs.
+    weight = jnp.maximum(ratio, 1)[:, None, None, None]
+
+    def objective_of(params: Params) -> tuple[jax.Array, Losses]:
+        weights = merged(networks.unet, frozen["unet"], whole(params))
+        predict = _denoiser(networks, weights, frozen, given.conditions, remat)
+        prediction = predict(given.noisy, given.timesteps)
+        clean = clean_estimate(alphas, given.noisy, prediction, given.timesteps, velocity=velocity)
+        error = weight * jnp.square(clean - given.clean)
+        if objective.face_weight:
+            box = batch["face_box"] / networks.vae.config.downscale
+            error = weighted_by_face(error, objective.face_weight, box)
+        loss = error.mean(axis=(1, 2, 3))
+        return loss.mean(), {"loss": loss}
+
+    (_, each), gradients = jax.value_and_grad(objective_of, has_aux=True)(params)
+    return each, gradients
+
+
+def teach(
+    networks: Networks,
+    objective: ObjectiveConfig,
+    constants: Constants,
+    batch: dict[str, jax.Array],
+    examples: jax.Array,
+    key: jax.Array,
+) -> Lesson:
+    """Draws one of the student's steps for each example, and has the teacher take it.
+
+    The arguments are those of `loss_and_gradients`.
+    """
+    config, frozen = networks.student.config, constants.frozen
+    alphas, velocity = constants.alphas_cumprod, objective.prediction_type == "v_prediction"
+    draws = draw(objective, key, examples, latent_shape_of(networks, batch), alphas)
+    latents, positive = encode_batch(networks, frozen, batch, draws, constants.empty_prompt)
+    table = trailing_timesteps(config.steps * config.teacher_steps, len(alphas))
+    # Counted in the teacher's steps.
+    start = draws.timesteps * config.steps // len(alphas) * config.teacher_steps
+    noisy = add_noise(alphas, latents, draws.noise, table[start])
+    predict = _guided(networks, frozen, positive, constants.empty_prompt)
+
+    def follow(sample: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+        at, to = table[start + number], table[start + number + 1]
+        prediction = predict(sample, at)
+        clean = clean_estimate(alphas, sample, prediction, at, velocity=velocity)
+        return _move(alphas, sample, clean, at, to), None
+
+    moved, _ = jax.lax.scan(follow, noisy, jnp.arange(config.teacher_steps))
+    end = table[start + config.teacher_steps]
+    clean = _clean_of_move(alphas, noisy, moved, table[start], end)
+    return Lesson(noisy, table[start], clean, positive)
+
+
+def trailing_timesteps(steps: int, trained: int) -> jax.Array:
+    """The timesteps of `steps` steps, and `trained` for the end, which is clean: [steps + 1].
+
+    Source: Lin et al. 2023, table 2.
+    """
+    timesteps = np.round(np.arange(steps, 0, -1) * (trained / steps)) - 1
+    return jnp.asarray(np.append(timesteps, trained), jnp.int32)
+
+
+def _guided(
+    networks: Networks,
+    frozen: dict[str, Params],
+    positive: Conditions,
+    empty_prompt: tuple[jax.Array, jax.Array],
+) -> Predict:
+    """The teacher: both halves of guidance in one batch, nobody's ID in the negative one."""
+    student = networks.student
+    rows = len(positive.text)
+    text, pooled = encode_prompts(networks, frozen, [ids[None] for ids in empty_prompt])
+    if student.zero_negative:
+        text, pooled = jnp.zeros_like(text), jnp.zeros_like(pooled)
+    negative = positive._replace(
+        text=jnp.broadcast_to(text, positive.text.shape),
+        pooled=jnp.broadcast_to(pooled, positive.pooled.shape),
+        id_embeds=jnp.zeros_like(positive.id_embeds),
+    )
+    both = jax.tree.map(lambda *halves: jnp.concatenate(halves), negative, positive)
+    predict = _denoiser(networks, frozen["unet"], frozen, both)
+    scale = jnp.full(rows, student.guidance_scale, jnp.float32)
+
+    def predict_guided(noisy: jax.Array, timesteps: jax.Array) -> jax.Array:
+        output = predict(jnp.concatenate([noisy] * 2), jnp.concatenate([timesteps] * 2))
+        return classifier_free_guidance(output, scale)
+
+    return predict_guided
+
+
+def _denoiser(
+    networks: Networks,
+    weights: Params,
+    frozen: dict[str, Params],
+    conditions: Conditions,
+    remat: Remat = keep,
+) -> Predict:
+    """InstantID with these weights of the UNet, under conditions that no step changes."""
+    config = networks.student.config
+    unet = networks.unet.bind(weights | frozen["ip_adapter"])
+    controlnet = networks.controlnet.bind(frozen["controlnet"])
+    dtype = controlnet.conv_in.kernel.dtype
+    rows = len(conditions.text)
+    given = instantid.condition(
+        unet,
+        [controlnet],
+        Texts(conditions.text.astype(dtype), conditions.pooled),
+        conditions.time_ids,
+        networks.image_proj.bind(frozen["image_proj"])(conditions.id_embeds.astype(dtype)),
+        jnp.full(rows, config.ip_adapter_scale, dtype),
+        [controlnet.embed_image(conditions.image)],
+    )
+    shape = (1, networks.controlnet.config.residuals, rows)
+    scales = jnp.full(shape, config.controlnet_conditioning_scale, jnp.float32)
+
+    def predict(noisy: jax.Array, timesteps: jax.Array) -> jax.Array:
+        output = instantid.predict(
+            *(unet, [controlnet], noisy.astype(dtype), timesteps.astype(jnp.float32), given),
+            *(scales, remat),
+        )
+        return output.astype(jnp.float32)
+
+    return predict
+
+
+def _signals(alphas_cumprod: jax.Array, timesteps: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """sqrt(ᾱ) and sqrt(1 - ᾱ), [B, 1, 1, 1]; those of clean latents after the last timestep."""
+    alphas = jnp.append(alphas_cumprod, 1.0)[timesteps][:, None, None, None]
+    return jnp.sqrt(alphas), jnp.sqrt(1 - alphas)
+
+
+def _move(
+    alphas_cumprod: jax.Array, noisy: jax.Array, clean: jax.Array, at: jax.Array, to: jax.Array
+) -> jax.Array:
+    """A step of DDIM, which is Euler's method: the same noise with less of it."""
+    (signal, deviation), (signal_to, deviation_to) = (
+        _signals(alphas_cumprod, each) for each in (at, to)
+    )
+    return signal_to * clean + deviation_to / deviation * (noisy - signal * clean)
+
+
+def _clean_of_move(
+    alphas_cumprod: jax.Array, noisy: jax.Array, moved: jax.Array, at: jax.Array, to: jax.Array
+) -> jax.Array:
+    """The clean latents with which one step goes where `moved` is; the inverse of `_move`."""
+    (signal, deviation), (signal_to, deviation_to) = (
+        _signals(alphas_cumprod, each) for each in (at, to)
+    )
+    kept = deviation_to / deviation
+    return (moved - kept * noisy) / (signal_to - kept * signal)
