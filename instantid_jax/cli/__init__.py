@@ -10,23 +10,25 @@ from instantid_jax.cli.version import print_versions
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a subcommand. Bad input ends with one line and status 2."""
     with entry("instantid"):
-        if list(sys.argv[1:] if args is None else args) == ["--version"]:
+        given = list(sys.argv[1:] if args is None else args)
+        if given == ["--version"]:
             print_versions()
         else:
-            _run(args)
+            _run(given)
 
 
-def _run(args: Sequence[str] | None) -> None:
+def _run(args: Sequence[str]) -> None:
+    from instantid_jax.cli.defaults import name_preset, with_named_defaults
     from instantid_jax.cli.demo import demo
     from instantid_jax.cli.embed import embed
     from instantid_jax.cli.generate import generate
-    from instantid_jax.cli.like import with_recorded_defaults
     from instantid_jax.cli.warmup import warmup
 
+    args = name_preset(args)
     commands = {
-        "generate": with_recorded_defaults(generate, args),
+        "generate": with_named_defaults(generate, args),
         "embed": embed,
-        "demo": demo,
+        "demo": with_named_defaults(demo, args),
         "warmup": warmup,
     }
 

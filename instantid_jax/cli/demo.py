@@ -18,6 +18,7 @@ from instantid_jax.face.face import Face
 from instantid_jax.images import read_image, save_png
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
+from instantid_jax.request.fast import Fast
 
 PROMPTS = (
     "a cartoon of a smiling person, wearing a red hoodie, in the mountains, even light",
@@ -34,6 +35,7 @@ def demo(
     output: Path = Path("out/demo.png"),
     face: tuple[str, ...] = (),
     prompts: tuple[str, ...] = PROMPTS,
+    fast: Fast | None = None,
     weights: Weights = Weights(),
     settings: Settings = Settings(),
     face_pack: FacePack = FacePack(),
@@ -45,8 +47,11 @@ def demo(
       face: photos of one person; several are averaged, and the first is shown. Without any, the
         embedded portrait.
       prompts: what to show; each has seeds of its own.
+      fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
+        Without a value, of the embedded model.
     """
     check_png(output)
+    weights = weights.for_preset(fast, settings)
     if weights.controlnets:
         raise InputError("--controlnets need an image each: use `instantid generate`")
     settings.windows(1)

@@ -12,6 +12,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.images import read_image
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
+from instantid_jax.request.fast import Fast
 from instantid_jax.request.provenance import Provenance
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ def generate(
     like: Path | None = None,
     pose: str | None = None,
     control_images: tuple[str, ...] = (),
+    fast: Fast | None = None,
     weights: Weights = Weights(),
     settings: Settings = Settings(),
     face_pack: FacePack = FacePack(),
@@ -38,8 +40,11 @@ def generate(
         prompt, settings and person take the place of the defaults.
       pose: a photo or .npz whose keypoints are used instead of the face's.
       control_images: an image for each additional ControlNet.
+      fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
+        Without a value, of the embedded model.
     """
     check_png(output, settings.num_images_per_prompt)
+    weights = weights.for_preset(fast, settings)
     recorded = None if like is None else Provenance.read(like)
     if prompt is None:
         raise InputError("no prompt: give --prompt, or --like with a PNG that records one")

@@ -12,6 +12,8 @@ _FOLDER = Path(__file__).parent
 SDXL = _FOLDER / "sdxl"
 INSTANTID = _FOLDER / "instantid"
 FACE_PACK = _FOLDER / "faces"
+# LoRAs of the embedded model, by the names that stand for them.
+LORAS = {"miniature-4": _FOLDER / "miniature-4.safetensors"}
 # A person not in the training data: miniature.portraits.draw_random(900006).
 PORTRAIT = _FOLDER / "portrait.png"
 

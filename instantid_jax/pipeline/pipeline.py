@@ -32,6 +32,7 @@ from instantid_jax.pipeline.observer import Bar, Observer, Several, StepEndCallb
 from instantid_jax.pipeline.plan import Plan, resolve
 from instantid_jax.pipeline.result import Result, provenance_of
 from instantid_jax.pipeline.sources import Sources, takes_sources
+from instantid_jax.request.fast import with_preset
 from instantid_jax.request.request import Request
 from instantid_jax.request.split import split, takes_requests
 from instantid_jax.runs.folder import is_run
@@ -169,6 +170,7 @@ class InstantIDPipeline:
         self,
         prompt: str | Sequence[str] | None = None,
         *,
+        fast: str | None = None,
         output_type: str = "pil",
         progress: bool = True,
         observer: Observer | None = None,
@@ -185,6 +187,8 @@ class InstantIDPipeline:
           prompt, **arguments: see `Request`; `image` is its `kps_image`, an image of drawn
             keypoints, as in the official pipeline. `control_images` has for each ControlNet after
             IdentityNet an image, or a list with one for each prompt. `pose` may be a photo.
+          fast: preset of a few-step model: scheduler, steps and guidance where these are not given;
+            one of lightning-4, lightning-8, hyper-8-cfg, lcm, tcd, dmd2, turbo and miniature-4.
           output_type: "pil", "np" or "latent".
           progress: whether to show a progress line on a terminal.
           observer: hears of stages, compilations and steps; may replace latents or cancel.
@@ -200,6 +204,10 @@ class InstantIDPipeline:
                 f"callback_on_step_end_tensor_inputs={callback_on_step_end_tensor_inputs!r}: only "
                 "latents can be passed to callback_on_step_end"
             )
+        if fast is not None:
+            arguments = with_preset(fast, arguments)
+            if self.sources is not None:
+                self.sources.check_preset(fast)
         if arguments.get("pose") is not None:
             arguments["pose"] = self._poses(arguments["pose"])
         requests = split({"prompt": prompt, **arguments})

@@ -11,6 +11,7 @@ from instantid_jax import embedded
 from instantid_jax.components import ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
+from instantid_jax.request.fast import check_files
 from instantid_jax.runs.trained import check_raw, find_published_or_trained
 from instantid_jax.signatures import Call, with_signature
 from instantid_jax.weights.embeddings import parse_embeddings
@@ -107,14 +108,28 @@ class Sources:
         Raises:
           InputError: for such a name.
         """
-        loras, embeddings = parse_loras(self.loras), parse_embeddings(self.embeddings)
-        files = [*self.controlnets, self.vae, self.unet]
-        files += [each.source for each in (*loras, *embeddings)]
+        embeddings = [each.source for each in parse_embeddings(self.embeddings)]
+        files = [*self.controlnets, self.vae, *self.changing, *embeddings]
         # Whether a name may be a hub id with a file in it.
         names = [(self.sdxl, True), (self.instantid, False), *((file, True) for file in files)]
         for name, with_file in (*names, (self.tokenizers, False)):
-            if name is not None and not Path(name).exists():
+            if name is not None and not Path(name).exists() and name not in embedded.LORAS:
                 check_id(split_id(name)[0] if with_file else name)
+
+    @property
+    def changing(self) -> list[str]:
+        """The sources of a UNet and of LoRAs."""
+        unet = [] if self.unet is None else [self.unet]
+        return [*unet, *(lora.source for lora in parse_loras(self.loras))]
+
+    def check_preset(self, fast: str) -> None:
+        """Refuses weights whose name says another number of steps than a preset's.
+
+        Raises:
+          InputError: for such weights, and an unknown preset.
+        """
+        sdxl = [] if self.sdxl is None else [self.sdxl]
+        check_files(fast, [*sdxl, *self.changing])
 
     @property
     def embedded(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from instantid_jax import embedded
 from instantid_jax.errors import InputError
 from instantid_jax.request.checks import check_number
 from instantid_jax.weights import selection
@@ -24,7 +25,8 @@ class Lora:
 
     Attributes:
       source: a file, a folder with one, a hub id, or a hub id and the file's path in it, as in
-        ByteDance/SDXL-Lightning/sdxl_lightning_8step_lora.safetensors.
+        ByteDance/SDXL-Lightning/sdxl_lightning_8step_lora.safetensors; or the name of one that is
+        embedded.
       unet: factor of the differences in the UNet; may be negative.
       text: the same in the text encoders; None is as in the UNet.
     """
@@ -79,6 +81,8 @@ class Lora:
         Raises:
           InputError: if there is none, or a folder has several.
         """
+        if self.source in embedded.LORAS:
+            return embedded.LORAS[self.source]
         return file_of(self.source, selection.lora_files)
 
 

@@ -1,5 +1,6 @@
-"""`instantid generate --like`: the image of a PNG made again, or with changes."""
+"""`--like`: the image of a PNG made again, or with changes; and the presets of `--fast`."""
 
+import inspect
 import shutil
 
 import numpy as np
@@ -9,6 +10,10 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load_file, save_file
 
 from instantid_jax import InstantIDPipeline
+from instantid_jax.cli.defaults import name_preset, with_named_defaults
+from instantid_jax.cli.demo import demo
+from instantid_jax.cli.generate import generate
+from instantid_jax.request.provenance import Provenance
 from tests.pipeline import small_model
 
 FAST = ("--num-inference-steps", 2)
@@ -115,3 +120,55 @@ def test_other_weights_replace_those_recorded_and_are_reported(made, run, model)
     assert ran.status == 0
     assert ran.log == [f"{path} was made with other weights: this will be another image"]
     assert contents("o.png") != contents(path)
+
+
+class TestPresets:
+    def defaults(self, *args):
+        command = with_named_defaults(demo, name_preset(args))
+        return inspect.signature(command).parameters["settings"].default
+
+    def test_a_preset_changes_the_defaults(self):
+        settings = self.defaults("--fast", "tcd", "--seed", "3")
+        assert (settings.scheduler, settings.num_inference_steps, settings.eta) == ("tcd", 4, 0.3)
+        assert self.defaults("--fast=lightning-8").num_inference_steps == 8
+
+    def test_without_a_name_it_is_the_embedded_models(self):
+        assert name_preset(["--fast"]) == ["--fast", "miniature-4"]
+        args = ["--fast", "--seed", "1"]
+        assert name_preset(args) == ["--fast", "miniature-4", "--seed", "1"]
+        assert name_preset(["--fast", "lcm", "--seed"]) == ["--fast", "lcm", "--seed"]
+        assert self.defaults("--fast").scheduler == "euler_trailing"
+
+    def test_a_preset_comes_after_a_recorded_image(self, made):
+        (path,) = made("--scheduler", "ddim", "--eta", 0.5, "--guidance-scale", 3)
+        command = with_named_defaults(generate, ["--like", path, "--fast", "dmd2"])
+        settings = inspect.signature(command).parameters["settings"].default
+        assert settings.timesteps == (999, 749, 499, 249)
+        assert (settings.scheduler, settings.eta, settings.guidance_scale) == ("lcm", 0.0, 1.0)
+
+    def test_other_numbers_of_steps_are_refused(self, run, weights, face_file):
+        asked = ("--face", face_file, "--prompt", "rain", "--output", "made.png", *weights)
+        for preset, steps in (("lightning-4", 8), ("dmd2", 6)):
+            ran = run("generate", *asked, "--fast", preset, "--num-inference-steps", steps)
+            assert ran.status == 2
+            assert ran.err[-1].startswith(
+                f"instantid: error: num_inference_steps={steps} with fast='{preset}': "
+            )
+        ran = run(
+            "generate", *asked, "--fast", "lightning-8", "--lora", "my_4step_lora.safetensors"
+        )
+        assert "my_4step_lora.safetensors is made for 4 steps by its name" in ran.err[-1]
+
+    def test_presets_go_with_their_weights(self, run, weights, face_file):
+        asked = ("generate", "--face", face_file, "--prompt", "rain", "--output", "made.png")
+        for arguments in ((*weights, "--fast"), ("--fast", "lcm")):
+            ran = run(*asked, *arguments)
+            assert ran.status == 2
+            assert "the embedded model has miniature-4, others lightning-4, " in ran.err[-1]
+
+    def test_a_preset_samples(self, made):
+        (path,) = made("--fast", "tcd", "--guidance-scale", 1.5)
+        settings = Provenance.read(path).request.settings
+        # FAST in this file sets the number of steps.
+        assert (settings.scheduler, settings.num_inference_steps) == ("tcd", 2)
+        assert settings.guidance_scale == 1.5
