@@ -84,6 +84,7 @@ def find_base(
 
     Args:
       trained: `BaseModel.settings` of a run that is being resumed, which needs no initial weights.
+      distillation: trains a student of the model, which then needs `config.instantid`.
     Raises:
       InputError: if a file is missing, damaged or of the wrong kind, or the networks do not fit.
     """
@@ -107,10 +108,7 @@ def find_base(
     student = None
     if distillation is not None:
         # InstantID's parts are the teacher's; what is trained starts new.
-        parts, start = parts | dict(start), None
-        scales = (distillation.guidance_scale, base.guidance_scale, GUIDANCE_SCALE)
-        scale = next(each for each in scales if each is not None)
-        student = Student(distillation, scale, base.force_zeros_for_empty_prompt)
+        parts, start, student = parts | dict(start), None, _student(distillation, base)
     networks = Networks(
         **{name: parts[name].network for name in FROZEN},
         **{name: network(name, each) for name, each in settings.items()},
@@ -128,6 +126,12 @@ def find_base(
         for folder, name in zip(base.tokenizers, ("text_encoder", "text_encoder_2"), strict=True)
     )
     return BaseModel(networks, parts, start, settings, (first, second), base)
+
+
+def _student(distillation: DistillationConfig, base: BaseSource) -> Student:
+    scales = (distillation.guidance_scale, base.guidance_scale, GUIDANCE_SCALE)
+    guidance = next(scale for scale in scales if scale is not None)
+    return Student(distillation, guidance, base.force_zeros_for_empty_prompt)
 
 
 def find_recognizer(path: Path) -> Component:

@@ -23,15 +23,19 @@ class Model:
     Attributes:
       sdxl: the base model's folder.
       instantid: the folder of adapter and IdentityNet, or of a training run.
+      loras: LoRAs to merge.
       face_pack: the face pack's folder.
     """
 
     sdxl: Path = embedded.SDXL
     instantid: Path = embedded.INSTANTID
+    loras: tuple[str, ...] = ()
     face_pack: Path = embedded.FACE_PACK
 
     def load(self) -> InstantIDPipeline:
-        return InstantIDPipeline.load(sdxl=str(self.sdxl), instantid=str(self.instantid))
+        return InstantIDPipeline.load(
+            sdxl=str(self.sdxl), instantid=str(self.instantid), loras=self.loras
+        )
 
 
 # The settings of `instantid demo`, with fewer steps.
