@@ -11,17 +11,27 @@ import jax.numpy as jnp
 from flax import nnx
 
 
+def kernel_init(rngs: nnx.Rngs) -> nnx.Initializer:
+    """LeCun's normal distribution; zeros for shapes alone, which take less time to trace."""
+    if getattr(rngs, "shapes_only", False):
+        return nnx.initializers.zeros_init()
+    return nnx.initializers.lecun_normal()
+
+
 def linear(features_in: int, features_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(features_in, features_out, use_bias=bias, rngs=rngs)
+    init = kernel_init(rngs)
+    return nnx.Linear(features_in, features_out, use_bias=bias, kernel_init=init, rngs=rngs)
 
 
 def conv3x3(channels_in: int, channels_out: int, *, stride: int = 1, rngs: nnx.Rngs) -> nnx.Conv:
     # torch pads both sides by one; "SAME" would pad only the far side when the stride is 2.
-    return nnx.Conv(channels_in, channels_out, (3, 3), strides=stride, padding=1, rngs=rngs)
+    options = {"strides": stride, "padding": 1, "kernel_init": kernel_init(rngs)}
+    return nnx.Conv(channels_in, channels_out, (3, 3), **options, rngs=rngs)
 
 
 def conv1x1(channels_in: int, channels_out: int, *, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(channels_in, channels_out, (1, 1), padding=0, rngs=rngs)
+    init = kernel_init(rngs)
+    return nnx.Conv(channels_in, channels_out, (1, 1), padding=0, kernel_init=init, rngs=rngs)
 
 
 class GroupNorm(nnx.Module):
