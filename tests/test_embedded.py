@@ -11,8 +11,11 @@ import skimage.data
 from PIL import Image
 
 from instantid_jax import Face, InputError, embedded
+from instantid_jax.components import component_shapes
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.pipeline.sources import Sources
+from instantid_jax.weights.lora.merging import find_merge
+from instantid_jax.weights.lora.sources import parse_loras
 from miniature.portraits import draw_random
 
 FILES = sorted(path for path in Path(embedded.__file__).parent.rglob("*") if path.is_file())
@@ -63,3 +66,12 @@ def test_rejects_photographs_with_advice(analyzer, name):
 
 def test_accepts_faces_without_a_detector_score():
     embedded.check_drawn(Face(embedding=np.ones(512), kps=np.ones((5, 2))), "me.npz")
+
+
+def test_its_lora_changes_every_layer_of_its_unet():
+    parts = Sources().find().components
+    merge = find_merge(parse_loras(["miniature-4"]), parts)
+    assert not merge.names("text_encoder") and not merge.names("text_encoder_2")
+    shapes = component_shapes("unet", parts["unet"].network)
+    assert set(merge.names("unet")) == {name for name in shapes if name.endswith(".kernel")}
+    assert embedded.LORAS["miniature-4"].stat().st_size < 3e6

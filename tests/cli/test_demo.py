@@ -46,6 +46,17 @@ def test_several_images_of_a_prompt_have_seeds_of_their_own(run, drawn):
     assert [line[-1] for line in ran.out[1:]] == ["x", "x", "y", "y"]
 
 
+def test_fast_takes_the_embedded_models_lora(run, drawn):
+    for arguments in (("--fast",), ("--fast", "miniature-4", "--lora", "miniature-4:0.9")):
+        drawn.requests.clear()
+        ran = run("demo", *arguments, "--prompts", "x")
+        assert ran.status == 0, ran.err
+        (request,) = drawn.requests
+        assert (request.scheduler, request.num_inference_steps) == ("euler_trailing", 4)
+        assert request.guidance_scale == 1.0
+        assert drawn.weights["loras"] == (arguments[-1].replace("--fast", "miniature-4"),)
+
+
 def test_additional_controlnets_are_refused(run, drawn):
     ran = run("demo", "--sdxl", "a", "--instantid", "b", "--controlnets", "c")
     assert ran.status == 2 and not drawn.requests
