@@ -1,7 +1,7 @@
 """Prompts to token ids, by transformers' CLIP tokenizers."""
 
-import itertools
-import logging
+import bisect
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -11,9 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from instantid_jax.errors import InputError
-from instantid_jax.inversion import Embedding, Embeddings, Pieces
-
-logger = logging.getLogger(__name__)
 
 # The id where a vector stands instead of a token. It is below all others, so that the end of the
 # text keeps the highest one.
@@ -27,19 +24,12 @@ class Tokens(NamedTuple):
     """Prompts as a text encoder takes them.
 
     Attributes:
-      ids: [B, L] int32, `VECTOR` where a vector stands.
-      vectors: [B, L, width] float32, zeros where a token stands.
+      ids: [B, chunks, L] int32, `VECTOR` where a vector stands.
+      vectors: [B, chunks, L, width] float32, zeros where a token stands.
     """
 
     ids: np.ndarray
     vectors: np.ndarray
-
-
-class Position(NamedTuple):
-    """One of an embedding's vectors, in a prompt."""
-
-    embedding: Embedding
-    number: int
 
 
 class PromptTokenizer:
@@ -89,49 +79,29 @@ class PromptTokenizer:
         ).input_ids
         return np.asarray(ids, np.int32)
 
-    def with_vectors(self, pieces: Pieces) -> tuple[np.ndarray, dict[int, Position]]:
-        """Ids [length] of a prompt with embeddings, and what stands at `VECTOR`, by index."""
+    def tokens(self, text: str) -> list[int]:
+        """All token ids of a text, without start and end."""
+        return self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+    def kept(self, text: str) -> str:
+        """The beginning of a text that is not truncated."""
+        ends = range(len(text) + 1)
+        fitting = bisect.bisect(ends, self.length - 2, key=lambda end: len(self.tokens(text[:end])))
+        return text[: fitting - 1]
+
+    def row(self, tokens: Sequence[int]) -> np.ndarray:
+        """[length] int32: tokens between start and end, padded; length - 2 at most."""
         row = self([""])[0]
         end = row[1]
-        kept = self._positions(pieces)[: self.length - 2]
-        row[1 : len(kept) + 1] = [VECTOR if isinstance(p, Position) else p for p in kept]
-        row[len(kept) + 1] = end
-        vectors = {i: p for i, p in enumerate(kept, 1) if isinstance(p, Position)}
-        return row, vectors
+        row[1 : len(tokens) + 1] = tokens
+        row[len(tokens) + 1] = end
+        return row
 
-    def _positions(self, pieces: Pieces) -> list[int | Position]:
-        """All token ids and vectors of a prompt, without its start and end."""
-        found: list[int | Position] = []
-        for piece in pieces:
-            if isinstance(piece, Embedding):
-                found += [Position(piece, i) for i in range(len(piece))]
-            else:
-                tokens = self._tokenizer(piece, add_special_tokens=False, verbose=False)
-                found += tokens.input_ids
-        return found
-
-    def lost(self, prompts: Sequence[str | Pieces]) -> list[str]:
-        """One line for each truncated prompt, quoting the lost text."""
-        lines = []
-        for prompt in prompts:
-            positions = self._positions([prompt] if isinstance(prompt, str) else prompt)
-            rest = positions[self.length - 2 :]
-            if rest:
-                lines.append(
-                    f"the prompt has {len(positions) + 2} tokens and is truncated to "
-                    f"{self.length}; lost: {self._text(rest)!r}"
-                )
-        return lines
-
-    def _text(self, positions: Sequence[int | Position]) -> str:
-        """The text of token ids, and the names of embeddings."""
-        parts = []
-        for embedding, group in itertools.groupby(
-            positions, lambda each: each.embedding if isinstance(each, Position) else None
-        ):
-            named = embedding is not None
-            parts.append(embedding.name if named else self._tokenizer.decode(list(group)).strip())
-        return " ".join(parts)
+    @functools.cached_property
+    def comma(self) -> int | None:
+        """The id of a comma; None if it is more than one token."""
+        tokens = self.tokens(",")
+        return tokens[0] if len(tokens) == 1 else None
 
     def unknown(self, prompts: Sequence[str]) -> list[str]:
         """A line for each prompt none of whose words is a token of its own."""
@@ -145,53 +115,3 @@ class PromptTokenizer:
                     "letter by letter, and likely cannot draw them"
                 )
         return lines
-
-
-def tokenize(
-    tokenizers: tuple[PromptTokenizer, PromptTokenizer],
-    prompts: tuple[Sequence[str], Sequence[str]],
-    embeddings: Embeddings,
-) -> tuple[Tokens, Tokens]:
-    """Prompts for both text encoders; logs each distinct warning once."""
-    split = [[embeddings.split(prompt) for prompt in texts] for texts in prompts]
-    lines = (
-        line
-        for tokenizer, texts in zip(tokenizers, split, strict=True)
-        for line in (
-            *tokenizer.lost(texts),
-            *tokenizer.unknown(list(filter(None, map(_plain, texts)))),
-            *embeddings.unresolved(texts),
-        )
-    )
-    for line in dict.fromkeys(lines):
-        logger.warning("%s", line)
-    first, second = (
-        _tokens(tokenizer, texts, encoder, embeddings.widths[encoder])
-        for encoder, (tokenizer, texts) in enumerate(zip(tokenizers, split, strict=True))
-    )
-    return first, second
-
-
-def _tokens(
-    tokenizer: PromptTokenizer, prompts: Sequence[Pieces], encoder: int, width: int
-) -> Tokens:
-    """Ids, and the vectors of embeddings.
-
-    Args:
-      encoder: 0 or 1, the text encoder.
-      width: the width of its vectors.
-    """
-    ids = tokenizer([_plain(pieces) or "" for pieces in prompts])
-    vectors = np.zeros((*ids.shape, width), np.float32)
-    for i, pieces in enumerate(prompts):
-        if _plain(pieces) is None:
-            ids[i], placed = tokenizer.with_vectors(pieces)
-            for at, (embedding, number) in placed.items():
-                vectors[i, at] = embedding.vectors[encoder][number]
-    return Tokens(ids, vectors)
-
-
-def _plain(pieces: Pieces) -> str | None:
-    """The prompt, if there is no embedding in it."""
-    first = pieces[0]
-    return first if len(pieces) == 1 and isinstance(first, str) else None

@@ -37,6 +37,7 @@ FOLDERS = (
     "tests/test_atomic.py",
     "tests/test_cache.py",
     "tests/test_checkpoint.py",
+    "tests/test_chunks.py",
     "tests/test_compilation.py",
     "tests/test_components.py",
     "tests/test_documentation.py",

@@ -20,7 +20,7 @@ LAYERS = [
     {"models.unet"},
     {"models.controlnet"},
     {"models.instantid"},
-    {"components", "diffusion", "face", "inversion", "prompt"},
+    {"chunks", "components", "diffusion", "face", "inversion", "prompt"},
     {"request"},
     {"embedded", "weights"},
     {"checkpoint", "runs"},

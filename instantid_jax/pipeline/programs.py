@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from instantid_jax.compilation import compiled
 from instantid_jax.models import instantid
@@ -40,15 +41,25 @@ def encode_text(
     tokens: tuple[Tokens, Tokens],
     clip_skip: int,
 ) -> Texts[jax.Array]:
-    """Encodes prompts with either text encoder, the same program with embeddings and without."""
+    """Encodes prompts with either text encoder, the same program with embeddings and without.
+
+    Each chunk is encoded by itself. The hidden states of a prompt's chunks follow one another; the
+    pooled state is the first chunk's.
+    """
+    batch, chunks, _ = tokens[0].ids.shape
+
+    def rows(array: jax.Array | np.ndarray) -> jax.Array:
+        return jnp.reshape(array, (batch * chunks, *array.shape[2:]))
+
     first, second = (
-        network.bind(weights)(ids, clip_skip, vectors)
+        network.bind(weights)(rows(ids), clip_skip, rows(vectors))
         for network, weights, (ids, vectors) in zip(
             (networks.text_encoder, networks.text_encoder_2), params, tokens, strict=True
         )
     )
     hidden = jnp.concatenate([first.hidden_states, second.hidden_states], axis=-1)
-    return Texts(hidden, second.pooled)
+    hidden = hidden.reshape(batch, -1, hidden.shape[-1])
+    return Texts(hidden, second.pooled.reshape(batch, chunks, -1)[:, 0])
 
 
 @compiled(static_argnames=("network",))

@@ -34,6 +34,8 @@ class Settings:
       negative_prompt: what to keep out of the image.
       prompt_2: prompt of the second text encoder; None uses the first's.
       negative_prompt_2: negative prompt of the second text encoder; None uses the first's.
+      prompt_weighting: read weights in prompts, (words:1.3), [words] and BREAK, as AUTOMATIC1111's
+        web UI does; False takes them literally.
       height: in pixels, a multiple of 8; None takes the photo's aspect ratio at the size the model
         was trained for (a long side of 1024 for SDXL).
       width: in pixels, a multiple of 8; given together with height.
@@ -70,6 +72,7 @@ class Settings:
     negative_prompt: str | None = None
     prompt_2: str | None = None
     negative_prompt_2: str | None = None
+    prompt_weighting: bool = True
     height: int | None = None
     width: int | None = None
     num_inference_steps: int = 30
@@ -182,6 +185,7 @@ CHECKS: dict[str, Check] = {
     "negative_prompt": optional(check_text),
     "prompt_2": optional(check_text),
     "negative_prompt_2": optional(check_text),
+    "prompt_weighting": check_flag,
     "height": optional(check_side),
     "width": optional(check_side),
     "num_inference_steps": partial(check_whole, low=1, high=10**6),

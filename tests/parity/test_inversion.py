@@ -26,7 +26,7 @@ PROMPTS = {
     "first and last": ("style-v2 bad", "blurry bad bad"),
     "next to punctuation": ("(style-v2) film noir, bad.", "style-v2's"),
     "pivotal tuning": ("a photo of <s0><s2> in <s1> rain", "<s1>"),
-    "truncated within its vectors": (f"{'a ' * 74} style-v2 rain", "rain " * 40 + "bad"),
+    "up to the last token": (f"{'a ' * 72} style-v2", "rain " * 74 + "bad"),
     "none of them": ("a man in the rain", "blurry"),
 }
 
@@ -71,7 +71,8 @@ def both(request, files, tmp_path_factory):
 
 def our_states(pipe, prompt, negative, **settings):
     person = Face(embedding=np.ones(512), kps=np.ones((5, 2)))
-    request = Request(prompt, face=person, negative_prompt=negative, **settings)
+    settings = {"negative_prompt": negative, "prompt_weighting": False, **settings}
+    request = Request(prompt, face=person, **settings)
     inputs = resolve_text(pipe.model, [request], guidance=True)
     with pipe.model.on_devices(pipe.model.dtype):
         return encode_text(pipe.model, inputs, guidance=True)
@@ -129,6 +130,8 @@ def test_without_the_files_the_states_are_others(both):
                     np.testing.assert_array_equal(with_them.hidden, without.hidden)
                     np.testing.assert_array_equal(with_them.pooled, without.pooled)
             else:
-                assert relative_error(states[name][0].hidden, plain[0].hidden) > 100 * TOLERANCE
+                # Letter by letter, a name may need a second chunk.
+                others = plain[0].hidden[:, :77]
+                assert relative_error(states[name][0].hidden, others) > 100 * TOLERANCE
     finally:
         ours.set_embeddings(sources)

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from instantid_jax import Face, InstantIDPipeline
+from instantid_jax.chunks import Run, make_chunks
 from instantid_jax.errors import InputError
 from instantid_jax.face.keypoints import draw_keypoints
 from instantid_jax.pipeline import programs, stages
 from instantid_jax.pipeline.observer import Observer
 from instantid_jax.pipeline.sources import Sources
-from instantid_jax.prompt import tokenize
 from instantid_jax.request import Request
 from tests.face import synthetic_pack
 from tests.pipeline.small_model import KPS, SIZE, person
@@ -30,7 +30,9 @@ def assert_same(result, expected: np.ndarray) -> None:
 
 def encoded(pipe, text: str) -> dict[str, np.ndarray]:
     params = (pipe.model.params["text_encoder"], pipe.model.params["text_encoder_2"])
-    tokens = tokenize(pipe.model.tokenizers, ([text], [text]), pipe.model.embeddings)
+    prompts = [[[Run(text, 1.0)]]]
+    first, second = make_chunks(pipe.model.tokenizers, (prompts, prompts), pipe.model.embeddings)
+    tokens = (first.tokens(1), second.tokens(1))
     states = programs.encode_text(pipe.model.networks, params, tokens, 0)
     return {
         "prompt_embeds": np.asarray(states.hidden),
@@ -166,6 +168,21 @@ REFUSED = {
         {"prompt_embeds": np.ones((1, 77, 96)), "pooled_prompt_embeds": np.ones((1, 64))},
         "prompt and prompt_embeds are both given",
     ),
+    "several prompts in one": ({"prompt": "a AND b"}, "prompt has AND, which joins several"),
+    "alternatives": (
+        {"negative_prompt_2": "[a|b]"},
+        r"negative_prompt_2 has '\[a\|b\]', which",
+    ),
+    "a weight of words": ({"prompt": "(a:1.2.3)"}, "has the weight '1.2.3', which is not a number"),
+    "too many tokens": ({"prompt": "a " * 301}, "the prompt has 301 tokens and takes 5 chunks of"),
+    "embeddings of another length": (
+        {
+            "negative_prompt_embeds": np.ones((1, 60, 96)),
+            "negative_pooled_prompt_embeds": np.ones((1, 64)),
+        },
+        "prompts have 60 and 77 tokens: expected one length, or multiples of 77, which are cont",
+    ),
+    "weighting by number": ({"prompt_weighting": 1}, "prompt_weighting=1: expected True or False"),
     "half of the embeddings": ({"prompt_embeds": np.ones((1, 77, 96))}, "give both or neither"),
     "embeddings of another model": (
         {

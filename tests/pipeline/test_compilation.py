@@ -47,6 +47,9 @@ EMBEDS = {
 CHANGES = {
     "nothing": {},
     "prompt": {"prompt": "another prompt, a longer one"},
+    "weights": {"prompt": "a (man:1.3) in [the] rain", "negative_prompt": "(blurry:0.5)"},
+    "other weights": {"prompt": "(a man:0.2) (in) the rain", "prompt_2": "((rain:-1))"},
+    "literal brackets": {"prompt": "a (man:1.3)", "prompt_weighting": False},
     "prompt of the second encoder": {"prompt_2": "snow"},
     "negative prompt": {"negative_prompt": "blurry"},
     "encoded prompt": {"prompt": None} | EMBEDS,
