@@ -13,6 +13,7 @@ from instantid_jax.images import read_image
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
 from instantid_jax.request.fast import Fast
+from instantid_jax.request.prompt_weights import check_grammar
 from instantid_jax.request.provenance import Provenance
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ def generate(
         again, requests = recorded, recorded.batch
     else:
         requests = [recorded.changed(values)]
+    for request in requests:
+        check_grammar(request)
     pipe = weights.load()
     made_with = None if recorded is None else recorded.facts.get("weights_hash")
     if made_with is not None and made_with != pipe.model.weights_hash:

@@ -117,6 +117,7 @@ SETTINGS = Settings(
     negative_prompt="b",
     prompt_2="c",
     negative_prompt_2="d",
+    prompt_weighting=False,
     height=72,
     width=80,
     num_inference_steps=3,
@@ -147,9 +148,10 @@ def flags(values: dict) -> list:
     for name, value in values.items():
         if value is None:
             continue
-        rest = () if value is True else value if isinstance(value, tuple) else (value,)
+        switch = isinstance(value, bool)
+        rest = () if switch else value if isinstance(value, tuple) else (value,)
         flag = {"loras": "lora", "embeddings": "embedding"}.get(name, name.replace("_", "-"))
-        made += [f"--{flag}", *rest]
+        made += [f"--no-{flag}" if value is False else f"--{flag}", *rest]
     return made
 
 
@@ -237,6 +239,8 @@ BAD = {
     "no pose": ({"pose": "nowhere.jpg"}, "nowhere.jpg: no such file"),
     "no face at all": ({"face": ()}, "no face: give --face"),
     "no prompt": ({"prompt": None}, "no prompt: give --prompt, or --like"),
+    "several prompts": ({"prompt": "a AND b"}, "prompt has AND, which joins several prompts"),
+    "alternatives": ({"negative_prompt": "[a|b]"}, r"negative_prompt has '\[a\|b\]', which alt"),
     "a missing pack": (
         {"face": "nobody.png", "face_pack": None, "sdxl": "folder", "instantid": "folder"},
         "face pack antelopev2 not found: .*--download-face-pack",
