@@ -111,5 +111,6 @@ def provenance_of(model: LoadedModel, plan: Plan, sources: Sources | None) -> li
         )
         own = facts | {"scheduler": request.scheduler or model.schedule.class_name}
         place = {"position": position, "requests": len(plan.requests), "facts": own}
+        place["chunks"] = max(1, plan.text.length // model.tokenizers[0].length)
         made += [Provenance(resolved, image, **place) for image in range(plan.repeats)]
     return made

@@ -37,6 +37,7 @@ class Provenance:
         same bytes come out of a batch of the same shape.
       unrecorded: names of what a file does not record and the request lacks.
       facts: the version, the scheduler, dtypes, a hash of the weights, and what the caller adds.
+      chunks: the number in the batch's longest prompt; shorter ones are continued with empty ones.
     """
 
     request: Request
@@ -45,6 +46,7 @@ class Provenance:
     requests: int = 1
     unrecorded: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    chunks: int = 1
 
     @property
     def has_person(self) -> bool:
@@ -72,7 +74,15 @@ class Provenance:
     @property
     def batch(self) -> list[Request]:
         """A batch of the original one's shape, in which this image has its original place."""
-        return [self.request] * self.requests
+        others = self.request
+        if self.chunks > 1 and others.prompt_embeds is None:
+            texts = {"prompt": " BREAK ".join(["a"] * self.chunks), "prompt_2": None}
+            negatives = ("negative_prompt", "negative_prompt_2")
+            texts |= {name: "" for name in negatives if getattr(others, name) is not None}
+            others = dataclasses.replace(others, **texts, prompt_weighting=True)
+        batch = [others] * self.requests
+        batch[self.position] = self.request
+        return batch
 
     @property
     def row(self) -> int:
@@ -94,6 +104,7 @@ class Provenance:
             "image": self.image,
             "position": self.position,
             "requests": self.requests,
+            "chunks": self.chunks,
         }
         prompt = self.request.prompt or ""
         parameters = write_parameters(
@@ -120,9 +131,11 @@ class Provenance:
                 raise InputError(f"{path}: {error}") from error
         try:
             ours = json.loads(text[CHUNK])
-            values = _decode(ours.pop("request"))
+            # Before there were weights, prompts were literal.
+            values: dict[str, Any] = {"prompt_weighting": False, **_decode(ours.pop("request"))}
             request, unrecorded = Request(**values), tuple(ours.pop("unrecorded"))
             place = {name: int(ours.pop(name)) for name in ("image", "position", "requests")}
+            place["chunks"] = int(ours.pop("chunks", 1))
             read = cls(request, **place, unrecorded=unrecorded, facts=ours)
             read._check()
         except InputError as error:
@@ -136,9 +149,11 @@ class Provenance:
     def _check(self) -> None:
         """Raises InputError if the place or a fact is not one that an image can have."""
         images = self.request.num_images_per_prompt
-        if not (0 <= self.image < images and 0 <= self.position < self.requests <= LARGEST_BATCH):
+        in_batch = 0 <= self.position < self.requests <= LARGEST_BATCH
+        if not (0 <= self.image < images and in_batch and 1 <= self.chunks <= LARGEST_BATCH):
             raise InputError(
-                f"image {self.image} of {images}, request {self.position} of {self.requests}"
+                f"image {self.image} of {images}, request {self.position} of {self.requests}, "
+                f"{self.chunks} chunks"
             )
         weights = self.facts.get("weights")
         if not isinstance(weights, Mapping | None):

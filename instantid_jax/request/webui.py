@@ -49,6 +49,8 @@ LABELS = {
 }
 CLASS_LABELS = {BASES[name][0]: label for name, label in reversed(LABELS.items())}
 NEGATIVE = "Negative prompt: "
+# The page's setting that takes brackets literally; its other values are formulas for weights.
+EMPHASIS, LITERAL = "Emphasis", "None"
 # "Steps: 20, Sampler: Euler a, Extra: "quoted, with a comma"".
 _FIELD = re.compile(r'\s*([A-Za-z][\w +/-]*):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 
@@ -63,12 +65,14 @@ def write_parameters(prompt: str, settings: Settings, scheduler: str, version: s
     lines = [prompt]
     if settings.negative_prompt:
         lines.append(NEGATIVE + settings.negative_prompt)
+    literal = {} if settings.prompt_weighting else {EMPHASIS: LITERAL}
     facts = {
         "Steps": settings.num_inference_steps,
         "Sampler": _label(scheduler),
         "CFG scale": settings.guidance_scale,
         "Seed": settings.seed,
         "Size": f"{settings.width}x{settings.height}",
+        **literal,
         "Version": f"instantid_jax {version}",
     }
     lines.append(", ".join(f"{name}: {value}" for name, value in facts.items()))
@@ -89,6 +93,8 @@ def read_parameters(text: str) -> dict[str, Any]:
     values: dict[str, Any] = {"prompt": prompt.rstrip("\n")}
     if marker:
         values["negative_prompt"] = negative
+    if fields.get(EMPHASIS) == LITERAL:
+        values["prompt_weighting"] = False
     values["scheduler"] = _scheduler(fields)
     try:
         values["num_inference_steps"] = int(fields["Steps"])

@@ -1,6 +1,7 @@
 """`--like`: the image of a PNG made again, or with changes; and the presets of `--fast`."""
 
 import inspect
+import json
 import shutil
 
 import numpy as np
@@ -67,6 +68,26 @@ def test_with_a_pose_and_two_controlnets(made, again, model, photo, pack):
 def test_one_of_a_batch(pipe_run, again):
     for path in pipe_run(["rain", "snow", "mars"]):
         assert again(path) == contents(path)
+
+
+def test_one_of_a_batch_with_longer_prompts(pipe_run, again):
+    """The others of the batch are not recorded, only how long they were."""
+    for path in pipe_run(["rain", "snow BREAK mars", "(ice:1.2)"]):
+        assert again(path) == contents(path)
+
+
+def test_brackets_of_an_older_version_are_literal(made, again):
+    (path,) = made("--prompt", "(rain:1.5)", "--no-prompt-weighting")
+    image = contents(path)
+    assert again(path) == image
+    with Image.open(path) as opened:
+        recorded = json.loads(opened.text["instantid"])
+        del recorded["request"]["prompt_weighting"], recorded["chunks"]
+        info = PngInfo()
+        info.add_text("instantid", json.dumps(recorded))
+        opened.save("old.png", pnginfo=info)
+    assert again("old.png") == image
+    assert again("old.png", "--prompt-weighting") != image
 
 
 @pytest.fixture

@@ -120,10 +120,27 @@ def test_the_web_uis_parameters_are_read(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=chunks)
     request = Request.from_png(tmp_path / "a.png", face=REQUEST.face)
     assert request.prompt == "a man, (rain)\nin the night"
-    assert request.negative_prompt == "blurry,\nugly"
+    assert request.negative_prompt == "blurry,\nugly" and request.prompt_weighting
     assert (request.height, request.width, request.seed) == (1216, 832, 12)
     assert (request.num_inference_steps, request.guidance_scale) == (20, 7.0)
     assert request.scheduler == "dpmpp_2m_karras" and request.face is REQUEST.face
+
+
+@pytest.mark.parametrize("weighting", [True, False])
+def test_brackets_mean_what_they_meant(tmp_path, weighting):
+    request = dataclasses.replace(SMALL, prompt="(a:1.2)", prompt_weighting=weighting)
+    provenance = Provenance(request, facts=FACTS)
+    write(tmp_path / "a.png", provenance)
+    assert Request.from_png(tmp_path / "a.png").settings == request.settings
+    # To the web UI too, and to those who read its text alone.
+    parameters = provenance.to_text({})["parameters"]
+    assert ("Emphasis: None" in parameters) != weighting
+    assert Request(**read_parameters(parameters)).prompt_weighting == weighting
+    # A file from before there were weights.
+    recorded = json.loads(provenance.to_text({})["instantid"])
+    del recorded["request"]["prompt_weighting"]
+    write(tmp_path / "b.png", provenance, instantid=json.dumps(recorded))
+    assert not Request.from_png(tmp_path / "b.png").prompt_weighting
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "euler_ancestral", "dpmpp_2m_karras", "unipc"])
