@@ -6,14 +6,17 @@ import time
 
 import numpy as np
 
+from instantid_jax.chunks import MOST
 from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
 from instantid_jax.request import Request, Settings
+from instantid_jax.request.checks import check_whole
 
 
 def warmup(
     sizes: tuple[tuple[int, int], ...],
     num_images_per_prompt: tuple[int, ...] = (1,),
+    chunks: tuple[int, ...] = (1,),
     scheduler: str | None = None,
     no_guidance: bool = False,
     clip_skip: int | None = None,
@@ -22,12 +25,13 @@ def warmup(
 ) -> None:
     """Fills the cache of compiled programs for images of these kinds.
 
-    Samples each for one step, with nobody's face. Prompts, faces, strengths, seeds and numbers of
-    steps need no programs of their own.
+    Samples each for one step, with nobody's face. Prompts of as many chunks, faces, strengths,
+    seeds and numbers of steps need no programs of their own.
 
     Args:
       sizes: heights and widths, in pixels.
       num_images_per_prompt: how many images at a time.
+      chunks: chunks of 75 tokens in the longest prompt, 1 to 4.
       scheduler: None is the checkpoint's own.
       no_guidance: compile for a --guidance-scale of 1, which computes half as much.
       clip_skip: as --clip-skip will be.
@@ -43,23 +47,28 @@ def warmup(
         eta=eta,
     )
     kinds = [
-        (size, dataclasses.replace(common, height=size[0], width=size[1], num_images_per_prompt=n))
+        (
+            size,
+            check_whole("chunks", count, 1, MOST),
+            dataclasses.replace(common, height=size[0], width=size[1], num_images_per_prompt=n),
+        )
         for size in sizes
         for n in num_images_per_prompt
+        for count in chunks
     ]
     if not kinds:
         raise InputError("no sizes: give heights and widths, --sizes 1024 1024 1024 768")
     pipe = weights.load()
     networks = pipe.model.networks
     nobody = np.zeros(networks.image_proj.config.embedding_dim, np.float32)
-    for (height, width), kind in kinds:
+    for (height, width), chunk_count, kind in kinds:
         image = np.zeros((height, width, 3), np.uint8)
         control_images = (image,) * (len(networks.controlnets) - 1)
         start = time.perf_counter()
         pipe.run(
             [
                 Request(
-                    "",
+                    " BREAK ".join(["a"] * chunk_count),
                     image_embeds=nobody,
                     kps_image=image,
                     control_images=control_images,
@@ -69,5 +78,6 @@ def warmup(
         )
         seconds = time.perf_counter() - start
         count = kind.num_images_per_prompt
-        at_once = "an image" if count == 1 else f"{count} images at a time"
-        print(f"{height} x {width}, {at_once}: {seconds:.1f} s", file=sys.stdout)
+        what = "an image" if count == 1 else f"{count} images at a time"
+        what += "" if chunk_count == 1 else f", {chunk_count} chunks"
+        print(f"{height} x {width}, {what}: {seconds:.1f} s", file=sys.stdout)

@@ -30,14 +30,17 @@ def test_a_later_process_compiles_nothing(cache, weights, face_file, tmp_path):
         return {path.name for path in (cache / "instantid_jax" / "xla").glob("*-cache")}
 
     asked = ("--num-images-per-prompt", 2, "--scheduler", "ddim", "--eta", 0.5, "--clip-skip", 1)
-    (line,) = instantid("warmup", "--sizes", 64, 128, *asked)
-    assert line.startswith("64 x 128, 2 images at a time: ")
+    one, two = instantid("warmup", "--sizes", 64, 128, "--chunks", 1, 2, *asked)
+    assert one.startswith("64 x 128, 2 images at a time: ")
+    assert two.startswith("64 x 128, 2 images at a time, 2 chunks: ")
     warm = kept()
     assert len(warm) > 5
     size = ("--height", 64, "--width", 128, "--num-inference-steps", 3)
     person = ("--face", face_file, "--prompt", "snow", "--output", tmp_path / "o.png")
     person += ("--negative-prompt", "rain")
     assert len(instantid("generate", *person, *size, *asked)) == 2
+    long = ("--negative-prompt", "(rain:1.5) BREAK mist")
+    assert len(instantid("generate", *person, *long, *size, *asked)) == 2
     assert kept() == warm
 
 
@@ -45,6 +48,7 @@ def test_a_later_process_compiles_nothing(cache, weights, face_file, tmp_path):
     ("arguments", "message"),
     [
         (("--sizes", 64, 100), "100"),
+        (("--sizes", 64, 128, "--chunks", 5), "chunks=5: expected 1 to 4"),
         (("--sizes", 64, 128, "--num-images-per-prompt", 0), "num_images_per_prompt"),
     ],
 )
