@@ -147,6 +147,8 @@ class ValidationConfig:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             seed=self.seed,
+            # Captions are literal in training too.
+            prompt_weighting=False,
         )
 
     def __post_init__(self):

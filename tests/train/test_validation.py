@@ -9,7 +9,7 @@ from jax.experimental.layout import Format
 from PIL import Image
 
 from instantid_jax.errors import InputError
-from instantid_jax.pipeline import placement
+from instantid_jax.pipeline import Result, placement
 from instantid_jax.sharding import training_mesh
 from tests.train import tiny_config
 from train.config import ValidationConfig
@@ -62,6 +62,27 @@ def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     changed = np.split(np.asarray(Image.open(paths[2])), 3, axis=1)
     np.testing.assert_array_equal(changed[0], columns[0])
     assert (changed[2] != columns[2]).mean() > 0.1
+
+
+def test_captions_are_literal_and_truncated(config, base):
+    """As in training."""
+    asked = []
+
+    class Pipe:
+        def run(self, requests):
+            asked.extend(requests)
+            return Result([np.zeros((*SIZE, 3), np.uint8)], np.zeros(1), [0])
+
+    validation = Validation(config, base)
+    example = validation._examples[0]
+    for caption in ("(a:1.2) [b|c] AND d", "abcde " * 20):
+        validation._generate(Pipe(), {**example, "caption": caption})
+    assert [request.prompt_weighting for request in asked] == [False, False]
+    assert asked[0].prompt == "(a:1.2) [b|c] AND d"
+    tokenizer = base.tokenizers[0]
+    kept = asked[1].prompt
+    assert len(tokenizer.tokens(kept)) == 75
+    np.testing.assert_array_equal(tokenizer([kept]), tokenizer(["abcde " * 20]))
 
 
 @pytest.mark.slow
