@@ -72,8 +72,11 @@ class Network(Generic[Module, Config]):
 @functools.lru_cache(maxsize=64)
 def _abstract(network: Network) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
     """The module's graph, and the shape and dtype of every parameter."""
-    keys = _Keys(jax.random.key(0), shapes_only=True)
-    graph, state = nnx.split(nnx.eval_shape(lambda: network.module(network.config, rngs=keys)))
+
+    def make() -> nnx.Module:
+        return network.module(network.config, rngs=_Keys(jax.random.key(0), shapes_only=True))
+
+    graph, state = nnx.split(nnx.eval_shape(make))
     return graph, {
         _name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for path, leaf in nnx.to_flat_state(state)
