@@ -4,7 +4,7 @@ import numpy as np
 
 from instantid_jax.diffusion.names import DEIS, DPM, DPM_SDE, EULER, EULER_ANCESTRAL, HEUN, UNIPC
 from instantid_jax.diffusion.rules import StepRule
-from instantid_jax.diffusion.sampler import Sampler
+from instantid_jax.diffusion.sampler import Levels, Sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.diffusion.spacing import (
     Steps,
@@ -27,6 +27,7 @@ def euler(
     return Sampler(
         timesteps=timesteps.astype(np.float32),
         init_noise_sigma=_initial_sigma(config, sigmas),
+        levels=Levels.of_sigmas(sigmas[:-1]),
         rows=make(sigmas, config.prediction_type),
         rule=StepRule(stochastic=class_name == EULER_ANCESTRAL),
     )
@@ -40,6 +41,7 @@ def heun(
     return Sampler(
         timesteps=np.repeat(timesteps.astype(np.float32), 2)[1:],
         init_noise_sigma=_initial_sigma(config, sigmas),
+        levels=Levels.of_sigmas(np.repeat(sigmas[:-1], 2)[1:]),
         rows=two_stage.heun(sigmas, config.prediction_type),
         rule=StepRule(corrects=True),
     )
@@ -52,11 +54,13 @@ def dpm_solver_sde(
     sigmas, timesteps = _euler_sigmas(config, class_name, steps, alpha)
     # Halfway in log σ.
     midpoints = np.sqrt(sigmas[:-2] * sigmas[1:-1])
-    both = np.zeros(2 * len(timesteps) - 1)
+    both, levels = np.zeros((2, 2 * len(timesteps) - 1))
     both[::2], both[1::2] = timesteps, timesteps_of(midpoints, train_sigmas(config, alpha))
+    levels[::2], levels[1::2] = sigmas[:-1], midpoints
     return Sampler(
         timesteps=both.astype(np.float32),
         init_noise_sigma=_initial_sigma(config, sigmas),
+        levels=Levels.of_sigmas(levels),
         rows=two_stage.dpm_solver_sde(sigmas, midpoints, config.prediction_type),
         rule=StepRule(corrects=True, stochastic=True),
     )
@@ -68,7 +72,7 @@ def _euler_sigmas(
     """Sigmas [T + 1] and timesteps [T], float64."""
     trained = train_sigmas(config, alpha)
     if steps.sigmas is not None:
-        *sigmas, final = steps.sigmas
+        *sigmas, final = steps.sigmas[steps.start :]
         sigmas = _with_final(np.array(sigmas), final)
         return sigmas, timesteps_of(sigmas[:-1], trained)
     timesteps = spaced_timesteps(config, steps).astype(np.float32)
@@ -79,7 +83,7 @@ def _euler_sigmas(
             sigmas, timesteps = respaced, timesteps_of(respaced, trained)
     if class_name == EULER and config.final_sigmas_type == "sigma_min":
         final = trained[0]
-    return _with_final(sigmas, final), timesteps
+    return _with_final(sigmas, final)[steps.start :], timesteps[steps.start :]
 
 
 def _initial_sigma(config: ScheduleConfig, sigmas: np.ndarray) -> float:
@@ -91,13 +95,14 @@ def ddim(
     config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """Denoising diffusion implicit models."""
-    timesteps = _whole_timesteps(config, steps)
+    timesteps = _whole_timesteps(config, steps)[steps.start :]
     # A constant stride, even if the spacing's is not constant.
     following = timesteps - config.num_train_timesteps // steps.count
     alpha = alpha.astype(np.float64)
     return Sampler(
         timesteps=timesteps.astype(np.float32),
         init_noise_sigma=1.0,
+        levels=Levels.of_alphas_cumprod(alpha[timesteps]),
         rows=one_step.ddim(
             alpha[timesteps], _alpha_at(config, alpha, following), config.prediction_type, eta
         ),
@@ -109,13 +114,15 @@ def ddpm(
     config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """The ancestral sampler of denoising diffusion."""
-    timesteps = _whole_timesteps(config, steps)
+    timesteps = _whole_timesteps(config, steps)[steps.start :]
+    alpha = alpha.astype(np.float64)[timesteps]
     return Sampler(
         timesteps=timesteps.astype(np.float32),
         init_noise_sigma=1.0,
+        levels=Levels.of_alphas_cumprod(alpha),
         rows=one_step.ddpm(
             timesteps,
-            alpha.astype(np.float64)[timesteps],
+            alpha,
             config.prediction_type,
             large_variance=config.variance_type == "fixed_large",
         ),
@@ -127,10 +134,10 @@ def pndm(
     config: ScheduleConfig, class_name: str, steps: Steps, alpha: np.ndarray, eta: float
 ) -> Sampler:
     """Pseudo linear multistep method, without Runge-Kutta steps; takes the second step twice."""
-    timesteps = _whole_timesteps(config, steps)
+    timesteps = _whole_timesteps(config, steps)[steps.start :]
     stride = config.num_train_timesteps // steps.count
     starts, ends = timesteps, timesteps - stride
-    if steps.count > 1:
+    if len(timesteps) > 1:
         again = timesteps[1] + stride
         starts, ends = np.insert(starts, 1, again), np.insert(ends, 1, timesteps[1])
         timesteps = np.insert(timesteps, 1, timesteps[1])
@@ -138,6 +145,7 @@ def pndm(
     return Sampler(
         timesteps=timesteps.astype(np.float32),
         init_noise_sigma=1.0,
+        levels=Levels.of_alphas_cumprod(alpha[timesteps]),
         rows=multistep.plms(alpha[starts], _alpha_at(config, alpha, ends), config.prediction_type),
         rule=StepRule(order=5, corrects=True),
     )
@@ -169,6 +177,7 @@ def lcm(
     return Sampler(
         timesteps=timesteps.astype(np.float32),
         init_noise_sigma=1.0,
+        levels=Levels.of_alphas_cumprod(alpha),
         rows=one_step.lcm(timesteps, alpha, config.prediction_type, config.timestep_scaling),
         rule=StepRule(stochastic=True),
     )
@@ -187,6 +196,7 @@ def tcd(
     return Sampler(
         timesteps=timesteps.astype(np.float32),
         init_noise_sigma=1.0,
+        levels=Levels.of_alphas_cumprod(alpha[timesteps]),
         rows=one_step.tcd(
             alpha[timesteps],
             alpha[between],
@@ -201,7 +211,7 @@ def tcd(
 def _distilled_timesteps(config: ScheduleConfig, name: str, steps: Steps) -> np.ndarray:
     """Evenly spaced among the distillation timesteps, or those given: [T] int64."""
     if steps.timesteps is not None:
-        return np.array(steps.timesteps, np.int64)
+        return np.array(steps.timesteps[steps.start :], np.int64)
     original = config.original_inference_steps
     if not 1 <= original <= config.num_train_timesteps:
         raise InputError(
@@ -214,7 +224,8 @@ def _distilled_timesteps(config: ScheduleConfig, name: str, steps: Steps) -> np.
             f"original_inference_steps={original}; use fewer steps (4 to 8 are usual)"
         )
     distilled = np.arange(original, 0, -1) * (config.num_train_timesteps // original) - 1
-    return distilled[np.linspace(0, original, steps.count, endpoint=False).astype(np.int64)]
+    chosen = np.linspace(0, original, steps.count, endpoint=False).astype(np.int64)
+    return distilled[chosen[steps.start :]]
 
 
 def solver(
@@ -242,18 +253,19 @@ def solver(
         if class_name in (DEIS, UNIPC):
             final = sigmas[-1]
     ends_above_zero = class_name == DEIS or config.final_sigmas_type == "sigma_min"
-    sigmas = _with_final(sigmas, final if ends_above_zero else 0.0)
+    sigmas = _with_final(sigmas, final if ends_above_zero else 0.0)[steps.start :]
     make = {DPM: _dpm_solver, DEIS: _deis, UNIPC: _unipc}[class_name]
-    rows, rule = make(config, sigmas)
+    rows, rule = make(config, sigmas, steps)
     return Sampler(
-        timesteps=timesteps.astype(np.float32),
+        timesteps=timesteps[steps.start :].astype(np.float32),
         init_noise_sigma=1.0,
+        levels=Levels.of_alphas_cumprod(1 / (sigmas[:-1] ** 2 + 1)),
         rows=rows,
         rule=rule,
     )
 
 
-def _dpm_solver(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[Rows, StepRule]:
+def _dpm_solver(config: ScheduleConfig, sigmas: np.ndarray, whole: Steps) -> tuple[Rows, StepRule]:
     """Chooses the order of each step like `DPMSolverMultistepScheduler.step`."""
     steps, highest = len(sigmas) - 1, config.solver_order
     stochastic = config.algorithm_type == "sde-dpmsolver++"
@@ -263,7 +275,7 @@ def _dpm_solver(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[Rows, StepR
             "wrong sign): expected 1 or 2; correct scheduler_config.json"
         )
     orders = [min(i + 1, highest) for i in range(steps)]
-    careful = config.lower_order_final and steps < 15
+    careful = config.lower_order_final and whole.count < 15
     if careful and steps > 1:
         orders[-2] = min(orders[-2], 2)
     if careful or config.euler_at_final or config.final_sigmas_type == "zero":
@@ -279,7 +291,7 @@ def _dpm_solver(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[Rows, StepR
     return rows, StepRule(order=highest, stochastic=stochastic)
 
 
-def _unipc(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[Rows, StepRule]:
+def _unipc(config: ScheduleConfig, sigmas: np.ndarray, whole: Steps) -> tuple[Rows, StepRule]:
     """Chooses the order of each step like `UniPCMultistepScheduler.step`."""
     steps, highest = len(sigmas) - 1, config.solver_order
     orders = [min(i + 1, highest) for i in range(steps)]
@@ -291,16 +303,16 @@ def _unipc(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[Rows, StepRule]:
         orders=orders,
         max_order=highest,
         bh1=config.solver_type == "bh1",
-        uncorrected=config.disable_corrector,
+        uncorrected=tuple(step - whole.start for step in config.disable_corrector),
     )
     return rows, StepRule(order=highest, corrects=True)
 
 
-def _deis(config: ScheduleConfig, sigmas: np.ndarray) -> tuple[Rows, StepRule]:
+def _deis(config: ScheduleConfig, sigmas: np.ndarray, whole: Steps) -> tuple[Rows, StepRule]:
     """Chooses the order of each step like `DEISMultistepScheduler.step`."""
     steps, highest = len(sigmas) - 1, config.solver_order
     orders = [min(i + 1, highest) for i in range(steps)]
-    if config.lower_order_final and steps < 15:
+    if config.lower_order_final and whole.count < 15:
         orders = [min(order, steps - i) for i, order in enumerate(orders)]
     rows = multistep.deis(sigmas, config.prediction_type, orders=orders, max_order=highest)
     return rows, StepRule(order=highest)

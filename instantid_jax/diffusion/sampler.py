@@ -2,11 +2,33 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from instantid_jax.diffusion.rules import StepRule
+
+
+class Levels(NamedTuple):
+    """The noise levels of a sampler: at each a sample is `signal` x_0 + `noise` ε.
+
+    Attributes:
+      signal, noise: [T + 1] before each step and after the last, or [T + 1, B] of a batch.
+    """
+
+    signal: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def of_sigmas(cls, sigmas: np.ndarray) -> Self:
+        """Levels of samples with unit signal, which networks see scaled; clean at the end."""
+        return cls(np.ones(len(sigmas) + 1), np.append(sigmas, 0.0))
+
+    @classmethod
+    def of_alphas_cumprod(cls, alphas: np.ndarray) -> Self:
+        """Levels of samples with unit variance; clean at the end."""
+        alphas = np.append(alphas, 1.0)
+        return cls(np.sqrt(alphas), np.sqrt(1 - alphas))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -15,13 +37,15 @@ class Sampler:
 
     Attributes:
       timesteps: [T] float32, the networks' timestep at each step.
-      init_noise_sigma: scale of the initial noise.
+      init_noise_sigma: scale of the initial noise, where sampling begins with noise alone.
+      levels: the sample's clean and noisy shares, before each step and at the end.
       rows: each [T] float64, the coefficients of `rule` at each step.
       rule: the compiled part; does not depend on the number of steps.
     """
 
     timesteps: np.ndarray
     init_noise_sigma: float
+    levels: Levels
     rows: dict[str, np.ndarray]
     rule: StepRule
 
@@ -42,12 +66,14 @@ class SamplerBatch:
     Attributes:
       timesteps: [T, B] float32, T the largest number of steps.
       init_noise_sigma: [B] float32.
+      levels: float32.
       rows: each [T, B] float32, the coefficients of `rule`.
       rule: a rule that serves all samplers.
     """
 
     timesteps: np.ndarray
     init_noise_sigma: np.ndarray
+    levels: Levels
     rows: dict[str, np.ndarray]
     rule: StepRule
 
@@ -61,12 +87,19 @@ class SamplerBatch:
             for name, value in rule.neutral.items()
         }
         timesteps = np.zeros((steps, len(samplers)), np.float32)
+        # Images that are finished stay clean.
+        levels = Levels(
+            np.ones((steps + 1, len(samplers)), np.float32),
+            np.zeros((steps + 1, len(samplers)), np.float32),
+        )
         for i, sampler in enumerate(samplers):
             timesteps[: len(sampler), i] = sampler.timesteps
+            for column, own in zip(levels, sampler.levels, strict=True):
+                column[: len(own), i] = own
             for name, column in sampler.rows.items():
                 rows[name][: len(sampler), i] = column
         sigmas = np.array([sampler.init_noise_sigma for sampler in samplers], np.float32)
-        return cls(timesteps, sigmas, rows, rule)
+        return cls(timesteps, sigmas, levels, rows, rule)
 
     def __len__(self) -> int:
         return len(self.timesteps)

@@ -103,6 +103,7 @@ def make_sampler(
     eta: float = 0.0,
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
+    strength: float | None = None,
 ) -> Sampler:
     """Makes a sampler from `SAMPLERS`, or with None the checkpoint's own.
 
@@ -114,6 +115,8 @@ def make_sampler(
       eta: 0 to 1, the share of noise; ddim and tcd only.
       timesteps: the timestep of each step instead, descending.
       sigmas: the sigma of each step instead, descending, and the last one's target.
+      strength: 0 to 1, the share of the steps to take, the last ones, where sampling begins with an
+        image; None takes all.
     Raises:
       InputError: for an unknown name or scheduler class, an unsupported setting that would
         change the results, or a number of steps or eta out of range.
@@ -130,6 +133,8 @@ def make_sampler(
         config = dataclasses.replace(config, **settings)
     _check_settings(config, class_name)
     steps = _check_steps(config, class_name, num_inference_steps, timesteps, sigmas)
+    if strength is not None:
+        steps = dataclasses.replace(steps, start=_start(steps.count, strength))
     _check_eta(eta, class_name)
 
     if class_name in _FULL_SIGNAL:
@@ -194,6 +199,20 @@ def _check_steps(
             "checkpoint's training timesteps"
         )
     return Steps(count)
+
+
+def _start(count: int, strength: float) -> int:
+    """The first step to take.
+
+    Source: diffusers' StableDiffusionXLImg2ImgPipeline.get_timesteps; rounding included.
+    """
+    taken = min(int(count * strength), count)
+    if taken < 1:
+        raise InputError(
+            f"strength={strength:g} of num_inference_steps={count} takes no step: expected "
+            f"strength of at least {1 / count:.2g}, or more steps"
+        )
+    return count - taken
 
 
 def _check_descends(name: str, values: Sequence[float], highest: float) -> None:

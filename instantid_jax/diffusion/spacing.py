@@ -20,11 +20,14 @@ class Steps:
       count: how many.
       timesteps: the timestep of each, descending; None spaces them by the configuration.
       sigmas: the sigma of each, descending, and the last step's target; None finds them.
+      start: how many are left out at the beginning, as an image does that stands for them. The
+        others are as without it.
     """
 
     count: int
     timesteps: tuple[int, ...] | None = None
     sigmas: tuple[float, ...] | None = None
+    start: int = 0
 
 
 def train_sigmas(config: ScheduleConfig, alphas_cumprod: np.ndarray) -> np.ndarray:

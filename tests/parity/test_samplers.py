@@ -89,17 +89,8 @@ class Float64Torch:
         return getattr(torch, name)
 
 
-def run_diffusers(scheduler, steps, monkeypatch, eta=0.0, in_float64=False):
-    """[B, H, W, C]: the final latents, and leaves the scheduler as it was set for them.
-
-    Args:
-      steps: their number, or the arguments of `set_timesteps`.
-    """
-    scheduler.set_timesteps(
-        **(steps if isinstance(steps, dict) else {"num_inference_steps": steps})
-    )
-    noise = unit_noise(1 + len(scheduler.timesteps))
-    draws = iter(noise[1:])
+def drawing(monkeypatch, draws):
+    """Gives all schedulers the noise of an iterator."""
     for module in (
         scheduling_ddim,
         scheduling_ddpm,
@@ -111,6 +102,20 @@ def run_diffusers(scheduler, steps, monkeypatch, eta=0.0, in_float64=False):
         monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.tensor(next(draws)))
     motion = BrownianMotion(lambda: torch.from_numpy(next(draws)))
     monkeypatch.setattr(scheduling_dpmsolver_sde, "BrownianTreeNoiseSampler", lambda *_: motion)
+
+
+def run_diffusers(scheduler, steps, monkeypatch, eta=0.0, in_float64=False):
+    """[B, H, W, C]: the final latents, and leaves the scheduler as it was set for them.
+
+    Args:
+      steps: their number, or the arguments of `set_timesteps`.
+    """
+    scheduler.set_timesteps(
+        **(steps if isinstance(steps, dict) else {"num_inference_steps": steps})
+    )
+    noise = unit_noise(1 + len(scheduler.timesteps))
+    draws = iter(noise[1:])
+    drawing(monkeypatch, draws)
     x = torch.from_numpy(noise[0]) * scheduler.init_noise_sigma
     if in_float64:
         monkeypatch.setattr(sys.modules[type(scheduler).__module__], "torch", Float64Torch())
