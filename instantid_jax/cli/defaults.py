@@ -85,7 +85,7 @@ def _recorded(like: Path, weights: Callable[..., Any], with_weights: bool) -> di
     recorded = Provenance.read(like)
     defaults: dict[str, Any] = {
         "prompt": recorded.request.prompt,
-        "settings": recorded.request.image(recorded.image).settings,
+        "settings": recorded.request.alone(recorded.image).settings,
     }
     if with_weights and recorded.facts.get("weights") is not None:
         names = ("dtype", "vae_dtype", "mesh")

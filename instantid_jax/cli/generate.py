@@ -25,6 +25,8 @@ def generate(
     prompt: str | None = None,
     like: Path | None = None,
     pose: str | None = None,
+    image: str | None = None,
+    mask_image: str | None = None,
     control_images: tuple[str, ...] = (),
     fast: Fast | None = None,
     weights: Weights = Weights(),
@@ -40,6 +42,8 @@ def generate(
       like: a PNG that this command, `Result.save` or AUTOMATIC1111's web UI wrote. Its weights,
         prompt, settings and person take the place of the defaults.
       pose: a photo or .npz whose keypoints are used instead of the face's.
+      image: an image to begin with; --strength says how much of it changes.
+      mask_image: an image of the same size, white where that one is painted over.
       control_images: an image for each additional ControlNet.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
         Without a value, of the embedded model.
@@ -61,6 +65,7 @@ def generate(
         given["control_images"] = control_images
     if face:
         given["face"] = weights.person(face, pack)
+    given |= {k: v for k, v in (("image", image), ("mask_image", mask_image)) if v is not None}
     if pose is not None:
         given["pose"] = read_faces([pose], pack)[0]
     values: dict[str, Any] = {**settings.values(), "prompt": prompt, **given}

@@ -184,9 +184,11 @@ class InstantIDPipeline:
         lists of one length, for a batch of different images.
 
         Args:
-          prompt, **arguments: see `Request`; `image` is its `kps_image`, an image of drawn
-            keypoints, as in the official pipeline. `control_images` has for each ControlNet after
-            IdentityNet an image, or a list with one for each prompt. `pose` may be a photo.
+          prompt, **arguments: see `Request`. As in the official pipelines, `image` with `strength`
+            or `mask_image` is what to begin with, and `control_image` then the image of drawn
+            keypoints (`Request.kps_image`); otherwise `image` is that. `control_images` has for
+            each ControlNet after IdentityNet an image, or a list with one for each prompt. `pose`
+            may be a photo.
           fast: preset of a few-step model: scheduler, steps and guidance where these are not given;
             one of lightning-4, lightning-8, hyper-8-cfg, lcm, tcd, dmd2, turbo and miniature-4.
           output_type: "pil", "np" or "latent".
@@ -236,7 +238,7 @@ class InstantIDPipeline:
         """
         if isinstance(requests, Request) or not isinstance(requests, Iterable):
             raise InputError(f"requests is a {type(requests).__name__}: give a list of Requests")
-        requests = list(requests)
+        requests = [self._with_keypoints(request) for request in requests]
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type={output_type!r}: expected one of {OUTPUT_TYPES}")
         observer = Several() if observer is None else Several(observer)
@@ -278,10 +280,24 @@ class InstantIDPipeline:
             )
 
     def _decode(self, plan: Plan, latents: Any, output_type: str) -> list[Image.Image] | np.ndarray:
+        dtype = np.dtype(np.float32 if output_type == "np" else np.uint8)
+        decoded = stages.decode(self.model, plan, latents, dtype)
+        views = [view for view in plan.views for _ in range(plan.repeats)]
+        made = [
+            pixels if view is None else view.paste(pixels)
+            for view, pixels in zip(views, decoded, strict=True)
+        ]
         if output_type == "np":
-            return stages.decode(self.model, plan, latents, np.dtype(np.float32))
-        pixels = stages.decode(self.model, plan, latents, np.dtype(np.uint8))
-        return [Image.fromarray(each) for each in pixels]
+            return np.stack(made)
+        return [Image.fromarray(each) for each in made]
+
+    def _with_keypoints(self, request: Request) -> Request:
+        """The request with the pose of the face in its image, if nothing else gives keypoints."""
+        if not isinstance(request, Request) or request.image is None:
+            return request
+        if any(getattr(request, name) is not None for name in ("pose", "kps", "kps_image")):
+            return request
+        return dataclasses.replace(request, pose=self.analyze(request.image))
 
     def _poses(self, pose: Any) -> Any:
         """Faces instead of photos, alone or in a list."""

@@ -11,8 +11,9 @@ from instantid_jax.errors import InputError
 from instantid_jax.pipeline.conditions.canvas import resolve_size, resolve_time_ids
 from instantid_jax.pipeline.conditions.control import ControlInputs, resolve_control
 from instantid_jax.pipeline.conditions.person import PersonInputs, resolve_person
-from instantid_jax.pipeline.conditions.start import resolve_noise
+from instantid_jax.pipeline.conditions.start import StartInputs, resolve_start, strength_of
 from instantid_jax.pipeline.conditions.text import TextInputs, resolve_text
+from instantid_jax.pipeline.conditions.view import View
 from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.pipeline.step import StepProgram
 from instantid_jax.request.request import Request
@@ -31,7 +32,8 @@ class Plan:
       guidance_scale: [B] float32, one per image.
       text, person, control: the conditions of each request.
       time_ids: [requests, 6] float32, with guidance [2 requests, 6].
-      noise: [B, H, W, C] float32 that was given; None where the seeds draw it.
+      views: the part of an image that each request changes; None where it begins with noise alone.
+      start: what the images begin with.
     """
 
     requests: tuple[Request, ...]
@@ -44,7 +46,8 @@ class Plan:
     person: PersonInputs
     control: ControlInputs
     time_ids: np.ndarray
-    noise: np.ndarray | None
+    views: tuple[View | None, ...]
+    start: StartInputs
 
     @property
     def repeats(self) -> int:
@@ -71,13 +74,14 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
         if not isinstance(request, Request):
             raise InputError(f"a request is a {type(request).__name__}: expected a Request")
     if len({request.num_images_per_prompt for request in requests}) > 1:
-        requests = [r.image(i) for r in requests for i in range(r.num_images_per_prompt)]
+        requests = [r.alone(i) for r in requests for i in range(r.num_images_per_prompt)]
     networks, repeats = model.networks, requests[0].num_images_per_prompt
     scales = [_guidance_scale(model, request) for request in requests]
     guidance = max(scales) > 1
     samplers = [
         make_sampler(
-            model.schedule, r.scheduler, r.num_inference_steps, r.eta, r.timesteps, r.sigmas
+            *(model.schedule, r.scheduler, r.num_inference_steps, r.eta, r.timesteps, r.sigmas),
+            strength_of(r),
         )
         for r in requests
     ]
@@ -85,22 +89,26 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
     size = resolve_size(requests, model.long_side)
     model.check_mesh(size, len(requests) * repeats, guidance)
     shape = (size[0] // 8, size[1] // 8, networks.unet.config.in_channels)
-    person = resolve_person(model, requests, size)
+    views = tuple(View.of(request, size) for request in requests)
+    lengths = [len(each) for each in samplers]
+    start = resolve_start(requests, views, batch, lengths, shape)
     return Plan(
         requests=tuple(requests),
-        program=StepProgram(networks.unet, networks.controlnets, batch.rule, guidance),
+        program=StepProgram(
+            *(networks.unet, networks.controlnets, batch.rule, guidance),
+            keeps=start.masks is not None,
+        ),
         samplers=batch,
         size=size,
         latent_shape=shape,
         # In a guided batch, a scale of 1 gives the positive prediction alone.
         guidance_scale=np.repeat(np.maximum(scales, 1).astype(np.float32), repeats),
         text=resolve_text(model, requests, guidance),
-        person=person,
-        control=resolve_control(
-            networks.controlnets, requests, [len(each) for each in samplers], size, guidance
-        ),
+        person=resolve_person(model, requests, views, size),
+        control=resolve_control(networks.controlnets, requests, lengths, size, guidance),
         time_ids=resolve_time_ids(requests, size, guidance),
-        noise=resolve_noise(requests, shape),
+        views=views,
+        start=start,
     )
 
 

@@ -155,6 +155,13 @@ def decode(
 
 
 @compiled(static_argnames=("network",))
+def encode_image(network: Network, params: Params, image: jax.Array) -> jax.Array:
+    """Scaled latents [1, H, W, C] float32 of an image [1, 8H, 8W, 3] uint8, without sampling."""
+    pixels = image.astype(jnp.float32) / 127.5 - 1
+    return sample_latents(network.config, network.bind(params).moments(pixels))
+
+
+@compiled(static_argnames=("network",))
 def encode_colors(network: Network, params: Params, colors: jax.Array) -> jax.Array:
     """Latents [N, C] of solid images of colors [N, 3] in [-1, 1], at the images' center."""
     images = jnp.broadcast_to(colors[:, None, None, :], (len(colors), 64, 64, 3))

@@ -10,6 +10,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.models.instantid import Conditions
 from instantid_jax.pipeline import programs, step
 from instantid_jax.pipeline.conditions.person import encode_person
+from instantid_jax.pipeline.conditions.start import encode_images
 from instantid_jax.pipeline.conditions.text import encode_text
 from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.pipeline.observer import Observer, Step
@@ -44,13 +45,16 @@ def sample(model: LoadedModel, plan: Plan, conditions: Conditions, observer: Obs
     Raises:
       InputError: naming the first seed and step whose latents are not finite.
     """
+    start = plan.start
+    clean = None if start.images is None else encode_images(model, start.images)
     with model.on_devices(model.dtype):
-        state = _begin(model, plan)
+        state, known = _begin(model, plan, clean)
         in_flight: collections.deque[jax.Array] = collections.deque()
         total, done = len(plan.samplers), 0
         for i in range(total):
             state, finite = step.denoise(
-                plan.program, model.denoiser_params, state, conditions, _step_inputs(plan, i)
+                *(plan.program, model.denoiser_params, state, conditions, _step_inputs(plan, i)),
+                known,
             )
             at = Step(i, total, plan.samplers.timesteps[i], state["sample"], model)
             if (replaced := observer.on_step(at)) is not None:
@@ -83,14 +87,26 @@ def decode(model: LoadedModel, plan: Plan, latents: jax.Array, dtype: np.dtype) 
     return images
 
 
-def _begin(model: LoadedModel, plan: Plan) -> dict[str, jax.Array]:
-    noise = _draw(plan, INITIAL) if plan.noise is None else plan.noise
-    state = step.begin(plan.program.rule, noise, plan.samplers.init_noise_sigma)
+def _begin(
+    model: LoadedModel, plan: Plan, clean: np.ndarray | None
+) -> tuple[dict[str, jax.Array], step.Known | None]:
+    """The state before the first step, and what is kept of images whose latents are `clean`."""
+    start, rule = plan.start, plan.program.rule
+    noise = _draw(plan, INITIAL) if start.noise is None else start.noise
+    known = None
+    if clean is None:
+        state = step.begin(rule, noise, plan.samplers.init_noise_sigma)
+    else:
+        clean, mask = (
+            None if each is None else np.repeat(each, plan.repeats, axis=0)
+            for each in (clean, start.masks)
+        )
+        state, known = step.begin_with_images(rule, noise, clean, mask, tuple(start.first))
     # The weights are bound to their devices, and so is what a step returns: for a first state that
     # is not, jit would compile the step twice. On a sampling mesh it is bound already.
     if all(len(value.sharding.device_set) == 1 for value in state.values()):
-        state = model.place(state)
-    return state
+        state, known = model.place((state, known))
+    return state, known
 
 
 def _step_inputs(plan: Plan, i: int) -> step.StepInputs[np.ndarray]:
@@ -101,7 +117,15 @@ def _step_inputs(plan: Plan, i: int) -> step.StepInputs[np.ndarray]:
         guidance_scale=plan.guidance_scale,
         residual_scales=plan.control.scales[i],
         noise=_draw(plan, i) if plan.program.rule.stochastic else None,
+        kept=_kept(plan, i),
     )
+
+
+def _kept(plan: Plan, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    if not plan.program.keeps:
+        return None
+    start = plan.start
+    return start.kept.signal[i], start.kept.noise[i], start.released[i]
 
 
 def _draw(plan: Plan, number: int) -> jax.Array:

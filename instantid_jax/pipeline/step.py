@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from instantid_jax.compilation import compiled
 from instantid_jax.diffusion.guidance import classifier_free_guidance
-from instantid_jax.diffusion.rules import Row, State, StepRule
+from instantid_jax.diffusion.rules import Row, State, StepRule, per_image
 from instantid_jax.models import instantid
 from instantid_jax.models.instantid import Array, Conditions
 from instantid_jax.params import Network, Params
@@ -35,12 +35,14 @@ class StepProgram:
       unet, controlnets: the networks, IdentityNet first.
       rule: the step rule that serves the samplers of all images.
       guidance: whether there is classifier-free guidance.
+      keeps: whether a part of the images is kept.
     """
 
     unet: Network
     controlnets: tuple[Network, ...]
     rule: StepRule
     guidance: bool
+    keeps: bool = False
 
     @property
     def halves(self) -> int:
@@ -57,6 +59,8 @@ class StepInputs(NamedTuple, Generic[Array]):
       guidance_scale: [B] float32, not used without guidance.
       residual_scales: [ControlNets, residuals, R] float32: strength, window and guess mode in one.
       noise: [B, H, W, C] unit variance if a sampler is stochastic, else None.
+      kept: shares of clean latents and noise where they are kept, each [B] float32, and the least
+        value of the mask where they are not; None if nothing is kept.
     """
 
     row: Row
@@ -64,6 +68,21 @@ class StepInputs(NamedTuple, Generic[Array]):
     guidance_scale: Array
     residual_scales: Array
     noise: jax.Array | None
+    kept: tuple[Array, Array, Array] | None = None
+
+
+class Known(NamedTuple):
+    """What is kept of images, [B, H, W, C] float32.
+
+    Attributes:
+      clean: the images' latents.
+      noise: that of the start, unit variance.
+      mask: [B, H, W, 1], 0 where the latents are kept to the end.
+    """
+
+    clean: jax.Array
+    noise: jax.Array
+    mask: jax.Array
 
 
 @compiled(static_argnames=("program",), donate_argnames=("state",))
@@ -73,6 +92,7 @@ def denoise(
     state: State,
     conditions: Conditions,
     inputs: StepInputs[jax.Array],
+    known: Known | None = None,
 ) -> tuple[State, jax.Array]:
     """One denoising step.
 
@@ -80,6 +100,7 @@ def denoise(
       params: of `unet` and `controlnets`.
       state: the rule's state; `sample` is [B, H, W, C].
       conditions: of R rows.
+      known: what is kept, if `program.keeps`.
     Returns:
       The next state, and whether each of the B samples is finite.
     """
@@ -87,7 +108,11 @@ def denoise(
     output = predict(program, params, sample, conditions, inputs)
     if program.guidance:
         output = classifier_free_guidance(output, inputs.guidance_scale)
-    state = split_state(program.rule.step(state, output, inputs.row, inputs.noise))
+    state = program.rule.step(state, output, inputs.row, inputs.noise)
+    if program.keeps:
+        assert known is not None and inputs.kept is not None
+        state["sample"] = keep(state["sample"], known, *inputs.kept)
+    state = split_state(state)
     return state, jnp.isfinite(state["sample"]).all(axis=(1, 2, 3))
 
 
@@ -110,6 +135,42 @@ def predict(
     return instantid.predict(
         unet, controlnets, sample, inputs.timesteps, conditions, inputs.residual_scales
     )
+
+
+def keep(
+    sample: jax.Array, known: Known, signal: jax.Array, noise: jax.Array, released: jax.Array
+) -> jax.Array:
+    """The sample where its mask is released, and elsewhere the known latents, as noisy as it.
+
+    Args:
+      signal, noise, released: [B].
+    Source: diffusers' StableDiffusionXLInpaintPipeline; Levin & Fried 2023, algorithm 1.
+    """
+    kept = per_image(signal, sample) * known.clean + per_image(noise, sample) * known.noise
+    free = (known.mask >= per_image(released, sample)) & (known.mask > 0)
+    return jnp.where(free, sample, kept)
+
+
+@compiled(static_argnames=("rule",))
+def begin_with_images(
+    rule: StepRule,
+    noise: jax.Array,
+    clean: jax.Array,
+    mask: jax.Array | None,
+    shares: tuple[jax.Array, jax.Array],
+) -> tuple[State, Known | None]:
+    """The state before the first step, and what is kept of the images.
+
+    Args:
+      noise: [B, H, W, C], unit variance.
+      clean: [B, H, W, C], the images' latents.
+      mask: [B, H, W, 1]; None keeps nothing.
+      shares: of the latents and of the noise, [B] each.
+    """
+    clean, noise = split_images(clean), split_images(noise)
+    signal, deviation = (share[:, None, None, None] for share in shares)
+    state = split_state(rule.init(signal * clean + deviation * noise))
+    return state, None if mask is None else Known(clean, noise, split_images(mask))
 
 
 @compiled(static_argnames=("rule",))

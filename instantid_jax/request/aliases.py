@@ -10,7 +10,6 @@ ALIASES = {
     "adapter_strength_ratio": "ip_adapter_scale",
     "cfg_scale": "guidance_scale",
     "conditioning_scale": "controlnet_conditioning_scale",
-    "control_image": "control_images",
     "face_emb": "image_embeds",
     "face_embedding": "image_embeds",
     "face_image": "face",
@@ -36,12 +35,9 @@ UNSUPPORTED = {
     "denoising_end": "belongs to the SDXL refiner, which is not supported",
     "denoising_start": "belongs to the SDXL refiner, which is not supported",
     "guidance_rescale": "is not supported",
-    "mask_image": "is not supported: inpainting is not implemented",
-    "masked_image_latents": "is not supported: inpainting is not implemented",
+    "masked_image_latents": "is not supported: give image and mask_image",
     "negative_aesthetic_score": "belongs to the SDXL refiner, which is not supported",
-    "padding_mask_crop": "is not supported: inpainting is not implemented",
     "return_dict": "is not supported: the result has images, latents and seeds",
-    "strength": "is not supported: image-to-image is not implemented",
 }
 
 

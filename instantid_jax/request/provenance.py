@@ -21,7 +21,7 @@ from instantid_jax.request.webui import KEY, read_parameters, write_parameters
 CHUNK = "instantid"
 # Too large for a PNG's text.
 UNRECORDED = ("latents", *EMBEDS, *EMBEDS.values())
-PATHS = ("kps_image",)
+PATHS = ("kps_image", "image", "mask_image")
 DTYPES = ("float32", "bfloat16", "float16")
 LARGEST_BATCH = 1024
 
@@ -64,7 +64,7 @@ class Provenance:
                     f"the image was made with {name}, which its file does not record: give {name}"
                 )
         nobody = {"image_embeds": None} if "face" in changes else {}
-        return dataclasses.replace(self.request.image(self.image), **nobody | dict(changes))
+        return dataclasses.replace(self.request.alone(self.image), **nobody | dict(changes))
 
     def made_by(self, prompt: str, settings: Settings) -> bool:
         """Whether this image alone has this prompt and these settings."""

@@ -29,6 +29,9 @@ class Request(Settings):
       prompt: what to show.
       face: the person to show. Supplies the embedding and, unless `pose` is given, the keypoints.
       pose: a Face that supplies the keypoints instead.
+      image: an image to begin with instead of noise alone; the face in it supplies the keypoints,
+        if nothing else does.
+      mask_image: white where the image is painted over, of its size; gray levels change later.
       kps: [5, 2] keypoints in pixels of the output, instead of the face's.
       kps_image: an image of drawn keypoints, instead of all others.
       control_images: one image for each ControlNet after IdentityNet.
@@ -44,6 +47,8 @@ class Request(Settings):
     _: dataclasses.KW_ONLY
     face: Face | None = None
     pose: Face | None = None
+    image: ImageInput | None = None
+    mask_image: ImageInput | None = None
     kps: np.ndarray | None = None
     kps_image: ImageInput | None = None
     control_images: tuple[ImageInput, ...] = ()
@@ -73,6 +78,7 @@ class Request(Settings):
                     "makes one"
                 )
         self._check_prompts()
+        self._check_image()
         if isinstance(self.control_images, str):
             raise InputError(f"control_images={self.control_images!r}: expected a list of images")
         object.__setattr__(self, "control_images", tuple(self.control_images))
@@ -82,6 +88,14 @@ class Request(Settings):
         for hidden, pooled in EMBEDS.items():
             self._set_array(hidden, (None, None))
             self._set_array(pooled, (None,))
+
+    def _check_image(self) -> None:
+        for name in ("mask_image", "strength"):
+            if self.image is None and getattr(self, name) is not None:
+                raise InputError(f"{name} without image: give the image to begin with")
+        for name in ("padding_mask_crop", "mask_blur"):
+            if self.mask_image is None and getattr(self, name) is not None:
+                raise InputError(f"{name} without mask_image: give a mask")
 
     def _check_prompts(self) -> None:
         for hidden, pooled in EMBEDS.items():
@@ -120,7 +134,7 @@ class Request(Settings):
         """The seed of each image."""
         return tuple(self.seed + i for i in range(self.num_images_per_prompt))
 
-    def image(self, i: int) -> Self:
+    def alone(self, i: int) -> Self:
         """The request of image `i` alone."""
         latents = None if self.latents is None else self.latents[i : i + 1]
         changes = {"seed": self.seed + i, "num_images_per_prompt": 1, "latents": latents}

@@ -63,6 +63,11 @@ class Settings:
         heun, ddpm, dpmpp_2m, dpmpp_3m, lcm and tcd.
       sigmas: the noise of each step and of the end, falling, instead of num_inference_steps; for
         euler.
+      strength: how much of an image to change, where the request begins with one: 0 to 1, the
+        share of the steps to take. None is 0.8, and 0.9999 with a mask.
+      mask_blur: over how many pixels inside the mask's edge the result fades in; None is 4 of 1024.
+      padding_mask_crop: sample the mask's surroundings alone, up to this many pixels around it, at
+        the full size.
       seed: 0 to 2**32 - 1; image i of several has seed + i.
       num_images_per_prompt: how many images to make.
     Raises:
@@ -93,6 +98,9 @@ class Settings:
     eta: float = 0.0
     timesteps: tuple[int, ...] | None = None
     sigmas: tuple[float, ...] | None = None
+    strength: float | None = None
+    mask_blur: float | None = None
+    padding_mask_crop: int | None = None
     seed: int = 0
     num_images_per_prompt: int = 1
 
@@ -206,6 +214,9 @@ CHECKS: dict[str, Check] = {
     "eta": _share,
     "timesteps": optional(each(partial(check_whole, low=0, high=10**6))),
     "sigmas": optional(each(_strength)),
+    "strength": optional(_share),
+    "mask_blur": optional(partial(check_number, low=0, high=1024)),
+    "padding_mask_crop": optional(partial(check_whole, low=0, high=65536)),
     "seed": partial(check_whole, low=0, high=SEEDS - 1),
     "num_images_per_prompt": partial(check_whole, low=1, high=1024),
 }

@@ -25,6 +25,8 @@ LISTED = (
     "negative_prompt_2",
     "pose",
     "image",
+    "control_image",
+    "mask_image",
 )
 # May have a leading axis for the prompts; these are the ranks with it.
 STACKED = {
@@ -35,8 +37,9 @@ STACKED = {
     "negative_prompt_embeds": 3,
     "negative_pooled_prompt_embeds": 2,
 }
-# The official pipeline's name for the image of drawn keypoints.
-KPS_IMAGE = "image"
+# The official pipelines' name for the image of drawn keypoints. Where nothing is to be changed, it
+# is `image`.
+KPS_IMAGE = "control_image"
 # A request's own fields come before its settings.
 FIELDS = sorted(dataclasses.fields(Request), key=lambda field: field.name in CHECKS)
 ARGUMENTS = tuple(KPS_IMAGE if f.name == "kps_image" else f.name for f in FIELDS)
@@ -46,7 +49,8 @@ def split(arguments: Mapping[str, Any]) -> list[Request]:
     """One request for each prompt of a call.
 
     Args:
-      arguments: fields of Request, `image` instead of `kps_image`. Those of `LISTED` may be lists
+      arguments: fields of Request, `control_image` instead of `kps_image`; without `strength` and
+        `mask_image`, `image` is that too. Those of `LISTED` may be lists
         and those of `STACKED` have a leading axis, all of one length; `control_images` has for
         each ControlNet an image or a list of them; `latents` is [B * num_images_per_prompt, ...].
     Raises:
@@ -56,6 +60,13 @@ def split(arguments: Mapping[str, Any]) -> list[Request]:
     values = {name: value for name, value in arguments.items() if value is not None}
     if np.ndim(values.get("seed", 0)):
         values["seed"] = list(values["seed"])
+    if "strength" not in values and "mask_image" not in values and "image" in values:
+        if KPS_IMAGE in values:
+            raise InputError(
+                "image and control_image are both images of keypoints here: to begin with image, "
+                "give strength or mask_image"
+            )
+        values[KPS_IMAGE] = values.pop("image")
     values["control_images"] = nets = _per_net(values.get("control_images", ()))
     columns = {name: values[name] for name in LISTED if isinstance(values.get(name), list | tuple)}
     for name, rank in STACKED.items():

@@ -43,8 +43,8 @@ def test_values_become_plain_python():
 def test_unknown_names_in_json_are_refused_with_the_nearest():
     with pytest.raises(InputError, match="guidence_scale: did you mean guidance_scale"):
         Settings.from_json({"guidence_scale": 3})
-    with pytest.raises(InputError, match="strength is not supported"):
-        Settings.from_json({"strength": 0.5})
+    with pytest.raises(InputError, match="guidance_rescale is not supported"):
+        Settings.from_json({"guidance_rescale": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_every_argument_may_be_none():
         ({"prompt": []}, "prompt 0"),
         ({"prompt": ["a", "b"], "control_images": [["x"]]}, r"prompt 2, control_images\[0\] 1"),
         ({"prompts": "a"}, "did you mean prompt"),
-        ({"mask_image": None}, "mask_image is not supported"),
+        ({"masked_image_latents": None}, "masked_image_latents is not supported"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):

@@ -13,7 +13,7 @@ from instantid_jax.request.settings import Settings
 
 
 def resolve_size(requests: Sequence[Request], long_side: int) -> tuple[int, int]:
-    """Height and width of all images: as given, of an image of keypoints, or by the photos' shape.
+    """Height and width of all images: as given, of another image, or by the photos' shape.
 
     Args:
       long_side: that the model was trained for, where only a photo's aspect ratio is known.
@@ -31,6 +31,10 @@ def resolve_size(requests: Sequence[Request], long_side: int) -> tuple[int, int]
 def _size(request: Request, long_side: int) -> tuple[int, int] | None:
     if request.height is not None and request.width is not None:
         return request.height, request.width
+    if request.image is not None:
+        height, width = read_image(request.image).shape[:2]
+        # As in diffusers, an image is sampled at its own size.
+        return max(8, height // 8 * 8), max(8, width // 8 * 8)
     if request.kps_image is not None:
         height, width = read_image(request.kps_image).shape[:2]
         return check_side("height", height), check_side("width", width)

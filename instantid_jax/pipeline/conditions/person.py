@@ -10,6 +10,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.face.keypoints import draw_keypoints
 from instantid_jax.pipeline import programs
 from instantid_jax.pipeline.conditions.control import resize
+from instantid_jax.pipeline.conditions.view import View
 from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.request.request import Request
 
@@ -30,17 +31,25 @@ class PersonInputs:
 
 
 def resolve_person(
-    model: LoadedModel, requests: Sequence[Request], size: tuple[int, int]
+    model: LoadedModel,
+    requests: Sequence[Request],
+    views: Sequence[View | None],
+    size: tuple[int, int],
 ) -> PersonInputs:
-    """Checks and draws; size: (height, width) of the images.
+    """Checks and draws.
 
+    Args:
+      views: the part of an image that each request changes.
+      size: (height, width) of the images.
     Raises:
       InputError: if a person or keypoints are missing, or an embedding does not fit the adapter.
     """
     length = model.networks.image_proj.config.embedding_dim
     return PersonInputs(
         embeddings=np.stack([_embedding(request, length) for request in requests]),
-        keypoints=np.stack([_keypoints(request, size) for request in requests]),
+        keypoints=np.stack(
+            [_keypoints(request, view, size) for request, view in zip(requests, views, strict=True)]
+        ),
         scale=np.array([request.ip_adapter_scale for request in requests], np.float32),
     )
 
@@ -70,13 +79,18 @@ def _embedding(request: Request, length: int) -> np.ndarray:
     return embedding
 
 
-def _keypoints(request: Request, size: tuple[int, int]) -> np.ndarray:
-    """[H, W, 3] uint8: an image of drawn keypoints, or keypoints drawn."""
+def _keypoints(request: Request, view: View | None, size: tuple[int, int]) -> np.ndarray:
+    """[H, W, 3] uint8: an image of drawn keypoints, or keypoints drawn.
+
+    With a view, an image of keypoints and a pose lie in the whole image.
+    """
     if request.kps_image is not None:
-        return resize(request.kps_image, size)
+        if view is None:
+            return resize(request.kps_image, size)
+        return view.cut(resize(request.kps_image, view.image.shape[:2]), size)
     if request.kps is not None:
         return draw_keypoints(*size, request.kps)
     shown = request.pose or request.face
     if shown is None:
         raise InputError("image_embeds is given without keypoints: give image, kps or pose")
-    return draw_keypoints(*size, shown.kps_for(*size))
+    return draw_keypoints(*size, shown.kps_for(*size) if view is None else view.place(shown, size))

@@ -1,11 +1,99 @@
-"""The start of sampling: unit noise, drawn from the seeds or given."""
+"""The start of sampling: unit noise, and images that are changed or partly kept."""
 
+import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
+from instantid_jax.diffusion.sampler import Levels, SamplerBatch
 from instantid_jax.errors import InputError
+from instantid_jax.pipeline import programs
+from instantid_jax.pipeline.conditions.view import View
+from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.request.request import Request
+
+# As in the official image-to-image pipeline, and in diffusers' for inpainting.
+STRENGTH, STRENGTH_WITH_MASK = 0.8, 0.9999
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StartInputs:
+    """What R requests begin with; B images.
+
+    Attributes:
+      noise: [B, H, W, C] float32 that was given; None where the seeds draw it.
+      images: [R, 8H, 8W, 3] uint8, black for requests without one; None if none has one.
+      masks: [R, H, W, 1] float32, 1 where a latent is released at once; None if none has one.
+      first: the shares of image and noise that each image begins with, [B] float32.
+      kept: those that latents outside the mask have after each step, [T, B] float32.
+      released: [T, B] float32, the least value of masks at which a latent is free after each step.
+    """
+
+    noise: np.ndarray | None
+    images: np.ndarray | None
+    masks: np.ndarray | None
+    first: Levels
+    kept: Levels
+    released: np.ndarray
+
+
+def strength_of(request: Request) -> float | None:
+    """The share of the steps to take; None where sampling begins with noise alone."""
+    if request.image is None or request.strength is not None:
+        return request.strength
+    return STRENGTH if request.mask_image is None else STRENGTH_WITH_MASK
+
+
+def resolve_start(
+    requests: Sequence[Request],
+    views: Sequence[View | None],
+    samplers: SamplerBatch,
+    lengths: Sequence[int],
+    shape: tuple[int, int, int],
+) -> StartInputs:
+    """Cuts images and masks out, and finds the noise levels.
+
+    Args:
+      requests: of equally many images each.
+      lengths: steps of each request's sampler.
+      shape: (H, W, C) of an image's latents.
+    """
+    size = (8 * shape[0], 8 * shape[1])
+    repeats = requests[0].num_images_per_prompt
+    images = masks = None
+    if any(view is not None for view in views):
+        black = np.zeros((*size, 3), np.uint8)
+        images = np.stack([black if v is None else v.cut(v.image, size) for v in views])
+    given = [None if view is None else view.sampling_mask(size) for view in views]
+    if any(mask is not None for mask in given):
+        free = np.ones(shape[:2], np.float32)
+        masks = np.stack([free if mask is None else mask for mask in given])[..., None]
+    # As in diffusers, a masked image is not in the noise of a whole run, any other is.
+    clean = [
+        view is None or (mask is not None and strength_of(request) == 1)
+        for request, view, mask in zip(requests, views, given, strict=True)
+    ]
+    from_noise = np.repeat(clean, repeats)
+    first = Levels(
+        np.where(from_noise, 0, samplers.levels.signal[0]).astype(np.float32),
+        np.where(from_noise, samplers.init_noise_sigma, samplers.levels.noise[0]),
+    )
+    kept = Levels(samplers.levels.signal[1:], samplers.levels.noise[1:])
+    steps = np.arange(1, len(samplers) + 1)[:, None]
+    released = np.maximum(1 - steps / np.repeat(lengths, repeats), 0).astype(np.float32)
+    return StartInputs(resolve_noise(requests, shape), images, masks, first, kept, released)
+
+
+def encode_images(model: LoadedModel, images: np.ndarray) -> np.ndarray:
+    """Images [R, 8H, 8W, 3] uint8 to latents [R, H, W, C] float32: means of the VAE's posterior."""
+    with model.on_devices(model.vae_dtype):
+        # One at a time: encoding takes more memory than sampling.
+        latents = [
+            programs.encode_image(model.networks.vae, model.params["vae"], images[i : i + 1])
+            for i in range(len(images))
+        ]
+        return np.concatenate(jax.device_get(latents))
 
 
 def resolve_noise(requests: Sequence[Request], shape: tuple[int, int, int]) -> np.ndarray | None:
