@@ -72,7 +72,7 @@ class StepInputs(NamedTuple, Generic[Array]):
 
 
 class Known(NamedTuple):
-    """What is kept of images, [B, H, W, C] float32.
+    """Latents that are kept, [B, H, W, C] float32.
 
     Attributes:
       clean: the images' latents.
@@ -165,7 +165,7 @@ def begin_with_images(
       noise: [B, H, W, C], unit variance.
       clean: [B, H, W, C], the images' latents.
       mask: [B, H, W, 1]; None keeps nothing.
-      shares: of the latents and of the noise, [B] each.
+      shares: factors of the latents and of the noise, [B] each.
     """
     clean, noise = split_images(clean), split_images(noise)
     signal, deviation = (share[:, None, None, None] for share in shares)

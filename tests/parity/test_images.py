@@ -89,7 +89,7 @@ def mask():
 
 
 def noise(step):
-    """What ours draws at a step, as torch's [1, C, H, W]."""
+    """Our noise of a step, as torch's [1, C, H, W]."""
     key = jax.random.fold_in(jax.random.key(SEED), step)
     return nchw(np.asarray(jax.random.normal(key, (1, SIZE[0] // 8, SIZE[1] // 8, 4))))
 

@@ -19,7 +19,7 @@ STRENGTH, STRENGTH_WITH_MASK = 0.8, 0.9999
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StartInputs:
-    """What R requests begin with; B images.
+    """The start of R requests, of B images.
 
     Attributes:
       noise: [B, H, W, C] float32 that was given; None where the seeds draw it.
