@@ -125,11 +125,10 @@ def check_fit(networks: Mapping[str, Network]) -> None:
       InputError: if they do not, naming the first mismatch.
     """
     unet = networks["unet"].config
-    if unet.in_channels != unet.out_channels:
-        task = "inpainting" if unet.in_channels == 2 * unet.out_channels + 1 else "image editing"
+    if unet.in_channels not in (unet.out_channels, inpainting_channels(unet)):
         raise InputError(
-            f"the UNet takes {unet.in_channels} channels and predicts {unet.out_channels}: {task} "
-            "is not supported yet; use a UNet of SDXL base"
+            f"the UNet takes {unet.in_channels} channels and predicts {unet.out_channels}: image "
+            "editing is not supported; use a UNet of SDXL base, or one for inpainting"
         )
     tokens = networks["image_proj"].config.output_dim
     first, second = networks["text_encoder"].config, networks["text_encoder_2"].config
@@ -178,11 +177,18 @@ def check_fit(networks: Mapping[str, Network]) -> None:
         )
 
 
+def inpainting_channels(unet: UNetConfig) -> int:
+    """Input channels of a UNet that also takes a mask and the latents of the masked image."""
+    return 2 * unet.out_channels + 1
+
+
 def _skips(config: EncoderConfig) -> dict[str, Any]:
     """The settings that determine a UNet's skips and so a ControlNet's residuals."""
     blocks = len(config.block_out_channels)
+    # IdentityNet does not see what an inpainting UNet takes besides noisy latents.
+    noisy = config.out_channels if isinstance(config, UNetConfig) else config.in_channels
     return {
-        "in_channels": config.in_channels,
+        "in_channels": noisy,
         "block_out_channels": config.block_out_channels,
         "layers_per_block": per_block(config.layers_per_block, blocks, "layers_per_block"),
     }

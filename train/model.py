@@ -116,6 +116,10 @@ def find_base(
         student=student,
     )
     check_fit({name: getattr(networks, name) for name in (*FROZEN, *settings)})
+    if networks.unet.config.in_channels != networks.unet.config.out_channels:
+        raise InputError(
+            f"{config.sdxl} is for inpainting: InstantID is trained on SDXL base or a model like it"
+        )
     check_recognizer(networks)
     first, second = (
         PromptTokenizer(

@@ -121,7 +121,9 @@ def sum_residuals(
     """
     total: list[jax.Array] = []
     for i, (controlnet, given) in enumerate(zip(controlnets, conditions, strict=True)):
-        residuals = controlnet(sample, timesteps, *given, remat)
+        channels = controlnet.config.in_channels
+        noisy = sample if channels == sample.shape[-1] else sample[..., :channels]
+        residuals = controlnet(noisy, timesteps, *given, remat)
         if scales is not None:
             residuals = [
                 residual * scale.astype(residual.dtype)[:, None, None, None]
@@ -143,7 +145,8 @@ def predict(
     """Predicts the noise, or the velocity: [B, H, W, C], in the weights' dtype.
 
     Args:
-      sample: [B, H, W, C], scaled for the networks, in the weights' dtype.
+      sample: [B, H, W, C], scaled for the networks, in the weights' dtype. What an inpainting UNet
+        takes besides follows in further channels, which ControlNets do not see.
       timesteps: [B] float32.
       scales: as for `sum_residuals`.
       remat: wraps every resnet and transformer block in training.

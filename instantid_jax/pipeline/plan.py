@@ -88,15 +88,17 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
     batch = SamplerBatch.of([sampler for sampler in samplers for _ in range(repeats)])
     size = resolve_size(requests, model.long_side)
     model.check_mesh(size, len(requests) * repeats, guidance)
-    shape = (size[0] // 8, size[1] // 8, networks.unet.config.in_channels)
+    unet = networks.unet.config
+    takes_mask = unet.in_channels != unet.out_channels
+    shape = (size[0] // 8, size[1] // 8, unet.out_channels)
     views = tuple(View.of(request, size) for request in requests)
     lengths = [len(each) for each in samplers]
-    start = resolve_start(requests, views, batch, lengths, shape)
+    start = resolve_start(requests, views, batch, lengths, shape, takes_mask)
     return Plan(
         requests=tuple(requests),
         program=StepProgram(
             *(networks.unet, networks.controlnets, batch.rule, guidance),
-            keeps=start.masks is not None,
+            keeps=start.masks is not None and not takes_mask,
         ),
         samplers=batch,
         size=size,

@@ -156,9 +156,8 @@ def decode(
 
 @compiled(static_argnames=("network",))
 def encode_image(network: Network, params: Params, image: jax.Array) -> jax.Array:
-    """Scaled latents [1, H, W, C] float32 of an image [1, 8H, 8W, 3] uint8, without sampling."""
-    pixels = image.astype(jnp.float32) / 127.5 - 1
-    return sample_latents(network.config, network.bind(params).moments(pixels))
+    """Scaled latents [1, H, W, C] of an image [1, 8H, 8W, 3] in [-1, 1], without sampling."""
+    return sample_latents(network.config, network.bind(params).moments(image))
 
 
 @compiled(static_argnames=("network",))

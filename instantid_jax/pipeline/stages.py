@@ -46,9 +46,12 @@ def sample(model: LoadedModel, plan: Plan, conditions: Conditions, observer: Obs
       InputError: naming the first seed and step whose latents are not finite.
     """
     start = plan.start
-    clean = None if start.images is None else encode_images(model, start.images)
+    clean, masked = (
+        None if images is None else encode_images(model, images)
+        for images in (start.images, start.masked)
+    )
     with model.on_devices(model.dtype):
-        state, known = _begin(model, plan, clean)
+        state, known = _begin(model, plan, clean, masked)
         in_flight: collections.deque[jax.Array] = collections.deque()
         total, done = len(plan.samplers), 0
         for i in range(total):
@@ -88,20 +91,23 @@ def decode(model: LoadedModel, plan: Plan, latents: jax.Array, dtype: np.dtype) 
 
 
 def _begin(
-    model: LoadedModel, plan: Plan, clean: np.ndarray | None
+    model: LoadedModel, plan: Plan, clean: np.ndarray | None, masked: np.ndarray | None
 ) -> tuple[dict[str, jax.Array], step.Known | None]:
-    """The state before the first step, and what is kept of images whose latents are `clean`."""
+    """The state before the first step, and what is kept of images.
+
+    clean, masked: latents of the images, whole and masked.
+    """
     start, rule = plan.start, plan.program.rule
     noise = _draw(plan, INITIAL) if start.noise is None else start.noise
     known = None
     if clean is None:
         state = step.begin(rule, noise, plan.samplers.init_noise_sigma)
     else:
-        clean, mask = (
+        arrays = (
             None if each is None else np.repeat(each, plan.repeats, axis=0)
-            for each in (clean, start.masks)
+            for each in (clean, start.masks, masked)
         )
-        state, known = step.begin_with_images(rule, noise, clean, mask, tuple(start.first))
+        state, known = step.begin_with_images(rule, noise, *arrays, tuple(start.first))
     # The weights are bound to their devices, and so is what a step returns: for a first state that
     # is not, jit would compile the step twice. On a sampling mesh it is bound already.
     if all(len(value.sharding.device_set) == 1 for value in state.values()):

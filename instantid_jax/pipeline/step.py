@@ -35,7 +35,7 @@ class StepProgram:
       unet, controlnets: the networks, IdentityNet first.
       rule: the step rule that serves the samplers of all images.
       guidance: whether there is classifier-free guidance.
-      keeps: whether a part of the images is kept.
+      keeps: whether each step puts the latents back that a mask keeps.
     """
 
     unet: Network
@@ -72,17 +72,19 @@ class StepInputs(NamedTuple, Generic[Array]):
 
 
 class Known(NamedTuple):
-    """Latents that are kept, [B, H, W, C] float32.
+    """Images that are kept in part, [B, H, W, C] float32.
 
     Attributes:
       clean: the images' latents.
       noise: that of the start, unit variance.
       mask: [B, H, W, 1], 0 where the latents are kept to the end.
+      shown: [B, H, W, 1 + C], mask and latents of the masked image, for a UNet that takes them.
     """
 
     clean: jax.Array
     noise: jax.Array
     mask: jax.Array
+    shown: jax.Array | None = None
 
 
 @compiled(static_argnames=("program",), donate_argnames=("state",))
@@ -100,12 +102,13 @@ def denoise(
       params: of `unet` and `controlnets`.
       state: the rule's state; `sample` is [B, H, W, C].
       conditions: of R rows.
-      known: what is kept, if `program.keeps`.
+      known: what is kept, if a mask is given or the UNet takes one.
     Returns:
       The next state, and whether each of the B samples is finite.
     """
     sample = program.rule.scale_input(state, inputs.row)
-    output = predict(program, params, sample, conditions, inputs)
+    shown = None if known is None else known.shown
+    output = predict(program, params, sample, conditions, inputs, shown)
     if program.guidance:
         output = classifier_free_guidance(output, inputs.guidance_scale)
     state = program.rule.step(state, output, inputs.row, inputs.noise)
@@ -122,13 +125,19 @@ def predict(
     sample: jax.Array,
     conditions: Conditions,
     inputs: StepInputs[jax.Array],
+    shown: jax.Array | None = None,
 ) -> jax.Array:
-    """Predicts the noise of samples [B, H, W, C]: [R, H, W, C] in the weights' dtype."""
+    """Predicts the noise of samples [B, H, W, C]: [R, H, W, C] in the weights' dtype.
+
+    shown: as in `Known`.
+    """
     unet = program.unet.bind(params["unet"])
     controlnets = [
         network.bind(weights)
         for network, weights in zip(program.controlnets, params["controlnets"], strict=True)
     ]
+    if shown is not None:
+        sample = jnp.concatenate([sample, shown], axis=-1)
     if program.guidance:
         sample = jnp.concatenate([sample, sample])
     sample = split_maps(sample.astype(unet.conv_in.kernel.dtype))
@@ -157,6 +166,7 @@ def begin_with_images(
     noise: jax.Array,
     clean: jax.Array,
     mask: jax.Array | None,
+    masked: jax.Array | None,
     shares: tuple[jax.Array, jax.Array],
 ) -> tuple[State, Known | None]:
     """The state before the first step, and what is kept of the images.
@@ -165,12 +175,17 @@ def begin_with_images(
       noise: [B, H, W, C], unit variance.
       clean: [B, H, W, C], the images' latents.
       mask: [B, H, W, 1]; None keeps nothing.
+      masked: [B, H, W, C], latents of the masked images, for a UNet that takes them.
       shares: factors of the latents and of the noise, [B] each.
     """
     clean, noise = split_images(clean), split_images(noise)
     signal, deviation = (share[:, None, None, None] for share in shares)
     state = split_state(rule.init(signal * clean + deviation * noise))
-    return state, None if mask is None else Known(clean, noise, split_images(mask))
+    if mask is None:
+        return state, None
+    mask = split_images(mask)
+    shown = None if masked is None else jnp.concatenate([mask, split_images(masked)], axis=-1)
+    return state, Known(clean, noise, mask, shown)
 
 
 @compiled(static_argnames=("rule",))

@@ -66,6 +66,16 @@ def reference(folder):
 
 
 @pytest.fixture(scope="module")
+def of_nine_channels(tmp_path_factory):
+    """A model whose UNet takes nine channels."""
+    folder = tmp_path_factory.mktemp("inpainting")
+    reference = InstantIDReference(folder, seed=13, unet={"in_channels": 9})
+    reference.save(folder)
+    sources = {"sdxl": str(folder / "sdxl"), "instantid": str(folder / "instantid")}
+    return reference, InstantIDPipeline.load(**sources)
+
+
+@pytest.fixture(scope="module")
 def pipe(folder, reference):
     return InstantIDPipeline.load(sdxl=str(folder / "sdxl"), instantid=str(folder / "instantid"))
 
@@ -199,6 +209,21 @@ def test_image_to_image(name, strength, reference, pipe):
 
 @pytest.mark.parametrize(("name", "strength"), CASES)
 def test_inpainting(name, strength, reference, pipe):
+    class_name, settings = TORCH_SCHEDULERS[name]
+    theirs = run_torch(
+        reference,
+        StableDiffusionXLControlNetInpaintPipeline,
+        make_scheduler(class_name, **settings),
+        strength=strength,
+        mask_image=Image.fromarray(mask()),
+    )
+    ours = run_ours(pipe, strength=strength, scheduler=name, mask_image=mask())
+    assert relative_error(ours, theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "strength"), CASES)
+def test_inpainting_with_nine_channels(name, strength, of_nine_channels):
+    reference, pipe = of_nine_channels
     class_name, settings = TORCH_SCHEDULERS[name]
     theirs = run_torch(
         reference,

@@ -25,6 +25,8 @@ class StartInputs:
       noise: [B, H, W, C] float32 that was given; None where the seeds draw it.
       images: [R, 8H, 8W, 3] uint8, black for requests without one; None if none has one.
       masks: [R, H, W, 1] float32, 1 where a latent is released at once; None if none has one.
+      masked: [R, 8H, 8W, 3] in [-1, 1], the images without what is painted over, for a UNet that
+        takes them; else None.
       first: the shares of image and noise that each image begins with, [B] float32.
       kept: those that latents outside the mask have after each step, [T, B] float32.
       released: [T, B] float32, the least value of masks at which a latent is free after each step.
@@ -33,6 +35,7 @@ class StartInputs:
     noise: np.ndarray | None
     images: np.ndarray | None
     masks: np.ndarray | None
+    masked: np.ndarray | None
     first: Levels
     kept: Levels
     released: np.ndarray
@@ -51,6 +54,7 @@ def resolve_start(
     samplers: SamplerBatch,
     lengths: Sequence[int],
     shape: tuple[int, int, int],
+    takes_mask: bool,
 ) -> StartInputs:
     """Cuts images and masks out, and finds the noise levels.
 
@@ -58,15 +62,19 @@ def resolve_start(
       requests: of equally many images each.
       lengths: steps of each request's sampler.
       shape: (H, W, C) of an image's latents.
+      takes_mask: whether the UNet is one for inpainting.
     """
     size = (8 * shape[0], 8 * shape[1])
     repeats = requests[0].num_images_per_prompt
-    images = masks = None
-    if any(view is not None for view in views):
+    images = masks = masked = None
+    if takes_mask or any(view is not None for view in views):
         black = np.zeros((*size, 3), np.uint8)
         images = np.stack([black if v is None else v.cut(v.image, size) for v in views])
     given = [None if view is None else view.sampling_mask(size) for view in views]
-    if any(mask is not None for mask in given):
+    if takes_mask:
+        nothing = np.zeros((*size, 3), np.float32)
+        masked = np.stack([nothing if view is None else view.masked(size) for view in views])
+    if takes_mask or any(mask is not None for mask in given):
         free = np.ones(shape[:2], np.float32)
         masks = np.stack([free if mask is None else mask for mask in given])[..., None]
     # As in diffusers, a masked image is not in the noise of a whole run, any other is.
@@ -82,11 +90,17 @@ def resolve_start(
     kept = Levels(samplers.levels.signal[1:], samplers.levels.noise[1:])
     steps = np.arange(1, len(samplers) + 1)[:, None]
     released = np.maximum(1 - steps / np.repeat(lengths, repeats), 0).astype(np.float32)
-    return StartInputs(resolve_noise(requests, shape), images, masks, first, kept, released)
+    noise = resolve_noise(requests, shape)
+    return StartInputs(noise, images, masks, masked, first, kept, released)
 
 
 def encode_images(model: LoadedModel, images: np.ndarray) -> np.ndarray:
-    """Images [R, 8H, 8W, 3] uint8 to latents [R, H, W, C] float32: means of the VAE's posterior."""
+    """Images [R, 8H, 8W, 3] to latents [R, H, W, C] float32: means of the VAE's posterior.
+
+    images: uint8, or float32 in [-1, 1].
+    """
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / 127.5 - 1
     with model.on_devices(model.vae_dtype):
         # One at a time: encoding takes more memory than sampling.
         latents = [

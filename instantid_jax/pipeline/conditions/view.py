@@ -70,6 +70,13 @@ class View:
         hard = not np.any((self.mask > 0) & (self.mask < 255))
         return (levels >= 0.5).astype(np.float32) if hard else levels
 
+    def masked(self, size: tuple[int, int]) -> np.ndarray:
+        """The box without what is painted over, [H, W, 3] in [-1, 1], 0 there."""
+        pixels = self.cut(self.image, size).astype(np.float32) / 127.5 - 1
+        if self.mask is None:
+            return np.zeros_like(pixels)
+        return pixels * (self.cut(self.mask, size) < 127.5)[..., None]
+
     def place(self, face: Face, size: tuple[int, int]) -> np.ndarray:
         """A face's keypoints, which are where they are in the image, in pixels of the result."""
         left, top, right, bottom = self.box
