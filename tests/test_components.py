@@ -60,7 +60,7 @@ def test_accepts_components_of_one_model():
         ("controlnet", {"in_channels": 9}, "in_channels=9"),
         ("controlnets.0", {"cross_attention_dim": 64}, r"controlnets.0: cross_attention_dim=64"),
         ("controlnets.0", {"layers_per_block": [2, 1]}, "controlnets.0: layers_per_block"),
-        ("unet", {"in_channels": 9}, "inpainting"),
+        ("unet", {"in_channels": 8}, "image editing"),
         ("vae", {"latent_channels": 16}, "the VAE has 16 latent channels"),
         ("vae", THREE_BLOCKS, "at 1/4 of the size"),
     ],
