@@ -56,8 +56,10 @@ def generate(
     if not face and (recorded is None or not recorded.has_person):
         raise InputError("no face: give --face with photos or .npz files of one person")
     _check_controlnets(weights, settings, control_images, recorded)
-    for image in control_images:
-        read_image(image)
+    begun = {"image": image, "mask_image": mask_image}
+    images = {name: value for name, value in begun.items() if value is not None}
+    for each in (*control_images, *images.values()):
+        read_image(each)
     weights.check_names()
     pack = weights.pack(face_pack)
     given: dict[str, Any] = {}
@@ -65,7 +67,7 @@ def generate(
         given["control_images"] = control_images
     if face:
         given["face"] = weights.person(face, pack)
-    given |= {k: v for k, v in (("image", image), ("mask_image", mask_image)) if v is not None}
+    given |= images
     if pose is not None:
         given["pose"] = read_faces([pose], pack)[0]
     values: dict[str, Any] = {**settings.values(), "prompt": prompt, **given}

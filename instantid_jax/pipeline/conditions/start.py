@@ -78,11 +78,11 @@ def resolve_start(
         free = np.ones(shape[:2], np.float32)
         masks = np.stack([free if mask is None else mask for mask in given])[..., None]
     # As in diffusers, a masked image is not in the noise of a whole run, any other is.
-    clean = [
+    pure = [
         view is None or (mask is not None and strength_of(request) == 1)
         for request, view, mask in zip(requests, views, given, strict=True)
     ]
-    from_noise = np.repeat(clean, repeats)
+    from_noise = np.repeat(pure, repeats)
     first = Levels(
         np.where(from_noise, 0, samplers.levels.signal[0]).astype(np.float32),
         np.where(from_noise, samplers.init_noise_sigma, samplers.levels.noise[0]),
