@@ -137,6 +137,9 @@ SETTINGS = Settings(
     negative_target_size=(11, 12),
     scheduler="ddim",
     eta=0.25,
+    strength=0.5,
+    mask_blur=3.0,
+    padding_mask_crop=8,
     seed=11,
     num_images_per_prompt=3,
 )
@@ -160,8 +163,10 @@ def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder)
     for field in dataclasses.fields(Settings):
         untried = getattr(SETTINGS, field.name) == field.default
         assert untried == (field.name == "sigmas"), f"{field.name} is not tried"
-    Image.new("RGB", (8, 8)).save("control.png")
+    for name in ("control", "image", "mask"):
+        Image.new("RGB", (8, 8)).save(f"{name}.png")
     asked = ("--face", face_file, "--prompt", "a", "--output", "o.png")
+    asked += ("--image", "image.png", "--mask-image", "mask.png")
     given = flags(WEIGHTS | vars(SETTINGS) | {"control_images": ("control.png",)})
     ran = run("generate", *asked, *given, "--mesh", "guidance=2")
     assert (ran.status, ran.err) == (0, [])
@@ -172,6 +177,7 @@ def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder)
     assert request.settings == SETTINGS and request.prompt == "a"
     assert request.face.image_size == (64, 128) and request.pose is None
     assert request.control_images == ("control.png",)
+    assert (request.image, request.mask_image) == ("image.png", "mask.png")
 
 
 @pytest.mark.parametrize("raw", [False, True])
