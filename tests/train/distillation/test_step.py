@@ -112,7 +112,9 @@ def gradients_of(networks, prediction_type):
     return jax.jit(functools.partial(distillation_gradients, networks, objective, step))
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    "prediction_type", ["epsilon", pytest.param("v_prediction", marks=pytest.mark.slow)]
+)
 def test_nothing_is_to_be_learned_from_ones_own_step(base, given, batch, prediction_type):
     factors = init_factors(base.networks.unet, TAUGHT.rank, jax.random.key(0))
     config = dataclasses.replace(TAUGHT, steps=4, teacher_steps=1)
@@ -128,6 +130,7 @@ def test_nothing_is_to_be_learned_from_ones_own_step(base, given, batch, predict
     assert losses[0] < 1e-8 < 1e-3 < losses[1]
 
 
+@pytest.mark.slow
 def test_the_student_learns(config, base, given, batch):
     mesh = one_device()
     take_step = compiled_step(config, base.networks, mesh)
