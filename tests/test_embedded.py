@@ -75,3 +75,13 @@ def test_its_lora_changes_every_layer_of_its_unet():
     shapes = component_shapes("unet", parts["unet"].network)
     assert set(merge.names("unet")) == {name for name in shapes if name.endswith(".kernel")}
     assert embedded.LORAS["miniature-4"].stat().st_size < 3e6
+
+
+def test_presets_need_their_weights():
+    own = {"loras": ["miniature-4"]}
+    Sources(**own).check_preset("miniature-4")
+    with pytest.raises(InputError, match=r"without its LoRA: give loras=\['miniature-4'\]"):
+        Sources().check_preset("miniature-4")
+    for sources, preset in ((own, "lcm"), ({"sdxl": "a", "instantid": "b"}, "miniature-4")):
+        with pytest.raises(InputError, match="is not for these weights"):
+            Sources(**sources).check_preset(preset)

@@ -8,13 +8,12 @@ import tyro
 
 from instantid_jax import embedded
 from instantid_jax.cli.faces import FacePack, read_faces
-from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import NoFaceError
 from instantid_jax.face.face import Face
 from instantid_jax.pipeline import InstantIDPipeline
 from instantid_jax.pipeline.sources import Sources
 from instantid_jax.request import Settings
-from instantid_jax.request.fast import PRESETS, Fast, check_steps
+from instantid_jax.request.fast import Fast, check_steps
 from instantid_jax.sharding import parse_sampling_mesh
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -53,17 +52,11 @@ class Weights(Sources):
         if fast is None:
             return self
         check_steps(fast, settings.num_inference_steps)
-        self.check_preset(fast)
-        if self.embedded != (fast in embedded.LORAS):
-            own = ", ".join(embedded.LORAS)
-            other = ", ".join(name for name in PRESETS if name not in embedded.LORAS)
-            raise InputError(
-                f"--fast {fast} is not for these weights: the embedded model has {own}, others "
-                f"{other}"
-            )
-        if fast in embedded.LORAS and fast not in self.changing:
-            return dataclasses.replace(self, loras=(*self.loras, fast))
-        return self
+        weights = self
+        if self.embedded and fast in embedded.LORAS and fast not in self.changing:
+            weights = dataclasses.replace(self, loras=(*self.loras, fast))
+        weights.check_preset(fast)
+        return weights
 
     def pack(self, chosen: FacePack) -> FacePack:
         """The face pack: the embedded model has its own, unless another is chosen."""

@@ -11,7 +11,7 @@ from instantid_jax import embedded
 from instantid_jax.components import ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
-from instantid_jax.request.fast import check_files
+from instantid_jax.request.fast import PRESETS, check_files
 from instantid_jax.runs.trained import check_raw, find_published_or_trained
 from instantid_jax.signatures import Call, with_signature
 from instantid_jax.weights.embeddings import parse_embeddings
@@ -123,13 +123,22 @@ class Sources:
         return [*unet, *(lora.source for lora in parse_loras(self.loras))]
 
     def check_preset(self, fast: str) -> None:
-        """Refuses weights whose name says another number of steps than a preset's.
+        """Refuses weights that a preset was not made for, as far as their names say it.
 
         Raises:
           InputError: for such weights, and an unknown preset.
         """
         sdxl = [] if self.sdxl is None else [self.sdxl]
         check_files(fast, [*sdxl, *self.changing])
+        if self.embedded != (fast in embedded.LORAS):
+            own = ", ".join(embedded.LORAS)
+            other = ", ".join(name for name in PRESETS if name not in embedded.LORAS)
+            raise InputError(
+                f"fast={fast!r} is not for these weights: the embedded model has {own}, others "
+                f"{other}"
+            )
+        if self.embedded and fast not in self.changing:
+            raise InputError(f"fast={fast!r} without its LoRA: give loras=[{fast!r}]")
 
     @property
     def embedded(self) -> bool:

@@ -135,7 +135,7 @@ def file_part(name: str, file: TensorFile, settings: Mapping[str, Any] | None = 
         if name not in ("unet", "vae", "controlnet") or whole:
             raise
         raise InputError(
-            f"{error} (there is no config.json next to it, so the sizes are those of "
+            f"{error} (without a config.json next to it, it is read with the sizes of "
             f"{'SDXL base' if settings is None else 'the model'}: put the file's own there)"
         ) from error
 

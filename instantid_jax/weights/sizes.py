@@ -7,7 +7,7 @@ from instantid_jax.models.config import per_block
 from instantid_jax.models.controlnet import ControlNetConfig, settings_like_unet
 from instantid_jax.weights import sdxl_base
 
-# The shape of a tensor by its name in diffusers, or None if there is no such tensor.
+# Returns a tensor's shape by its diffusers name, or None if the file lacks it.
 ShapeOf = Callable[[str], tuple[int, ...] | None]
 Settings = Mapping[str, Any]
 

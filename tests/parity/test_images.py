@@ -207,8 +207,7 @@ def test_image_to_image(name, strength, reference, pipe):
     assert relative_error(ours, theirs) < TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "strength"), CASES)
-def test_inpainting(name, strength, reference, pipe):
+def check_inpainting(name, strength, reference, pipe):
     class_name, settings = TORCH_SCHEDULERS[name]
     theirs = run_torch(
         reference,
@@ -219,18 +218,13 @@ def test_inpainting(name, strength, reference, pipe):
     )
     ours = run_ours(pipe, strength=strength, scheduler=name, mask_image=mask())
     assert relative_error(ours, theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "strength"), CASES)
+def test_inpainting(name, strength, reference, pipe):
+    check_inpainting(name, strength, reference, pipe)
 
 
 @pytest.mark.parametrize(("name", "strength"), CASES)
 def test_inpainting_with_nine_channels(name, strength, of_nine_channels):
-    reference, pipe = of_nine_channels
-    class_name, settings = TORCH_SCHEDULERS[name]
-    theirs = run_torch(
-        reference,
-        StableDiffusionXLControlNetInpaintPipeline,
-        make_scheduler(class_name, **settings),
-        strength=strength,
-        mask_image=Image.fromarray(mask()),
-    )
-    ours = run_ours(pipe, strength=strength, scheduler=name, mask_image=mask())
-    assert relative_error(ours, theirs) < TOLERANCE
+    check_inpainting(name, strength, *of_nine_channels)

@@ -139,6 +139,17 @@ def test_the_image_decides_the_size(sample):
     assert made.images[0].size == (96, 72)
 
 
+def test_with_a_mask_the_result_has_the_images_size(sample):
+    big = np.random.default_rng(1).integers(0, 256, (75, 99, 3), np.uint8)
+    painted = np.zeros((75, 99), np.uint8)
+    painted[30:60, 30:70] = 255
+    for size in ((None, None), SIZE):
+        asked = begun(image=big, mask_image=painted, height=size[0], width=size[1])
+        pixels = np.asarray(sample(**asked, output_type="pil").images[0])
+        np.testing.assert_array_equal(pixels[painted == 0], big[painted == 0])
+        assert (pixels[painted > 0] != big[painted > 0]).any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

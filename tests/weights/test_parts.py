@@ -139,9 +139,9 @@ def test_file_of_other_sizes_says_whose_sizes_were_expected(sound, tmp_path):
     for name, option in (("unet", "unet"), ("controlnet", "controlnets")):
         path = write(tmp_path / f"{name}.safetensors", stored(tmp_path / "x", name))
         value = [str(path)] if name == "controlnet" else str(path)
-        with pytest.raises(InputError, match=r"of another shape.*sizes are those of the model: pu"):
+        with pytest.raises(InputError, match=r"of another shape.*read with the sizes of the model: pu"):
             find(sound, **{option: value})
-        with pytest.raises(InputError, match=r"of another shape.*sizes are those of SDXL base: pu"):
+        with pytest.raises(InputError, match=r"of another shape.*read with the sizes of SDXL base: pu"):
             find_network(str(path), name)
 
 
@@ -216,7 +216,7 @@ def test_another_vae_stands_in_for_none(sound, tmp_path):
     assert model.components["vae"].network.config.scaling_factor == 0.5
     shutil.rmtree(folder / "vae")
     # SDXL's own settings then, which these sizes do not fit.
-    with pytest.raises(InputError, match="sizes are those of SDXL base"):
+    with pytest.raises(InputError, match="read with the sizes of SDXL base"):
         source.find()
     write_json(tmp_path / "config.json", TINY_VAE)
     assert source.find().components["vae"].network.config.scaling_factor == 0.13025

@@ -90,34 +90,26 @@ class View:
         Args:
           made: [h, w, 3] uint8, or float32 in [0, 1].
         Returns:
-          The same dtype, as large as the image if only a part was sampled.
+          The same dtype; with a mask, as large as the image.
         """
         if self.mask is None:
             return made
         left, top, right, bottom = self.box
-        height, width = self.image.shape[:2]
-        whole = self.box == (0, 0, width, height)
-        # A whole image keeps the size that was asked for.
-        size = made.shape[:2] if whole else (height, width)
-        original = _resized(self.image, size)
-        covered = original.copy()
-        area = (slice(None), slice(None)) if whole else (slice(top, bottom), slice(left, right))
         floats = made.dtype != np.uint8
         pixels = np.round(made * 255).astype(np.uint8) if floats else made
-        covered[area] = _resized(pixels, covered[area].shape[:2])
-        share = self._share(size)[..., None]
-        mixed = original + share * (covered.astype(np.float32) - original)
+        covered = self.image.copy()
+        covered[top:bottom, left:right] = _resized(pixels, (bottom - top, right - left))
+        mixed = self.image + self._share()[..., None] * (covered.astype(np.float32) - self.image)
         if floats:
             return (mixed / 255).astype(np.float32)
         return np.round(mixed).astype(np.uint8)
 
-    def _share(self, size: tuple[int, int]) -> np.ndarray:
+    def _share(self) -> np.ndarray:
         """The result's share of each pixel, [H, W] float32; 0 where the mask is."""
         assert self.mask is not None
-        mask = _resized(self.mask, size)
-        blur = max(size) / 256 if self.blur is None else self.blur
-        depth = cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, 5)
-        return mask.astype(np.float32) / 255 * np.clip(depth / max(blur, 1), 0, 1)
+        blur = max(self.mask.shape) / 256 if self.blur is None else self.blur
+        depth = cv2.distanceTransform((self.mask > 0).astype(np.uint8), cv2.DIST_L2, 5)
+        return self.mask.astype(np.float32) / 255 * np.clip(depth / max(blur, 1), 0, 1)
 
 
 def read_mask(mask: ImageInput, size: tuple[int, int]) -> np.ndarray:
