@@ -184,6 +184,31 @@ class Face:
         margin = [(width - scale * photo_width) / 2, (height - scale * photo_height) / 2]
         return (self.kps * scale + margin).astype(np.float32)
 
+    def mask(self, grow: float = 1.0) -> np.ndarray:
+        """The face's box in white, of the photo's size: [H, W] uint8, for masks of a `Request`.
+
+        Args:
+          grow: what the sides of the box are multiplied by.
+        Raises:
+          InputError: if the face was made without its box or the size of its photo, or nothing of
+            the box is in the photo.
+        """
+        if self.bbox is None or self.image_size is None:
+            raise InputError("a face without bbox or image_size has no mask: analyze its photo")
+        height, width = self.image_size
+        corners = self.bbox.reshape(2, 2).astype(float)
+        center = corners.mean(0)
+        corners = (center + grow * (corners - center)).round().clip(0, (width, height)).astype(int)
+        (left, top), (right, bottom) = corners
+        if left >= right or top >= bottom:
+            raise InputError(
+                f"a face's box {self.bbox.tolist()} times {grow:g} has no pixel in its photo of "
+                f"{width} x {height} pixels"
+            )
+        mask = np.zeros((height, width), np.uint8)
+        mask[top:bottom, left:right] = 255
+        return mask
+
 
 def check_keypoints(kps: np.ndarray) -> np.ndarray:
     """The keypoints, after checking that they can be drawn.

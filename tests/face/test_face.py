@@ -216,3 +216,27 @@ def test_values_that_no_detector_gives_are_refused(tmp_path):
     for wrong in ([None], ["a.npz"], [face, 5]):
         with pytest.raises(InputError, match="among the faces: expected Faces"):
             Face.mean(wrong)
+
+
+def test_mask_is_the_box_within_the_photo():
+    face = Face(np.ones(4), KPS, image_size=(40, 60), bbox=np.array([-5.0, 10.2, 20.0, 29.6]))
+    mask = face.mask()
+    assert mask.shape == (40, 60) and set(np.unique(mask)) == {0, 255}
+    assert (mask[10:30, :20] == 255).all() and (mask == 255).sum() == 20 * 20
+    grown = face.mask(1.5)
+    assert (grown[5:34, :26] == 255).all() and (grown == 255).sum() == 29 * 26
+    assert (face.mask(100) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bbox": None}, "has no mask: analyze its photo"),
+        ({"image_size": None}, "has no mask: analyze its photo"),
+        ({"bbox": np.array([70.0, 0, 90, 20])}, "no pixel in its photo of 60 x 40 pixels"),
+    ],
+)
+def test_face_without_a_box_in_its_photo_has_no_mask(values, message):
+    whole = {"image_size": (40, 60), "bbox": np.array([0.0, 0, 20, 20])} | values
+    with pytest.raises(InputError, match=message):
+        Face(np.ones(4), KPS, **whole).mask()
