@@ -14,6 +14,7 @@ from benchmarks.hlo_collectives import collectives
 from benchmarks.sizes import FULL
 from instantid_jax.compilation import compiler_options
 from instantid_jax.components import network
+from instantid_jax.diffusion.guidance import Guidance
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.models.controlnet import settings_like_unet
@@ -77,7 +78,7 @@ def step_arguments(
     inputs = StepInputs(
         row={name: shape((batch,)) for name in sampler.row(0)},
         timesteps=shape((rows,)),
-        guidance_scale=shape((batch,)),
+        guidance=Guidance(*[shape((batch,))] * len(Guidance._fields)),
         residual_scales=shape(
             (len(networks.controlnets), networks.controlnets[0].config.residuals, rows)
         ),

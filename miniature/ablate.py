@@ -22,6 +22,7 @@ from instantid_jax.request import Settings
 from instantid_jax.request.checks import check_whole
 from miniature.evaluation.generation import SAMPLING, Model, make_pictures
 from miniature.evaluation.held_out import HeldOut
+from miniature.evaluation.plots import pyplot
 
 SHOWN = {
     "similarity_margin": "similarity to the person minus that to others",
@@ -112,7 +113,7 @@ def ablate(options: Options) -> None:
 
 
 def _plot_scales(rows: list[dict[str, float]], options: Options) -> None:
-    plt = _pyplot()
+    plt = pyplot()
     shape = len(options.adapter), len(options.identitynet)
     figure, axes = plt.subplots(1, len(SHOWN), figsize=(4 * len(SHOWN), 4), layout="constrained")
     for axis, (name, title) in zip(axes, SHOWN.items(), strict=True):
@@ -129,7 +130,7 @@ def _plot_scales(rows: list[dict[str, float]], options: Options) -> None:
 
 
 def _plot_photos(rows: list[dict[str, float]], path: Path) -> None:
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(5, 4), layout="constrained")
     for name in ("rank1", "similarity_margin"):
         axis.plot([row["photos"] for row in rows], [row[name] for row in rows], "o-", label=name)
@@ -137,16 +138,6 @@ def _plot_photos(rows: list[dict[str, float]], path: Path) -> None:
     axis.legend()
     figure.savefig(path, dpi=80)
     plt.close(figure)
-
-
-def _pyplot():
-    """matplotlib without a display; slow to import."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 if __name__ == "__main__":

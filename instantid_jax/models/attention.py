@@ -179,7 +179,13 @@ def merge_heads(x: jax.Array) -> jax.Array:
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention without biases on query, key and value (`attn1`)."""
+    """Multi-head self-attention without biases on query, key and value (`attn1`).
+
+    Attributes:
+      perturbed: how many rows at the end of a batch attend to themselves alone.
+    """
+
+    perturbed: int = 0
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
@@ -192,7 +198,11 @@ class SelfAttention(nnx.Module):
         query, key, value = (
             split_heads(to(x), self.heads) for to in (self.to_q, self.to_k, self.to_v)
         )
-        return self.to_out[0](merge_heads(attention(query, key, value)))
+        if not self.perturbed:
+            return self.to_out[0](merge_heads(attention(query, key, value)))
+        whole = len(x) - self.perturbed
+        attended = attention(query[:whole], key[:whole], value[:whole])
+        return self.to_out[0](merge_heads(jnp.concatenate([attended, value[whole:]])))
 
 
 class CrossAttention(nnx.Module):

@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from instantid_jax.models.attention import CrossAttention, DecoupledCrossAttention, SelfAttention
+from instantid_jax.models.freeu import freeu
 from instantid_jax.models.layers import (
     GroupNorm,
     Placeholder,
@@ -274,10 +276,17 @@ class UpBlock2D(nnx.Module):
         time: jax.Array,
         context: tuple,
         remat: Remat = keep,
+        factors: jax.Array | None = None,
     ) -> jax.Array:
-        """Pops its skips from the end of `skips`."""
+        """Pops its skips from the end of `skips`.
+
+        factors: [2, B], FreeU's for backbone and skips.
+        """
         for i, resnet in enumerate(self.resnets):
-            x = remat(resnet)(jax.numpy.concatenate([x, skips.pop()], axis=-1), time)
+            skip = skips.pop()
+            if factors is not None:
+                x, skip = freeu(x, skip, *factors)
+            x = remat(resnet)(jnp.concatenate([x, skip], axis=-1), time)
             if self.attentions is not None:
                 x = self.attentions[i](x, context[i], remat)
         if self.upsamplers is not None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from instantid_jax.models.blocks import Remat, keep
@@ -141,6 +142,9 @@ def predict(
     conditions: Conditions,
     scales: jax.Array | None = None,
     remat: Remat = keep,
+    *,
+    freeu: jax.Array | None = None,
+    perturbed: int = 0,
 ) -> jax.Array:
     """Predicts the noise, or the velocity: [B, H, W, C], in the weights' dtype.
 
@@ -150,6 +154,13 @@ def predict(
       timesteps: [B] float32.
       scales: as for `sum_residuals`.
       remat: wraps every resnet and transformer block in training.
+      freeu: as for the UNet.
+      perturbed: rows at the end to predict once more, at the end of the result, with the layers
+        that `pag.perturb` replaced. ControlNets do not differ there.
     """
     residuals = sum_residuals(controlnets, sample, timesteps, conditions.controlnets, scales, remat)
-    return unet(sample, timesteps, conditions.context, conditions.added, residuals, remat)
+    inputs = (sample, timesteps, conditions.context, conditions.added, residuals)
+    if perturbed:
+        inputs = jax.tree.map(lambda x: jnp.concatenate([x, x[-perturbed:]]), inputs)
+    sample, timesteps, context, added, residuals = inputs
+    return unet(sample, timesteps, context, added, residuals, remat, freeu)

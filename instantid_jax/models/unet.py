@@ -297,6 +297,7 @@ class UNet2DConditionModel(ConditionedEncoder):
         added: jax.Array,
         residuals: list[jax.Array] | None = None,
         remat: Remat = keep,
+        freeu: jax.Array | None = None,
     ) -> jax.Array:
         """Predicts the noise.
 
@@ -307,6 +308,8 @@ class UNet2DConditionModel(ConditionedEncoder):
           added: [B, time_dim], from `embed_added`.
           residuals: sums over ControlNets: one per skip, then the middle block's.
           remat: wraps every resnet and transformer block in training.
+          freeu: [2, 2, B], for each of the first two up blocks FreeU's factors of backbone and
+            skips.
         Returns:
           [B, H, W, out_channels].
         """
@@ -316,6 +319,7 @@ class UNet2DConditionModel(ConditionedEncoder):
             *skip_residuals, mid_residual = residuals
             skips = [s + r for s, r in zip(skips, skip_residuals, strict=True)]
             x = x + mid_residual
-        for block, block_context in zip(self.up_blocks, context["up_blocks"], strict=True):
-            x = block(x, skips, time, block_context, remat)
+        for i, block in enumerate(self.up_blocks):
+            factors = None if freeu is None or i >= len(freeu) else freeu[i]
+            x = block(x, skips, time, context["up_blocks"][i], remat, factors)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))

@@ -10,6 +10,7 @@ from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.conditions.canvas import resolve_size, resolve_time_ids
 from instantid_jax.pipeline.conditions.control import ControlInputs, resolve_control
+from instantid_jax.pipeline.conditions.guidance import GuidanceInputs, resolve_guidance
 from instantid_jax.pipeline.conditions.person import PersonInputs, resolve_person
 from instantid_jax.pipeline.conditions.start import StartInputs, resolve_start, strength_of
 from instantid_jax.pipeline.conditions.text import TextInputs, resolve_text
@@ -29,7 +30,7 @@ class Plan:
       samplers: the sampler of each image.
       size: (height, width) of the images, in pixels.
       latent_shape: (H, W, C) of an image's latents.
-      guidance_scale: [B] float32, one per image.
+      guidance: the scales of each image, and what they apply to.
       text, person, control: the conditions of each request.
       time_ids: [requests, 6] float32, with guidance [2 requests, 6].
       views: the part of an image that each request changes; None where it begins with noise alone.
@@ -41,7 +42,7 @@ class Plan:
     samplers: SamplerBatch
     size: tuple[int, int]
     latent_shape: tuple[int, int, int]
-    guidance_scale: np.ndarray
+    guidance: GuidanceInputs
     text: TextInputs
     person: PersonInputs
     control: ControlInputs
@@ -76,8 +77,6 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
     if len({request.num_images_per_prompt for request in requests}) > 1:
         requests = [r.alone(i) for r in requests for i in range(r.num_images_per_prompt)]
     networks, repeats = model.networks, requests[0].num_images_per_prompt
-    scales = [_guidance_scale(model, request) for request in requests]
-    guidance = max(scales) > 1
     samplers = [
         make_sampler(
             *(model.schedule, r.scheduler, r.num_inference_steps, r.eta, r.timesteps, r.sigmas),
@@ -87,6 +86,10 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
     ]
     batch = SamplerBatch.of([sampler for sampler in samplers for _ in range(repeats)])
     size = resolve_size(requests, model.long_side)
+    guided = resolve_guidance(
+        *(networks.unet, requests, batch, model.guidance_scale, model.schedule.prediction_type)
+    )
+    guidance = guided.negative
     model.check_mesh(size, len(requests) * repeats, guidance)
     unet = networks.unet.config
     takes_mask = unet.in_channels != unet.out_channels
@@ -99,12 +102,12 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
         program=StepProgram(
             *(networks.unet, networks.controlnets, batch.rule, guidance),
             keeps=start.masks is not None and not takes_mask,
+            perturbed=guided.perturbed,
         ),
         samplers=batch,
         size=size,
         latent_shape=shape,
-        # In a guided batch, a scale of 1 gives the positive prediction alone.
-        guidance_scale=np.repeat(np.maximum(scales, 1).astype(np.float32), repeats),
+        guidance=guided,
         text=resolve_text(model, requests, guidance),
         person=resolve_person(model, requests, views, size),
         control=resolve_control(networks.controlnets, requests, lengths, size, guidance),
@@ -112,8 +115,3 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
         views=views,
         start=start,
     )
-
-
-def _guidance_scale(model: LoadedModel, request: Request) -> float:
-    given = request.guidance_scale
-    return model.guidance_scale if given is None else given

@@ -120,10 +120,11 @@ def _step_inputs(plan: Plan, i: int) -> step.StepInputs[np.ndarray]:
     return step.StepInputs(
         row=samplers.row(i),
         timesteps=np.tile(samplers.timesteps[i], plan.program.halves),
-        guidance_scale=plan.guidance_scale,
+        guidance=plan.guidance.row(i),
         residual_scales=plan.control.scales[i],
         noise=_draw(plan, i) if plan.program.rule.stochastic else None,
         kept=_kept(plan, i),
+        freeu=plan.guidance.freeu,
     )
 
 

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from instantid_jax.compilation import compiled
-from instantid_jax.diffusion.guidance import classifier_free_guidance
+from instantid_jax.diffusion.guidance import Guidance, guide
 from instantid_jax.diffusion.rules import Row, State, StepRule, per_image
 from instantid_jax.models import instantid
 from instantid_jax.models.instantid import Array, Conditions
+from instantid_jax.models.pag import perturb
 from instantid_jax.params import Network, Params
 from instantid_jax.sharding import split_images, split_maps
 
@@ -35,6 +36,8 @@ class StepProgram:
       unet, controlnets: the networks, IdentityNet first.
       rule: the step rule that serves the samplers of all images.
       guidance: whether there is classifier-free guidance.
+      perturbed: paths of the UNet's self-attentions that perturbed-attention guidance replaces;
+        empty without it.
       keeps: whether each step puts the latents back that a mask keeps.
     """
 
@@ -43,6 +46,7 @@ class StepProgram:
     rule: StepRule
     guidance: bool
     keeps: bool = False
+    perturbed: tuple[str, ...] = ()
 
     @property
     def halves(self) -> int:
@@ -56,19 +60,22 @@ class StepInputs(NamedTuple, Generic[Array]):
     Attributes:
       row: the samplers' coefficients, each [B] float32.
       timesteps: [R] float32, as the networks take them.
-      guidance_scale: [B] float32, not used without guidance.
+      guidance: not used without guidance.
       residual_scales: [ControlNets, residuals, R] float32: strength, window and guess mode in one.
       noise: [B, H, W, C] unit variance if a sampler is stochastic, else None.
       kept: shares of clean latents and noise where they are kept, each [B] float32, and the least
         value of the mask where they are not; None if nothing is kept.
+      freeu: [4, B] float32, factors of skips, then of the backbone, in both of FreeU's blocks; None
+        without FreeU.
     """
 
     row: Row
     timesteps: Array
-    guidance_scale: Array
+    guidance: Guidance[Array]
     residual_scales: Array
     noise: jax.Array | None
     kept: tuple[Array, Array, Array] | None = None
+    freeu: Array | None = None
 
 
 class Known(NamedTuple):
@@ -109,8 +116,9 @@ def denoise(
     sample = program.rule.scale_input(state, inputs.row)
     shown = None if known is None else known.shown
     output = predict(program, params, sample, conditions, inputs, shown)
-    if program.guidance:
-        output = classifier_free_guidance(output, inputs.guidance_scale)
+    negative, perturbed = program.guidance, bool(program.perturbed)
+    if negative or perturbed:
+        output = guide(output, sample, inputs.guidance, negative=negative, perturbed=perturbed)
     state = program.rule.step(state, output, inputs.row, inputs.noise)
     if program.keeps:
         assert known is not None and inputs.kept is not None
@@ -129,8 +137,12 @@ def predict(
 ) -> jax.Array:
     """Predicts the noise of samples [B, H, W, C]: [R, H, W, C] in the weights' dtype.
 
-    shown: as in `Known`.
+    With perturbed-attention guidance B rows follow.
+
+    Args:
+      shown: as in `Known`.
     """
+    images = len(sample)
     unet = program.unet.bind(params["unet"])
     controlnets = [
         network.bind(weights)
@@ -141,9 +153,19 @@ def predict(
     if program.guidance:
         sample = jnp.concatenate([sample, sample])
     sample = split_maps(sample.astype(unet.conv_in.kernel.dtype))
+    perturb(unet, program.perturbed, images)
     return instantid.predict(
-        unet, controlnets, sample, inputs.timesteps, conditions, inputs.residual_scales
+        *(unet, controlnets, sample, inputs.timesteps, conditions, inputs.residual_scales),
+        freeu=None if inputs.freeu is None else _of_rows(program, inputs.freeu),
+        perturbed=images if program.perturbed else 0,
     )
+
+
+def _of_rows(program: StepProgram, freeu: jax.Array) -> jax.Array:
+    """FreeU's factors [4, B] as the UNet takes them: [2, 2, rows], backbone before skips."""
+    of_skips, of_backbone = freeu[:2], freeu[2:]
+    rows = program.halves + bool(program.perturbed)
+    return jnp.tile(jnp.stack([of_backbone, of_skips], axis=1), rows)
 
 
 def keep(

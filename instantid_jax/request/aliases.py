@@ -34,7 +34,6 @@ UNSUPPORTED = {
     "cross_attention_kwargs": "is not supported; ip_adapter_scale sets the adapter's strength",
     "denoising_end": "belongs to the SDXL refiner, which is not supported",
     "denoising_start": "belongs to the SDXL refiner, which is not supported",
-    "guidance_rescale": "is not supported",
     "masked_image_latents": "is not supported: give image and mask_image",
     "negative_aesthetic_score": "belongs to the SDXL refiner, which is not supported",
     "return_dict": "is not supported: the result has images, latents and seeds",

@@ -71,6 +71,11 @@ def check_text(name: str, value: Any) -> str:
     return value
 
 
+def check_texts(name: str, value: Any) -> tuple[str, ...]:
+    """A text, or several."""
+    return each(check_text)(name, [value] if isinstance(value, str) else value)
+
+
 def check_flag(name: str, value: Any) -> bool:
     if not _is_flag(value):
         raise InputError(f"{name}={value!r}: expected True or False")
@@ -101,14 +106,16 @@ def one_or_each(check: Check) -> Check:
     return checked
 
 
-def each(check: Check) -> Check:
-    """A list of at least one value, as a tuple."""
+def each(check: Check, count: int | None = None) -> Check:
+    """A list of at least one value, or of `count`, as a tuple."""
 
     def checked(name: str, value: Any) -> tuple[Any, ...]:
         # Arrays of any library.
         value = value.tolist() if hasattr(value, "tolist") else value
         if not _is_list(value) or not len(value):
-            raise InputError(f"{name}={shortened(value)}: expected a list of numbers")
+            raise InputError(f"{name}={shortened(value)}: expected a list of values")
+        if count not in (None, len(value)):
+            raise InputError(f"{name}={shortened(value)}: expected {count} numbers")
         return tuple(check(name, item) for item in value)
 
     return checked

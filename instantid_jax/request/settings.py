@@ -15,6 +15,7 @@ from instantid_jax.request.checks import (
     check_pair,
     check_side,
     check_text,
+    check_texts,
     check_whole,
     each,
     one_or_each,
@@ -42,6 +43,23 @@ class Settings:
       num_inference_steps: denoising steps.
       guidance_scale: scale of classifier-free guidance; 1 or less turns it off and halves the
         cost. None takes the model's own: 5 for SDXL, 2 for the embedded model.
+      guidance_rescale: share of the guided output's rescaling to the deviation of the positive one,
+        as in diffusers; most of it happens in the last steps.
+      guidance_rescale_v: the same for the velocity, against glaring colors: 0.7 is usual.
+      guidance_interval: (low, high), guidance only while noise / signal is above low and at most
+        high; (0.28, 5.42) is usual.
+      apg_eta: adaptive projected guidance: share of guidance that is kept of what points along the
+        denoised image and saturates it; 0 is usual, 1 keeps all.
+      apg_threshold: adaptive projected guidance: largest norm of the difference between the
+        denoised images; 15 is usual for 1024 x 1024 pixels. None allows all.
+      mimic_scale: dynamic thresholding: the guidance scale whose range of values the denoised image
+        is kept in.
+      pag_scale: scale of perturbed-attention guidance, which adds half to the cost; 3 is usual, 0
+        turns it off.
+      pag_adaptive_scale: by how much pag_scale falls with each of 1000 timesteps, down to 0.
+      pag_applied_layers: regular expressions of the self-attentions that are perturbed.
+      freeu: (s1, s2, b1, b2), FreeU's factors of the skips and of the backbone in the first and
+        second up block; (0.9, 0.2, 1.3, 1.4) for SDXL.
       ip_adapter_scale: strength of the Image Adapter, for likeness.
       controlnet_conditioning_scale: strength of IdentityNet, for likeness and the positions of
         eyes, nose and mouth; or of each ControlNet, IdentityNet first.
@@ -82,6 +100,16 @@ class Settings:
     width: int | None = None
     num_inference_steps: int = 30
     guidance_scale: float | None = None
+    guidance_rescale: float = 0.0
+    guidance_rescale_v: float = 0.0
+    guidance_interval: tuple[float, float] | None = None
+    apg_eta: float = 1.0
+    apg_threshold: float | None = None
+    mimic_scale: float | None = None
+    pag_scale: float = 0.0
+    pag_adaptive_scale: float = 0.0
+    pag_applied_layers: tuple[str, ...] = ("mid",)
+    freeu: tuple[float, float, float, float] | None = None
     ip_adapter_scale: float = 0.8
     controlnet_conditioning_scale: PerControlNet = 0.8
     control_guidance_start: PerControlNet = 0.0
@@ -115,6 +143,10 @@ class Settings:
             object.__setattr__(self, "num_inference_steps", len(self.timesteps))
         if self.sigmas is not None:
             object.__setattr__(self, "num_inference_steps", max(1, len(self.sigmas) - 1))
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if low >= high:
+                raise InputError(f"guidance_interval={low:g}, {high:g}: expected low, high")
         check_whole("seed", self.seed, 0, SEEDS - self.num_images_per_prompt)
         self.windows(self.controlnets or 1)
 
@@ -198,6 +230,16 @@ CHECKS: dict[str, Check] = {
     "width": optional(check_side),
     "num_inference_steps": partial(check_whole, low=1, high=10**6),
     "guidance_scale": optional(_strength),
+    "guidance_rescale": _share,
+    "guidance_rescale_v": _share,
+    "guidance_interval": optional(each(_strength, 2)),
+    "apg_eta": _share,
+    "apg_threshold": optional(_strength),
+    "mimic_scale": optional(_strength),
+    "pag_scale": _strength,
+    "pag_adaptive_scale": _strength,
+    "pag_applied_layers": check_texts,
+    "freeu": optional(each(_strength, 4)),
     "ip_adapter_scale": _strength,
     "controlnet_conditioning_scale": one_or_each(_strength),
     "control_guidance_start": one_or_each(_share),

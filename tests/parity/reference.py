@@ -19,6 +19,8 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.pipelines.pag.pag_utils import PAGMixin
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
@@ -788,6 +790,10 @@ class InstantIDReference:
         step_noise: Callable[[int], np.ndarray] | None = None,
         num_inference_steps: int = 4,
         guidance_scale: float = 5.0,
+        guidance_rescale: float = 0.0,
+        pag_scale: float = 0.0,
+        pag_adaptive_scale: float = 0.0,
+        pag_applied_layers: Sequence[str] = ("mid",),
         eta: float = 0.0,
         ip_adapter_scale: float = 0.8,
         controlnet_conditioning_scale: float | Sequence[float] = 0.8,
@@ -863,7 +869,8 @@ class InstantIDReference:
             guess_mode,
         )
         self.id_adapter.set_scale(ip_adapter_scale)
-        with _draws(scheduler, step_noise) as at_step:
+        perturbed = _Perturbed(self.unet, pag_scale, pag_adaptive_scale, pag_applied_layers)
+        with perturbed.attentions(guided), _draws(scheduler, step_noise) as at_step:
             scheduler.set_timesteps(num_inference_steps)
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(0)
@@ -885,17 +892,23 @@ class InstantIDReference:
                     # Guess mode keeps the unconditional half free of the control images.
                     down = [torch.cat([torch.zeros_like(d), d]) for d in down]
                     mid = torch.cat([torch.zeros_like(mid), mid])
+                again = perturbed.rows(B)
                 output = self.predict(
-                    x,
+                    again(x),
                     t,
-                    text=rows["text"],
-                    id_tokens=rows["id_tokens"],
-                    added={k: rows[k] for k in ("text_embeds", "time_ids")},
-                    residuals=(down, mid),
+                    text=again(rows["text"]),
+                    id_tokens=again(rows["id_tokens"]),
+                    added={k: again(rows[k]) for k in ("text_embeds", "time_ids")},
+                    residuals=([again(d) for d in down], again(mid)),
                 )
-                if guided:
-                    without, with_text = output.chunk(2)
+                with_text = output[B:][:B] if guided else output[:B]
+                if pag_scale > 0:
+                    output = perturbed(output, guided, guidance_scale, t)
+                elif guided:
+                    without, _ = output.chunk(2)
                     output = without + guidance_scale * (with_text - without)
+                if guided and guidance_rescale > 0:
+                    output = rescale_noise_cfg(output, with_text, guidance_rescale)
                 # As diffusers' pipelines do: TCD's own default is not 0.
                 takes_eta = "eta" in inspect.signature(scheduler.step).parameters
                 options = {"eta": eta} if takes_eta else {}
@@ -905,6 +918,32 @@ class InstantIDReference:
         final = nhwc(latents)
         unclipped = self.decode(final)
         return Result(final, np.clip(unclipped / 2 + 0.5, 0, 1), unclipped)
+
+
+class _Perturbed(PAGMixin):
+    """diffusers' own perturbed-attention guidance, on a UNet with other processors too."""
+
+    def __init__(self, unet, scale: float, adaptive_scale: float, layers: Sequence[str]):
+        self.unet = unet
+        self._pag_scale, self._pag_adaptive_scale = scale, adaptive_scale
+        self.set_pag_applied_layers(list(layers))
+
+    @contextlib.contextmanager
+    def attentions(self, guided: bool):
+        before = self.unet.attn_processors
+        if self._pag_scale > 0:
+            self._set_pag_attn_processor(self.pag_applied_layers, guided)
+        yield
+        self.unet.set_attn_processor(before)
+
+    def rows(self, images: int):
+        """Repeats the positive rows at the end, if there is guidance."""
+        if self._pag_scale == 0:
+            return lambda x: x
+        return lambda x: torch.cat([x, x[-images:]])
+
+    def __call__(self, output, guided: bool, scale: float, t) -> torch.Tensor:
+        return self._apply_perturbed_attention_guidance(output, guided, scale, t)
 
 
 @dataclasses.dataclass

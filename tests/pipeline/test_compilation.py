@@ -62,6 +62,10 @@ CHANGES = {
     "ip_adapter_scale": {"ip_adapter_scale": 1},
     "strength": {"controlnet_conditioning_scale": 0.3},
     "guidance_scale": {"guidance_scale": 7},
+    "guidance_rescale": {"guidance_rescale": 0.7, "guidance_rescale_v": 0.5},
+    "guidance_interval": {"guidance_interval": (0.28, 5.42)},
+    "projected guidance": {"apg_eta": 0, "apg_threshold": 15},
+    "mimic_scale": {"mimic_scale": 2},
     "window": {"control_guidance_start": 0.3, "control_guidance_end": 0.9},
     "guess mode": {"guess_mode": True},
     "fewer steps": {"num_inference_steps": 1},
@@ -117,6 +121,14 @@ def test_a_first_call_compiles_whole_programs_alone(sample, compiled_by):
 def test_float_pictures_compile_the_decoding_alone(warm, compiled_by):
     assert set(compiled_by(warm, output_type="np")) <= {"jit(decode)"}
     assert compiled_by(warm, output_type="np", seed=3) == []
+
+
+def test_scales_of_perturbed_guidance_and_freeu_compile_nothing(sample, compiled_by):
+    sample(pag_scale=3, freeu=(0.9, 0.2, 1.3, 1.4))
+    changed = {"pag_scale": 1, "pag_adaptive_scale": 0.001, "freeu": (1, 1, 1.1, 1.2)}
+    assert compiled_by(sample, **changed) == []
+    # By another name, the same layers.
+    assert compiled_by(sample, **changed, pag_applied_layers="mid_block") == []
 
 
 def test_stochastic_steps_compile_once(sample, compiled_by):

@@ -18,6 +18,11 @@ PIPELINES = (
     diffusers.StableDiffusionXLControlNetPipeline,
     diffusers.StableDiffusionXLControlNetImg2ImgPipeline,
     diffusers.StableDiffusionXLControlNetInpaintPipeline,
+    diffusers.StableDiffusionXLPAGPipeline,
+    diffusers.StableDiffusionXLPAGImg2ImgPipeline,
+    diffusers.StableDiffusionXLPAGInpaintPipeline,
+    diffusers.StableDiffusionXLControlNetPAGPipeline,
+    diffusers.StableDiffusionXLControlNetPAGImg2ImgPipeline,
 )
 TAKEN = tuple(inspect.signature(InstantIDPipeline.__call__).parameters)[1:]
 THEIRS = sorted(

@@ -43,8 +43,8 @@ def test_values_become_plain_python():
 def test_unknown_names_in_json_are_refused_with_the_nearest():
     with pytest.raises(InputError, match="guidence_scale: did you mean guidance_scale"):
         Settings.from_json({"guidence_scale": 3})
-    with pytest.raises(InputError, match="guidance_rescale is not supported"):
-        Settings.from_json({"guidance_rescale": 0.5})
+    with pytest.raises(InputError, match="return_dict is not supported"):
+        Settings.from_json({"return_dict": True})
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,13 @@ def test_unknown_names_in_json_are_refused_with_the_nearest():
         ("original_size", (1, 2, 3), "expected two whole numbers"),
         ("guidance_scale", 1e300, "guidance_scale=1e.300: expected a number at least 0"),
         ("guidance_scale", 10**400, "guidance_scale=1000000.*0...: expected a number at least 0"),
-        ("timesteps", 5, "timesteps=5: expected a list of numbers"),
-        ("timesteps", [], "expected a list of numbers"),
+        ("timesteps", 5, "timesteps=5: expected a list of values"),
+        ("timesteps", [], "expected a list of values"),
+        ("guidance_interval", (1, 2, 3), "expected 2 numbers"),
+        ("guidance_interval", (5.42, 0.28), "expected low, high"),
+        ("guidance_rescale", 1.5, "from 0 to 1"),
+        ("freeu", (1, 1), "expected 4 numbers"),
+        ("pag_applied_layers", 5, "expected a list of values"),
         ("timesteps", [999.5], "expected a whole number"),
         ("sigmas", [-1.0], "expected a number at least 0"),
         ("scheduler", "dpm2", "expected None or one of euler,"),

@@ -28,6 +28,15 @@ def of_epsilon(alpha: np.ndarray, deviation: np.ndarray, prediction_type: str) -
     return deviation, alpha
 
 
+def of_velocity(alpha: np.ndarray, deviation: np.ndarray, prediction_type: str) -> Pair:
+    """The coefficients of x and f in the velocity α ε - s x_0, given α and s."""
+    if prediction_type == "epsilon":
+        return -deviation / alpha, 1 / alpha
+    if prediction_type == "sample":
+        return alpha / deviation, -1 / deviation
+    return np.zeros_like(alpha), np.ones_like(alpha)
+
+
 def of_sigmas(sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """α and s of noise-to-signal ratios."""
     alpha = 1 / np.sqrt(sigmas**2 + 1)
