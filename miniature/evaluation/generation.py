@@ -68,11 +68,17 @@ def make_pictures(
         )
         for i, (case, faces) in enumerate(zip(held_out.cases, held_out.faces, strict=True))
     ]
+    return run_all(pipe, requests, batch)
+
+
+def run_all(pipe: InstantIDPipeline, requests: Sequence[Request], batch: int) -> list[Image.Image]:
+    """The image of each request, `batch` at a time."""
+    requests = list(requests)
     made: list[Image.Image] = []
     for start in tqdm(range(0, len(requests), batch), unit="batch", disable=None):
         chunk = requests[start : start + batch]
         # Pad the last batch, so that there is one shape to compile.
-        made += pipe.run(chunk + chunk[:1] * (batch - len(chunk))).images[: len(chunk)]
+        made += pipe.run(chunk + chunk[:1] * (batch - len(chunk))).pil_images[: len(chunk)]
     return made
 
 

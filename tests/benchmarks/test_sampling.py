@@ -35,7 +35,8 @@ def test_both_sides_generate_images(tmp_path):
     ran = subprocess.run(
         [sys.executable, "-m", "benchmarks.sampling", "--small", "--peer", "torch"],
         cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        # Threads that wait for each other are slow next to other tests.
+        env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
