@@ -44,6 +44,7 @@ def with_named_defaults(command: Callable[..., None], args: Sequence[str]) -> Ca
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--like", type=local_path)
     parser.add_argument(FAST)
+    parser.add_argument("--style")
     parser.add_argument("--num-inference-steps", type=int, dest="steps")
     for name in ("--sdxl", "--instantid", "--model"):
         parser.add_argument(name, dest="weights")
@@ -56,7 +57,7 @@ def with_named_defaults(command: Callable[..., None], args: Sequence[str]) -> Ca
     # argparse makes an empty list of `--like=--`.
     if given.like and "like" in signature.parameters:
         weights = type(signature.parameters["weights"].default)
-        defaults = _recorded(given.like, weights, given.weights is None)
+        defaults = _recorded(given.like, weights, given.weights is None, given.style is not None)
     if given.fast in PRESETS:
         if given.steps is not None:
             check_steps(given.fast, given.steps)
@@ -80,13 +81,20 @@ def with_named_defaults(command: Callable[..., None], args: Sequence[str]) -> Ca
     return with_signature(with_defaults, changed)
 
 
-def _recorded(like: Path, weights: Callable[..., Any], with_weights: bool) -> dict[str, Any]:
-    """The prompt, settings and, if wanted, weights of a PNG."""
+def _recorded(
+    like: Path, weights: Callable[..., Any], with_weights: bool, restyled: bool
+) -> dict[str, Any]:
+    """The prompt, settings and, if wanted, weights of a PNG.
+
+    Args:
+      restyled: whether the words of its style are left out.
+    """
     recorded = Provenance.read(like)
-    defaults: dict[str, Any] = {
-        "prompt": recorded.request.prompt,
-        "settings": recorded.request.alone(recorded.image).settings,
-    }
+    prompt, settings = recorded.request.prompt, recorded.request.alone(recorded.image).settings
+    if restyled and (style := recorded.facts.get("style")) is not None:
+        prompt = style["prompt"]
+        settings = dataclasses.replace(settings, negative_prompt=style["negative_prompt"])
+    defaults: dict[str, Any] = {"prompt": prompt, "settings": settings}
     if with_weights and recorded.facts.get("weights") is not None:
         names = ("dtype", "vae_dtype", "mesh")
         own = {name: recorded.facts.get(name) for name in names}

@@ -162,8 +162,11 @@ def run_command(
     )
 
 
+def printable(text: str) -> str:
+    """A text on one line: names and contents of files may have line breaks and worse."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _told(name: str, message: str, status: int) -> int:
-    # Names of files may have line breaks and worse.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    print(f"{name}: error: {shown}", file=sys.stderr)
+    print(f"{name}: error: {printable(message)}", file=sys.stderr)
     return status

@@ -3,18 +3,19 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
-from instantid_jax.cli.faces import FacePack, read_faces
+from instantid_jax.cli.faces import FacePack
+from instantid_jax.cli.inputs import Inputs
 from instantid_jax.cli.outputs import check_png
+from instantid_jax.cli.styles import known_styles
 from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
-from instantid_jax.images import read_image
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
 from instantid_jax.request.fast import Fast
 from instantid_jax.request.prompt_weights import check_grammar
 from instantid_jax.request.provenance import Provenance
+from instantid_jax.request.styles import find_style
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ def generate(
     image: str | None = None,
     mask_image: str | None = None,
     control_images: tuple[str, ...] = (),
+    style: str | None = None,
+    styles: Path | None = None,
     fast: Fast | None = None,
     weights: Weights = Weights(),
     settings: Settings = Settings(),
@@ -45,6 +48,9 @@ def generate(
       image: an image to begin with; --strength says how much of it changes.
       mask_image: an image of the same size, white where that one is painted over.
       control_images: an image for each additional ControlNet.
+      style: adds words to the prompts; `instantid styles` lists the names.
+      styles: a file of further styles: JSON as sdxl_prompt_styler reads it, or the styles.csv of
+        AUTOMATIC1111's web UI.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
         Without a value, of the embedded model.
     """
@@ -55,26 +61,29 @@ def generate(
         raise InputError("no prompt: give --prompt, or --like with a PNG that records one")
     if not face and (recorded is None or not recorded.has_person):
         raise InputError("no face: give --face with photos or .npz files of one person")
-    _check_controlnets(weights, settings, control_images, recorded)
-    begun = {"image": image, "mask_image": mask_image}
-    images = {name: value for name, value in begun.items() if value is not None}
-    for each in (*control_images, *images.values()):
-        read_image(each)
+    known = known_styles(styles)
+    asked = Inputs(
+        settings=settings,
+        prompt=prompt,
+        style=None if style is None else find_style(style, known),
+        face=face,
+        pose=pose,
+        image=image,
+        mask_image=mask_image,
+        control_images=control_images,
+    )
+    asked.check_controlnets(
+        weights, 0 if recorded is None else len(recorded.request.control_images)
+    )
+    asked.check_images()
     weights.check_names()
     pack = weights.pack(face_pack)
-    given: dict[str, Any] = {}
-    if control_images:
-        given["control_images"] = control_images
-    if face:
-        given["face"] = weights.person(face, pack)
-    given |= images
-    if pose is not None:
-        given["pose"] = read_faces([pose], pack)[0]
-    values: dict[str, Any] = {**settings.values(), "prompt": prompt, **given}
+    styled, given = asked.in_style(), asked.read(weights, pack)
+    values = {**styled.settings.values(), "prompt": styled.prompt, **given}
     again = None
     if recorded is None:
         requests = [Request(**values)]
-    elif not given and recorded.made_by(prompt, settings):
+    elif not given and recorded.made_by(styled.prompt, styled.settings):
         again, requests = recorded, recorded.batch
     else:
         requests = [recorded.changed(values)]
@@ -88,29 +97,5 @@ def generate(
         result = pipe.run(requests, observer=bar)
     if again is not None:
         result = result.only(again.row)
-    facts = {"face_files": list(face), "face_pack": pack.name}
-    if recorded is not None and not face:
-        facts = {name: recorded.facts.get(name) for name in facts}
-    for path in result.save(output, facts):
+    for path in result.save(output, asked.facts(pack, recorded)):
         print(path, file=sys.stdout)
-
-
-def _check_controlnets(
-    weights: Weights,
-    settings: Settings,
-    control_images: tuple[str, ...],
-    recorded: Provenance | None,
-) -> None:
-    """Refuses other numbers of images and strengths than of ControlNets, before a model is loaded.
-
-    A converted model alone says itself how many ControlNets it has.
-    """
-    if weights.model is not None:
-        return
-    images = control_images or (() if recorded is None else recorded.request.control_images)
-    if len(images) != len(weights.controlnets):
-        raise InputError(
-            f"--control-images has {len(images)} images, --controlnets names "
-            f"{len(weights.controlnets)} ControlNets: give one image for each"
-        )
-    settings.windows(1 + len(weights.controlnets))

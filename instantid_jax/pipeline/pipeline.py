@@ -35,6 +35,7 @@ from instantid_jax.pipeline.sources import Sources, takes_sources
 from instantid_jax.request.fast import with_preset
 from instantid_jax.request.request import Request
 from instantid_jax.request.split import split, takes_requests
+from instantid_jax.request.styles import Style, with_style
 from instantid_jax.runs.folder import is_run
 from instantid_jax.runs.trained import recognizer_of
 from instantid_jax.weights.embeddings import EmbeddingSource, parse_embeddings
@@ -171,6 +172,7 @@ class InstantIDPipeline:
         prompt: str | Sequence[str] | None = None,
         *,
         fast: str | None = None,
+        style: str | Style | None = None,
         output_type: str = "pil",
         progress: bool = True,
         observer: Observer | None = None,
@@ -191,6 +193,9 @@ class InstantIDPipeline:
             may be a photo.
           fast: preset of a few-step model: scheduler, steps and guidance where these are not given;
             one of lightning-4, lightning-8, hyper-8-cfg, lcm, tcd, dmd2, turbo and miniature-4.
+          style: adds words to the prompts, which are recorded with them: one of Watercolor, Film
+            Noir, Neon, Jungle, Mars, Vibrant Color, Snow and Line art, or a Style, such as one of
+            `request.style_files.read_styles`.
           output_type: "pil", "np" or "latent".
           progress: whether to show a progress line on a terminal.
           observer: hears of stages, compilations and steps; may replace latents or cancel.
@@ -212,7 +217,8 @@ class InstantIDPipeline:
                 self.sources.check_preset(fast)
         if arguments.get("pose") is not None:
             arguments["pose"] = self._poses(arguments["pose"])
-        requests = split({"prompt": prompt, **arguments})
+        arguments = {"prompt": prompt, **arguments}
+        requests = split(arguments if style is None else with_style(style, arguments))
         with contextlib.ExitStack() as stack:
             observers = [] if observer is None else [observer]
             if progress:

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
 from instantid_jax.paths import local_path
+from instantid_jax.request.checks import check_text, optional
 from instantid_jax.request.request import EMBEDS, Request
 from instantid_jax.request.settings import Settings
 from instantid_jax.request.webui import KEY, read_parameters, write_parameters
@@ -66,7 +67,7 @@ class Provenance:
         nobody = {"image_embeds": None} if "face" in changes else {}
         return dataclasses.replace(self.request.alone(self.image), **nobody | dict(changes))
 
-    def made_by(self, prompt: str, settings: Settings) -> bool:
+    def made_by(self, prompt: str | None, settings: Settings) -> bool:
         """Whether this image alone has this prompt and these settings."""
         alone = self.changed({})
         return (prompt, settings) == (alone.prompt, alone.settings)
@@ -155,6 +156,11 @@ class Provenance:
                 f"image {self.image} of {images}, request {self.position} of {self.requests}, "
                 f"{self.chunks} chunks"
             )
+        style = self.facts.get("style")
+        if style is not None:
+            # The prompts before the style added to them.
+            check_text("prompt", style["prompt"])
+            optional(check_text)("negative_prompt", style["negative_prompt"])
         weights = self.facts.get("weights")
         if not isinstance(weights, Mapping | None):
             raise InputError(f"weights={weights!r}")

@@ -11,6 +11,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.pipeline.conditions import text
 from instantid_jax.pipeline.conditions.text import encode_text, resolve_text, weigh
 from instantid_jax.request import Request
+from instantid_jax.request.styles import Style
 from instantid_jax.sharding import sampling_mesh
 from tests.pipeline.small_model import person
 from tests.pipeline.test_compilation import compiled_by as compiled_by
@@ -245,3 +246,16 @@ def test_a_mesh_takes_weights_and_chunks(folder, sample, compiled_by):
     others = ({"prompt": "a man BREAK b"}, {"prompt": "[a] BREAK (b:0)", "negative_prompt": "(x)"})
     for prompts in others:
         assert compiled_by(sample, pipe=pipe, **asked | prompts) == []
+
+
+def test_a_style_is_its_words(sample):
+    style = Style("mine", "oil painting of {prompt}", "photo")
+    styled = sample(prompt=["a man", "a cat"], negative_prompt="hat", style=style)
+    prompts = ["oil painting of a man", "oil painting of a cat"]
+    plain = sample(prompt=prompts, negative_prompt="photo, hat")
+    assert_same([styled.latents], [plain.latents])
+    requests = [provenance.request for provenance in styled.provenance]
+    assert [request.prompt for request in requests] == prompts
+    assert {request.negative_prompt for request in requests} == {"photo, hat"}
+    with pytest.raises(InputError, match="did you mean Film Noir"):
+        sample(style="film noire")

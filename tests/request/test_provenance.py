@@ -181,6 +181,8 @@ SMALL = Request("x", height=64, width=64, guidance_scale=5.0)
         {"requests": 100_000},
         {"requests": 0},
         {"weights": "abc"},
+        {"style": "abc"},
+        {"style": {"prompt": 3, "negative_prompt": None}},
         {"dtype": "foo"},
         {"request": 5},
     ],

@@ -1,0 +1,92 @@
+"""Arguments of `instantid generate` that are of one prompt: words, settings, names of files."""
+
+import dataclasses
+from typing import Any, Self
+
+from instantid_jax.cli.faces import FacePack, read_faces
+from instantid_jax.cli.weights import Weights
+from instantid_jax.errors import InputError
+from instantid_jax.images import read_image
+from instantid_jax.request import Settings
+from instantid_jax.request.provenance import Provenance
+from instantid_jax.request.styles import Style, with_style
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Words, settings and names of files for the images of one prompt; see `generate`."""
+
+    settings: Settings
+    prompt: str | None = None
+    style: Style | None = None
+    face: tuple[str, ...] = ()
+    pose: str | None = None
+    image: str | None = None
+    mask_image: str | None = None
+    control_images: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> dict[str, str | None]:
+        """The prompts that a style adds to."""
+        return {"prompt": self.prompt, "negative_prompt": self.settings.negative_prompt}
+
+    def in_style(self) -> Self:
+        """These inputs with the words of their style added."""
+        if self.style is None:
+            return self
+        words = with_style(self.style, self.words)
+        settings = dataclasses.replace(self.settings, negative_prompt=words["negative_prompt"])
+        return dataclasses.replace(self, prompt=words["prompt"], settings=settings, style=None)
+
+    def check_controlnets(self, weights: Weights, recorded: int = 0) -> None:
+        """Refuses other numbers of images and strengths than of ControlNets, before models load.
+
+        A converted model alone says itself how many ControlNets it has.
+
+        Args:
+          recorded: how many images there are if none are given.
+        """
+        if weights.model is not None:
+            return
+        images = len(self.control_images) or recorded
+        if images != len(weights.controlnets):
+            raise InputError(
+                f"--control-images has {images} images, --controlnets names "
+                f"{len(weights.controlnets)} ControlNets: give one image for each"
+            )
+        self.settings.windows(1 + len(weights.controlnets))
+
+    def check_images(self) -> None:
+        """Reads every image but photos of faces.
+
+        Raises:
+          InputError: for one that cannot be read.
+        """
+        for each in (*self.control_images, self.image, self.mask_image):
+            if each is not None:
+                read_image(each)
+
+    def read(self, weights: Weights, pack: FacePack) -> dict[str, Any]:
+        """The fields of a Request that files supply; finds and measures faces."""
+        fields: dict[str, Any] = {"image": self.image, "mask_image": self.mask_image}
+        fields["control_images"] = self.control_images or None
+        fields["face"] = weights.person(self.face, pack) if self.face else None
+        fields["pose"] = None if self.pose is None else read_faces([self.pose], pack)[0]
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def facts(self, pack: FacePack, recorded: Provenance | None = None) -> dict[str, Any]:
+        """Facts that an image records in addition to its request.
+
+        Args:
+          recorded: how the image was made that this one is like.
+        """
+        facts: dict[str, Any] = {"face_files": list(self.face), "face_pack": pack.name}
+        if recorded is not None and not self.face:
+            facts = {name: recorded.facts.get(name) for name in facts}
+        if self.style is not None:
+            facts["style"] = {"name": self.style.name, **self.words}
+        elif recorded is not None and recorded.facts.get("style") is not None:
+            before = recorded.request
+            if self.words == {name: getattr(before, name) for name in self.words}:
+                facts["style"] = recorded.facts["style"]
+        return facts
