@@ -1,4 +1,4 @@
-"""Reading images as upright RGB, and writing PNGs."""
+"""Reading images as upright RGB."""
 
 import collections
 import contextlib
@@ -10,14 +10,13 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
-from instantid_jax.atomic import is_hidden, replacing_file
+from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
 from instantid_jax.paths import local_path
 
@@ -44,8 +43,8 @@ _RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf"
 # Characters of a path in a message.
 _SHOWN = 120
 # Pillow's decoders raise all of these for damaged files.
-_DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError)
-_DAMAGE += (SyntaxError, TypeError, ValueError, struct.error, zlib.error)
+DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError)
+DAMAGE += (SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 
 
 def read_image(image: ImageInput) -> np.ndarray:
@@ -98,7 +97,7 @@ def read_image(image: ImageInput) -> np.ndarray:
         raise InputError(
             f"{name} is not an image in a supported format: {remedy}save it as JPEG or PNG"
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{name} cannot be opened: {error.strerror}") from error
         if isinstance(image, Image.Image) and "closed" in str(error):
@@ -170,40 +169,6 @@ def image_suffixes() -> frozenset[str]:
 def _is_photo(file: Path) -> bool:
     kind = mimetypes.guess_type(file.name)[0] or ""
     return kind.startswith("image/") or file.suffix.lower() in _RAW
-
-
-def save_png(
-    image: Image.Image | np.ndarray,
-    path: str | os.PathLike[str],
-    *,
-    text: Mapping[str, str] | None = None,
-) -> None:
-    """Writes a PNG with text chunks, atomically.
-
-    Args:
-      image: a Pillow image, or uint8 [H, W, 3] RGB.
-      path: must end in `.png`; parent folders are created.
-      text: the file's text chunks, by keyword.
-
-    Raises:
-      InputError: if `path` does not end in `.png` or is a folder, or `image` cannot be read.
-    """
-    path = local_path(path)
-    if path.suffix.lower() != ".png":
-        raise InputError(
-            f"{path}: images are written as PNG; name it {path.with_suffix('.png').name}"
-        )
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: pass the name of a file to write")
-    if not isinstance(image, Image.Image):
-        image = Image.fromarray(read_image(image))
-    chunks = PngInfo()
-    for keyword, value in (text or {}).items():
-        # Pillow writes tEXt for Latin-1 text and iTXt otherwise. Names of files may have bytes that
-        # are not UTF-8; their escapes are those of JSON, too.
-        chunks.add_text(keyword, value.encode(errors="backslashreplace").decode())
-    with replacing_file(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=chunks)
 
 
 @contextlib.contextmanager

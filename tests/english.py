@@ -42,6 +42,7 @@ FOLDERS = (
     "tests/test_components.py",
     "tests/test_documentation.py",
     "tests/test_embedded.py",
+    "tests/test_image_files.py",
     "tests/test_images.py",
     "tests/test_import.py",
     "tests/test_layers.py",

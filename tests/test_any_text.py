@@ -13,7 +13,7 @@ from PIL import Image
 
 from convert.__main__ import main as convert
 from instantid_jax import InstantIDPipeline, cli
-from instantid_jax.images import save_png
+from instantid_jax.image_files import save_image
 from tests.cli.conftest import Recorder
 from tests.pipeline import small_model
 from train.__main__ import main as train
@@ -87,7 +87,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(InstantIDPipeline, "load", fake.load)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    save_png(np.zeros((8, 8, 3), np.uint8), tmp_path / "photos" / "a.png")
+    save_image(np.zeros((8, 8, 3), np.uint8), tmp_path / "photos" / "a.png")
     shutil.copy(ROOT / "tests" / "train" / "tiny_config.py", tmp_path / "photos" / "config.py")
     small_model.person(0).save(tmp_path / "me.npz")
     return tmp_path

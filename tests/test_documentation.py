@@ -22,7 +22,7 @@ import train.distributed
 import train.loop
 from instantid_jax import cli
 from instantid_jax.cli.entry import run_command
-from instantid_jax.images import save_png
+from instantid_jax.image_files import save_image
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(?P<info>[^\n]+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -83,7 +83,7 @@ def parsed(monkeypatch, tmp_path):
     """
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     image = np.zeros((64, 64, 3), np.uint8)
-    save_png(image, tmp_path / "out.png", text={"parameters": "a person\nSteps: 8, Seed: 1"})
+    save_image(image, tmp_path / "out.png", text={"parameters": "a person\nSteps: 8, Seed: 1"})
     monkeypatch.chdir(tmp_path)
     called = []
 

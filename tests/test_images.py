@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from instantid_jax.errors import InputError
-from instantid_jax.images import find_images, read_image, save_png
+from instantid_jax.images import find_images, read_image
 
 RED = (200, 30, 40)
 
@@ -208,31 +208,6 @@ def test_formats_of_cameras_and_the_web_are_read(tmp_path, suffix):
     gray.save(path, kind)
     assert find_images(tmp_path) == [path]
     np.testing.assert_allclose(read_image(path), np.asarray(gray), atol=4)
-
-
-@pytest.mark.parametrize("prompt", ["film noir", "雨の中の男, naïve, ж"])
-def test_save_png_keeps_pixels_and_text(tmp_path, prompt):
-    path = tmp_path / "new" / "out.png"
-    text = {"prompt": prompt, "parameters": "two\nlines"}
-    save_png(corner_image(), path, text=text)
-    np.testing.assert_array_equal(read_image(path), corner_image())
-    with Image.open(path) as image:
-        assert image.text == text
-
-
-def test_save_png_accepts_pillow_images_without_text(tmp_path):
-    save_png(Image.fromarray(corner_image()), tmp_path / "out.PNG")
-    with Image.open(tmp_path / "out.PNG") as image:
-        assert image.format == "PNG" and not image.text
-
-
-def test_save_png_rejects_other_names(tmp_path):
-    with pytest.raises(InputError, match=r"name it out\.png"):
-        save_png(corner_image(), tmp_path / "out.jpg")
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(InputError, match="is a folder"):
-        save_png(corner_image(), tmp_path / "folder.png")
-    assert [p.name for p in tmp_path.iterdir()] == ["folder.png"]
 
 
 def test_reads_what_comes_out_of_a_pipe(tmp_path):

@@ -14,6 +14,7 @@ LAYERS = [
     {"errors"},
     {"arrays", "paths"},
     {"atomic", "json_files", "cache", "compilation", "params", "images", "sharding", "signatures"},
+    {"image_files"},
     {"models.config", "models.layers", "models.splash"},
     {"models.attention"},
     {"models.blocks", "models.vae", "models.clip", "models.resampler"},

@@ -10,7 +10,8 @@ from instantid_jax.atomic import new_folder, replacing_file
 from instantid_jax.checkpoint import open_model
 from instantid_jax.errors import InputError
 from instantid_jax.face.packs import find_pack
-from instantid_jax.images import find_images, read_image, save_png
+from instantid_jax.image_files import save_image
+from instantid_jax.images import find_images, read_image
 from instantid_jax.paths import local_path
 from instantid_jax.request import Request
 from instantid_jax.runs.trained import open_trained
@@ -32,10 +33,10 @@ ADDRESSES = ("gs://bucket/a.png", "s3://bucket/run", "hf://owner/name", "https:/
         read_image,
         find_images,
         Face.load,
-        Request.from_png,
+        Request.from_image,
         find_pack,
         FaceDataset,
-        lambda path: save_png(read_image(ROOT / "docs" / "demo.png"), path),
+        lambda path: save_image(read_image(ROOT / "docs" / "demo.png"), path),
         lambda path: replacing_file(path).__enter__(),
         lambda path: new_folder(path).__enter__(),
         # What Path() makes of it.
@@ -86,7 +87,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("address", ADDRESSES[:2])
 def test_every_program_refuses_addresses(tmp_path, monkeypatch, capfd, program, address):
     (tmp_path / "photos").mkdir()
-    save_png(read_image(ROOT / "docs" / "demo.png"), tmp_path / "photos" / "a.png")
+    save_image(read_image(ROOT / "docs" / "demo.png"), tmp_path / "photos" / "a.png")
     monkeypatch.chdir(tmp_path)
     main, line = PROGRAMS[program]
     with pytest.raises(SystemExit) as ended:

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from instantid_jax.components import Component, ModelSource
 from instantid_jax.errors import InputError
-from instantid_jax.images import save_png
+from instantid_jax.image_files import save_image
 from instantid_jax.params import Params, cast, split_parts
 from instantid_jax.pipeline import InstantIDPipeline
 from instantid_jax.request import Request
@@ -99,7 +99,7 @@ class Validation:
         ]
         settings = json.dumps(dataclasses.asdict(self._config) | {"step": step})
         captions = " | ".join(example["caption"] for example in self._examples)
-        save_png(np.concatenate(rows), path, text={"prompt": captions, "instantid": settings})
+        save_image(np.concatenate(rows), path, text={"prompt": captions, "instantid": settings})
         return True
 
     def _weights(self, trained: Params, frozen: Mapping[str, Params]) -> dict[str, Params]:

@@ -1,4 +1,4 @@
-"""Defaults of a command's flags: what the PNG of `--like` records, then the preset of `--fast`."""
+"""Defaults of a command's flags: what `--like`'s image records, then the preset of `--fast`."""
 
 import argparse
 import dataclasses
@@ -84,7 +84,7 @@ def with_named_defaults(command: Callable[..., None], args: Sequence[str]) -> Ca
 def _recorded(
     like: Path, weights: Callable[..., Any], with_weights: bool, restyled: bool
 ) -> dict[str, Any]:
-    """The prompt, settings and, if wanted, weights of a PNG.
+    """The prompt, settings and, if wanted, weights of an image.
 
     Args:
       restyled: whether the words of its style are left out.

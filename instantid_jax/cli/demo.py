@@ -10,12 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from instantid_jax import embedded
 from instantid_jax.cli.faces import FacePack
-from instantid_jax.cli.outputs import check_png
+from instantid_jax.cli.outputs import check_image
 from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
-from instantid_jax.images import read_image, save_png
+from instantid_jax.image_files import save_image
+from instantid_jax.images import read_image
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
 from instantid_jax.request.fast import Fast
@@ -43,14 +44,14 @@ def demo(
     """Makes an image for each prompt; shows them next to the photo, similarity under each.
 
     Args:
-      output: a .png file.
+      output: a .png, .jpg or .webp file.
       face: photos of one person; several are averaged, and the first is shown. Without any, the
         embedded portrait.
       prompts: what to show; each has seeds of its own.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
         Without a value, of the embedded model.
     """
-    check_png(output)
+    check_image(output)
     weights = weights.for_preset(fast, settings)
     if weights.controlnets:
         raise InputError("--controlnets need an image each: use `instantid generate`")
@@ -77,7 +78,7 @@ def demo(
     sheet = side_by_side([photo, *images], ["the photo", *captions])
     made = {"face": list(face), "weights": vars(weights), "settings": settings.to_json()}
     text = {"prompt": "\n".join(prompts), "demo": json.dumps(made, ensure_ascii=False)}
-    save_png(sheet, output, text=text)
+    save_image(sheet, output, text=text)
     print(
         f"{output}: the photo, then images with their faces' cosine similarity to it",
         file=sys.stdout,

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from instantid_jax.cli.faces import FacePack
-from instantid_jax.cli.inputs import Inputs
-from instantid_jax.cli.outputs import check_png
-from instantid_jax.cli.styles import known_styles
+from instantid_jax.cli.inputs import Files, Inputs
+from instantid_jax.cli.outputs import check_image
+from instantid_jax.cli.styles import Styling
 from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.observer import Bar
@@ -15,23 +15,17 @@ from instantid_jax.request import Request, Settings
 from instantid_jax.request.fast import Fast
 from instantid_jax.request.prompt_weights import check_grammar
 from instantid_jax.request.provenance import Provenance
-from instantid_jax.request.styles import find_style
 
 logger = logging.getLogger(__name__)
 
 
 def generate(
     output: Path,
-    face: tuple[str, ...] = (),
     prompt: str | None = None,
     like: Path | None = None,
-    pose: str | None = None,
-    image: str | None = None,
-    mask_image: str | None = None,
-    control_images: tuple[str, ...] = (),
-    style: str | None = None,
-    styles: Path | None = None,
     fast: Fast | None = None,
+    files: Files = Files(),
+    styling: Styling = Styling(),
     weights: Weights = Weights(),
     settings: Settings = Settings(),
     face_pack: FacePack = FacePack(),
@@ -39,46 +33,28 @@ def generate(
     """Makes an image of a person.
 
     Args:
-      output: a .png file; several images are numbered, out-1.png, out-2.png.
-      face: photos of one person, or .npz files of `instantid embed`; several are averaged.
+      output: a .png, .jpg or .webp file; several images are numbered, out-1.png, out-2.png.
       prompt: what to show.
-      like: a PNG that this command, `Result.save` or AUTOMATIC1111's web UI wrote. Its weights,
+      like: an image that this command, `Result.save` or AUTOMATIC1111's web UI wrote. Its weights,
         prompt, settings and person take the place of the defaults.
-      pose: a photo or .npz whose keypoints are used instead of the face's.
-      image: an image to begin with; --strength says how much of it changes.
-      mask_image: an image of the same size, white where that one is painted over.
-      control_images: an image for each additional ControlNet.
-      style: adds words to the prompts; `instantid styles` lists the names.
-      styles: a file of further styles: JSON as sdxl_prompt_styler reads it, or the styles.csv of
-        AUTOMATIC1111's web UI.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
         Without a value, of the embedded model.
     """
-    check_png(output, settings.num_images_per_prompt)
+    check_image(output, settings.num_images_per_prompt)
     weights = weights.for_preset(fast, settings)
     recorded = None if like is None else Provenance.read(like)
     if prompt is None:
-        raise InputError("no prompt: give --prompt, or --like with a PNG that records one")
-    if not face and (recorded is None or not recorded.has_person):
+        raise InputError("no prompt: give --prompt, or --like with an image that records one")
+    if not files.face and (recorded is None or not recorded.has_person):
         raise InputError("no face: give --face with photos or .npz files of one person")
-    known = known_styles(styles)
-    asked = Inputs(
-        settings=settings,
-        prompt=prompt,
-        style=None if style is None else find_style(style, known),
-        face=face,
-        pose=pose,
-        image=image,
-        mask_image=mask_image,
-        control_images=control_images,
-    )
+    asked = Inputs(settings=settings, prompt=prompt, style=styling.chosen(), files=files)
     asked.check_controlnets(
         weights, 0 if recorded is None else len(recorded.request.control_images)
     )
-    asked.check_images()
+    files.check_images()
     weights.check_names()
     pack = weights.pack(face_pack)
-    styled, given = asked.in_style(), asked.read(weights, pack)
+    styled, given = asked.in_style(), files.read(weights, pack)
     values = {**styled.settings.values(), "prompt": styled.prompt, **given}
     again = None
     if recorded is None:

@@ -13,17 +13,50 @@ from instantid_jax.request.styles import Style, with_style
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """Words, settings and names of files for the images of one prompt; see `generate`."""
+class Files:
+    """Photos and other images that a picture is made of.
 
-    settings: Settings
-    prompt: str | None = None
-    style: Style | None = None
+    Attributes:
+      face: photos of one person, or .npz files of `instantid embed`; several are averaged.
+      pose: a photo or .npz whose keypoints are used instead of the face's.
+      image: an image to begin with; --strength says how much of it changes.
+      mask_image: an image of the same size, white where that one is painted over.
+      control_images: an image for each additional ControlNet.
+    """
+
     face: tuple[str, ...] = ()
     pose: str | None = None
     image: str | None = None
     mask_image: str | None = None
     control_images: tuple[str, ...] = ()
+
+    def check_images(self) -> None:
+        """Reads every image but photos of faces.
+
+        Raises:
+          InputError: for one that cannot be read.
+        """
+        for each in (*self.control_images, self.image, self.mask_image):
+            if each is not None:
+                read_image(each)
+
+    def read(self, weights: Weights, pack: FacePack) -> dict[str, Any]:
+        """The fields of a Request that files supply; finds and measures faces."""
+        fields: dict[str, Any] = {"image": self.image, "mask_image": self.mask_image}
+        fields["control_images"] = self.control_images or None
+        fields["face"] = weights.person(self.face, pack) if self.face else None
+        fields["pose"] = None if self.pose is None else read_faces([self.pose], pack)[0]
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Words, settings and names of files for the images of one prompt; see `generate`."""
+
+    settings: Settings
+    prompt: str | None
+    style: Style | None
+    files: Files
 
     @property
     def words(self) -> dict[str, str | None]:
@@ -48,7 +81,7 @@ class Inputs:
         """
         if weights.model is not None:
             return
-        images = len(self.control_images) or recorded
+        images = len(self.files.control_images) or recorded
         if images != len(weights.controlnets):
             raise InputError(
                 f"--control-images has {images} images, --controlnets names "
@@ -56,32 +89,14 @@ class Inputs:
             )
         self.settings.windows(1 + len(weights.controlnets))
 
-    def check_images(self) -> None:
-        """Reads every image but photos of faces.
-
-        Raises:
-          InputError: for one that cannot be read.
-        """
-        for each in (*self.control_images, self.image, self.mask_image):
-            if each is not None:
-                read_image(each)
-
-    def read(self, weights: Weights, pack: FacePack) -> dict[str, Any]:
-        """The fields of a Request that files supply; finds and measures faces."""
-        fields: dict[str, Any] = {"image": self.image, "mask_image": self.mask_image}
-        fields["control_images"] = self.control_images or None
-        fields["face"] = weights.person(self.face, pack) if self.face else None
-        fields["pose"] = None if self.pose is None else read_faces([self.pose], pack)[0]
-        return {name: value for name, value in fields.items() if value is not None}
-
     def facts(self, pack: FacePack, recorded: Provenance | None = None) -> dict[str, Any]:
         """Facts that an image records in addition to its request.
 
         Args:
           recorded: how the image was made that this one is like.
         """
-        facts: dict[str, Any] = {"face_files": list(self.face), "face_pack": pack.name}
-        if recorded is not None and not self.face:
+        facts: dict[str, Any] = {"face_files": list(self.files.face), "face_pack": pack.name}
+        if recorded is not None and not self.files.face:
             facts = {name: recorded.facts.get(name) for name in facts}
         if self.style is not None:
             facts["style"] = {"name": self.style.name, **self.words}

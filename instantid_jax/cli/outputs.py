@@ -5,13 +5,16 @@ import tempfile
 from pathlib import Path
 
 from instantid_jax.errors import InputError
+from instantid_jax.image_files import format_of
 from instantid_jax.pipeline.result import numbered
 
 
-def check_png(output: Path, images: int = 1) -> None:
-    """Refuses a name under which that many PNGs cannot be written."""
-    if output.suffix.lower() != ".png":
-        raise InputError(f"--output {output}: expected a name ending in .png, such as out.png")
+def check_image(output: Path, images: int = 1) -> None:
+    """Refuses a name under which that many images cannot be written."""
+    try:
+        format_of(output)
+    except InputError as error:
+        raise InputError(f"--output {error}") from error
     for target in numbered(output, images):
         if target.is_dir():
             raise InputError(f"--output {target} is a folder: give the name of a file to write")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from instantid_jax.errors import InputError
-from instantid_jax.images import save_png
+from instantid_jax.image_files import save_image
 from instantid_jax.paths import local_path
 from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.pipeline.plan import Plan
@@ -63,10 +63,11 @@ class Result:
     def save(
         self, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
     ) -> list[Path]:
-        """Writes the images as PNG files that say how they were made (`Request.from_png`).
+        """Writes the images as files that say how they were made (`Request.from_image`).
 
         Args:
-          path: ends in .png; of several images, each gets its number, out-1.png, out-2.png.
+          path: ends in .png, .jpg, .jpeg or .webp; of several images, each gets its number,
+            out-1.png, out-2.png.
           facts: more to record, such as where the face came from; what JSON does not know is
             recorded as text.
         Returns:
@@ -78,7 +79,7 @@ class Result:
         images = self.pil_images
         paths = numbered(local_path(path), len(images))
         for target, image, provenance in zip(paths, images, self.provenance, strict=True):
-            save_png(image, target, text=provenance.to_text(facts or {}))
+            save_image(image, target, text=provenance.to_text(facts or {}))
         return paths
 
 

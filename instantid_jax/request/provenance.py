@@ -1,4 +1,4 @@
-"""Provenance: how an image was made, recorded in its PNG file and read back."""
+"""Provenance: how an image was made, recorded in its file and read back."""
 
 import base64
 import dataclasses
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
+from instantid_jax.image_files import DESCRIPTION, read_text
 from instantid_jax.paths import local_path
 from instantid_jax.request.checks import check_text, optional
 from instantid_jax.request.request import EMBEDS, Request
@@ -20,7 +20,7 @@ from instantid_jax.request.settings import Settings
 from instantid_jax.request.webui import KEY, read_parameters, write_parameters
 
 CHUNK = "instantid"
-# Too large for a PNG's text.
+# Too large for an image's text.
 UNRECORDED = ("latents", *EMBEDS, *EMBEDS.values())
 PATHS = ("kps_image", "image", "mask_image")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -91,7 +91,7 @@ class Provenance:
         return self.position * self.request.num_images_per_prompt + self.image
 
     def to_text(self, facts: Mapping[str, Any]) -> dict[str, str]:
-        """The text chunks of the image's PNG file: ours, the prompt, and the web UI's.
+        """The texts of the image's file: ours, the prompt, and the web UI's.
 
         Args:
           facts: more to record; what JSON does not know is recorded as text.
@@ -112,17 +112,17 @@ class Provenance:
             prompt, self.changed({}), facts["scheduler"], facts["version"]
         )
         return {
-            "prompt": prompt,
+            DESCRIPTION: prompt,
             CHUNK: json.dumps(ours, ensure_ascii=False, default=str),
             KEY: parameters,
         }
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a PNG that `Result.save`, the command or AUTOMATIC1111's web UI wrote.
+        """Reads an image that `Result.save`, the command or AUTOMATIC1111's web UI wrote.
 
         Raises:
-          InputError: if the file is not such a PNG, or its text is damaged.
+          InputError: if the file is not such an image, or its text is damaged.
         """
         text = _read_text(local_path(path))
         if CHUNK not in text:
@@ -140,11 +140,9 @@ class Provenance:
             read = cls(request, **place, unrecorded=unrecorded, facts=ours)
             read._check()
         except InputError as error:
-            raise InputError(f"{path}: its text chunk {CHUNK!r} is damaged: {error}") from error
+            raise InputError(f"{path}: its text {CHUNK!r} is damaged: {error}") from error
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: its text chunk {CHUNK!r} is damaged: take another file"
-            ) from error
+            raise InputError(f"{path}: its text {CHUNK!r} is damaged: take another file") from error
         return read
 
     def _check(self) -> None:
@@ -170,18 +168,11 @@ class Provenance:
 
 
 def _read_text(path: Path) -> dict[str, str]:
-    try:
-        with Image.open(path) as image:
-            image.load()  # Text may follow the pixels.
-            text = getattr(image, "text", {})
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; give a PNG of `instantid generate`") from error
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
+    text = read_text(path)
     if CHUNK not in text and KEY not in text:
         raise InputError(
-            f"{path} does not say how it was made (no text chunk {CHUNK!r} or {KEY!r}): give a PNG "
-            "as `instantid generate` wrote it, not edited since"
+            f"{path} does not say how it was made (no text {CHUNK!r} or {KEY!r}): give an image as "
+            "`instantid generate` wrote it, not edited since"
         )
     return text
 

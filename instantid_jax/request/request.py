@@ -141,8 +141,8 @@ class Request(Settings):
         return dataclasses.replace(self, **changes)
 
     @classmethod
-    def from_png(cls, path: str | os.PathLike[str], **changes: Any) -> "Request":
-        """Reads the request that `Result.save` or `instantid generate` recorded in a PNG file.
+    def from_image(cls, path: str | os.PathLike[str], **changes: Any) -> "Request":
+        """Reads the request that `Result.save` or `instantid generate` recorded in an image file.
 
         Args:
           changes: fields instead of what is recorded, such as another face.

@@ -1,4 +1,4 @@
-"""The text that AUTOMATIC1111's web UI keeps in a PNG under "parameters": written and read."""
+"""The text that AUTOMATIC1111's web UI keeps in images, "parameters": written and read."""
 
 import json
 import logging
@@ -7,11 +7,12 @@ from typing import Any
 
 from instantid_jax.diffusion.names import BASES
 from instantid_jax.errors import InputError
+from instantid_jax.image_files import COMMENT
 from instantid_jax.request.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-KEY = "parameters"
+KEY = COMMENT
 # The page's names of samplers, in lower case; its schedule type may follow or stand by itself.
 SAMPLERS: dict[str, str] = {
     "euler": "euler",

@@ -65,6 +65,15 @@ def test_with_a_pose_and_two_controlnets(made, again, model, photo, pack):
     assert again(path) == contents(path)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_from_other_formats_to_the_byte(made, run, suffix):
+    first, second = f"made.{suffix}", f"again.{suffix}"
+    assert made("--output", first, "--seed", 3) == [first]
+    ran = run("generate", "--like", first, "--output", second)
+    assert (ran.status, ran.out) == (0, [second])
+    assert contents(second) == contents(first)
+
+
 def test_one_of_a_batch(pipe_run, again):
     for path in pipe_run(["rain", "snow", "mars"]):
         assert again(path) == contents(path)

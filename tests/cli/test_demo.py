@@ -87,7 +87,7 @@ def test_pictures_of_all_sizes_stand_in_a_row():
 
 
 BAD = {
-    "output": (("--output", "demo.jpg"), "--output demo.jpg: expected a name ending in .png"),
+    "output": (("--output", "demo.gif"), "--output demo.gif: expected a name ending in .png"),
     "no prompt": (("--prompts",), "no prompts: give at least one"),
     "a face file": (("--face", "me.npz"), "me.npz cannot be shown"),
     "a photograph": (

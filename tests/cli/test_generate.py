@@ -75,7 +75,7 @@ def test_several_images_are_numbered_and_record_seeds_of_their_own(run, face_fil
     ran = run("generate", "--face", face_file, "--prompt", "x", "--output", "a/out.png", *asked)
     assert ran.out == ["a/out-1.png", "a/out-2.png"]
     for i, path in enumerate(ran.out):
-        assert Request.from_png(path).seed == 5 + i
+        assert Request.from_image(path).seed == 5 + i
         assert (pixels(path) == (i, 0, 0)).all()
 
 
@@ -261,7 +261,8 @@ BAD = {
         {"face": "nobody.png", "face_pack": None, "sdxl": "folder", "instantid": "folder"},
         "face pack antelopev2 not found: .*--download-face-pack",
     ),
-    "a suffix other than .png": ({"output": "out.jpg"}, "out.jpg: expected a name ending in"),
+    "another format": ({"output": "out.gif"}, "--output out.gif: expected a name ending in .png"),
+    "no suffix": ({"output": "out"}, r"ending in .png, .jpg, .jpeg or .webp$"),
     "output is a folder": ({"output": "folder.png"}, "folder.png is a folder"),
     "output in a file": ({"output": "words.jpg/o.png"}, "words.jpg is a file, expected a folder"),
     "size": ({"height": 100, "width": 100}, "height=100 must be a multiple of 8: use 96 or 104"),

@@ -1,4 +1,4 @@
-"""PNG files record how an image was made, and are read back."""
+"""Image files record how an image was made, and are read back."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from instantid_jax import Face
 from instantid_jax.errors import InputError
-from instantid_jax.images import save_png
+from instantid_jax.image_files import save_image
 from instantid_jax.request import Request
 from instantid_jax.request.provenance import CHUNK, Provenance
 from instantid_jax.request.webui import read_parameters, write_parameters
@@ -44,10 +44,12 @@ def write(path, provenance: Provenance, **changed: str) -> None:
     Image.new("RGB", (8, 8)).save(path, pnginfo=chunks)
 
 
-def test_a_request_survives_a_png(tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", ["a.png", "a.jpg", "a.webp"])
+def test_a_request_survives_a_file(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    write("a.png", Provenance(REQUEST, image=2, position=1, requests=3, facts=FACTS))
-    found = Provenance.read("a.png")
+    provenance = Provenance(REQUEST, image=2, position=1, requests=3, facts=FACTS)
+    save_image(np.zeros((8, 8, 3), np.uint8), path, text=provenance.to_text({}))
+    found = Provenance.read(path)
     assert (found.image, found.position, found.requests) == (2, 1, 3)
     assert found.facts == FACTS and found.row == 6 and len(found.batch) == 3
     assert found.request.settings == REQUEST.settings and found.request.prompt == REQUEST.prompt
@@ -59,12 +61,22 @@ def test_a_request_survives_a_png(tmp_path, monkeypatch):
     assert found.request.control_images == (str(tmp_path / "one.png"),)
 
 
-def test_from_png_is_the_request_of_that_image_alone(tmp_path):
+def test_without_our_record_a_jpeg_is_read_as_the_web_uis(tmp_path, caplog):
+    """As long as a prompt is, the image is written, and what fits with it."""
+    long = dataclasses.replace(REQUEST, prompt="雨" * 25_000)
+    text = Provenance(long, facts=FACTS).to_text({})
+    save_image(np.zeros((8, 8, 3), np.uint8), tmp_path / "a.jpg", text=text)
+    assert "a.jpg does not record 'instantid': it is longer" in caplog.text
+    request = Request.from_image(tmp_path / "a.jpg", face=REQUEST.face)
+    assert (request.prompt, request.seed, request.width) == (long.prompt, 7, 72)
+
+
+def test_from_image_is_the_request_of_that_image_alone(tmp_path):
     write(tmp_path / "a.png", Provenance(REQUEST, image=2, facts=FACTS))
-    request = Request.from_png(tmp_path / "a.png")
+    request = Request.from_image(tmp_path / "a.png")
     assert (request.seed, request.num_images_per_prompt) == (9, 1)
     other = Face(embedding=np.full(512, 3.0), kps=np.zeros((5, 2)))
-    changed = Request.from_png(tmp_path / "a.png", face=other, seed=1)
+    changed = Request.from_image(tmp_path / "a.png", face=other, seed=1)
     assert changed.face is other and changed.seed == 1 and changed.pose is not None
 
 
@@ -73,10 +85,10 @@ def test_what_is_not_recorded_must_be_given(tmp_path):
     request = dataclasses.replace(REQUEST, latents=latents, control_images=(np.zeros((8, 8, 3)),))
     write(tmp_path / "a.png", Provenance(request, image=1, facts=FACTS))
     with pytest.raises(InputError, match="made with latents, which its file does not record"):
-        Request.from_png(tmp_path / "a.png", control_images=())
+        Request.from_image(tmp_path / "a.png", control_images=())
     with pytest.raises(InputError, match="made with control_images, which"):
-        Request.from_png(tmp_path / "a.png", latents=latents[1:2])
-    given = Request.from_png(tmp_path / "a.png", latents=latents[1:2], control_images=("x.png",))
+        Request.from_image(tmp_path / "a.png", latents=latents[1:2])
+    given = Request.from_image(tmp_path / "a.png", latents=latents[1:2], control_images=("x.png",))
     assert given.latents.shape == (1, 8, 9, 4)
 
 
@@ -118,7 +130,7 @@ def test_the_web_uis_parameters_are_read(tmp_path):
     chunks = PngInfo()
     chunks.add_text("parameters", WEB_UI)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=chunks)
-    request = Request.from_png(tmp_path / "a.png", face=REQUEST.face)
+    request = Request.from_image(tmp_path / "a.png", face=REQUEST.face)
     assert request.prompt == "a man, (rain)\nin the night"
     assert request.negative_prompt == "blurry,\nugly" and request.prompt_weighting
     assert (request.height, request.width, request.seed) == (1216, 832, 12)
@@ -131,7 +143,7 @@ def test_brackets_mean_what_they_meant(tmp_path, weighting):
     request = dataclasses.replace(SMALL, prompt="(a:1.2)", prompt_weighting=weighting)
     provenance = Provenance(request, facts=FACTS)
     write(tmp_path / "a.png", provenance)
-    assert Request.from_png(tmp_path / "a.png").settings == request.settings
+    assert Request.from_image(tmp_path / "a.png").settings == request.settings
     # To the web UI too, and to those who read its text alone.
     parameters = provenance.to_text({})["parameters"]
     assert ("Emphasis: None" in parameters) != weighting
@@ -140,7 +152,7 @@ def test_brackets_mean_what_they_meant(tmp_path, weighting):
     recorded = json.loads(provenance.to_text({})["instantid"])
     del recorded["request"]["prompt_weighting"]
     write(tmp_path / "b.png", provenance, instantid=json.dumps(recorded))
-    assert not Request.from_png(tmp_path / "b.png").prompt_weighting
+    assert not Request.from_image(tmp_path / "b.png").prompt_weighting
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "euler_ancestral", "dpmpp_2m_karras", "unipc"])
@@ -191,16 +203,16 @@ def test_a_damaged_chunk_is_refused(tmp_path, changes):
     path = tmp_path / "a.png"
     text = Provenance(SMALL, facts=FACTS).to_text({})
     ours = json.loads(text[CHUNK]) | changes
-    save_png(np.zeros((8, 8, 3), np.uint8), path, text={**text, CHUNK: json.dumps(ours)})
+    save_image(np.zeros((8, 8, 3), np.uint8), path, text={**text, CHUNK: json.dumps(ours)})
     with pytest.raises(InputError, match="'instantid' is damaged"):
         Provenance.read(path)
 
 
 def test_deep_json_is_damage(tmp_path):
     path = tmp_path / "a.png"
-    save_png(np.zeros((8, 8, 3), np.uint8), path, text={CHUNK: "[" * 100_000})
+    save_image(np.zeros((8, 8, 3), np.uint8), path, text={CHUNK: "[" * 100_000})
     with pytest.raises(InputError, match="'instantid' is damaged"):
-        Request.from_png(path)
+        Request.from_image(path)
 
 
 def test_facts_that_json_does_not_know_are_recorded_as_text():
