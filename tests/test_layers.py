@@ -12,7 +12,7 @@ PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
 # Bottom up; a name is a file, or all files of a folder.
 LAYERS = [
     {"errors"},
-    {"arrays", "paths"},
+    {"arrays", "paths", "text_files"},
     {"atomic", "json_files", "cache", "compilation", "params", "images", "sharding", "signatures"},
     {"image_files"},
     {"models.config", "models.layers", "models.splash"},

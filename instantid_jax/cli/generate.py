@@ -7,9 +7,11 @@ from pathlib import Path
 from instantid_jax.cli.faces import FacePack
 from instantid_jax.cli.inputs import Files, Inputs
 from instantid_jax.cli.outputs import check_image
+from instantid_jax.cli.prompts import generate_each
 from instantid_jax.cli.styles import Styling
 from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
+from instantid_jax.images import read_image
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
 from instantid_jax.request.fast import Fast
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 def generate(
     output: Path,
     prompt: str | None = None,
+    prompts: Path | None = None,
     like: Path | None = None,
     fast: Fast | None = None,
     files: Files = Files(),
@@ -33,15 +36,25 @@ def generate(
     """Makes an image of a person.
 
     Args:
-      output: a .png, .jpg or .webp file; several images are numbered, out-1.png, out-2.png.
+      output: a .png, .jpg or .webp file; several images are numbered, out-1.png, out-2.png. With
+        --prompts also a folder: folder/0001.png.
       prompt: what to show.
+      prompts: a file with a prompt in each line, or an object in JSON with the prompt and what
+        differs from the flags; images that are there already are not made again.
       like: an image that this command, `Result.save` or AUTOMATIC1111's web UI wrote. Its weights,
         prompt, settings and person take the place of the defaults.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
         Without a value, of the embedded model.
     """
-    check_image(output, settings.num_images_per_prompt)
     weights = weights.for_preset(fast, settings)
+    if prompts is not None:
+        if like is not None:
+            raise InputError("--like and --prompts are both given: give one")
+        common = Inputs(settings=settings, prompt=prompt, style=styling.chosen(), files=files)
+        pack, known = weights.pack(face_pack), styling.known()
+        generate_each(output, prompts, common, known, fast, weights, pack)
+        return
+    check_image(output, settings.num_images_per_prompt)
     recorded = None if like is None else Provenance.read(like)
     if prompt is None:
         raise InputError("no prompt: give --prompt, or --like with an image that records one")
@@ -51,10 +64,11 @@ def generate(
     asked.check_controlnets(
         weights, 0 if recorded is None else len(recorded.request.control_images)
     )
-    files.check_images()
+    for each in files.images:
+        read_image(each)
     weights.check_names()
     pack = weights.pack(face_pack)
-    styled, given = asked.in_style(), files.read(weights, pack)
+    styled, given = asked.in_style(), {**files.drawn, **files.people(weights, pack)}
     values = {**styled.settings.values(), "prompt": styled.prompt, **given}
     again = None
     if recorded is None:

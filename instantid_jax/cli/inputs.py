@@ -6,7 +6,7 @@ from typing import Any, Self
 from instantid_jax.cli.faces import FacePack, read_faces
 from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
-from instantid_jax.images import read_image
+from instantid_jax.face.face import Face
 from instantid_jax.request import Settings
 from instantid_jax.request.provenance import Provenance
 from instantid_jax.request.styles import Style, with_style
@@ -30,23 +30,27 @@ class Files:
     mask_image: str | None = None
     control_images: tuple[str, ...] = ()
 
-    def check_images(self) -> None:
-        """Reads every image but photos of faces.
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """The fields of a Request that are images."""
+        begun = {"image": self.image, "mask_image": self.mask_image}
+        fields: dict[str, Any] = {name: each for name, each in begun.items() if each is not None}
+        return fields | ({"control_images": self.control_images} if self.control_images else {})
 
-        Raises:
-          InputError: for one that cannot be read.
-        """
-        for each in (*self.control_images, self.image, self.mask_image):
-            if each is not None:
-                read_image(each)
+    @property
+    def images(self) -> list[str]:
+        """Every image but photos of faces."""
+        begun = (self.image, self.mask_image)
+        return [*self.control_images, *(each for each in begun if each is not None)]
 
-    def read(self, weights: Weights, pack: FacePack) -> dict[str, Any]:
-        """The fields of a Request that files supply; finds and measures faces."""
-        fields: dict[str, Any] = {"image": self.image, "mask_image": self.mask_image}
-        fields["control_images"] = self.control_images or None
-        fields["face"] = weights.person(self.face, pack) if self.face else None
-        fields["pose"] = None if self.pose is None else read_faces([self.pose], pack)[0]
-        return {name: value for name, value in fields.items() if value is not None}
+    def people(self, weights: Weights, pack: FacePack) -> dict[str, Face]:
+        """The fields of a Request that are faces; finds and measures them in photos."""
+        people: dict[str, Face] = {}
+        if self.face:
+            people["face"] = weights.person(self.face, pack)
+        if self.pose is not None:
+            people["pose"] = read_faces([self.pose], pack)[0]
+        return people
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Weights on the command line, and the faces that go with them."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import tyro
@@ -57,6 +58,15 @@ class Weights(Sources):
             weights = dataclasses.replace(self, loras=(*self.loras, fast))
         weights.check_preset(fast)
         return weights
+
+    def made(self, facts: Mapping[str, Any]) -> bool:
+        """Whether an image that records these facts was made with weights of these names."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(Sources)}
+        # JSON has lists alone.
+        recorded = json.loads(json.dumps(own)) == facts.get("weights")
+        return recorded and all(
+            getattr(self, name) in (None, facts.get(name)) for name in ("dtype", "vae_dtype")
+        )
 
     def pack(self, chosen: FacePack) -> FacePack:
         """The face pack: the embedded model has its own, unless another is chosen."""

@@ -72,6 +72,22 @@ class Provenance:
         alone = self.changed({})
         return (prompt, settings) == (alone.prompt, alone.settings)
 
+    def is_of(self, request: Request) -> bool:
+        """Whether this image's request is another one; a size and scale of None are any."""
+        faces = ["face", "pose"]
+        if request.pose is None and request.image is not None:
+            faces.remove("pose")  # It is found in the image while that is changed.
+        if self.unrecorded or not all(
+            _alike(getattr(self.request, name), getattr(request, name)) for name in faces
+        ):
+            return False
+        ours, theirs = (_encode(each)[0] for each in (self.request, request))
+        resolved = [name for name in ("height", "width", "guidance_scale") if theirs[name] is None]
+        return all(
+            ours.get(name) == theirs.get(name)
+            for name in {*ours, *theirs} - {*resolved, "face", "pose"}
+        )
+
     @property
     def batch(self) -> list[Request]:
         """A batch of the original one's shape, in which this image has its original place."""
@@ -199,6 +215,16 @@ def _encode(request: Request) -> tuple[dict[str, Any], list[str]]:
         else:
             unrecorded.append(name)
     return values, unrecorded
+
+
+def _alike(one: Face | None, other: Face | None) -> bool:
+    """Whether two measurements of faces are the same but for rounding."""
+    if one is None or other is None:
+        return one is other
+    if (one.embedding.shape, one.image_size) != (other.embedding.shape, other.image_size):
+        return False
+    arrays = ((one.embedding, other.embedding), (one.kps, other.kps))
+    return all(np.allclose(a, b, rtol=1e-3, atol=1e-2) for a, b in arrays)
 
 
 def _decode(values: Mapping[str, Any]) -> dict[str, Any]:

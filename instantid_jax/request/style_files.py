@@ -7,18 +7,16 @@ import json
 import logging
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, cast
 
 from instantid_jax.errors import InputError
 from instantid_jax.paths import local_path
 from instantid_jax.request.checks import check_text
 from instantid_jax.request.styles import STYLES, Style
+from instantid_jax.text_files import read_utf8
 
 logger = logging.getLogger(__name__)
 
-# Bytes; the largest collections have some hundred thousand.
-LARGEST = 16 * 2**20
 NAME, PROMPT, NEGATIVE = "name", "prompt", "negative_prompt"
 # What the web UI's first versions called the column.
 OLD_PROMPT = "text"
@@ -38,7 +36,7 @@ def read_styles(path: str | os.PathLike[str]) -> tuple[Style, ...]:
       InputError: if the file is not one of styles.
     """
     path = local_path(path)
-    text = read_text(path)
+    text = read_utf8(path)
     try:
         is_json = path.suffix.lower() == ".json" or text.lstrip().startswith(("[", "{"))
         styles = list(_of_json(text) if is_json else _of_csv(text))
@@ -53,29 +51,6 @@ def read_styles(path: str | os.PathLike[str]) -> tuple[Style, ...]:
     named = {style.name: style for style in with_words}
     own = {name.casefold() for name in named}
     return (*named.values(), *(s for s in STYLES if s.name.casefold() not in own))
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
-
-    Raises:
-      InputError: if it cannot be read, or is not such a text.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > LARGEST:
-        raise InputError(f"{path} has more than {LARGEST >> 20} MB: expected a file of text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 (byte {error.start}): save it as text in UTF-8"
-        ) from error
 
 
 def _of_json(text: str) -> Iterable[Style]:

@@ -13,6 +13,7 @@ from PIL import Image
 from instantid_jax import Face, InstantIDPipeline, cli
 from instantid_jax.cli import faces
 from instantid_jax.pipeline import Result
+from instantid_jax.pipeline.sources import Sources
 from instantid_jax.request import Request
 from instantid_jax.request.provenance import Provenance
 from tests.face import synthetic_pack
@@ -91,13 +92,17 @@ class Recorder:
         self.weights = weights
         return self
 
+    def resolved(self, request: Request) -> Request:
+        defaults = {"height": 64, "width": 64, "guidance_scale": 5.0}
+        missing = {name: default for name, default in defaults.items() if not vars(request)[name]}
+        return dataclasses.replace(request, **missing)
+
     def run(self, requests, *, observer) -> Result:
         self.requests = requests
-        sized = {"height": 64, "width": 64, "guidance_scale": 5.0}
+        names = [field.name for field in dataclasses.fields(Sources)]
+        facts = self.FACTS | {"weights": {name: self.weights[name] for name in names}}
         provenance = [
-            Provenance(
-                dataclasses.replace(request, **sized), image, i, len(requests), (), self.FACTS
-            )
+            Provenance(self.resolved(request), image, i, len(requests), (), facts)
             for i, request in enumerate(requests)
             for image in range(request.num_images_per_prompt)
         ]

@@ -224,3 +224,38 @@ def test_requests_are_alike_only_if_they_are_the_same():
     first, second = Request("a"), Request("b")
     assert first != second and first == first and len({first, second, first}) == 2
     assert first.settings == second.settings
+
+
+def measured(shift: float) -> Face:
+    """Another measurement of the face in `REQUEST`."""
+    face = REQUEST.face
+    return dataclasses.replace(face, embedding=face.embedding + shift, kps=face.kps + shift)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"guidance_scale": None, "height": None, "width": None}, True),
+        ({"face": measured(1e-5)}, True),
+        ({"face": measured(0.5)}, False),
+        ({"face": None}, False),
+        ({"pose": None}, False),
+        ({"prompt": "rain"}, False),
+        ({"seed": 8}, False),
+        ({"guidance_scale": 5}, False),
+        ({"num_images_per_prompt": 3}, False),
+        ({"control_images": ("two.png",)}, False),
+        ({"image": "a.png"}, False),
+    ],
+)
+def test_an_image_is_of_the_request_that_made_it(tmp_path, changes, same):
+    write(tmp_path / "a.png", Provenance(REQUEST, image=1, facts=FACTS))
+    found = Provenance.read(tmp_path / "a.png")
+    assert found.is_of(dataclasses.replace(REQUEST, **changes)) == same
+
+
+def test_the_pose_in_an_image_to_begin_with_is_not_asked_for(tmp_path):
+    begun = dataclasses.replace(REQUEST, image="a.png")
+    write(tmp_path / "a.png", Provenance(begun, facts=FACTS))
+    assert Provenance.read(tmp_path / "a.png").is_of(dataclasses.replace(begun, pose=None))

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from instantid_jax import text_files
 from instantid_jax.errors import InputError
-from instantid_jax.request import style_files
 from instantid_jax.request.style_files import read_styles
 from instantid_jax.request.styles import STYLES, Style
 
@@ -106,7 +106,7 @@ BAD = {
     "a large field": ("styles.csv", "name,prompt\na," + "x" * 200_000, "line 1: field larger"),
     "not UTF-8": ("styles.csv", b"name,prompt\ncaf\xe9,x\n", r"is not UTF-8 \(byte 15\)"),
     "UTF-16": ("styles.csv", "name,prompt\na,b\n".encode("utf-16"), r"is not UTF-8 \(byte 0\)"),
-    "too large": ("styles.csv", b"name,prompt\n" + b" " * style_files.LARGEST, "more than 16 MB"),
+    "too large": ("styles.csv", b"name,prompt\n" + b" " * text_files.LARGEST, "more than 16 MB"),
 }
 
 
