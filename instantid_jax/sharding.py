@@ -182,7 +182,7 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 def split_images(x: jax.Array) -> jax.Array:
     """Constrains [B, H, W, C] to be sharded over `data` and, by height, over `rows`.
 
-    This and the next two do nothing unless the context's mesh is a sampling mesh.
+    This and the next three do nothing unless the context's mesh is a sampling mesh.
     """
     return _split(x, PartitionSpec("data", "rows"))
 
@@ -195,6 +195,11 @@ def split_maps(x: jax.Array) -> jax.Array:
 def split_halves(x: jax.Array) -> jax.Array:
     """Does the same for [R, ...] without a height axis."""
     return _split(x, PartitionSpec(HALVES))
+
+
+def split_tiles(x: jax.Array) -> jax.Array:
+    """Does the same for tiles of images [B, H, W, C], whose rows may not divide over `rows`."""
+    return _split(x, PartitionSpec("data"))
 
 
 def _split(x: jax.Array, spec: PartitionSpec) -> jax.Array:

@@ -25,7 +25,10 @@ LAYERS = [
     {"request"},
     {"embedded", "weights"},
     {"checkpoint", "runs"},
-    {"pipeline.placement", "pipeline.programs", "pipeline.sources", "pipeline.step"},
+    {
+        f"pipeline.{name}"
+        for name in ("memory", "placement", "programs", "sources", "step", "tiling")
+    },
     {"pipeline.model"},
     {"pipeline.conditions"},
     {"pipeline.plan"},

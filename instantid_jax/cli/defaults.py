@@ -96,7 +96,7 @@ def _recorded(
         settings = dataclasses.replace(settings, negative_prompt=style["negative_prompt"])
     defaults: dict[str, Any] = {"prompt": prompt, "settings": settings}
     if with_weights and recorded.facts.get("weights") is not None:
-        names = ("dtype", "vae_dtype", "mesh")
+        names = ("dtype", "vae_dtype", "mesh", "vae_tiling")
         own = {name: recorded.facts.get(name) for name in names}
         defaults["weights"] = weights(**recorded.facts["weights"] | own)
         named = {name: value for name, value in recorded.facts["weights"].items() if value}

@@ -34,6 +34,8 @@ class Weights(Sources):
       vae_dtype: the same for the VAE; None is as --dtype.
       mesh: devices to sample on, such as data=4,guidance=2: images at a time, halves of guidance,
         and rows, parts of an image; None is one device.
+      vae_tiling: True or the side in pixels: the VAE takes large images in tiles; None does where
+        memory could not hold them whole.
     """
 
     loras: Annotated[tuple[str, ...], tyro.conf.arg(name="lora", metavar="FILE[:W[:W]]")] = ()
@@ -43,6 +45,7 @@ class Weights(Sources):
     dtype: Dtype | None = None
     vae_dtype: Dtype | None = None
     mesh: str | None = None
+    vae_tiling: bool | int | None = None
 
     def for_preset(self, fast: Fast | None, settings: Settings) -> Self:
         """The weights for a preset: the embedded model's LoRA comes with its own.

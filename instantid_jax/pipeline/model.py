@@ -3,8 +3,7 @@
 import contextlib
 import functools
 import hashlib
-import math
-import os
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -18,9 +17,10 @@ from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
-from instantid_jax.pipeline import programs
+from instantid_jax.pipeline import memory, programs
 from instantid_jax.pipeline.placement import place, sharding_of
 from instantid_jax.pipeline.step import DenoiserParams
+from instantid_jax.pipeline.tiling import TILE, check_tiling
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.sharding import SAMPLING_AXES, check_shares
 from instantid_jax.weights.embeddings import (
@@ -32,6 +32,8 @@ from instantid_jax.weights.embeddings import (
 from instantid_jax.weights.lora.merging import Merge, find_merge
 from instantid_jax.weights.lora.sources import Lora
 from instantid_jax.weights.lora.spellings import PARTS
+
+logger = logging.getLogger(__name__)
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 Arrays = TypeVar("Arrays")
@@ -62,6 +64,7 @@ class LoadedModel:
       networks, params: by component.
       dtype, vae_dtype: computed in.
       mesh: of `sampling_mesh`, each device of which has all weights; None is one device.
+      vae_tiling: side of the VAE's tiles in pixels; False is none, None is what memory allows.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class LoadedModel:
         dtype: jnp.dtype | str | None,
         vae_dtype: jnp.dtype | str | None,
         mesh: Mesh | None,
+        vae_tiling: bool | int | None = None,
         loras: Sequence[Lora] = (),
         embeddings: Sequence[EmbeddingSource] = (),
     ):
@@ -86,6 +90,8 @@ class LoadedModel:
         self.dtype = compute_dtype("dtype", dtype, jnp.float32 if on_cpu else jnp.bfloat16)
         self.vae_dtype = compute_dtype("vae_dtype", vae_dtype, self.dtype)
         self.mesh = mesh
+        self.vae_tiling = check_tiling(vae_tiling)
+        self._tiles: dict[tuple[int, int], int | None] = {}
         self.schedule = ScheduleConfig.from_dict(model.scheduler)
         make_sampler(self.schedule, None, 1)
         self.force_zeros_for_empty_prompt = model.force_zeros_for_empty_prompt
@@ -206,26 +212,49 @@ class LoadedModel:
             levels = len(self.networks.unet.config.block_out_channels)
             check_shares(self.mesh, size, batch, guidance, levels)
 
+    def vae_tile(self, size: tuple[int, int]) -> int | None:
+        """The side in pixels of the tiles that the VAE takes; None takes the image whole.
+
+        Decided once for a size, so that it does not change from call to call.
+
+        Args:
+          size: (height, width) of the image, in pixels.
+        """
+        if size not in self._tiles:
+            self._tiles[size] = self._find_tile(size)
+        return self._tiles[size]
+
+    def _find_tile(self, size: tuple[int, int]) -> int | None:
+        tile = TILE if self.vae_tiling is None else self.vae_tiling
+        if not tile or max(size) <= tile:
+            return None
+        if self.vae_tiling is None:
+            config, rows = self.networks.vae.config, 1
+            devices = list(sharding_of(self.params["unet"]).device_set)
+            if self.mesh is not None:
+                devices, rows = self.mesh.local_devices, self.mesh.shape["rows"]
+            free = [left for each in devices if (left := memory.free_bytes(each)) is not None]
+            needed = memory.decoding_bytes(config, size, self.vae_dtype) // rows
+            if not free or needed <= min(free):
+                return None
+            logger.info(
+                "decoding %d x %d pixels takes about %.1f GB and %.1f GB are free: the VAE takes "
+                "tiles of %d pixels (vae_tiling)",
+                *(*size[::-1], needed / 1e9, min(free) / 1e9, tile),
+            )
+        return tile
+
     def check_memory(self, size: tuple[int, int]) -> None:
         """Raises an InputError for images that a CPU's memory cannot decode.
-
-        Where an accelerator raises an error, XLA ends the process if a CPU's memory is full.
 
         Args:
           size: (height, width) of the images.
         """
         if jax.devices()[0].platform != "cpu":
             return
-        # The last upsampling in the decoder reads and writes this many channels at full size.
-        channels = self.networks.vae.config.block_out_channels[1]
-        needed = 2 * channels * math.prod(size) * self.vae_dtype.itemsize
-        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > installed:
-            height, width = size
-            raise InputError(
-                f"{width} x {height} pixels: decoding takes {needed / 1e9:.0f} GB or more, this "
-                f"machine has {installed / 1e9:.0f} GB: lower width and height"
-            )
+        tile = self.vae_tile(size)
+        taken = size if tile is None else (min(size[0], tile), min(size[1], tile))
+        memory.check_host(self.networks.vae.config, taken, self.vae_dtype)
 
     @functools.cached_property
     def nobody(self) -> jax.Array:

@@ -56,6 +56,7 @@ class InstantIDPipeline:
         dtype: jnp.dtype | str | None = None,
         vae_dtype: jnp.dtype | str | None = None,
         mesh: Mesh | None = None,
+        vae_tiling: bool | int | None = None,
         sources: Sources | None = None,
     ):
         """Loads the weights of a model that was found. See `load` for the other arguments.
@@ -70,6 +71,7 @@ class InstantIDPipeline:
             dtype=dtype,
             vae_dtype=vae_dtype,
             mesh=mesh,
+            vae_tiling=vae_tiling,
             loras=loras,
             embeddings=embeddings,
         )
@@ -85,6 +87,7 @@ class InstantIDPipeline:
         dtype: jnp.dtype | str | None = None,
         vae_dtype: jnp.dtype | str | None = None,
         mesh: Mesh | None = None,
+        vae_tiling: bool | int | None = None,
         **sources: Any,
     ) -> Self:
         """Loads a model from PyTorch's files, or from a folder that `python -m convert` made.
@@ -96,6 +99,9 @@ class InstantIDPipeline:
           dtype: float32, bfloat16 or float16; None is bfloat16 on accelerators, float32 on a CPU.
           vae_dtype: the same for the VAE; None is `dtype`.
           mesh: of `instantid_jax.sampling_mesh`, to sample on several devices of this process.
+          vae_tiling: True for a VAE that takes large images in overlapping tiles, which changes
+            them a little, or the tiles' side in pixels instead of 512. None does where an
+            accelerator's memory could not hold an image whole.
         Raises:
           InputError: if something is missing, damaged, of another kind or does not fit.
         """
@@ -103,7 +109,14 @@ class InstantIDPipeline:
         chosen = Sources.from_arguments({"sdxl": sdxl, "instantid": instantid, **sources})
         if chosen.embedded:
             logger.warning(embedded.NOTICE)
-        return cls(chosen.find(), dtype=dtype, vae_dtype=vae_dtype, mesh=mesh, sources=chosen)
+        return cls(
+            chosen.find(),
+            dtype=dtype,
+            vae_dtype=vae_dtype,
+            mesh=mesh,
+            vae_tiling=vae_tiling,
+            sources=chosen,
+        )
 
     def set_loras(self, loras: Sequence[str | os.PathLike[str] | Lora]) -> None:
         """Merges LoRAs into the weights, instead of those that were merged before.

@@ -19,7 +19,7 @@ from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
 from instantid_jax.pipeline.step import DenoiserParams
 from instantid_jax.prompt import Tokens
-from instantid_jax.sharding import split_halves, split_images, split_maps
+from instantid_jax.sharding import split_halves, split_images, split_maps, split_tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +152,13 @@ def decode(
     if dtype == jnp.uint8:
         images = jnp.round(images * 255)
     return images.astype(dtype), finite
+
+
+@compiled(static_argnames=("network",))
+def decode_tile(network: Network, params: Params, latents: jax.Array) -> jax.Array:
+    """Parts of latents [B, H, W, C] to pixels [B, 8H, 8W, 3] float32, in [-1, 1] if clipped."""
+    pixels = network.bind(params).decode(split_tiles(latents))
+    return split_tiles(pixels.astype(jnp.float32))
 
 
 @compiled(static_argnames=("network",))

@@ -99,6 +99,7 @@ def provenance_of(model: LoadedModel, plan: Plan, sources: Sources | None) -> li
         "dtype": model.dtype.name,
         "vae_dtype": model.vae_dtype.name,
         "mesh": None if model.mesh is None else mesh_text(model.mesh),
+        "vae_tiling": model.vae_tile(plan.size) or False,
     }
     height, width = plan.size
     made = []

@@ -15,6 +15,7 @@ from instantid_jax.pipeline.conditions.text import encode_text
 from instantid_jax.pipeline.model import LoadedModel
 from instantid_jax.pipeline.observer import Observer, Step
 from instantid_jax.pipeline.plan import Plan
+from instantid_jax.pipeline.tiling import LATENT, map_tiles
 
 # fold_in(seed, step) draws the noise of a step, and with this number that of the initial latents.
 INITIAL = 2**32 - 1
@@ -76,18 +77,39 @@ def decode(model: LoadedModel, plan: Plan, latents: jax.Array, dtype: np.dtype) 
     Raises:
       InputError: naming the first seed whose pixels are not finite.
     """
-    at_once, vae = model.images_at_once, model.networks.vae
+    at_once, vae, params = model.images_at_once, model.networks.vae, model.params["vae"]
+    tile = model.vae_tile(plan.size)
     with model.on_devices(model.vae_dtype):
-        parts = [
-            jax.device_get(
-                programs.decode(vae, at_once, dtype, model.params["vae"], latents, np.int32(i))
-            )
-            for i in range(len(latents) // at_once)
-        ]
+        if tile is None:
+            parts = [
+                jax.device_get(programs.decode(vae, at_once, dtype, params, latents, np.int32(i)))
+                for i in range(len(latents) // at_once)
+            ]
+        else:
+            host = np.asarray(latents)
+            host = host.reshape(at_once, -1, *host.shape[1:])
+            parts = [_decode_tiles(model, host[:, i], tile, dtype) for i in range(host.shape[1])]
     # [at_once, parts, ...]: each part of the mesh decoded consecutive images.
     images, finite = (np.concatenate(np.stack(each, 1)) for each in zip(*parts, strict=True))
     check_finite(finite, plan.seeds, "the decoded pixels")
     return images
+
+
+def _decode_tiles(
+    model: LoadedModel, latents: np.ndarray, tile: int, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """`programs.decode` of latents [B, H, W, C], in tiles of as many pixels."""
+
+    def run(part: np.ndarray) -> np.ndarray:
+        return jax.device_get(programs.decode_tile(model.networks.vae, model.params["vae"], part))
+
+    images = map_tiles(run, latents, tile // LATENT, (1, LATENT))
+    finite = np.asarray(np.isfinite(images).all(axis=(1, 2, 3)))
+    images = np.clip(images / 2 + 0.5, 0, 1)
+    if dtype == np.uint8:
+        # Those that are not finite end the call.
+        images = np.rint(np.nan_to_num(images) * 255)
+    return images.astype(dtype), finite
 
 
 def _begin(

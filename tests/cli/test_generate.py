@@ -112,6 +112,7 @@ WEIGHTS = {
     "variant": "fp16",
     "dtype": "bfloat16",
     "vae_dtype": "float32",
+    "vae_tiling": 256,
 }
 SETTINGS = Settings(
     negative_prompt="b",

@@ -11,6 +11,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.pipeline import programs
 from instantid_jax.pipeline.conditions.view import View
 from instantid_jax.pipeline.model import LoadedModel
+from instantid_jax.pipeline.tiling import LATENT, map_tiles
 from instantid_jax.request.request import Request
 
 # As in the official image-to-image pipeline, and in diffusers' for inpainting.
@@ -101,13 +102,21 @@ def encode_images(model: LoadedModel, images: np.ndarray) -> np.ndarray:
     """
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / 127.5 - 1
+    tile = model.vae_tile((images.shape[1], images.shape[2]))
+
+    def run(image: np.ndarray) -> np.ndarray:
+        return jax.device_get(programs.encode_image(model.networks.vae, model.params["vae"], image))
+
     with model.on_devices(model.vae_dtype):
         # One at a time: encoding takes more memory than sampling.
-        latents = [
-            programs.encode_image(model.networks.vae, model.params["vae"], images[i : i + 1])
-            for i in range(len(images))
-        ]
-        return np.concatenate(jax.device_get(latents))
+        each = (images[i : i + 1] for i in range(len(images)))
+        # A blend of scaled means is the scaled mean of blended moments.
+        return np.concatenate(
+            [
+                run(image) if tile is None else map_tiles(run, image, tile // LATENT, (LATENT, 1))
+                for image in each
+            ]
+        )
 
 
 def resolve_noise(requests: Sequence[Request], shape: tuple[int, int, int]) -> np.ndarray | None:
