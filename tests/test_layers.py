@@ -29,6 +29,7 @@ LAYERS = [
         f"pipeline.{name}"
         for name in ("memory", "placement", "programs", "sources", "step", "tiling")
     },
+    {"pipeline.offload"},
     {"pipeline.model"},
     {"pipeline.conditions"},
     {"pipeline.plan"},

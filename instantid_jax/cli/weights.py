@@ -36,6 +36,7 @@ class Weights(Sources):
         and rows, parts of an image; None is one device.
       vae_tiling: True or the side in pixels: the VAE takes large images in tiles; None does where
         memory could not hold them whole.
+      offload: keep text encoders, ControlNets and VAE in the host's memory between their uses.
     """
 
     loras: Annotated[tuple[str, ...], tyro.conf.arg(name="lora", metavar="FILE[:W[:W]]")] = ()
@@ -46,6 +47,7 @@ class Weights(Sources):
     vae_dtype: Dtype | None = None
     mesh: str | None = None
     vae_tiling: bool | int | None = None
+    offload: bool = False
 
     def for_preset(self, fast: Fast | None, settings: Settings) -> Self:
         """The weights for a preset: the embedded model's LoRA comes with its own.

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -18,9 +17,10 @@ from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
 from instantid_jax.pipeline import memory, programs
+from instantid_jax.pipeline.offload import Offload, to_host
 from instantid_jax.pipeline.placement import place, sharding_of
 from instantid_jax.pipeline.step import DenoiserParams
-from instantid_jax.pipeline.tiling import TILE, check_tiling
+from instantid_jax.pipeline.tiling import check_tiling
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.sharding import SAMPLING_AXES, check_shares
 from instantid_jax.weights.embeddings import (
@@ -32,8 +32,6 @@ from instantid_jax.weights.embeddings import (
 from instantid_jax.weights.lora.merging import Merge, find_merge
 from instantid_jax.weights.lora.sources import Lora
 from instantid_jax.weights.lora.spellings import PARTS
-
-logger = logging.getLogger(__name__)
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 Arrays = TypeVar("Arrays")
@@ -65,6 +63,7 @@ class LoadedModel:
       dtype, vae_dtype: computed in.
       mesh: of `sampling_mesh`, each device of which has all weights; None is one device.
       vae_tiling: side of the VAE's tiles in pixels; False is none, None is what memory allows.
+      offload: whether weights wait on the host while no stage uses them.
     """
 
     def __init__(
@@ -75,6 +74,7 @@ class LoadedModel:
         vae_dtype: jnp.dtype | str | None,
         mesh: Mesh | None,
         vae_tiling: bool | int | None = None,
+        offload: bool = False,
         loras: Sequence[Lora] = (),
         embeddings: Sequence[EmbeddingSource] = (),
     ):
@@ -91,6 +91,7 @@ class LoadedModel:
         self.vae_dtype = compute_dtype("vae_dtype", vae_dtype, self.dtype)
         self.mesh = mesh
         self.vae_tiling = check_tiling(vae_tiling)
+        self._offload = Offload(offload)
         self._tiles: dict[tuple[int, int], int | None] = {}
         self.schedule = ScheduleConfig.from_dict(model.scheduler)
         make_sampler(self.schedule, None, 1)
@@ -122,22 +123,26 @@ class LoadedModel:
         self._merge = find_merge(loras, self._base)
         self.embeddings = join_embeddings(self._widths, self._chosen, self._merge.embeddings)
         self.params = ModelParams(
-            image_proj=self._read(parts["image_proj"]),
-            vae=self._read(parts["vae"], self.vae_dtype),
+            image_proj=self._read("image_proj", parts["image_proj"]),
+            vae=self._read("vae", parts["vae"], self.vae_dtype),
             text_encoder={},
             text_encoder_2={},
-            unet=self._read(parts["ip_adapter"]),
-            controlnets=tuple(self._read(parts[name]) for name in model.controlnets),
+            unet=self._read("unet", parts["ip_adapter"]),
+            controlnets=tuple(self._read("controlnets", parts[n]) for n in model.controlnets),
         )
         own = {part: component_shapes(part, self._base[part].network) for part in PARTS}
         self._apply(self._merge, own)
 
-    def _read(self, part: Component, dtype: jnp.dtype | None = None) -> Params:
-        return place(part.load(self.dtype if dtype is None else dtype), self.mesh)
+    def _read(self, name: str, part: Component, dtype: jnp.dtype | None = None) -> Params:
+        return self._put(name, part.load(self.dtype if dtype is None else dtype))
+
+    def _put(self, name: str, params: Params) -> Params:
+        """Puts weights where they wait for a stage that uses them."""
+        return to_host(params) if name in self._offload.parts else place(params, self.mesh)
 
     def _read_merged(self, part: str, merge: Merge, names: Collection[str]) -> Iterator[Params]:
         for params in merge.load(self._base[part], part, self.dtype, sorted(names)):
-            yield place(params, self.mesh)
+            yield self._put(part, params)
 
     def set_loras(self, loras: Sequence[Lora]) -> None:
         """Merges LoRAs into the weights, instead of those that were merged before.
@@ -170,7 +175,7 @@ class LoadedModel:
 
     def _apply(self, merge: Merge, names: Mapping[str, Collection[str]]) -> None:
         for part, chosen in names.items():
-            params = cast(dict[str, Params], self.params)[part]
+            params = self._by_part[part]
             for group in self._read_merged(part, merge, chosen):
                 params.update(group)
 
@@ -187,6 +192,18 @@ class LoadedModel:
             precision = chosen or ("highest" if dtype == jnp.float32 else None)
             stack.enter_context(jax.default_matmul_precision(precision))
             yield
+
+    def resident(self, *parts: str) -> contextlib.AbstractContextManager[None]:
+        """Inside, these parts' weights are on the devices, even if they wait on the host."""
+        return self._offload.resident(self._by_part, parts, sharding_of(self.params["unet"]))
+
+    def keeping(self, *parts: str) -> contextlib.AbstractContextManager[None]:
+        """Inside, these parts' weights stay on the devices from their first use on."""
+        return self._offload.keeping(self._by_part, parts)
+
+    @property
+    def _by_part(self) -> dict[str, Any]:
+        return cast(dict[str, Any], self.params)
 
     @property
     def denoiser_params(self) -> DenoiserParams:
@@ -221,28 +238,14 @@ class LoadedModel:
           size: (height, width) of the image, in pixels.
         """
         if size not in self._tiles:
-            self._tiles[size] = self._find_tile(size)
-        return self._tiles[size]
-
-    def _find_tile(self, size: tuple[int, int]) -> int | None:
-        tile = TILE if self.vae_tiling is None else self.vae_tiling
-        if not tile or max(size) <= tile:
-            return None
-        if self.vae_tiling is None:
-            config, rows = self.networks.vae.config, 1
-            devices = list(sharding_of(self.params["unet"]).device_set)
+            devices, rows = sharding_of(self.params["unet"]).device_set, 1
             if self.mesh is not None:
                 devices, rows = self.mesh.local_devices, self.mesh.shape["rows"]
-            free = [left for each in devices if (left := memory.free_bytes(each)) is not None]
-            needed = memory.decoding_bytes(config, size, self.vae_dtype) // rows
-            if not free or needed <= min(free):
-                return None
-            logger.info(
-                "decoding %d x %d pixels takes about %.1f GB and %.1f GB are free: the VAE takes "
-                "tiles of %d pixels (vae_tiling)",
-                *(*size[::-1], needed / 1e9, min(free) / 1e9, tile),
+            vae = self.networks.vae.config
+            self._tiles[size] = memory.find_tile(
+                self.vae_tiling, vae, size, self.vae_dtype, devices, rows
             )
-        return tile
+        return self._tiles[size]
 
     def check_memory(self, size: tuple[int, int]) -> None:
         """Raises an InputError for images that a CPU's memory cannot decode.
@@ -272,7 +275,7 @@ class LoadedModel:
         """
         levels = np.linspace(-1, 1, 5, dtype=np.float32)
         colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
-        with self.on_devices(self.vae_dtype):
+        with self.resident("vae"), self.on_devices(self.vae_dtype):
             latents = programs.encode_colors(self.networks.vae, self.params["vae"], colors)
         latents = np.asarray(latents, np.float64)
         affine = np.concatenate([latents, np.ones((len(latents), 1))], axis=1)

@@ -57,6 +57,7 @@ class InstantIDPipeline:
         vae_dtype: jnp.dtype | str | None = None,
         mesh: Mesh | None = None,
         vae_tiling: bool | int | None = None,
+        offload: bool = False,
         sources: Sources | None = None,
     ):
         """Loads the weights of a model that was found. See `load` for the other arguments.
@@ -72,6 +73,7 @@ class InstantIDPipeline:
             vae_dtype=vae_dtype,
             mesh=mesh,
             vae_tiling=vae_tiling,
+            offload=offload,
             loras=loras,
             embeddings=embeddings,
         )
@@ -88,6 +90,7 @@ class InstantIDPipeline:
         vae_dtype: jnp.dtype | str | None = None,
         mesh: Mesh | None = None,
         vae_tiling: bool | int | None = None,
+        offload: bool = False,
         **sources: Any,
     ) -> Self:
         """Loads a model from PyTorch's files, or from a folder that `python -m convert` made.
@@ -102,6 +105,8 @@ class InstantIDPipeline:
           vae_tiling: True for a VAE that takes large images in overlapping tiles, which changes
             them a little, or the tiles' side in pixels instead of 512. None does where an
             accelerator's memory could not hold an image whole.
+          offload: keep text encoders, ControlNets and VAE in the host's memory, and on the devices
+            only while a call uses them. Images have the same bits and take longer.
         Raises:
           InputError: if something is missing, damaged, of another kind or does not fit.
         """
@@ -115,6 +120,7 @@ class InstantIDPipeline:
             vae_dtype=vae_dtype,
             mesh=mesh,
             vae_tiling=vae_tiling,
+            offload=offload,
             sources=chosen,
         )
 
@@ -266,10 +272,11 @@ class InstantIDPipeline:
             self.model.check_memory(plan.size)
         self._warn_of_recognizers(plan.requests)
         with reporting_compiles(observer.on_compile):
-            observer.on_stage("encode")
-            conditions = stages.encode(self.model, plan)
-            observer.on_stage("sample")
-            latents = stages.sample(self.model, plan, conditions, observer)
+            with self.model.keeping("controlnets"):
+                observer.on_stage("encode")
+                conditions = stages.encode(self.model, plan)
+                observer.on_stage("sample")
+                latents = stages.sample(self.model, plan, conditions, observer)
             images = None
             if output_type != "latent":
                 observer.on_stage("decode")

@@ -98,7 +98,7 @@ class Sources:
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
         """Sources from arguments by name; refuses unknown names with the nearest known one."""
         names = [field.name for field in dataclasses.fields(cls)]
-        known = [*names, "dtype", "vae_dtype", "mesh", "vae_tiling"]
+        known = [*names, "dtype", "vae_dtype", "mesh", "vae_tiling", "offload"]
         refuse_unknown([name for name in arguments if name not in names], known)
         return cls(**arguments)
 

@@ -12,7 +12,7 @@ from instantid_jax.pipeline import programs, step
 from instantid_jax.pipeline.conditions.person import encode_person
 from instantid_jax.pipeline.conditions.start import encode_images
 from instantid_jax.pipeline.conditions.text import encode_text
-from instantid_jax.pipeline.model import LoadedModel
+from instantid_jax.pipeline.model import TEXT_ENCODERS, LoadedModel
 from instantid_jax.pipeline.observer import Observer, Step
 from instantid_jax.pipeline.plan import Plan
 from instantid_jax.pipeline.tiling import LATENT, map_tiles
@@ -25,8 +25,9 @@ IN_FLIGHT = 2
 def encode(model: LoadedModel, plan: Plan) -> Conditions:
     """Encodes prompts, persons and control images."""
     guidance = plan.program.guidance
-    with model.on_devices(model.dtype):
+    with model.resident(*TEXT_ENCODERS), model.on_devices(model.dtype):
         positive, negative = encode_text(model, plan.text, guidance)
+    with model.resident("controlnets"), model.on_devices(model.dtype):
         return programs.prepare(
             model.networks,
             plan.repeats,
@@ -51,7 +52,7 @@ def sample(model: LoadedModel, plan: Plan, conditions: Conditions, observer: Obs
         None if images is None else encode_images(model, images)
         for images in (start.images, start.masked)
     )
-    with model.on_devices(model.dtype):
+    with model.resident("controlnets"), model.on_devices(model.dtype):
         state, known = _begin(model, plan, clean, masked)
         in_flight: collections.deque[jax.Array] = collections.deque()
         total, done = len(plan.samplers), 0
@@ -77,9 +78,9 @@ def decode(model: LoadedModel, plan: Plan, latents: jax.Array, dtype: np.dtype) 
     Raises:
       InputError: naming the first seed whose pixels are not finite.
     """
-    at_once, vae, params = model.images_at_once, model.networks.vae, model.params["vae"]
-    tile = model.vae_tile(plan.size)
-    with model.on_devices(model.vae_dtype):
+    at_once, vae = model.images_at_once, model.networks.vae
+    with model.resident("vae"), model.on_devices(model.vae_dtype):
+        params, tile = model.params["vae"], model.vae_tile(plan.size)
         if tile is None:
             parts = [
                 jax.device_get(programs.decode(vae, at_once, dtype, params, latents, np.int32(i)))

@@ -113,6 +113,7 @@ WEIGHTS = {
     "dtype": "bfloat16",
     "vae_dtype": "float32",
     "vae_tiling": 256,
+    "offload": True,
 }
 SETTINGS = Settings(
     negative_prompt="b",

@@ -102,12 +102,12 @@ def encode_images(model: LoadedModel, images: np.ndarray) -> np.ndarray:
     """
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / 127.5 - 1
-    tile = model.vae_tile((images.shape[1], images.shape[2]))
 
     def run(image: np.ndarray) -> np.ndarray:
         return jax.device_get(programs.encode_image(model.networks.vae, model.params["vae"], image))
 
-    with model.on_devices(model.vae_dtype):
+    with model.resident("vae"), model.on_devices(model.vae_dtype):
+        tile = model.vae_tile((images.shape[1], images.shape[2]))
         # One at a time: encoding takes more memory than sampling.
         each = (images[i : i + 1] for i in range(len(images)))
         # A blend of scaled means is the scaled mean of blended moments.
