@@ -54,7 +54,7 @@ def main(
     batch = chips.shape["data"] if batch is None else batch
     levels = len(networks.unet.config.block_out_channels)
     check_shares(chips, (height, width), batch, guidance, levels)
-    about = environment("jax", "jaxlib", "flax", _compiler(topology))
+    about = environment("jax", "jaxlib", "flax", compiler_package(topology))
     result = compile_step(networks, chips, batch, (height, width), guidance)
     asked = {
         "topology": topology,
@@ -72,7 +72,7 @@ def main(
         recording.write(RESULTS, results | {name: result})
 
 
-def _compiler(topology: str) -> str:
+def compiler_package(topology: str) -> str:
     """The package that provides the compiler."""
     if ":" in topology:
         return "libtpu"

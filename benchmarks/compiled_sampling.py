@@ -128,7 +128,7 @@ def compile_step(
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
-        + sum(_bytes(_params(each, DTYPE)) for each in others),
+        + sum(parameter_bytes(each, DTYPE) for each in others),
         "temp_bytes": memory.temp_size_in_bytes,
         "flops": None if cost is None else int(cost["flops"]) + uncounted // mesh.size,
         "flops_by_hand": by_hand // mesh.size,
@@ -182,5 +182,6 @@ def _params(net: Network, dtype: jnp.dtype) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(s.shape, dtype) for name, s in net.shapes.items()}
 
 
-def _bytes(shapes: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+def parameter_bytes(net: Network, dtype: jnp.dtype) -> int:
+    """The bytes of a network's weights in a dtype."""
+    return sum(math.prod(each.shape) * jnp.dtype(dtype).itemsize for each in net.shapes.values())
