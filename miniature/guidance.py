@@ -41,7 +41,7 @@ class Options:
     """Settings of the measurement.
 
     Attributes:
-      output: folder for `guidance.json` and `guidance.png`.
+      output: folder for `guidance.json` and `guidance.jpg`.
       identities: number of people.
       seed: selects the people.
       sampling: sampling settings; forms change some of them.
@@ -85,7 +85,7 @@ def measure(options: Options) -> None:
     described = {"identities": options.identities, "seed": options.seed}
     described["sampling"] = options.sampling.to_json()
     write_json(options.output / "guidance.json", described | {"forms": report})
-    _draw(rows, options.output / "guidance.png")
+    _draw(rows, options.output / "guidance.jpg")
 
 
 def saturation(pictures: list[Image.Image]) -> float:
@@ -103,7 +103,7 @@ def _draw(rows: dict[str, list[Image.Image]], path: Path) -> None:
         for axis, picture in zip(column, pictures, strict=True):
             axis.imshow(picture)
             axis.axis("off")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, pil_kwargs={"quality": 85})
     plt.close(figure)
 
 

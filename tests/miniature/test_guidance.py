@@ -44,7 +44,7 @@ def test_scores_and_shows_each_form_once(calls, tmp_path):
     saturations = [forms[name]["saturation"] for name in guidance.FORMS]
     expected = [20 * (i + 1) / 255 for i in range(len(guidance.FORMS))]
     np.testing.assert_allclose(saturations, expected, atol=0.01)
-    with Image.open(tmp_path / "out" / "guidance.png") as grid:
+    with Image.open(tmp_path / "out" / "guidance.jpg") as grid:
         assert grid.width > grid.height > 100
 
 
