@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from instantid_jax.request.prompt_weights import check_grammar
 from instantid_jax.request.provenance import Provenance
 
 logger = logging.getLogger(__name__)
+
+# Instead of an image: the ControlNet is off. A file of this name is ./none.
+OFF = "none"
 
 
 def generate(
@@ -44,7 +48,7 @@ def generate(
       pose: a photo or .npz whose keypoints are used instead of the face's.
       image: an image to begin with; --strength says how much of it changes.
       mask_image: an image of the same size, white where that one is painted over.
-      control_images: an image for each additional ControlNet.
+      control_images: an image for each additional ControlNet; none where one is off.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
         Without a value, of the embedded model.
     """
@@ -55,16 +59,18 @@ def generate(
         raise InputError("no prompt: give --prompt, or --like with a PNG that records one")
     if not face and (recorded is None or not recorded.has_person):
         raise InputError("no face: give --face with photos or .npz files of one person")
-    _check_controlnets(weights, settings, control_images, recorded)
+    controlled = [None if name.lower() == OFF else name for name in control_images]
+    _check_controlnets(weights, settings, controlled, recorded)
     begun = {"image": image, "mask_image": mask_image}
     images = {name: value for name, value in begun.items() if value is not None}
-    for each in (*control_images, *images.values()):
-        read_image(each)
+    for each in (*controlled, *images.values()):
+        if each is not None:
+            read_image(each)
     weights.check_names()
     pack = weights.pack(face_pack)
     given: dict[str, Any] = {}
-    if control_images:
-        given["control_images"] = control_images
+    if controlled:
+        given["control_images"] = controlled
     if face:
         given["face"] = weights.person(face, pack)
     given |= images
@@ -98,7 +104,7 @@ def generate(
 def _check_controlnets(
     weights: Weights,
     settings: Settings,
-    control_images: tuple[str, ...],
+    control_images: Sequence[str | None],
     recorded: Provenance | None,
 ) -> None:
     """Refuses other numbers of images and strengths than of ControlNets, before a model is loaded.
@@ -107,10 +113,14 @@ def _check_controlnets(
     """
     if weights.model is not None:
         return
-    images = control_images or (() if recorded is None else recorded.request.control_images)
+    images = control_images
+    if not images and recorded is not None:
+        # What was made without any can be made again.
+        images = recorded.request.control_images or (None,) * len(weights.controlnets)
     if len(images) != len(weights.controlnets):
         raise InputError(
             f"--control-images has {len(images)} images, --controlnets names "
-            f"{len(weights.controlnets)} ControlNets: give one image for each"
+            f"{len(weights.controlnets)} ControlNets: give one image for each, or none where one "
+            "is off"
         )
     settings.windows(1 + len(weights.controlnets))

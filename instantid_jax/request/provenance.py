@@ -196,8 +196,8 @@ def _encode(request: Request) -> tuple[dict[str, Any], list[str]]:
     }
     images |= {"control_images": list(request.control_images)} if request.control_images else {}
     for name, given in images.items():
-        if all(isinstance(each, str | os.PathLike) for each in given):
-            paths = [os.path.abspath(each) for each in given]
+        if all(isinstance(each, str | os.PathLike | None) for each in given):
+            paths = [None if each is None else os.path.abspath(each) for each in given]
             values[name] = paths if name == "control_images" else paths[0]
         else:
             unrecorded.append(name)

@@ -34,7 +34,8 @@ class Request(Settings):
       mask_image: white where the image is painted over, of its size; gray levels change later.
       kps: [5, 2] keypoints in pixels of the output, instead of the face's.
       kps_image: an image of drawn keypoints, instead of all others.
-      control_images: one image for each ControlNet after IdentityNet.
+      control_images: one image for each ControlNet after IdentityNet; None, or no image at all,
+        switches them off.
       image_embeds: [E], a raw face embedding instead of `face`.
       prompt_embeds, negative_prompt_embeds: [L, D], hidden states instead of the prompt.
       pooled_prompt_embeds, negative_pooled_prompt_embeds: [P], the pooled states with them.
@@ -51,7 +52,7 @@ class Request(Settings):
     mask_image: ImageInput | None = None
     kps: np.ndarray | None = None
     kps_image: ImageInput | None = None
-    control_images: tuple[ImageInput, ...] = ()
+    control_images: tuple[ImageInput | None, ...] = ()
     image_embeds: np.ndarray | None = None
     prompt_embeds: np.ndarray | None = None
     pooled_prompt_embeds: np.ndarray | None = None

@@ -92,7 +92,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
-def _per_net(control_images: Any) -> Sequence[ImageInput | Sequence[ImageInput]]:
+def _per_net(control_images: Any) -> Sequence[ImageInput | Sequence[ImageInput | None] | None]:
     return control_images if _is_list(control_images) else [control_images]
 
 

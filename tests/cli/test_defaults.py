@@ -65,6 +65,11 @@ def test_with_a_pose_and_two_controlnets(made, again, model, photo, pack):
     assert again(path) == contents(path)
 
 
+def test_with_a_controlnet_that_was_off(made, again, model):
+    (path,) = made("--controlnets", f"{model}/ControlNetModel", "--control-images", "none")
+    assert again(path) == contents(path)
+
+
 def test_one_of_a_batch(pipe_run, again):
     for path in pipe_run(["rain", "snow", "mars"]):
         assert again(path) == contents(path)

@@ -180,6 +180,14 @@ def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder)
     assert (request.image, request.mask_image) == ("image.png", "mask.png")
 
 
+def test_a_controlnet_is_off_without_an_image(run, face_file, recorder):
+    Image.new("RGB", (8, 8)).save("a.png")
+    asked = ("--face", face_file, "--prompt", "a", "--output", "o.png", "--sdxl", "some/sdxl")
+    asked += ("--instantid", "some/instantid", "--controlnets", "some/one", "some/two")
+    assert run("generate", *asked, "--control-images", "None", "a.png").status == 0
+    assert recorder.requests[0].control_images == (None, "a.png")
+
+
 @pytest.mark.parametrize("raw", [False, True])
 def test_what_a_run_trained_is_taken(run, model, face_file, tmp_path, monkeypatch, raw):
     """And the step is logged."""

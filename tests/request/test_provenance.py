@@ -30,8 +30,8 @@ REQUEST = Request(
     height=64,
     width=72,
     guidance_scale=5.5,
-    controlnet_conditioning_scale=(0.5, 0.25),
-    control_images=("one.png",),
+    controlnet_conditioning_scale=(0.5, 0.25, 0.5),
+    control_images=("one.png", None),
     seed=7,
     num_images_per_prompt=4,
 )
@@ -56,7 +56,7 @@ def test_a_request_survives_a_png(tmp_path, monkeypatch):
         np.testing.assert_array_equal(ours.embedding, theirs.embedding)
         np.testing.assert_array_equal(ours.kps, theirs.kps)
         assert (ours.image_size, ours.det_score) == (theirs.image_size, theirs.det_score)
-    assert found.request.control_images == (str(tmp_path / "one.png"),)
+    assert found.request.control_images == (str(tmp_path / "one.png"), None)
 
 
 def test_from_png_is_the_request_of_that_image_alone(tmp_path):

@@ -18,7 +18,7 @@ class ControlInputs:
     """Inputs of the ControlNets for B requests.
 
     Attributes:
-      images: for each ControlNet after IdentityNet [B, H, W, 3] uint8.
+      images: for each ControlNet after IdentityNet [B, H, W, 3] uint8, black where it is off.
       scales: [T, ControlNets, residuals, rows] float32, what residuals are multiplied by; T is the
         largest number of steps. With guidance the negative rows come first.
     """
@@ -43,15 +43,11 @@ def resolve_control(
       InputError: for another number of images or strengths than there are ControlNets.
     """
     extra = len(controlnets) - 1
-    for request in requests:
-        if len(request.control_images) != extra:
-            raise InputError(
-                f"control_images has {len(request.control_images)} entries, {extra} additional "
-                "ControlNets are loaded: give one image for each"
-            )
+    given = [_images(request, extra) for request in requests]
+    black = np.zeros((*size, 3), np.uint8)
     images = tuple(
-        np.stack([resize(request.control_images[i], size) for request in requests])
-        for i in range(extra)
+        np.stack([black if image is None else resize(image, size) for image in of_net])
+        for of_net in zip(*given, strict=True)
     )
     nets = [network.config.residuals for network in controlnets]
     each = [
@@ -60,8 +56,23 @@ def resolve_control(
     ]
     repeats = requests[0].num_images_per_prompt
     # [T, nets, residuals, halves, images]
-    scales = np.repeat(np.stack(each, axis=-1), repeats, axis=-1)
+    scales = np.stack(each, axis=-1)
+    for j, row in enumerate(given):
+        off = [1 + i for i, image in enumerate(row) if image is None]
+        scales[:, off, ..., j] = 0
+    scales = np.repeat(scales, repeats, axis=-1)
     return ControlInputs(images, scales.reshape(*scales.shape[:3], -1))
+
+
+def _images(request: Request, extra: int) -> Sequence[ImageInput | None]:
+    """The image of each ControlNet after IdentityNet; None where it is off."""
+    images = request.control_images or (None,) * extra
+    if len(images) != extra:
+        raise InputError(
+            f"control_images has {len(images)} entries, {extra} additional ControlNets are loaded: "
+            "give one for each, None where one is off, or none at all"
+        )
+    return images
 
 
 def residual_scales(
