@@ -2,15 +2,14 @@
 
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from instantid_jax.cli.faces import FacePack, read_faces
+from instantid_jax.cli.images import check_controlnets, given_images
 from instantid_jax.cli.outputs import check_png
 from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
-from instantid_jax.images import read_image
 from instantid_jax.pipeline.observer import Bar
 from instantid_jax.request import Request, Settings
 from instantid_jax.request.fast import Fast
@@ -18,9 +17,6 @@ from instantid_jax.request.prompt_weights import check_grammar
 from instantid_jax.request.provenance import Provenance
 
 logger = logging.getLogger(__name__)
-
-# Instead of an image: the ControlNet is off. A file of this name is ./none.
-OFF = "none"
 
 
 def generate(
@@ -32,6 +28,8 @@ def generate(
     image: str | None = None,
     mask_image: str | None = None,
     control_images: tuple[str, ...] = (),
+    control_mask: str | None = None,
+    control_masks: tuple[str, ...] = (),
     fast: Fast | None = None,
     weights: Weights = Weights(),
     settings: Settings = Settings(),
@@ -49,6 +47,8 @@ def generate(
       image: an image to begin with; --strength says how much of it changes.
       mask_image: an image of the same size, white where that one is painted over.
       control_images: an image for each additional ControlNet; none where one is off.
+      control_mask: an image, white where IdentityNet and the Image Adapter count.
+      control_masks: the same for each additional ControlNet; none where one counts everywhere.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
         Without a value, of the embedded model.
     """
@@ -59,21 +59,17 @@ def generate(
         raise InputError("no prompt: give --prompt, or --like with a PNG that records one")
     if not face and (recorded is None or not recorded.has_person):
         raise InputError("no face: give --face with photos or .npz files of one person")
-    controlled = [None if name.lower() == OFF else name for name in control_images]
-    _check_controlnets(weights, settings, controlled, recorded)
-    begun = {"image": image, "mask_image": mask_image}
-    images = {name: value for name, value in begun.items() if value is not None}
-    for each in (*controlled, *images.values()):
-        if each is not None:
-            read_image(each)
+    images = given_images(
+        {"image": image, "mask_image": mask_image, "control_mask": control_mask},
+        control_images=control_images,
+        control_masks=control_masks,
+    )
+    check_controlnets(weights, settings, images, recorded)
     weights.check_names()
     pack = weights.pack(face_pack)
-    given: dict[str, Any] = {}
-    if controlled:
-        given["control_images"] = controlled
+    given = images
     if face:
         given["face"] = weights.person(face, pack)
-    given |= images
     if pose is not None:
         given["pose"] = read_faces([pose], pack)[0]
     values: dict[str, Any] = {**settings.values(), "prompt": prompt, **given}
@@ -99,28 +95,3 @@ def generate(
         facts = {name: recorded.facts.get(name) for name in facts}
     for path in result.save(output, facts):
         print(path, file=sys.stdout)
-
-
-def _check_controlnets(
-    weights: Weights,
-    settings: Settings,
-    control_images: Sequence[str | None],
-    recorded: Provenance | None,
-) -> None:
-    """Refuses other numbers of images and strengths than of ControlNets, before a model is loaded.
-
-    A converted model alone says itself how many ControlNets it has.
-    """
-    if weights.model is not None:
-        return
-    images = control_images
-    if not images and recorded is not None:
-        # What was made without any can be made again.
-        images = recorded.request.control_images or (None,) * len(weights.controlnets)
-    if len(images) != len(weights.controlnets):
-        raise InputError(
-            f"--control-images has {len(images)} images, --controlnets names "
-            f"{len(weights.controlnets)} ControlNets: give one image for each, or none where one "
-            "is off"
-        )
-    settings.windows(1 + len(weights.controlnets))

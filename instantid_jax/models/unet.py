@@ -110,6 +110,17 @@ class EncoderConfig:
     def time_dim(self) -> int:
         return 4 * self.block_out_channels[0]
 
+    @property
+    def residual_levels(self) -> tuple[int, ...]:
+        """How often each residual of a ControlNet is halved; the middle block's is the last."""
+        last = len(self.block_out_channels) - 1
+        layers = per_block(self.layers_per_block, last + 1, "layers_per_block")
+        levels = [0]  # conv_in
+        for level, count in enumerate(layers):
+            # Each block's layers and, except in the last block, a downsampler.
+            levels += [level] * count + [level + 1] * (level < last)
+        return (*levels, last)
+
     def resnet(self) -> dict[str, Any]:
         """Arguments of all resnets."""
         return {"time_dim": self.time_dim, "groups": self.norm_num_groups, "eps": self.norm_eps}

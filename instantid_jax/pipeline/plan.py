@@ -107,7 +107,7 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
         guidance_scale=np.repeat(np.maximum(scales, 1).astype(np.float32), repeats),
         text=resolve_text(model, requests, guidance),
         person=resolve_person(model, requests, views, size),
-        control=resolve_control(networks.controlnets, requests, lengths, size, guidance),
+        control=resolve_control(networks.controlnets, requests, views, lengths, size, guidance),
         time_ids=resolve_time_ids(requests, size, guidance),
         views=views,
         start=start,

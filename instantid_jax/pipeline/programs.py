@@ -14,7 +14,7 @@ import numpy as np
 
 from instantid_jax.compilation import compiled
 from instantid_jax.models import instantid
-from instantid_jax.models.instantid import Conditions, Texts
+from instantid_jax.models.instantid import Conditions, Masks, Texts
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
 from instantid_jax.pipeline.step import DenoiserParams
@@ -79,6 +79,7 @@ def prepare(
     id_tokens: tuple[jax.Array, jax.Array],
     ip_adapter_scale: jax.Array,
     images: tuple[jax.Array, ...],
+    masks: Masks[jax.Array],
 ) -> Conditions:
     """Computes all that denoising needs and no step changes.
 
@@ -91,6 +92,7 @@ def prepare(
       id_tokens: [1, N, D], of nobody, for the negative rows; and [B, N, D].
       ip_adapter_scale: [B] float32.
       images: for each ControlNet [B, H, W, 3] uint8.
+      masks: [B, H, W] float32 each.
     """
     unet = networks.unet.bind(params["unet"])
     dtype = unet.conv_in.kernel.dtype
@@ -121,6 +123,7 @@ def prepare(
         split_halves(rows(jnp.broadcast_to(nobody, people.shape), people)),
         rows(ip_adapter_scale, ip_adapter_scale),
         maps,
+        jax.tree.map(lambda mask: split_maps(rows(mask, mask)), masks),
     )
 
 

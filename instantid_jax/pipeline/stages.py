@@ -36,6 +36,7 @@ def encode(model: LoadedModel, plan: Plan) -> Conditions:
             encode_person(model, plan.person),
             plan.person.scale,
             (plan.person.keypoints, *plan.control.images),
+            plan.control.masks,
         )
 
 

@@ -166,8 +166,9 @@ def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder)
     for name in ("control", "image", "mask"):
         Image.new("RGB", (8, 8)).save(f"{name}.png")
     asked = ("--face", face_file, "--prompt", "a", "--output", "o.png")
-    asked += ("--image", "image.png", "--mask-image", "mask.png")
-    given = flags(WEIGHTS | vars(SETTINGS) | {"control_images": ("control.png",)})
+    asked += ("--image", "image.png", "--mask-image", "mask.png", "--control-mask", "mask.png")
+    per_net = {"control_images": ("control.png",), "control_masks": ("mask.png",)}
+    given = flags(WEIGHTS | vars(SETTINGS) | per_net)
     ran = run("generate", *asked, *given, "--mesh", "guidance=2")
     assert (ran.status, ran.err) == (0, [])
     mesh = recorder.weights.pop("mesh")
@@ -177,6 +178,7 @@ def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder)
     assert request.settings == SETTINGS and request.prompt == "a"
     assert request.face.image_size == (64, 128) and request.pose is None
     assert request.control_images == ("control.png",)
+    assert (request.control_mask, request.control_masks) == ("mask.png", ("mask.png",))
     assert (request.image, request.mask_image) == ("image.png", "mask.png")
 
 
@@ -273,6 +275,8 @@ BAD = {
     "window": ({"control_guidance_start": 1}, "must be below"),
     "micro-conditioning": ({"original_size": (1, 99999)}, "original_size=99999|99999"),
     "a control picture too many": ({"control_images": "nobody.png"}, "--control-images has 1"),
+    "a mask too many": ({"control_masks": "nobody.png"}, "--control-masks has 1"),
+    "no such mask": ({"control_mask": "nowhere.png"}, "nowhere.png: no such file"),
     "a control picture too few": ({"controlnets": "some/net"}, "--control-images has 0"),
     "both kinds of weights": (
         {"model": "folder", "sdxl": "folder", "instantid": "folder"},

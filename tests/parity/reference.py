@@ -21,6 +21,7 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -276,6 +277,7 @@ class IDAttentionProcessor:
 
     def __init__(self, branch: IDBranch, num_tokens: int):
         self.branch, self.num_tokens, self.scale = branch, num_tokens, 1.0
+        self.mask: torch.Tensor | None = None
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None
@@ -285,10 +287,15 @@ class IDAttentionProcessor:
         )
         query = attn.to_q(hidden_states)
         out = attend(query, attn.to_k(text), attn.to_v(text), attn.heads)
-        out = out + self.scale * attend(
+        of_person = attend(
             query, self.branch.to_k_ip(tokens), self.branch.to_v_ip(tokens), attn.heads
         )
-        return attn.to_out[0](out)
+        if self.mask is not None:
+            # The official pipeline finds the map's size by its number of positions.
+            ratio = (self.mask.numel() / query.shape[1]) ** 0.5
+            nearest = functional.interpolate(self.mask[None, None], scale_factor=1 / ratio)
+            of_person = of_person * nearest.reshape(1, -1, 1)
+        return attn.to_out[0](out + self.scale * of_person)
 
 
 class IDAdapter:
@@ -318,6 +325,11 @@ class IDAdapter:
     def set_scale(self, scale: float) -> None:
         for processor in self._processors:
             processor.scale = scale
+
+    def set_mask(self, mask: torch.Tensor | None) -> None:
+        """mask: [8H, 8W], of all images."""
+        for processor in self._processors:
+            processor.mask = mask
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """`1.to_k_ip.weight`, ..., as under `ip_adapter` in the file."""
@@ -794,6 +806,7 @@ class InstantIDReference:
         control_guidance_start: float | Sequence[float] = 0.0,
         control_guidance_end: float | Sequence[float] = 1.0,
         guess_mode: bool = False,
+        masks: Sequence[np.ndarray | None] = (),
         original_size: tuple[int, int] | None = None,
         crops_coords_top_left: tuple[int, int] = (0, 0),
         target_size: tuple[int, int] | None = None,
@@ -809,6 +822,8 @@ class InstantIDReference:
           embeddings: [B, 512], raw.
           images: one [B, 8H, 8W, 3] in [0, 1] for each of `controlnets`.
           noise: [B, H, W, 4] of unit variance.
+          masks: one [8H, 8W] in [0, 1] for each of `controlnets`, all sides multiples of 32; the
+            first is the official pipeline's control_mask.
           scheduler: from `make_scheduler`; None is SDXL's own.
           step_noise: step -> [B, H, W, 4], what a stochastic scheduler draws at that step.
           on_step: called with each step's number and its latents [B, H, W, 4].
@@ -861,8 +876,10 @@ class InstantIDReference:
                 )
             ),
             guess_mode,
+            [None if mask is None else torch.from_numpy(mask) for mask in masks],
         )
         self.id_adapter.set_scale(ip_adapter_scale)
+        self.id_adapter.set_mask(controls.masks[0] if controls.masks else None)
         with _draws(scheduler, step_noise) as at_step:
             scheduler.set_timesteps(num_inference_steps)
             if hasattr(scheduler, "set_begin_index"):
@@ -915,6 +932,7 @@ class _Controls:
     starts: list[float]
     ends: list[float]
     guess_mode: bool
+    masks: list[torch.Tensor | None]
 
     def residuals(self, begin, end, x, t, rows):
         """Summed over the networks, for the step from `begin` to `end` of the way."""
@@ -934,6 +952,12 @@ class _Controls:
                 return_dict=False,
             )
             tensors = [*down, mid]
+            if self.masks and (mask := self.masks[i]) is not None:
+                tensors = [
+                    tensor
+                    * functional.interpolate(mask[None, None], tensor.shape[2:], mode="bilinear")
+                    for tensor in tensors
+                ]
             sums = tensors if sums is None else [a + b for a, b in zip(sums, tensors, strict=True)]
         return sums[:-1], sums[-1]
 

@@ -81,9 +81,11 @@ def inputs(size: tuple[int, int], count: int) -> tuple[list[Face], np.ndarray, l
     return faces(count), noise, [11 + i for i in range(count)]
 
 
-def sample(pipe, *, size=(64, 96), count=1, images=(), **arguments):
+def sample(pipe, *, size=(64, 96), count=1, images=(), masks=(), **arguments):
     """Our side of a call."""
     people, noise, seeds = inputs(size, count)
+    if masks:
+        arguments |= {"control_mask": masks[0], "control_masks": masks[1:]}
     return pipe(
         PROMPTS[:count],
         face=people,
@@ -97,7 +99,9 @@ def sample(pipe, *, size=(64, 96), count=1, images=(), **arguments):
     )
 
 
-def sample_torch(reference, *, size=(64, 96), count=1, images=(), scheduler=None, **arguments):
+def sample_torch(
+    reference, *, size=(64, 96), count=1, images=(), masks=(), scheduler=None, **arguments
+):
     """Torch's side of the same call; steps draw the noise that ours documents."""
     people, noise, seeds = inputs(size, count)
     drawn = [np.stack([draw_keypoints(*size, face.kps) for face in people]), *images]
@@ -119,6 +123,7 @@ def sample_torch(reference, *, size=(64, 96), count=1, images=(), scheduler=None
             noise,
             scheduler=torch_scheduler(scheduler),
             step_noise=step_noise,
+            masks=[None if mask is None else mask / np.float32(255) for mask in masks],
             **arguments,
         )
     finally:
@@ -253,3 +258,32 @@ def test_two_controlnets_match_torch(reference, pipe_of_two):
         "control_guidance_end": [0.6, 1.0],
     }
     check(reference, pipe_of_two, **arguments)
+
+
+def drawn_mask(seed: int) -> np.ndarray:
+    """Gray levels that differ from pixel to pixel, and black edges."""
+    levels = np.random.default_rng(seed).integers(0, 256, (64, 96), np.uint8)
+    levels[:20] = levels[:, 70:] = 0
+    return levels
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"guidance_scale": 1.0}, {"guess_mode": True}, {"count": 2}],
+    ids=["guided", "unguided", "guess mode", "batch"],
+)
+def test_a_mask_matches_torch(reference, pipe, arguments):
+    """The official full pipeline's control_mask, written out in torch."""
+    arguments = {"num_inference_steps": 4, "masks": [drawn_mask(0)]} | arguments
+    check(reference, pipe, **arguments)
+
+
+def test_masks_of_two_controlnets_match_torch(reference, pipe_of_two):
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    arguments = {"num_inference_steps": 4, "images": [image]}
+    masked = {"masks": [None, drawn_mask(1)]}
+    check(reference, pipe_of_two, **arguments, **masked)
+    without = sample(pipe_of_two, **arguments).latents
+    for masks in ([None, drawn_mask(1)], [drawn_mask(0), None]):
+        moved = relative_error(sample(pipe_of_two, **arguments, masks=masks).latents, without)
+        assert moved > 10 * TOLERANCE

@@ -55,6 +55,7 @@ CHANGES = {
     "encoded prompt": {"prompt": None} | EMBEDS,
     "face": {"face": person(1)},
     "face embedding": {"face": None, "image_embeds": np.ones(512), "kps": np.ones((5, 2))},
+    "mask": {"control_mask": np.eye(*SIZE, dtype=np.uint8)},
     "keypoints drawn": {"image": np.zeros((*SIZE, 3), np.uint8)},
     "pose": {"pose": person(3)},
     "seed": {"seed": 2**32 - 1},

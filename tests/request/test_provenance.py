@@ -32,6 +32,8 @@ REQUEST = Request(
     guidance_scale=5.5,
     controlnet_conditioning_scale=(0.5, 0.25, 0.5),
     control_images=("one.png", None),
+    control_mask="mask.png",
+    control_masks=(None, "other.png"),
     seed=7,
     num_images_per_prompt=4,
 )
@@ -57,6 +59,8 @@ def test_a_request_survives_a_png(tmp_path, monkeypatch):
         np.testing.assert_array_equal(ours.kps, theirs.kps)
         assert (ours.image_size, ours.det_score) == (theirs.image_size, theirs.det_score)
     assert found.request.control_images == (str(tmp_path / "one.png"), None)
+    assert found.request.control_masks == (None, str(tmp_path / "other.png"))
+    assert found.request.control_mask == str(tmp_path / "mask.png")
 
 
 def test_from_png_is_the_request_of_that_image_alone(tmp_path):

@@ -8,7 +8,10 @@ from PIL import Image
 
 from instantid_jax.errors import InputError
 from instantid_jax.images import ImageInput, read_image
+from instantid_jax.models.instantid import Masks
 from instantid_jax.params import Network
+from instantid_jax.pipeline.conditions.masks import resolve_masks
+from instantid_jax.pipeline.conditions.view import View
 from instantid_jax.request.request import Request
 from instantid_jax.request.settings import Settings
 
@@ -21,15 +24,18 @@ class ControlInputs:
       images: for each ControlNet after IdentityNet [B, H, W, 3] uint8, black where it is off.
       scales: [T, ControlNets, residuals, rows] float32, what residuals are multiplied by; T is the
         largest number of steps. With guidance the negative rows come first.
+      masks: where IdentityNet, the Image Adapter and the further ControlNets count.
     """
 
     images: tuple[np.ndarray, ...]
     scales: np.ndarray
+    masks: Masks[np.ndarray]
 
 
 def resolve_control(
     controlnets: Sequence[Network],
     requests: Sequence[Request],
+    views: Sequence[View | None],
     steps: Sequence[int],
     size: tuple[int, int],
     guidance: bool,
@@ -38,12 +44,13 @@ def resolve_control(
 
     Args:
       requests: of equally many images each.
+      views: the part of an image that each request changes.
       steps: number of steps of each request's sampler.
     Raises:
       InputError: for another number of images or strengths than there are ControlNets.
     """
     extra = len(controlnets) - 1
-    given = [_images(request, extra) for request in requests]
+    given = [_per_net(request, "control_images", extra) for request in requests]
     black = np.zeros((*size, 3), np.uint8)
     images = tuple(
         np.stack([black if image is None else resize(image, size) for image in of_net])
@@ -61,18 +68,24 @@ def resolve_control(
         off = [1 + i for i, image in enumerate(row) if image is None]
         scales[:, off, ..., j] = 0
     scales = np.repeat(scales, repeats, axis=-1)
-    return ControlInputs(images, scales.reshape(*scales.shape[:3], -1))
+    painted = [
+        (request.control_mask, *_per_net(request, "control_masks", extra)) for request in requests
+    ]
+    levels = len(controlnets[0].config.block_out_channels)
+    masks = resolve_masks(painted, views, size, levels)
+    return ControlInputs(images, scales.reshape(*scales.shape[:3], -1), masks)
 
 
-def _images(request: Request, extra: int) -> Sequence[ImageInput | None]:
-    """The image of each ControlNet after IdentityNet; None where it is off."""
-    images = request.control_images or (None,) * extra
-    if len(images) != extra:
+def _per_net(request: Request, name: str, extra: int) -> Sequence[ImageInput | None]:
+    """The image or mask of each ControlNet after IdentityNet."""
+    given = getattr(request, name) or (None,) * extra
+    if len(given) != extra:
+        without = "is off" if name == "control_images" else "counts everywhere"
         raise InputError(
-            f"control_images has {len(images)} entries, {extra} additional ControlNets are loaded: "
-            "give one for each, None where one is off, or none at all"
+            f"{name} has {len(given)} entries, {extra} additional ControlNets are loaded: "
+            f"give one for each, None where one {without}, or none at all"
         )
-    return images
+    return given
 
 
 def residual_scales(
