@@ -93,7 +93,7 @@ def condition(
     Args:
       time_ids: [B, 6] float32, SDXL's micro-conditioning.
       id_tokens: [B, N, D], from the Resampler.
-      ip_adapter_scale: [B] or scalar.
+      ip_adapter_scale: [transformers, B], [B] or scalar.
       images: one per ControlNet, from its `embed_image`.
       masks: None is everywhere.
     """

@@ -90,7 +90,7 @@ def prepare(
         result has 2B rows, negatives first, each `repeats` times.
       time_ids: [B, 6] float32; with guidance [2B, 6].
       id_tokens: [1, N, D], of nobody, for the negative rows; and [B, N, D].
-      ip_adapter_scale: [B] float32.
+      ip_adapter_scale: [B, transformers] float32.
       images: for each ControlNet [B, H, W, 3] uint8.
       masks: [B, H, W] float32 each.
     """
@@ -121,7 +121,7 @@ def prepare(
         ),
         split_halves(jnp.repeat(time_ids, repeats, axis=0)),
         split_halves(rows(jnp.broadcast_to(nobody, people.shape), people)),
-        rows(ip_adapter_scale, ip_adapter_scale),
+        rows(ip_adapter_scale, ip_adapter_scale).T,
         maps,
         jax.tree.map(lambda mask: split_maps(rows(mask, mask)), masks),
     )

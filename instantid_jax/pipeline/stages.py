@@ -34,7 +34,7 @@ def encode(model: LoadedModel, plan: Plan) -> Conditions:
             negative,
             plan.time_ids,
             encode_person(model, plan.person),
-            plan.person.scale,
+            plan.person.scales,
             (plan.person.keypoints, *plan.control.images),
             plan.control.masks,
         )

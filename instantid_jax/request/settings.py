@@ -8,6 +8,7 @@ from typing import Any, Self
 from instantid_jax.diffusion.names import check_sampler
 from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
+from instantid_jax.request.block_scales import Blocks, number_or_blocks, plain
 from instantid_jax.request.checks import (
     Check,
     check_flag,
@@ -22,6 +23,7 @@ from instantid_jax.request.checks import (
 )
 
 SEEDS = 2**32
+IP_ADAPTER_SCALE = 0.8
 # One number for all ControlNets, or one for each.
 PerControlNet = float | tuple[float, ...]
 
@@ -42,7 +44,8 @@ class Settings:
       num_inference_steps: denoising steps.
       guidance_scale: scale of classifier-free guidance; 1 or less turns it off and halves the
         cost. None takes the model's own: 5 for SDXL, 2 for the embedded model.
-      ip_adapter_scale: strength of the Image Adapter, for likeness.
+      ip_adapter_scale: strength of the Image Adapter, for likeness; or of each block of the UNet as
+        in diffusers, {"down": 0.5, "up": {"block_0": [0, 1, 0]}}, 0 where none is named.
       controlnet_conditioning_scale: strength of IdentityNet, for likeness and the positions of
         eyes, nose and mouth; or of each ControlNet, IdentityNet first.
       control_guidance_start: share of the steps after which IdentityNet begins; or each ControlNet.
@@ -82,7 +85,7 @@ class Settings:
     width: int | None = None
     num_inference_steps: int = 30
     guidance_scale: float | None = None
-    ip_adapter_scale: float = 0.8
+    ip_adapter_scale: float | Blocks = IP_ADAPTER_SCALE
     controlnet_conditioning_scale: PerControlNet = 0.8
     control_guidance_start: PerControlNet = 0.0
     control_guidance_end: PerControlNet = 1.0
@@ -163,10 +166,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """All settings, in types that JSON knows; tuples become lists."""
-        values = self.values()
-        return values | {
-            name: list(values[name]) for name in values if isinstance(values[name], tuple)
-        }
+        return {name: plain(value) for name, value in self.values().items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -198,7 +198,7 @@ CHECKS: dict[str, Check] = {
     "width": optional(check_side),
     "num_inference_steps": partial(check_whole, low=1, high=10**6),
     "guidance_scale": optional(_strength),
-    "ip_adapter_scale": _strength,
+    "ip_adapter_scale": number_or_blocks(_strength),
     "controlnet_conditioning_scale": one_or_each(_strength),
     "control_guidance_start": one_or_each(_share),
     "control_guidance_end": one_or_each(_share),

@@ -12,6 +12,7 @@ from PIL import Image
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.request import Request, Settings
+from instantid_jax.request.block_scales import BlockScales, plain
 from tests.pipeline import small_model
 from tests.runs.trained_run import assert_same_bits, part_of, write_run
 
@@ -123,7 +124,7 @@ SETTINGS = Settings(
     num_inference_steps=3,
     timesteps=(999, 500, 1),
     guidance_scale=3.5,
-    ip_adapter_scale=0.7,
+    ip_adapter_scale={"down": 0.5, "up": {"block_0": [0, 1, 0]}},
     controlnet_conditioning_scale=(0.6, 0.5),
     control_guidance_start=0.1,
     control_guidance_end=(0.8, 0.9),
@@ -152,6 +153,7 @@ def flags(values: dict) -> list:
         if value is None:
             continue
         switch = isinstance(value, bool)
+        value = json.dumps(plain(value)) if isinstance(value, BlockScales) else value
         rest = () if switch else value if isinstance(value, tuple) else (value,)
         flag = {"loras": "lora", "embeddings": "embedding"}.get(name, name.replace("_", "-"))
         made += [f"--no-{flag}" if value is False else f"--{flag}", *rest]
@@ -271,6 +273,14 @@ BAD = {
     "seed": ({"seed": -1}, "seed=-1: expected 0 to"),
     "guidance": ({"guidance_scale": "nan"}, "guidance_scale=nan"),
     "scale": ({"ip_adapter_scale": -1}, "ip_adapter_scale=-1"),
+    "strengths of words": (
+        {"ip_adapter_scale": "up"},
+        "'up' is neither a number nor strengths of blocks: expected JSON such as",
+    ),
+    "strengths of unknown parts": (
+        {"ip_adapter_scale": '{"middle": 1}'},
+        "ip_adapter_scale has 'middle': expected down, mid, up",
+    ),
     "two scales": ({"controlnet_conditioning_scale": (1, 1)}, "2 entries for 1 ControlNets"),
     "window": ({"control_guidance_start": 1}, "must be below"),
     "micro-conditioning": ({"original_size": (1, 99999)}, "original_size=99999|99999"),

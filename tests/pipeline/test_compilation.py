@@ -61,6 +61,7 @@ CHANGES = {
     "seed": {"seed": 2**32 - 1},
     "latents": {"latents": unit_noise(1)},
     "ip_adapter_scale": {"ip_adapter_scale": 1},
+    "strengths of blocks": {"ip_adapter_scale": {"up": {"block_0": [0, 1]}}},
     "strength": {"controlnet_conditioning_scale": 0.3},
     "guidance_scale": {"guidance_scale": 7},
     "window": {"control_guidance_start": 0.3, "control_guidance_end": 0.9},

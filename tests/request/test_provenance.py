@@ -31,6 +31,7 @@ REQUEST = Request(
     width=72,
     guidance_scale=5.5,
     controlnet_conditioning_scale=(0.5, 0.25, 0.5),
+    ip_adapter_scale={"mid": 0.5, "up": {"block_0": [0, 1, 0]}},
     control_images=("one.png", None),
     control_mask="mask.png",
     control_masks=(None, "other.png"),

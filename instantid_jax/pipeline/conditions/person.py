@@ -9,6 +9,7 @@ import numpy as np
 from instantid_jax.errors import InputError
 from instantid_jax.face.keypoints import draw_keypoints
 from instantid_jax.pipeline import programs
+from instantid_jax.pipeline.conditions.adapter import resolve_scales
 from instantid_jax.pipeline.conditions.control import resize
 from instantid_jax.pipeline.conditions.view import View
 from instantid_jax.pipeline.model import LoadedModel
@@ -22,12 +23,12 @@ class PersonInputs:
     Attributes:
       embeddings: [B, E] float32, raw.
       keypoints: [B, H, W, 3] uint8, drawn.
-      scale: [B] float32, the Image Adapter's strength.
+      scales: [B, transformers] float32, the Image Adapter's strength.
     """
 
     embeddings: np.ndarray
     keypoints: np.ndarray
-    scale: np.ndarray
+    scales: np.ndarray
 
 
 def resolve_person(
@@ -50,7 +51,7 @@ def resolve_person(
         keypoints=np.stack(
             [_keypoints(request, view, size) for request, view in zip(requests, views, strict=True)]
         ),
-        scale=np.array([request.ip_adapter_scale for request in requests], np.float32),
+        scales=resolve_scales(model.networks.unet.config, requests),
     )
 
 
