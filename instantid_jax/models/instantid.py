@@ -201,6 +201,7 @@ def predict(
     conditions: Conditions,
     scales: jax.Array | None = None,
     remat: Remat = keep,
+    adapter_scales: jax.Array | None = None,
 ) -> jax.Array:
     """Predicts the noise, or the velocity: [B, H, W, C], in the weights' dtype.
 
@@ -210,9 +211,14 @@ def predict(
       timesteps: [B] float32.
       scales: as for `sum_residuals`.
       remat: wraps every resnet and transformer block in training.
+      adapter_scales: [B] float32, what the Image Adapter's masks are multiplied by; None is 1.
     """
     residuals = sum_residuals(controlnets, sample, timesteps, conditions.controlnets, scales, remat)
     context = conditions.context
     if conditions.masks is not None:
-        context = weigh_adapter(context, conditions.masks)
+        weights = conditions.masks
+        if adapter_scales is not None:
+            scale = adapter_scales[:, None, None]
+            weights = [mask * scale.astype(mask.dtype) for mask in weights]
+        context = weigh_adapter(context, weights)
     return unet(sample, timesteps, context, conditions.added, residuals, remat)

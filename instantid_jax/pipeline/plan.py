@@ -8,6 +8,7 @@ import numpy as np
 from instantid_jax.diffusion.sampler import SamplerBatch
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.errors import InputError
+from instantid_jax.pipeline.conditions.adapter import AdapterInputs, resolve_adapter
 from instantid_jax.pipeline.conditions.canvas import resolve_size, resolve_time_ids
 from instantid_jax.pipeline.conditions.control import ControlInputs, resolve_control
 from instantid_jax.pipeline.conditions.person import PersonInputs, resolve_person
@@ -30,7 +31,7 @@ class Plan:
       size: (height, width) of the images, in pixels.
       latent_shape: (H, W, C) of an image's latents.
       guidance_scale: [B] float32, one per image.
-      text, person, control: the conditions of each request.
+      text, person, adapter, control: the conditions of each request.
       time_ids: [requests, 6] float32, with guidance [2 requests, 6].
       views: the part of an image that each request changes; None where it begins with noise alone.
       start: what the images begin with.
@@ -44,6 +45,7 @@ class Plan:
     guidance_scale: np.ndarray
     text: TextInputs
     person: PersonInputs
+    adapter: AdapterInputs
     control: ControlInputs
     time_ids: np.ndarray
     views: tuple[View | None, ...]
@@ -107,6 +109,7 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
         guidance_scale=np.repeat(np.maximum(scales, 1).astype(np.float32), repeats),
         text=resolve_text(model, requests, guidance),
         person=resolve_person(model, requests, views, size),
+        adapter=resolve_adapter(unet, requests, lengths, guidance),
         control=resolve_control(networks.controlnets, requests, views, lengths, size, guidance),
         time_ids=resolve_time_ids(requests, size, guidance),
         views=views,

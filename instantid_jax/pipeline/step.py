@@ -58,6 +58,7 @@ class StepInputs(NamedTuple, Generic[Array]):
       timesteps: [R] float32, as the networks take them.
       guidance_scale: [B] float32, not used without guidance.
       residual_scales: [ControlNets, residuals, R] float32: strength, window and guess mode in one.
+      adapter_scales: [R] float32, the Image Adapter's window.
       noise: [B, H, W, C] unit variance if a sampler is stochastic, else None.
       kept: shares of clean latents and noise where they are kept, each [B] float32, and the least
         value of the mask where they are not; None if nothing is kept.
@@ -67,6 +68,7 @@ class StepInputs(NamedTuple, Generic[Array]):
     timesteps: Array
     guidance_scale: Array
     residual_scales: Array
+    adapter_scales: Array
     noise: jax.Array | None
     kept: tuple[Array, Array, Array] | None = None
 
@@ -142,7 +144,9 @@ def predict(
         sample = jnp.concatenate([sample, sample])
     sample = split_maps(sample.astype(unet.conv_in.kernel.dtype))
     return instantid.predict(
-        unet, controlnets, sample, inputs.timesteps, conditions, inputs.residual_scales
+        *(unet, controlnets, sample, inputs.timesteps, conditions),
+        scales=inputs.residual_scales,
+        adapter_scales=inputs.adapter_scales,
     )
 
 

@@ -46,6 +46,8 @@ class Settings:
         cost. None takes the model's own: 5 for SDXL, 2 for the embedded model.
       ip_adapter_scale: strength of the Image Adapter, for likeness; or of each block of the UNet as
         in diffusers, {"down": 0.5, "up": {"block_0": [0, 1, 0]}}, 0 where none is named.
+      ip_adapter_start: share of the steps after which the Image Adapter begins.
+      ip_adapter_end: share of the steps after which the Image Adapter ends.
       controlnet_conditioning_scale: strength of IdentityNet, for likeness and the positions of
         eyes, nose and mouth; or of each ControlNet, IdentityNet first.
       control_guidance_start: share of the steps after which IdentityNet begins; or each ControlNet.
@@ -86,6 +88,8 @@ class Settings:
     num_inference_steps: int = 30
     guidance_scale: float | None = None
     ip_adapter_scale: float | Blocks = IP_ADAPTER_SCALE
+    ip_adapter_start: float = 0.0
+    ip_adapter_end: float = 1.0
     controlnet_conditioning_scale: PerControlNet = 0.8
     control_guidance_start: PerControlNet = 0.0
     control_guidance_end: PerControlNet = 1.0
@@ -119,6 +123,11 @@ class Settings:
         if self.sigmas is not None:
             object.__setattr__(self, "num_inference_steps", max(1, len(self.sigmas) - 1))
         check_whole("seed", self.seed, 0, SEEDS - self.num_images_per_prompt)
+        if self.ip_adapter_start >= self.ip_adapter_end:
+            raise InputError(
+                f"ip_adapter_start={self.ip_adapter_start:g} must be below "
+                f"ip_adapter_end={self.ip_adapter_end:g}"
+            )
         self.windows(self.controlnets or 1)
 
     @property
@@ -199,6 +208,8 @@ CHECKS: dict[str, Check] = {
     "num_inference_steps": partial(check_whole, low=1, high=10**6),
     "guidance_scale": optional(_strength),
     "ip_adapter_scale": number_or_blocks(_strength),
+    "ip_adapter_start": _share,
+    "ip_adapter_end": _share,
     "controlnet_conditioning_scale": one_or_each(_strength),
     "control_guidance_start": one_or_each(_share),
     "control_guidance_end": one_or_each(_share),

@@ -19,6 +19,7 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.loaders.unet_loader_utils import _maybe_expand_lora_scales
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
@@ -311,6 +312,7 @@ class IDAdapter:
         names = [name.removesuffix(".processor") for name in unet.attn_processors]
         self.branches: dict[int, IDBranch] = {}
         self.layers: dict[int, str] = {}
+        self._unet = unet
         self._processors = []
         for number, name in enumerate(names):
             if not name.endswith("attn2"):
@@ -322,9 +324,14 @@ class IDAdapter:
             self._processors.append(IDAttentionProcessor(branch, num_tokens))
             attn.set_processor(self._processors[-1])
 
-    def set_scale(self, scale: float) -> None:
-        for processor in self._processors:
-            processor.scale = scale
+    def set_scale(self, scale: float | Mapping) -> None:
+        """scale: one for all layers, or of blocks, as diffusers' set_ip_adapter_scale takes it."""
+        (expanded,) = _maybe_expand_lora_scales(self._unet, [scale], default_scale=0.0)
+        for name, processor in zip(self.layers.values(), self._processors, strict=True):
+            if isinstance(expanded, Mapping):
+                (processor.scale,) = (s for block, s in expanded.items() if name.startswith(block))
+            else:
+                processor.scale = expanded
 
     def set_mask(self, mask: torch.Tensor | None) -> None:
         """mask: [8H, 8W], of all images."""
@@ -801,7 +808,7 @@ class InstantIDReference:
         num_inference_steps: int = 4,
         guidance_scale: float = 5.0,
         eta: float = 0.0,
-        ip_adapter_scale: float = 0.8,
+        ip_adapter_scale: float | Mapping = 0.8,
         controlnet_conditioning_scale: float | Sequence[float] = 0.8,
         control_guidance_start: float | Sequence[float] = 0.0,
         control_guidance_end: float | Sequence[float] = 1.0,

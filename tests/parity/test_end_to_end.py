@@ -202,6 +202,7 @@ CASES = {
     "odd latents": {"size": (136, 200), "num_inference_steps": 10},
     "windows": {"control_guidance_start": 0.2, "control_guidance_end": 0.7},
     "scales": {"ip_adapter_scale": 0.3, "controlnet_conditioning_scale": 1.2},
+    "strengths of blocks": {"ip_adapter_scale": {"down": 0.2, "up": {"block_0": [0.9, 0.1]}}},
     "guess mode, guided": {"guess_mode": True},
     "guess mode, unguided": {"guess_mode": True, "guidance_scale": 1.0},
     "negative prompt": {"negative_prompt": "blurry, ugly"},
@@ -287,3 +288,15 @@ def test_masks_of_two_controlnets_match_torch(reference, pipe_of_two):
     for masks in ([None, drawn_mask(1)], [drawn_mask(0), None]):
         moved = relative_error(sample(pipe_of_two, **arguments, masks=masks).latents, without)
         assert moved > 10 * TOLERANCE
+
+
+def test_the_adapters_window_matches_torch(reference, pipe):
+    def on_step(i: int, latents: np.ndarray) -> None:
+        if i == 2:
+            reference.id_adapter.set_scale(0.0)
+
+    ours = sample(pipe, num_inference_steps=6, ip_adapter_end=0.5)
+    theirs = sample_torch(reference, num_inference_steps=6, on_step=on_step)
+    assert relative_error(ours.latents, theirs.latents) < TOLERANCE
+    without = sample(pipe, num_inference_steps=6)
+    assert relative_error(ours.latents, without.latents) > 10 * TOLERANCE

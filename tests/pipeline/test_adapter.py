@@ -1,5 +1,7 @@
 """The Image Adapter's strength: in each block of the UNet, at each step."""
 
+import dataclasses
+
 import diffusers
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from diffusers.loaders.unet_loader_utils import _maybe_expand_lora_scales
 from instantid_jax import InputError
 from instantid_jax.models.unet import UNetConfig
 from instantid_jax.pipeline.conditions.adapter import transformer_scales
+from instantid_jax.pipeline.observer import Observer
 from instantid_jax.request import Settings
 from tests.pipeline.small_model import person
 from tests.pipeline.test_compilation import compiled_by
@@ -77,12 +80,53 @@ def test_every_block_counts_by_itself(sample):
 
 def test_a_batch_mixes_blocks(pipe, sample):
     people = {"prompt": ["rain"] * 2, "face": person(0)}
+    alone = [sample(**people, ip_adapter_scale=scale) for scale in (0.5, {"up": 1})]
+    requests = [each.provenance[0].request for each in alone]
+    mixed = pipe.run(requests, output_type="latent").latents
+    for i, each in enumerate(alone):
+        np.testing.assert_array_equal(mixed[i], each.latents[i])
+
+
+ENDS = {"whole": 1.0, "two steps": 0.5, "one step": 0.49}
+
+
+@pytest.mark.parametrize("window", [{"ip_adapter_start": 0.99}, {"ip_adapter_end": 0.3}])
+def test_outside_its_window_the_adapter_counts_nothing(sample, window):
+    np.testing.assert_array_equal(sample(**window).latents, sample(ip_adapter_scale=0).latents)
+
+
+def test_windows_are_those_of_controlnets(sample):
+    """Step i of T counts if start <= i/T and (i+1)/T <= end."""
+
+    class Record(Observer):
+        def __init__(self):
+            self.latents = []
+
+        def on_step(self, step):
+            self.latents.append(step.latents)
+
+    latents = {}
+    for name, end in ENDS.items():
+        sample(num_inference_steps=4, ip_adapter_end=end, observer=(record := Record()))
+        latents[name] = record.latents
+    same = [
+        sum(np.array_equal(a, b) for a, b in zip(latents[name], latents["whole"], strict=True))
+        for name in ("two steps", "one step")
+    ]
+    assert same == [2, 1]
+
+
+def test_a_batch_mixes_windows(pipe, sample):
+    both = {"prompt": ["rain"] * 2, "face": person(0), "num_images_per_prompt": 2}
+    plain = sample(**both)
+    changes = [{}, {"ip_adapter_end": 0.5, "num_inference_steps": 2}]
     requests = [
-        sample(**people, ip_adapter_scale=scale).provenance[0].request for scale in (0.5, {"up": 1})
+        dataclasses.replace(each.request, **change)
+        for each, change in zip(plain.provenance[::2], changes, strict=True)
     ]
     mixed = pipe.run(requests, output_type="latent").latents
-    for i, scale in enumerate((0.5, {"up": 1})):
-        np.testing.assert_array_equal(mixed[i], sample(**people, ip_adapter_scale=scale).latents[i])
+    np.testing.assert_array_equal(mixed[:2], plain.latents[:2])
+    assert np.abs(mixed[2:] - plain.latents[2:]).max() > 1e-3
 
 
 def test_strengths_compile_nothing(sample, compiled_by):

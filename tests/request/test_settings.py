@@ -56,6 +56,8 @@ def test_unknown_names_in_json_are_refused_with_the_nearest():
         ("num_inference_steps", True, "expected a whole number"),
         ("guidance_scale", float("inf"), "expected a number at least 0"),
         ("control_guidance_start", 1.5, "from 0 to 1"),
+        ("ip_adapter_start", 1, "ip_adapter_start=1 must be below ip_adapter_end=1"),
+        ("ip_adapter_end", -0.5, "from 0 to 1"),
         ("controlnet_conditioning_scale", [], "is empty"),
         ("controlnet_conditioning_scale", "0.5x", "expected a number"),
         ("guess_mode", "no", "expected True or False"),

@@ -1,5 +1,6 @@
-"""The Image Adapter: how strongly each of its layers counts."""
+"""The Image Adapter: how strongly each of its layers counts, and at which steps."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -7,18 +8,43 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.models.unet import UNetConfig
+from instantid_jax.pipeline.conditions.control import inside_window
 from instantid_jax.request.block_scales import Blocks, BlockScales
 from instantid_jax.request.request import Request
 
 
-def resolve_scales(config: UNetConfig, requests: Sequence[Request]) -> np.ndarray:
-    """The strength in each transformer, [B, transformers] float32, in order of the UNet's.
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdapterInputs:
+    """Strengths of the Image Adapter for B requests.
 
+    Attributes:
+      scales: [B, transformers] float32, in order of the UNet's.
+      windows: [T, rows] float32, 1 at the steps at which it counts, else 0; T is the largest number
+        of steps. With guidance the negative rows come first.
+    """
+
+    scales: np.ndarray
+    windows: np.ndarray
+
+
+def resolve_adapter(
+    config: UNetConfig, requests: Sequence[Request], steps: Sequence[int], guidance: bool
+) -> AdapterInputs:
+    """Finds the strength of each layer and step.
+
+    Args:
+      requests: of equally many images each.
+      steps: number of steps of each request's sampler.
     Raises:
       InputError: for a block that the UNet does not have, or another number of strengths.
     """
     scales = [transformer_scales(config, request.ip_adapter_scale) for request in requests]
-    return np.array(scales, np.float32)
+    windows = np.zeros((max(steps), len(requests)), np.float32)
+    for j, (request, own) in enumerate(zip(requests, steps, strict=True)):
+        window = np.array([request.ip_adapter_start]), np.array([request.ip_adapter_end])
+        windows[:own, j] = inside_window(own, *window)[:, 0]
+    images = np.repeat(windows, requests[0].num_images_per_prompt, axis=1)
+    return AdapterInputs(np.array(scales, np.float32), np.tile(images, 2 if guidance else 1))
 
 
 def transformer_scales(config: UNetConfig, given: float | Blocks) -> list[float]:

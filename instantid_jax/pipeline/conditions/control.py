@@ -105,14 +105,19 @@ def residual_scales(
     Source: diffusers' StableDiffusionXLControlNetPipeline.__call__, ControlNetModel.forward.
     """
     strengths, starts, ends = np.array(settings.windows(len(residuals))).T
-    i = np.arange(own)[:, None]
-    inside = (i / own >= starts) & ((i + 1) / own <= ends)  # [own, nets]
+    inside = inside_window(own, starts, ends)  # [own, nets]
     depth = np.logspace(-1, 0, residuals[0]) if settings.guess_mode else np.ones(residuals[0])
     halves = np.ones(2 if guidance else 1)
     if guidance and settings.guess_mode:
         halves[0] = 0
     scales = (inside * strengths)[:, :, None, None] * depth[:, None] * halves
     return np.pad(scales, [(0, steps - own), (0, 0), (0, 0), (0, 0)]).astype(np.float32)
+
+
+def inside_window(steps: int, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Whether start <= i/T and (i+1)/T <= end at each step i of T: [steps, windows]."""
+    i = np.arange(steps)[:, None]
+    return (i / steps >= start) & ((i + 1) / steps <= end)
 
 
 def resize(image: ImageInput, size: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,6 @@ import numpy as np
 from instantid_jax.errors import InputError
 from instantid_jax.face.keypoints import draw_keypoints
 from instantid_jax.pipeline import programs
-from instantid_jax.pipeline.conditions.adapter import resolve_scales
 from instantid_jax.pipeline.conditions.control import resize
 from instantid_jax.pipeline.conditions.view import View
 from instantid_jax.pipeline.model import LoadedModel
@@ -23,12 +22,10 @@ class PersonInputs:
     Attributes:
       embeddings: [B, E] float32, raw.
       keypoints: [B, H, W, 3] uint8, drawn.
-      scales: [B, transformers] float32, the Image Adapter's strength.
     """
 
     embeddings: np.ndarray
     keypoints: np.ndarray
-    scales: np.ndarray
 
 
 def resolve_person(
@@ -51,7 +48,6 @@ def resolve_person(
         keypoints=np.stack(
             [_keypoints(request, view, size) for request, view in zip(requests, views, strict=True)]
         ),
-        scales=resolve_scales(model.networks.unet.config, requests),
     )
 
 
