@@ -69,7 +69,7 @@ def step_arguments(
         texts,
         texts if guidance else None,
         shape((rows, 6)),
-        tuple(jax.ShapeDtypeStruct((n, *tokens), dtype) for n in (1, batch)),
+        (jax.ShapeDtypeStruct((batch, *tokens), dtype),) * 2,
         shape((batch, sum(config.transformers.values()))),
         tuple(jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8) for _ in networks.controlnets),
         _masks(batch, size, len(networks.controlnets), len(config.block_out_channels)),

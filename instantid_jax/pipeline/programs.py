@@ -89,7 +89,7 @@ def prepare(
       negative: B negative prompts, or None without guidance. With guidance every array of the
         result has 2B rows, negatives first, each `repeats` times.
       time_ids: [B, 6] float32; with guidance [2B, 6].
-      id_tokens: [1, N, D], of nobody, for the negative rows; and [B, N, D].
+      id_tokens: for the negative rows, of each image [B * repeats, N, D]; and [B, N, D].
       ip_adapter_scale: [B, transformers] float32.
       images: for each ControlNet [B, H, W, 3] uint8.
       masks: [B, H, W] float32 each.
@@ -104,6 +104,8 @@ def prepare(
 
     negative = negative if guidance else positive
     nobody, people = id_tokens
+    people = jnp.repeat(people, repeats, axis=0)
+    tokens = jnp.concatenate([nobody, people]) if guidance else people
     controlnets, maps = [], []
     for network, weights, image in zip(
         networks.controlnets, params["controlnets"], images, strict=True
@@ -120,7 +122,7 @@ def prepare(
             split_halves(rows(negative.pooled, positive.pooled)),
         ),
         split_halves(jnp.repeat(time_ids, repeats, axis=0)),
-        split_halves(rows(jnp.broadcast_to(nobody, people.shape), people)),
+        split_halves(tokens.astype(dtype)),
         rows(ip_adapter_scale, ip_adapter_scale).T,
         maps,
         jax.tree.map(lambda mask: split_maps(rows(mask, mask)), masks),

@@ -48,6 +48,8 @@ class Settings:
         in diffusers, {"down": 0.5, "up": {"block_0": [0, 1, 0]}}, 0 where none is named.
       ip_adapter_start: share of the steps after which the Image Adapter begins.
       ip_adapter_end: share of the steps after which the Image Adapter ends.
+      negative_id_noise: how much noise, drawn from the seed, the negative prompt's face embedding
+        has instead of zeros; 0 to 1, against burned images. Not used without guidance.
       controlnet_conditioning_scale: strength of IdentityNet, for likeness and the positions of
         eyes, nose and mouth; or of each ControlNet, IdentityNet first.
       control_guidance_start: share of the steps after which IdentityNet begins; or each ControlNet.
@@ -90,6 +92,7 @@ class Settings:
     ip_adapter_scale: float | Blocks = IP_ADAPTER_SCALE
     ip_adapter_start: float = 0.0
     ip_adapter_end: float = 1.0
+    negative_id_noise: float = 0.0
     controlnet_conditioning_scale: PerControlNet = 0.8
     control_guidance_start: PerControlNet = 0.0
     control_guidance_end: PerControlNet = 1.0
@@ -210,6 +213,7 @@ CHECKS: dict[str, Check] = {
     "ip_adapter_scale": number_or_blocks(_strength),
     "ip_adapter_start": _share,
     "ip_adapter_end": _share,
+    "negative_id_noise": _share,
     "controlnet_conditioning_scale": one_or_each(_strength),
     "control_guidance_start": one_or_each(_share),
     "control_guidance_end": one_or_each(_share),

@@ -127,6 +127,7 @@ SETTINGS = Settings(
     ip_adapter_scale={"down": 0.5, "up": {"block_0": [0, 1, 0]}},
     ip_adapter_start=0.1,
     ip_adapter_end=0.9,
+    negative_id_noise=0.35,
     controlnet_conditioning_scale=(0.6, 0.5),
     control_guidance_start=0.1,
     control_guidance_end=(0.8, 0.9),

@@ -12,6 +12,7 @@ import pytest
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.diffusion.names import BASES
 from instantid_jax.face.keypoints import draw_keypoints
+from instantid_jax.pipeline.conditions.person import negative_embedding
 from instantid_jax.request import Request
 from tests.parity.reference import InstantIDReference, make_scheduler, relative_error, unit_noise
 
@@ -300,3 +301,17 @@ def test_the_adapters_window_matches_torch(reference, pipe):
     assert relative_error(ours.latents, theirs.latents) < TOLERANCE
     without = sample(pipe, num_inference_steps=6)
     assert relative_error(ours.latents, without.latents) > 10 * TOLERANCE
+
+
+def test_noise_of_nobody_matches_torch(reference, pipe, monkeypatch):
+    arguments = {"num_inference_steps": 4, "count": 2}
+    noise = np.stack([negative_embedding(seed, 0.35, 512) for seed in (11, 12)])
+    id_tokens = reference.id_tokens
+    monkeypatch.setattr(reference, "id_tokens", lambda e: id_tokens(e if e.any() else noise))
+    ours, theirs = (
+        sample(pipe, negative_id_noise=0.35, **arguments),
+        sample_torch(reference, **arguments),
+    )
+    assert relative_error(ours.latents, theirs.latents) < TOLERANCE
+    moved = relative_error(ours.latents, sample(pipe, **arguments).latents)
+    assert moved > 10 * TOLERANCE

@@ -63,6 +63,7 @@ CHANGES = {
     "ip_adapter_scale": {"ip_adapter_scale": 1},
     "strengths of blocks": {"ip_adapter_scale": {"up": {"block_0": [0, 1]}}},
     "window of the adapter": {"ip_adapter_start": 0.3, "ip_adapter_end": 0.9},
+    "noise of nobody": {"negative_id_noise": 0.35},
     "strength": {"controlnet_conditioning_scale": 0.3},
     "guidance_scale": {"guidance_scale": 7},
     "window": {"control_guidance_start": 0.3, "control_guidance_end": 0.9},

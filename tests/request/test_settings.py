@@ -58,6 +58,7 @@ def test_unknown_names_in_json_are_refused_with_the_nearest():
         ("control_guidance_start", 1.5, "from 0 to 1"),
         ("ip_adapter_start", 1, "ip_adapter_start=1 must be below ip_adapter_end=1"),
         ("ip_adapter_end", -0.5, "from 0 to 1"),
+        ("negative_id_noise", 1.5, "from 0 to 1"),
         ("controlnet_conditioning_scale", [], "is empty"),
         ("controlnet_conditioning_scale", "0.5x", "expected a number"),
         ("guess_mode", "no", "expected True or False"),
