@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from instantid_jax.cli.faces import FacePack, read_faces
-from instantid_jax.cli.images import check_controlnets, given_images
+from instantid_jax.cli.images import Images, check_controlnets
 from instantid_jax.cli.outputs import check_png
 from instantid_jax.cli.weights import Weights
 from instantid_jax.errors import InputError
@@ -25,11 +25,7 @@ def generate(
     prompt: str | None = None,
     like: Path | None = None,
     pose: str | None = None,
-    image: str | None = None,
-    mask_image: str | None = None,
-    control_images: tuple[str, ...] = (),
-    control_mask: str | None = None,
-    control_masks: tuple[str, ...] = (),
+    images: Images = Images(),
     fast: Fast | None = None,
     weights: Weights = Weights(),
     settings: Settings = Settings(),
@@ -44,11 +40,6 @@ def generate(
       like: a PNG that this command, `Result.save` or AUTOMATIC1111's web UI wrote. Its weights,
         prompt, settings and person take the place of the defaults.
       pose: a photo or .npz whose keypoints are used instead of the face's.
-      image: an image to begin with; --strength says how much of it changes.
-      mask_image: an image of the same size, white where that one is painted over.
-      control_images: an image for each additional ControlNet; none where one is off.
-      control_mask: an image, white where IdentityNet and the Image Adapter count.
-      control_masks: the same for each additional ControlNet; none where one counts everywhere.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
         Without a value, of the embedded model.
     """
@@ -59,15 +50,10 @@ def generate(
         raise InputError("no prompt: give --prompt, or --like with a PNG that records one")
     if not face and (recorded is None or not recorded.has_person):
         raise InputError("no face: give --face with photos or .npz files of one person")
-    images = given_images(
-        {"image": image, "mask_image": mask_image, "control_mask": control_mask},
-        control_images=control_images,
-        control_masks=control_masks,
-    )
-    check_controlnets(weights, settings, images, recorded)
+    given = images.given()
+    check_controlnets(weights, settings, given, recorded)
     weights.check_names()
     pack = weights.pack(face_pack)
-    given = images
     if face:
         given["face"] = weights.person(face, pack)
     if pose is not None:

@@ -1,5 +1,6 @@
 """Images on the command line, and whether there is one for each ControlNet."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,25 +15,39 @@ from instantid_jax.request.request import PER_NET
 NONE = "none"
 
 
-def given_images(images: dict[str, str | None], **per_net: tuple[str, ...]) -> dict[str, Any]:
-    """Fields of a Request, without those that are not given.
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images in addition to the face's.
 
-    Args:
-      images: paths by field.
-      per_net: for each ControlNet a path, or none, by field.
-    Raises:
-      InputError: if an image cannot be read.
+    Attributes:
+      image: an image to begin with; --strength says how much of it changes.
+      mask_image: an image of the same size, white where that one is painted over.
+      control_images: an image for each additional ControlNet; none where one is off.
+      control_mask: an image, white where IdentityNet and the Image Adapter count.
+      control_masks: the same for each additional ControlNet; none where one counts everywhere.
     """
-    several: dict[str, list[str | None]] = {
-        name: [None if path.lower() == NONE else path for path in paths]
-        for name, paths in per_net.items()
-        if paths
-    }
-    one = {name: path for name, path in images.items() if path is not None}
-    for path in (*one.values(), *(path for paths in several.values() for path in paths)):
-        if path is not None:
-            read_image(path)
-    return {**one, **several}
+
+    image: str | None = None
+    mask_image: str | None = None
+    control_images: tuple[str, ...] = ()
+    control_mask: str | None = None
+    control_masks: tuple[str, ...] = ()
+
+    def given(self) -> dict[str, Any]:
+        """Fields of a Request, without those that are not given.
+
+        Raises:
+          InputError: if an image cannot be read.
+        """
+        given = {name: value for name, value in vars(self).items() if value not in (None, ())}
+        for name in PER_NET:
+            if name in given:
+                given[name] = [None if path.lower() == NONE else path for path in given[name]]
+        for value in given.values():
+            for path in value if isinstance(value, list) else [value]:
+                if path is not None:
+                    read_image(path)
+        return given
 
 
 def check_controlnets(
@@ -46,7 +61,7 @@ def check_controlnets(
     A converted model alone says itself how many ControlNets it has.
 
     Args:
-      images: as `given_images` returns them.
+      images: as `Images.given` returns them.
     """
     if weights.model is not None:
         return
