@@ -18,9 +18,10 @@ from instantid_jax.diffusion.guidance import Guidance
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import ScheduleConfig
 from instantid_jax.models.controlnet import settings_like_unet
-from instantid_jax.models.instantid import Texts
+from instantid_jax.models.instantid import Masks, Texts
 from instantid_jax.params import Network
 from instantid_jax.pipeline import programs
+from instantid_jax.pipeline.conditions.masks import resolve_masks
 from instantid_jax.pipeline.placement import weight_format
 from instantid_jax.pipeline.step import StepInputs, StepProgram, denoise
 from instantid_jax.sharding import replicated, sampling_mesh
@@ -69,9 +70,10 @@ def step_arguments(
         texts,
         texts if guidance else None,
         shape((rows, 6)),
-        tuple(jax.ShapeDtypeStruct((n, *tokens), dtype) for n in (1, batch)),
-        shape((batch,)),
+        (jax.ShapeDtypeStruct((batch, *tokens), dtype),) * 2,
+        shape((batch, sum(config.transformers.values()))),
         tuple(jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8) for _ in networks.controlnets),
+        _masks(batch, size, len(networks.controlnets), len(config.block_out_channels)),
     )
     latents = shape((batch, size[0] // 8, size[1] // 8, config.in_channels))
     state = jax.eval_shape(sampler.rule.init, latents)
@@ -82,10 +84,18 @@ def step_arguments(
         residual_scales=shape(
             (len(networks.controlnets), networks.controlnets[0].config.residuals, rows)
         ),
+        adapter_scales=shape((rows,)),
         noise=latents if sampler.rule.stochastic else None,
     )
     program = StepProgram(networks.unet, networks.controlnets, sampler.rule, guidance)
     return program, params, state, conditions, inputs
+
+
+def _masks(batch: int, size: tuple[int, int], controlnets: int, levels: int) -> Masks[Any]:
+    """Shapes of the masks that `programs.prepare` takes."""
+    return jax.eval_shape(
+        lambda: resolve_masks([(None,) * controlnets] * batch, [None] * batch, size, levels)
+    )
 
 
 def compile_step(

@@ -44,10 +44,10 @@ def entry(name: str) -> Iterator[None]:
         sys.stdout.reconfigure(errors="backslashreplace")
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        from instantid_jax.cli.path_arguments import registry
+        from instantid_jax.cli import block_scales, path_arguments
 
         _check_working_folder()
-        with registry, _resending_lost_interrupts():
+        with path_arguments.registry, block_scales.registry, _resending_lost_interrupts():
             yield
         if sys.stdout is not None:
             sys.stdout.flush()

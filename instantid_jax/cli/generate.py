@@ -61,9 +61,7 @@ def generate(
     if not files.face and (recorded is None or not recorded.has_person):
         raise InputError("no face: give --face with photos or .npz files of one person")
     asked = Inputs(settings=settings, prompt=prompt, style=styling.chosen(), files=files)
-    asked.check_controlnets(
-        weights, 0 if recorded is None else len(recorded.request.control_images)
-    )
+    asked.check_controlnets(weights, None if recorded is None else recorded.request)
     for each in files.images:
         read_image(each)
     weights.check_names()

@@ -43,10 +43,7 @@ class ControlNetConfig(EncoderConfig):
     @property
     def residuals(self) -> int:
         """Number of residuals: one per skip of the UNet, and the middle block's."""
-        blocks = len(self.block_out_channels)
-        layers = per_block(self.layers_per_block, blocks, "layers_per_block")
-        # conv_in, each block's layers and, except in the last block, a downsampler.
-        return 1 + sum(layers) + blocks - 1 + 1
+        return len(self.residual_levels)
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:

@@ -5,6 +5,7 @@ diffusers/models/unets/unet_2d_condition.py:UNet2DConditionModel.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -110,6 +111,17 @@ class EncoderConfig:
     def time_dim(self) -> int:
         return 4 * self.block_out_channels[0]
 
+    @property
+    def residual_levels(self) -> tuple[int, ...]:
+        """How often each residual of a ControlNet is halved; the middle block's is the last."""
+        last = len(self.block_out_channels) - 1
+        layers = per_block(self.layers_per_block, last + 1, "layers_per_block")
+        levels = [0]  # conv_in
+        for level, count in enumerate(layers):
+            # Each block's layers and, except in the last block, a downsampler.
+            levels += [level] * count + [level + 1] * (level < last)
+        return (*levels, last)
+
     def resnet(self) -> dict[str, Any]:
         """Arguments of all resnets."""
         return {"time_dim": self.time_dim, "groups": self.norm_num_groups, "eps": self.norm_eps}
@@ -148,6 +160,26 @@ class UNetConfig(EncoderConfig):
                 f"up_block_types {self.up_block_types} must name one of {', '.join(known)} "
                 f"for each of the {count} blocks of block_out_channels {self.block_out_channels}"
             )
+
+    @property
+    def transformers(self) -> dict[str, int]:
+        """How many transformers each block with cross-attention has, in order of `keys_values`.
+
+        Keys are diffusers' names of blocks: down.block_1, mid, up.block_0.
+        """
+        count = len(self.block_out_channels)
+        layers = per_block(self.layers_per_block, count, "layers_per_block")
+        down = {
+            f"down.block_{i}": layers[i]
+            for i, kind in enumerate(self.down_block_types)
+            if kind == "CrossAttnDownBlock2D"
+        }
+        up = {
+            f"up.block_{i}": layers[count - 1 - i] + 1
+            for i, kind in enumerate(self.up_block_types)
+            if kind == "CrossAttnUpBlock2D"
+        }
+        return down | {"mid": 1} | up
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
@@ -280,13 +312,22 @@ class UNet2DConditionModel(ConditionedEncoder):
         Args:
           text: [B, L, cross_attention_dim], hidden states of both text encoders.
           id_tokens: [B, N, cross_attention_dim], from the Resampler.
-          ip_adapter_scale: [B] or scalar, the ID branch's strength.
+          ip_adapter_scale: the ID branch's strength, [B] or scalar; or in each transformer,
+            [transformers, B], in order of `UNetConfig.transformers`.
         """
-        tokens = (text, id_tokens, ip_adapter_scale)
+        one_for_all = ip_adapter_scale.ndim < 2
+        scales = itertools.repeat(ip_adapter_scale) if one_for_all else iter(ip_adapter_scale)
+
+        def of_block(block: DownBlock2D | UNetMidBlock2DCrossAttn | UpBlock2D) -> tuple:
+            return tuple(
+                transformer.keys_values(text, id_tokens, next(scales))
+                for transformer in block.attentions or ()
+            )
+
         return {
-            "down_blocks": tuple(block.keys_values(*tokens) for block in self.down_blocks),
-            "mid_block": self.mid_block.keys_values(*tokens),
-            "up_blocks": tuple(block.keys_values(*tokens) for block in self.up_blocks),
+            "down_blocks": tuple(map(of_block, self.down_blocks)),
+            "mid_block": of_block(self.mid_block),
+            "up_blocks": tuple(map(of_block, self.up_blocks)),
         }
 
     def __call__(

@@ -8,6 +8,7 @@ import numpy as np
 from instantid_jax.diffusion.sampler import SamplerBatch
 from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.errors import InputError
+from instantid_jax.pipeline.conditions.adapter import AdapterInputs, resolve_adapter
 from instantid_jax.pipeline.conditions.canvas import resolve_size, resolve_time_ids
 from instantid_jax.pipeline.conditions.control import ControlInputs, resolve_control
 from instantid_jax.pipeline.conditions.guidance import GuidanceInputs, resolve_guidance
@@ -31,7 +32,7 @@ class Plan:
       size: (height, width) of the images, in pixels.
       latent_shape: (H, W, C) of an image's latents.
       guidance: the scales of each image, and what they apply to.
-      text, person, control: the conditions of each request.
+      text, person, adapter, control: the conditions of each request.
       time_ids: [requests, 6] float32, with guidance [2 requests, 6].
       views: the part of an image that each request changes; None where it begins with noise alone.
       start: what the images begin with.
@@ -45,6 +46,7 @@ class Plan:
     guidance: GuidanceInputs
     text: TextInputs
     person: PersonInputs
+    adapter: AdapterInputs
     control: ControlInputs
     time_ids: np.ndarray
     views: tuple[View | None, ...]
@@ -110,7 +112,8 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
         guidance=guided,
         text=resolve_text(model, requests, guidance),
         person=resolve_person(model, requests, views, size),
-        control=resolve_control(networks.controlnets, requests, lengths, size, guidance),
+        adapter=resolve_adapter(unet, requests, lengths, guidance),
+        control=resolve_control(networks.controlnets, requests, views, lengths, size, guidance),
         time_ids=resolve_time_ids(requests, size, guidance),
         views=views,
         start=start,

@@ -14,7 +14,7 @@ import numpy as np
 
 from instantid_jax.compilation import compiled
 from instantid_jax.models import instantid
-from instantid_jax.models.instantid import Conditions, Texts
+from instantid_jax.models.instantid import Conditions, Masks, Texts
 from instantid_jax.models.vae import sample_latents
 from instantid_jax.params import Network, Params
 from instantid_jax.pipeline.step import DenoiserParams
@@ -79,6 +79,7 @@ def prepare(
     id_tokens: tuple[jax.Array, jax.Array],
     ip_adapter_scale: jax.Array,
     images: tuple[jax.Array, ...],
+    masks: Masks[jax.Array],
 ) -> Conditions:
     """Computes all that denoising needs and no step changes.
 
@@ -88,9 +89,10 @@ def prepare(
       negative: B negative prompts, or None without guidance. With guidance every array of the
         result has 2B rows, negatives first, each `repeats` times.
       time_ids: [B, 6] float32; with guidance [2B, 6].
-      id_tokens: [1, N, D], of nobody, for the negative rows; and [B, N, D].
-      ip_adapter_scale: [B] float32.
+      id_tokens: for the negative rows, of each image [B * repeats, N, D]; and [B, N, D].
+      ip_adapter_scale: [B, transformers] float32.
       images: for each ControlNet [B, H, W, 3] uint8.
+      masks: [B, H, W] float32 each.
     """
     unet = networks.unet.bind(params["unet"])
     dtype = unet.conv_in.kernel.dtype
@@ -102,6 +104,8 @@ def prepare(
 
     negative = negative if guidance else positive
     nobody, people = id_tokens
+    people = jnp.repeat(people, repeats, axis=0)
+    tokens = jnp.concatenate([nobody, people]) if guidance else people
     controlnets, maps = [], []
     for network, weights, image in zip(
         networks.controlnets, params["controlnets"], images, strict=True
@@ -118,9 +122,10 @@ def prepare(
             split_halves(rows(negative.pooled, positive.pooled)),
         ),
         split_halves(jnp.repeat(time_ids, repeats, axis=0)),
-        split_halves(rows(jnp.broadcast_to(nobody, people.shape), people)),
-        rows(ip_adapter_scale, ip_adapter_scale),
+        split_halves(tokens.astype(dtype)),
+        rows(ip_adapter_scale, ip_adapter_scale).T,
         maps,
+        jax.tree.map(lambda mask: split_maps(rows(mask, mask)), masks),
     )
 
 

@@ -36,8 +36,9 @@ def encode(model: LoadedModel, plan: Plan) -> Conditions:
             negative,
             plan.time_ids,
             encode_person(model, plan.person),
-            plan.person.scale,
+            plan.adapter.scales,
             (plan.person.keypoints, *plan.control.images),
+            plan.control.masks,
         )
 
 
@@ -145,6 +146,7 @@ def _step_inputs(plan: Plan, i: int) -> step.StepInputs[np.ndarray]:
         timesteps=np.tile(samplers.timesteps[i], plan.program.halves),
         guidance=plan.guidance.row(i),
         residual_scales=plan.control.scales[i],
+        adapter_scales=plan.adapter.windows[i],
         noise=_draw(plan, i) if plan.program.rule.stochastic else None,
         kept=_kept(plan, i),
         freeu=plan.guidance.freeu,

@@ -62,6 +62,7 @@ class StepInputs(NamedTuple, Generic[Array]):
       timesteps: [R] float32, as the networks take them.
       guidance: not used without guidance.
       residual_scales: [ControlNets, residuals, R] float32: strength, window and guess mode in one.
+      adapter_scales: [R] float32, the Image Adapter's window.
       noise: [B, H, W, C] unit variance if a sampler is stochastic, else None.
       kept: shares of clean latents and noise where they are kept, each [B] float32, and the least
         value of the mask where they are not; None if nothing is kept.
@@ -73,6 +74,7 @@ class StepInputs(NamedTuple, Generic[Array]):
     timesteps: Array
     guidance: Guidance[Array]
     residual_scales: Array
+    adapter_scales: Array
     noise: jax.Array | None
     kept: tuple[Array, Array, Array] | None = None
     freeu: Array | None = None
@@ -155,8 +157,10 @@ def predict(
     sample = split_maps(sample.astype(unet.conv_in.kernel.dtype))
     perturb(unet, program.perturbed, images)
     return instantid.predict(
-        *(unet, controlnets, sample, inputs.timesteps, conditions, inputs.residual_scales),
+        *(unet, controlnets, sample, inputs.timesteps, conditions),
+        scales=inputs.residual_scales,
         freeu=None if inputs.freeu is None else _of_rows(program, inputs.freeu),
+        adapter_scales=inputs.adapter_scales,
         perturbed=images if program.perturbed else 0,
     )
 

@@ -11,11 +11,15 @@ from instantid_jax.errors import InputError
 from instantid_jax.paths import local_path
 from instantid_jax.request.aliases import refuse_unknown
 from instantid_jax.request.checks import check_text, shortened
+from instantid_jax.request.request import PER_NET
 from instantid_jax.request.settings import CHECKS
 from instantid_jax.text_files import read_utf8
 
 # Fields that name one file, and those that may name several.
-FILE, FILES = ("pose", "image", "mask_image"), ("face", "control_images")
+FILE = ("pose", "image", "mask_image", "control_mask")
+FILES = ("face", *PER_NET)
+# Instead of a file for a ControlNet. A file of this name is ./none.
+NONE = "none"
 NAMES = ("prompt", "style", *FILES, *FILE, *CHECKS)
 EXPECTED = 'expected a prompt, or an object such as {"prompt": "...", "seed": 1}'
 
@@ -92,7 +96,8 @@ def _values(place: str, value: Any, folder: Path) -> dict[str, Any]:
         for name in FILES:
             if name in values:
                 several = values[name] if isinstance(values[name], list) else [values[name]]
-                named = [each for each in cast(list[Any], several) if each is not None]
+                # Null is a ControlNet without an image, and no face.
+                named = (e for e in cast(list[Any], several) if e is not None or name in PER_NET)
                 values[name] = tuple(_path(name, each, folder) for each in named)
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
@@ -100,4 +105,6 @@ def _values(place: str, value: Any, folder: Path) -> dict[str, Any]:
 
 
 def _path(name: str, value: Any, folder: Path) -> str:
+    if name in PER_NET and (value is None or str(value).lower() == NONE):
+        return NONE
     return str(folder / local_path(check_text(name, value)))

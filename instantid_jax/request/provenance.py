@@ -15,14 +15,14 @@ from instantid_jax.face.face import Face
 from instantid_jax.image_files import DESCRIPTION, read_text
 from instantid_jax.paths import local_path
 from instantid_jax.request.checks import check_text, optional
-from instantid_jax.request.request import EMBEDS, Request
+from instantid_jax.request.request import EMBEDS, PER_NET, Request
 from instantid_jax.request.settings import Settings
 from instantid_jax.request.webui import KEY, read_parameters, write_parameters
 
 CHUNK = "instantid"
 # Too large for an image's text.
 UNRECORDED = ("latents", *EMBEDS, *EMBEDS.values())
-PATHS = ("kps_image", "image", "mask_image")
+PATHS = ("kps_image", "image", "mask_image", "control_mask")
 DTYPES = ("float32", "bfloat16", "float16")
 LARGEST_BATCH = 1024
 
@@ -207,11 +207,11 @@ def _encode(request: Request) -> tuple[dict[str, Any], list[str]]:
     images = {
         name: [getattr(request, name)] for name in PATHS if getattr(request, name) is not None
     }
-    images |= {"control_images": list(request.control_images)} if request.control_images else {}
+    images |= {name: list(getattr(request, name)) for name in PER_NET if getattr(request, name)}
     for name, given in images.items():
-        if all(isinstance(each, str | os.PathLike) for each in given):
-            paths = [os.path.abspath(each) for each in given]
-            values[name] = paths if name == "control_images" else paths[0]
+        if all(isinstance(each, str | os.PathLike | None) for each in given):
+            paths = [None if each is None else os.path.abspath(each) for each in given]
+            values[name] = paths if name in PER_NET else paths[0]
         else:
             unrecorded.append(name)
     return values, unrecorded

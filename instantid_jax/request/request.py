@@ -19,6 +19,8 @@ EMBEDS = {
     "prompt_embeds": "pooled_prompt_embeds",
     "negative_prompt_embeds": "negative_pooled_prompt_embeds",
 }
+# Images for each ControlNet after IdentityNet.
+PER_NET = ("control_images", "control_masks")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +36,10 @@ class Request(Settings):
       mask_image: white where the image is painted over, of its size; gray levels change later.
       kps: [5, 2] keypoints in pixels of the output, instead of the face's.
       kps_image: an image of drawn keypoints, instead of all others.
-      control_images: one image for each ControlNet after IdentityNet.
+      control_images: one image for each ControlNet after IdentityNet; None, or no image at all,
+        switches them off.
+      control_mask: white where IdentityNet and the Image Adapter count, gray where less.
+      control_masks: the same for each ControlNet after IdentityNet; None is everywhere.
       image_embeds: [E], a raw face embedding instead of `face`.
       prompt_embeds, negative_prompt_embeds: [L, D], hidden states instead of the prompt.
       pooled_prompt_embeds, negative_pooled_prompt_embeds: [P], the pooled states with them.
@@ -51,7 +56,9 @@ class Request(Settings):
     mask_image: ImageInput | None = None
     kps: np.ndarray | None = None
     kps_image: ImageInput | None = None
-    control_images: tuple[ImageInput, ...] = ()
+    control_images: tuple[ImageInput | None, ...] = ()
+    control_mask: ImageInput | None = None
+    control_masks: tuple[ImageInput | None, ...] = ()
     image_embeds: np.ndarray | None = None
     prompt_embeds: np.ndarray | None = None
     pooled_prompt_embeds: np.ndarray | None = None
@@ -79,9 +86,11 @@ class Request(Settings):
                 )
         self._check_prompts()
         self._check_image()
-        if isinstance(self.control_images, str):
-            raise InputError(f"control_images={self.control_images!r}: expected a list of images")
-        object.__setattr__(self, "control_images", tuple(self.control_images))
+        for name in PER_NET:
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise InputError(f"{name}={value!r}: expected a list of images")
+            object.__setattr__(self, name, tuple(value))
         self._set_array("kps", (5, 2))
         self._set_array("image_embeds", (None,), flat=True)
         self._set_array("latents", (None,) * 4)

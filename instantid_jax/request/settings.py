@@ -8,6 +8,7 @@ from typing import Any, Self
 from instantid_jax.diffusion.names import check_sampler
 from instantid_jax.errors import InputError
 from instantid_jax.request.aliases import refuse_unknown
+from instantid_jax.request.block_scales import Blocks, number_or_blocks, plain
 from instantid_jax.request.checks import (
     Check,
     check_flag,
@@ -23,6 +24,7 @@ from instantid_jax.request.checks import (
 )
 
 SEEDS = 2**32
+IP_ADAPTER_SCALE = 0.8
 # One number for all ControlNets, or one for each.
 PerControlNet = float | tuple[float, ...]
 
@@ -60,7 +62,12 @@ class Settings:
       pag_applied_layers: regular expressions of the self-attentions that are perturbed.
       freeu: (s1, s2, b1, b2), FreeU's factors of the skips and of the backbone in the first and
         second up block; (0.9, 0.2, 1.3, 1.4) for SDXL.
-      ip_adapter_scale: strength of the Image Adapter, for likeness.
+      ip_adapter_scale: strength of the Image Adapter, for likeness; or of each block of the UNet as
+        in diffusers, {"down": 0.5, "up": {"block_0": [0, 1, 0]}}, 0 where none is named.
+      ip_adapter_start: share of the steps after which the Image Adapter begins.
+      ip_adapter_end: share of the steps after which the Image Adapter ends.
+      negative_id_noise: how much noise, drawn from the seed, the negative prompt's face embedding
+        has instead of zeros; 0 to 1, against burned images. Not used without guidance.
       controlnet_conditioning_scale: strength of IdentityNet, for likeness and the positions of
         eyes, nose and mouth; or of each ControlNet, IdentityNet first.
       control_guidance_start: share of the steps after which IdentityNet begins; or each ControlNet.
@@ -110,7 +117,10 @@ class Settings:
     pag_adaptive_scale: float = 0.0
     pag_applied_layers: tuple[str, ...] = ("mid",)
     freeu: tuple[float, float, float, float] | None = None
-    ip_adapter_scale: float = 0.8
+    ip_adapter_scale: float | Blocks = IP_ADAPTER_SCALE
+    ip_adapter_start: float = 0.0
+    ip_adapter_end: float = 1.0
+    negative_id_noise: float = 0.0
     controlnet_conditioning_scale: PerControlNet = 0.8
     control_guidance_start: PerControlNet = 0.0
     control_guidance_end: PerControlNet = 1.0
@@ -148,6 +158,11 @@ class Settings:
             if low >= high:
                 raise InputError(f"guidance_interval={low:g}, {high:g}: expected low, high")
         check_whole("seed", self.seed, 0, SEEDS - self.num_images_per_prompt)
+        if self.ip_adapter_start >= self.ip_adapter_end:
+            raise InputError(
+                f"ip_adapter_start={self.ip_adapter_start:g} must be below "
+                f"ip_adapter_end={self.ip_adapter_end:g}"
+            )
         self.windows(self.controlnets or 1)
 
     @property
@@ -195,10 +210,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """All settings, in types that JSON knows; tuples become lists."""
-        values = self.values()
-        return values | {
-            name: list(values[name]) for name in values if isinstance(values[name], tuple)
-        }
+        return {name: plain(value) for name, value in self.values().items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -240,7 +252,10 @@ CHECKS: dict[str, Check] = {
     "pag_adaptive_scale": _strength,
     "pag_applied_layers": check_texts,
     "freeu": optional(each(_strength, 4)),
-    "ip_adapter_scale": _strength,
+    "ip_adapter_scale": number_or_blocks(_strength),
+    "ip_adapter_start": _share,
+    "ip_adapter_end": _share,
+    "negative_id_noise": _share,
     "controlnet_conditioning_scale": one_or_each(_strength),
     "control_guidance_start": one_or_each(_share),
     "control_guidance_end": one_or_each(_share),

@@ -11,7 +11,7 @@ from instantid_jax.arrays import float_array
 from instantid_jax.errors import InputError
 from instantid_jax.images import ImageInput
 from instantid_jax.request.aliases import refuse_unknown
-from instantid_jax.request.request import Request
+from instantid_jax.request.request import PER_NET, Request
 from instantid_jax.request.settings import CHECKS
 from instantid_jax.signatures import Call, with_signature
 
@@ -27,6 +27,7 @@ LISTED = (
     "image",
     "control_image",
     "mask_image",
+    "control_mask",
 )
 # May have a leading axis for the prompts; these are the ranks with it.
 STACKED = {
@@ -51,7 +52,7 @@ def split(arguments: Mapping[str, Any]) -> list[Request]:
     Args:
       arguments: fields of Request, `control_image` instead of `kps_image`; without `strength` and
         `mask_image`, `image` is that too. Those of `LISTED` may be lists
-        and those of `STACKED` have a leading axis, all of one length; `control_images` has for
+        and those of `STACKED` have a leading axis, all of one length; those of `PER_NET` have for
         each ControlNet an image or a list of them; `latents` is [B * num_images_per_prompt, ...].
     Raises:
       InputError: for an unknown name, lists of different lengths, or what Request refuses.
@@ -67,21 +68,25 @@ def split(arguments: Mapping[str, Any]) -> list[Request]:
                 "give strength or mask_image"
             )
         values[KPS_IMAGE] = values.pop("image")
-    values["control_images"] = nets = _per_net(values.get("control_images", ()))
+    per_net = {name: _per_net(values.get(name, ())) for name in PER_NET}
     columns = {name: values[name] for name in LISTED if isinstance(values.get(name), list | tuple)}
     for name, rank in STACKED.items():
         if name in values and np.ndim(values[name]) >= rank:
             # A single row stands for all prompts, as a list's entry does not.
             columns[name] = list(float_array(name, values[name]))
-    columns |= {f"control_images[{i}]": each for i, each in enumerate(nets) if _is_list(each)}
+    for name, nets in per_net.items():
+        columns |= {f"{name}[{i}]": each for i, each in enumerate(nets) if _is_list(each)}
     count = _batch_size(columns)
     if "latents" in values:
         columns["latents"] = _groups(values["latents"], count)
     requests: list[Request] = []
     for i in range(count):
         chosen = {name: column[i if len(column) > 1 else 0] for name, column in columns.items()}
-        images = tuple(chosen.pop(f"control_images[{j}]", net) for j, net in enumerate(nets))
-        request: dict[str, Any] = {**values, **chosen, "control_images": images}
+        images = {
+            name: tuple(chosen.pop(f"{name}[{j}]", net) for j, net in enumerate(nets))
+            for name, nets in per_net.items()
+        }
+        request: dict[str, Any] = {**values, **chosen, **images}
         if KPS_IMAGE in request:
             request["kps_image"] = request.pop(KPS_IMAGE)
         requests.append(Request(**request))
@@ -92,8 +97,8 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
-def _per_net(control_images: Any) -> Sequence[ImageInput | Sequence[ImageInput]]:
-    return control_images if _is_list(control_images) else [control_images]
+def _per_net(images: Any) -> Sequence[ImageInput | Sequence[ImageInput | None] | None]:
+    return images if _is_list(images) else [images]
 
 
 def _groups(latents: Any, count: int) -> list[np.ndarray]:

@@ -74,6 +74,11 @@ def test_from_other_formats_to_the_byte(made, run, suffix):
     assert contents(second) == contents(first)
 
 
+def test_with_a_controlnet_that_was_off(made, again, model):
+    (path,) = made("--controlnets", f"{model}/ControlNetModel", "--control-images", "none")
+    assert again(path) == contents(path)
+
+
 def test_one_of_a_batch(pipe_run, again):
     for path in pipe_run(["rain", "snow", "mars"]):
         assert again(path) == contents(path)

@@ -12,6 +12,7 @@ from PIL import Image
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.request import Request, Settings
+from instantid_jax.request.block_scales import BlockScales, plain
 from tests.pipeline import small_model
 from tests.runs.trained_run import assert_same_bits, part_of, write_run
 
@@ -135,7 +136,10 @@ SETTINGS = Settings(
     pag_adaptive_scale=0.001,
     pag_applied_layers=("mid", "up_blocks.0"),
     freeu=(0.9, 0.2, 1.3, 1.4),
-    ip_adapter_scale=0.7,
+    ip_adapter_scale={"down": 0.5, "up": {"block_0": [0, 1, 0]}},
+    ip_adapter_start=0.1,
+    ip_adapter_end=0.9,
+    negative_id_noise=0.35,
     controlnet_conditioning_scale=(0.6, 0.5),
     control_guidance_start=0.1,
     control_guidance_end=(0.8, 0.9),
@@ -164,6 +168,7 @@ def flags(values: dict) -> list:
         if value is None:
             continue
         switch = isinstance(value, bool)
+        value = json.dumps(plain(value)) if isinstance(value, BlockScales) else value
         rest = () if switch else value if isinstance(value, tuple) else (value,)
         flag = {"loras": "lora", "embeddings": "embedding"}.get(name, name.replace("_", "-"))
         made += [f"--no-{flag}" if value is False else f"--{flag}", *rest]
@@ -178,8 +183,9 @@ def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder)
     for name in ("control", "image", "mask"):
         Image.new("RGB", (8, 8)).save(f"{name}.png")
     asked = ("--face", face_file, "--prompt", "a", "--output", "o.png")
-    asked += ("--image", "image.png", "--mask-image", "mask.png")
-    given = flags(WEIGHTS | vars(SETTINGS) | {"control_images": ("control.png",)})
+    asked += ("--image", "image.png", "--mask-image", "mask.png", "--control-mask", "mask.png")
+    per_net = {"control_images": ("control.png",), "control_masks": ("mask.png",)}
+    given = flags(WEIGHTS | vars(SETTINGS) | per_net)
     ran = run("generate", *asked, *given, "--mesh", "guidance=2")
     assert (ran.status, ran.err) == (0, [])
     mesh = recorder.weights.pop("mesh")
@@ -189,7 +195,16 @@ def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder)
     assert request.settings == SETTINGS and request.prompt == "a"
     assert request.face.image_size == (64, 128) and request.pose is None
     assert request.control_images == ("control.png",)
+    assert (request.control_mask, request.control_masks) == ("mask.png", ("mask.png",))
     assert (request.image, request.mask_image) == ("image.png", "mask.png")
+
+
+def test_a_controlnet_is_off_without_an_image(run, face_file, recorder):
+    Image.new("RGB", (8, 8)).save("a.png")
+    asked = ("--face", face_file, "--prompt", "a", "--output", "o.png", "--sdxl", "some/sdxl")
+    asked += ("--instantid", "some/instantid", "--controlnets", "some/one", "some/two")
+    assert run("generate", *asked, "--control-images", "None", "a.png").status == 0
+    assert recorder.requests[0].control_images == (None, "a.png")
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -274,10 +289,20 @@ BAD = {
     "seed": ({"seed": -1}, "seed=-1: expected 0 to"),
     "guidance": ({"guidance_scale": "nan"}, "guidance_scale=nan"),
     "scale": ({"ip_adapter_scale": -1}, "ip_adapter_scale=-1"),
+    "strengths of words": (
+        {"ip_adapter_scale": "up"},
+        "'up' is neither a number nor strengths of blocks: expected JSON such as",
+    ),
+    "strengths of unknown parts": (
+        {"ip_adapter_scale": '{"middle": 1}'},
+        "ip_adapter_scale has 'middle': expected down, mid, up",
+    ),
     "two scales": ({"controlnet_conditioning_scale": (1, 1)}, "2 entries for 1 ControlNets"),
     "window": ({"control_guidance_start": 1}, "must be below"),
     "micro-conditioning": ({"original_size": (1, 99999)}, "original_size=99999|99999"),
     "a control picture too many": ({"control_images": "nobody.png"}, "--control-images has 1"),
+    "a mask too many": ({"control_masks": "nobody.png"}, "--control-masks has 1"),
+    "no such mask": ({"control_mask": "nowhere.png"}, "nowhere.png: no such file"),
     "a control picture too few": ({"controlnets": "some/net"}, "--control-images has 0"),
     "both kinds of weights": (
         {"model": "folder", "sdxl": "folder", "instantid": "folder"},

@@ -19,10 +19,12 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.loaders.unet_loader_utils import _maybe_expand_lora_scales
 from diffusers.pipelines.pag.pag_utils import PAGMixin
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -278,6 +280,7 @@ class IDAttentionProcessor:
 
     def __init__(self, branch: IDBranch, num_tokens: int):
         self.branch, self.num_tokens, self.scale = branch, num_tokens, 1.0
+        self.mask: torch.Tensor | None = None
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None
@@ -287,10 +290,15 @@ class IDAttentionProcessor:
         )
         query = attn.to_q(hidden_states)
         out = attend(query, attn.to_k(text), attn.to_v(text), attn.heads)
-        out = out + self.scale * attend(
+        of_person = attend(
             query, self.branch.to_k_ip(tokens), self.branch.to_v_ip(tokens), attn.heads
         )
-        return attn.to_out[0](out)
+        if self.mask is not None:
+            # The official pipeline finds the map's size by its number of positions.
+            ratio = (self.mask.numel() / query.shape[1]) ** 0.5
+            nearest = functional.interpolate(self.mask[None, None], scale_factor=1 / ratio)
+            of_person = of_person * nearest.reshape(1, -1, 1)
+        return attn.to_out[0](out + self.scale * of_person)
 
 
 class IDAdapter:
@@ -306,6 +314,7 @@ class IDAdapter:
         names = [name.removesuffix(".processor") for name in unet.attn_processors]
         self.branches: dict[int, IDBranch] = {}
         self.layers: dict[int, str] = {}
+        self._unet = unet
         self._processors = []
         for number, name in enumerate(names):
             if not name.endswith("attn2"):
@@ -317,9 +326,19 @@ class IDAdapter:
             self._processors.append(IDAttentionProcessor(branch, num_tokens))
             attn.set_processor(self._processors[-1])
 
-    def set_scale(self, scale: float) -> None:
+    def set_scale(self, scale: float | Mapping) -> None:
+        """scale: one for all layers, or of blocks, as diffusers' set_ip_adapter_scale takes it."""
+        (expanded,) = _maybe_expand_lora_scales(self._unet, [scale], default_scale=0.0)
+        for name, processor in zip(self.layers.values(), self._processors, strict=True):
+            if isinstance(expanded, Mapping):
+                (processor.scale,) = (s for block, s in expanded.items() if name.startswith(block))
+            else:
+                processor.scale = expanded
+
+    def set_mask(self, mask: torch.Tensor | None) -> None:
+        """mask: [8H, 8W], of all images."""
         for processor in self._processors:
-            processor.scale = scale
+            processor.mask = mask
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """`1.to_k_ip.weight`, ..., as under `ip_adapter` in the file."""
@@ -795,11 +814,12 @@ class InstantIDReference:
         pag_adaptive_scale: float = 0.0,
         pag_applied_layers: Sequence[str] = ("mid",),
         eta: float = 0.0,
-        ip_adapter_scale: float = 0.8,
+        ip_adapter_scale: float | Mapping = 0.8,
         controlnet_conditioning_scale: float | Sequence[float] = 0.8,
         control_guidance_start: float | Sequence[float] = 0.0,
         control_guidance_end: float | Sequence[float] = 1.0,
         guess_mode: bool = False,
+        masks: Sequence[np.ndarray | None] = (),
         original_size: tuple[int, int] | None = None,
         crops_coords_top_left: tuple[int, int] = (0, 0),
         target_size: tuple[int, int] | None = None,
@@ -815,6 +835,8 @@ class InstantIDReference:
           embeddings: [B, 512], raw.
           images: one [B, 8H, 8W, 3] in [0, 1] for each of `controlnets`.
           noise: [B, H, W, 4] of unit variance.
+          masks: one [8H, 8W] in [0, 1] for each of `controlnets`, all sides multiples of 32; the
+            first is the official pipeline's control_mask.
           scheduler: from `make_scheduler`; None is SDXL's own.
           step_noise: step -> [B, H, W, 4], what a stochastic scheduler draws at that step.
           on_step: called with each step's number and its latents [B, H, W, 4].
@@ -867,9 +889,11 @@ class InstantIDReference:
                 )
             ),
             guess_mode,
+            [None if mask is None else torch.from_numpy(mask) for mask in masks],
         )
         self.id_adapter.set_scale(ip_adapter_scale)
         perturbed = _Perturbed(self.unet, pag_scale, pag_adaptive_scale, pag_applied_layers)
+        self.id_adapter.set_mask(controls.masks[0] if controls.masks else None)
         with perturbed.attentions(guided), _draws(scheduler, step_noise) as at_step:
             scheduler.set_timesteps(num_inference_steps)
             if hasattr(scheduler, "set_begin_index"):
@@ -954,6 +978,7 @@ class _Controls:
     starts: list[float]
     ends: list[float]
     guess_mode: bool
+    masks: list[torch.Tensor | None]
 
     def residuals(self, begin, end, x, t, rows):
         """Summed over the networks, for the step from `begin` to `end` of the way."""
@@ -973,6 +998,12 @@ class _Controls:
                 return_dict=False,
             )
             tensors = [*down, mid]
+            if self.masks and (mask := self.masks[i]) is not None:
+                tensors = [
+                    tensor
+                    * functional.interpolate(mask[None, None], tensor.shape[2:], mode="bilinear")
+                    for tensor in tensors
+                ]
             sums = tensors if sums is None else [a + b for a, b in zip(sums, tensors, strict=True)]
         return sums[:-1], sums[-1]
 

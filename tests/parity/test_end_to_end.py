@@ -12,6 +12,7 @@ import pytest
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.diffusion.names import BASES
 from instantid_jax.face.keypoints import draw_keypoints
+from instantid_jax.pipeline.conditions.person import negative_embedding
 from instantid_jax.request import Request
 from tests.parity.reference import InstantIDReference, make_scheduler, relative_error, unit_noise
 
@@ -81,9 +82,11 @@ def inputs(size: tuple[int, int], count: int) -> tuple[list[Face], np.ndarray, l
     return faces(count), noise, [11 + i for i in range(count)]
 
 
-def sample(pipe, *, size=(64, 96), count=1, images=(), **arguments):
+def sample(pipe, *, size=(64, 96), count=1, images=(), masks=(), **arguments):
     """Our side of a call."""
     people, noise, seeds = inputs(size, count)
+    if masks:
+        arguments |= {"control_mask": masks[0], "control_masks": masks[1:]}
     return pipe(
         PROMPTS[:count],
         face=people,
@@ -97,7 +100,9 @@ def sample(pipe, *, size=(64, 96), count=1, images=(), **arguments):
     )
 
 
-def sample_torch(reference, *, size=(64, 96), count=1, images=(), scheduler=None, **arguments):
+def sample_torch(
+    reference, *, size=(64, 96), count=1, images=(), masks=(), scheduler=None, **arguments
+):
     """Torch's side of the same call; steps draw the noise that ours documents."""
     people, noise, seeds = inputs(size, count)
     drawn = [np.stack([draw_keypoints(*size, face.kps) for face in people]), *images]
@@ -119,6 +124,7 @@ def sample_torch(reference, *, size=(64, 96), count=1, images=(), scheduler=None
             noise,
             scheduler=torch_scheduler(scheduler),
             step_noise=step_noise,
+            masks=[None if mask is None else mask / np.float32(255) for mask in masks],
             **arguments,
         )
     finally:
@@ -197,6 +203,7 @@ CASES = {
     "odd latents": {"size": (136, 200), "num_inference_steps": 10},
     "windows": {"control_guidance_start": 0.2, "control_guidance_end": 0.7},
     "scales": {"ip_adapter_scale": 0.3, "controlnet_conditioning_scale": 1.2},
+    "strengths of blocks": {"ip_adapter_scale": {"down": 0.2, "up": {"block_0": [0.9, 0.1]}}},
     "guess mode, guided": {"guess_mode": True},
     "guess mode, unguided": {"guess_mode": True, "guidance_scale": 1.0},
     "negative prompt": {"negative_prompt": "blurry, ugly"},
@@ -253,3 +260,58 @@ def test_two_controlnets_match_torch(reference, pipe_of_two):
         "control_guidance_end": [0.6, 1.0],
     }
     check(reference, pipe_of_two, **arguments)
+
+
+def drawn_mask(seed: int) -> np.ndarray:
+    """Gray levels that differ from pixel to pixel, and black edges."""
+    levels = np.random.default_rng(seed).integers(0, 256, (64, 96), np.uint8)
+    levels[:20] = levels[:, 70:] = 0
+    return levels
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"guidance_scale": 1.0}, {"guess_mode": True}, {"count": 2}],
+    ids=["guided", "unguided", "guess mode", "batch"],
+)
+def test_a_mask_matches_torch(reference, pipe, arguments):
+    """The official full pipeline's control_mask, written out in torch."""
+    arguments = {"num_inference_steps": 4, "masks": [drawn_mask(0)]} | arguments
+    check(reference, pipe, **arguments)
+
+
+def test_masks_of_two_controlnets_match_torch(reference, pipe_of_two):
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    arguments = {"num_inference_steps": 4, "images": [image]}
+    masked = {"masks": [None, drawn_mask(1)]}
+    check(reference, pipe_of_two, **arguments, **masked)
+    without = sample(pipe_of_two, **arguments).latents
+    for masks in ([None, drawn_mask(1)], [drawn_mask(0), None]):
+        moved = relative_error(sample(pipe_of_two, **arguments, masks=masks).latents, without)
+        assert moved > 10 * TOLERANCE
+
+
+def test_the_adapters_window_matches_torch(reference, pipe):
+    def on_step(i: int, latents: np.ndarray) -> None:
+        if i == 2:
+            reference.id_adapter.set_scale(0.0)
+
+    ours = sample(pipe, num_inference_steps=6, ip_adapter_end=0.5)
+    theirs = sample_torch(reference, num_inference_steps=6, on_step=on_step)
+    assert relative_error(ours.latents, theirs.latents) < TOLERANCE
+    without = sample(pipe, num_inference_steps=6)
+    assert relative_error(ours.latents, without.latents) > 10 * TOLERANCE
+
+
+def test_noise_of_nobody_matches_torch(reference, pipe, monkeypatch):
+    arguments = {"num_inference_steps": 4, "count": 2}
+    noise = np.stack([negative_embedding(seed, 0.35, 512) for seed in (11, 12)])
+    id_tokens = reference.id_tokens
+    monkeypatch.setattr(reference, "id_tokens", lambda e: id_tokens(e if e.any() else noise))
+    ours, theirs = (
+        sample(pipe, negative_id_noise=0.35, **arguments),
+        sample_torch(reference, **arguments),
+    )
+    assert relative_error(ours.latents, theirs.latents) < TOLERANCE
+    moved = relative_error(ours.latents, sample(pipe, **arguments).latents)
+    assert moved > 10 * TOLERANCE

@@ -30,8 +30,11 @@ REQUEST = Request(
     height=64,
     width=72,
     guidance_scale=5.5,
-    controlnet_conditioning_scale=(0.5, 0.25),
-    control_images=("one.png",),
+    controlnet_conditioning_scale=(0.5, 0.25, 0.5),
+    ip_adapter_scale={"mid": 0.5, "up": {"block_0": [0, 1, 0]}},
+    control_images=("one.png", None),
+    control_mask="mask.png",
+    control_masks=(None, "other.png"),
     seed=7,
     num_images_per_prompt=4,
 )
@@ -58,7 +61,9 @@ def test_a_request_survives_a_file(tmp_path, monkeypatch, path):
         np.testing.assert_array_equal(ours.embedding, theirs.embedding)
         np.testing.assert_array_equal(ours.kps, theirs.kps)
         assert (ours.image_size, ours.det_score) == (theirs.image_size, theirs.det_score)
-    assert found.request.control_images == (str(tmp_path / "one.png"),)
+    assert found.request.control_images == (str(tmp_path / "one.png"), None)
+    assert found.request.control_masks == (None, str(tmp_path / "other.png"))
+    assert found.request.control_mask == str(tmp_path / "mask.png")
 
 
 def test_without_our_record_a_jpeg_is_read_as_the_web_uis(tmp_path, caplog):

@@ -56,6 +56,9 @@ def test_unknown_names_in_json_are_refused_with_the_nearest():
         ("num_inference_steps", True, "expected a whole number"),
         ("guidance_scale", float("inf"), "expected a number at least 0"),
         ("control_guidance_start", 1.5, "from 0 to 1"),
+        ("ip_adapter_start", 1, "ip_adapter_start=1 must be below ip_adapter_end=1"),
+        ("ip_adapter_end", -0.5, "from 0 to 1"),
+        ("negative_id_noise", 1.5, "from 0 to 1"),
         ("controlnet_conditioning_scale", [], "is empty"),
         ("controlnet_conditioning_scale", "0.5x", "expected a number"),
         ("guess_mode", "no", "expected True or False"),
@@ -91,3 +94,34 @@ def test_explicit_steps_say_how_many_there_are():
     assert Settings(sigmas=[14.0, 1.0, 0.0]).num_inference_steps == 2
     with pytest.raises(InputError, match="timesteps and sigmas say the same"):
         Settings(timesteps=[9], sigmas=[1.0, 0.0])
+
+
+BLOCKS = {"down": 1, "mid": [0.25], "up": {"block_0": [0, 1, 0], "block_1": 0.5}}
+
+
+def test_strengths_of_blocks_compare_hash_and_survive_json():
+    settings = Settings(ip_adapter_scale=BLOCKS)
+    again = Settings.from_json(json.loads(json.dumps(settings.to_json())))
+    assert again == settings and hash(again) == hash(settings)
+    assert settings != Settings(ip_adapter_scale=BLOCKS | {"mid": 0.5})
+    kept = {"down": 1.0, "mid": 0.25, "up": {"block_0": [0.0, 1.0, 0.0], "block_1": 0.5}}
+    assert settings.to_json()["ip_adapter_scale"] == kept
+    assert dataclasses.replace(settings, seed=1).ip_adapter_scale == settings.ip_adapter_scale
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({}, "ip_adapter_scale is empty: give a number, or strengths of down, mid and up"),
+        ({"middle": 1}, "ip_adapter_scale has 'middle': expected down, mid, up, as in"),
+        ({"up": {"0": 1}}, "ip_adapter_scale.up has '0': expected block_0, block_1"),
+        ({"up": {"block_0": -1}}, "ip_adapter_scale.up.block_0=-1: expected a number at least 0"),
+        ({"mid": {"block_0": 1}}, "ip_adapter_scale.mid={'block_0': 1}: expected a number"),
+        ({"down": []}, "ip_adapter_scale.down is empty"),
+        ([0.5, 0.5], "ip_adapter_scale=.0.5, 0.5.: expected a number"),
+    ],
+)
+def test_other_strengths_of_blocks_are_refused(value, message):
+    with pytest.raises(InputError, match=message) as error:
+        Settings(ip_adapter_scale=value)
+    assert "\n" not in str(error.value)

@@ -38,6 +38,11 @@ def test_the_official_image_is_the_image_of_keypoints():
 def test_control_images_are_one_or_one_a_prompt_for_each_net():
     requests = split({"prompt": ["a", "b"], "control_images": ["one.png", ["x.png", "y.png"]]})
     assert [r.control_images for r in requests] == [("one.png", "x.png"), ("one.png", "y.png")]
+    (first, second) = split({"prompt": ["a", "b"], "control_images": [None, ["x.png", None]]})
+    assert (first.control_images, second.control_images) == ((None, "x.png"), (None, None))
+    (first, second) = split({"prompt": ["a", "b"], "control_mask": ["a.png", None]})
+    assert (first.control_mask, second.control_mask) == ("a.png", None)
+    assert split({"prompt": "a", "control_masks": "one.png"})[0].control_masks == ("one.png",)
     assert split({"prompt": "a", "control_images": "one.png"})[0].control_images == ("one.png",)
 
 

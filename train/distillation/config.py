@@ -3,7 +3,7 @@
 import dataclasses
 
 from instantid_jax.errors import InputError
-from instantid_jax.request import Settings
+from instantid_jax.request.settings import IP_ADAPTER_SCALE
 
 # Trailing timesteps are whole numbers apart from each other only up to here.
 MOST_STEPS = 500
@@ -28,7 +28,7 @@ class DistillationConfig:
     steps: int = 4
     teacher_steps: int = 4
     guidance_scale: float | None = None
-    ip_adapter_scale: float = Settings.ip_adapter_scale
+    ip_adapter_scale: float = IP_ADAPTER_SCALE
     controlnet_conditioning_scale: float = 0.8
     rank: int = 64
 

@@ -22,12 +22,12 @@ class PersonInputs:
     Attributes:
       embeddings: [B, E] float32, raw.
       keypoints: [B, H, W, 3] uint8, drawn.
-      scale: [B] float32, the Image Adapter's strength.
+      negatives: for each image [E] float32, instead of nobody's embedding; None is nobody's.
     """
 
     embeddings: np.ndarray
     keypoints: np.ndarray
-    scale: np.ndarray
+    negatives: tuple[np.ndarray | None, ...]
 
 
 def resolve_person(
@@ -50,14 +50,39 @@ def resolve_person(
         keypoints=np.stack(
             [_keypoints(request, view, size) for request, view in zip(requests, views, strict=True)]
         ),
-        scale=np.array([request.ip_adapter_scale for request in requests], np.float32),
+        negatives=tuple(
+            negative_embedding(seed, request.negative_id_noise, length)
+            for request in requests
+            for seed in request.seeds
+        ),
     )
 
 
-def encode_person(model: LoadedModel, inputs: PersonInputs) -> tuple[jax.Array, jax.Array]:
-    """ID tokens of nobody, [1, N, D], which guidance subtracts, and of the persons, [B, N, D]."""
+def encode_person(
+    model: LoadedModel, inputs: PersonInputs
+) -> tuple[jax.Array | np.ndarray, jax.Array]:
+    """ID tokens that guidance subtracts, of each image [images, N, D], and the persons' [B, N, D].
+
+    The former are nobody's where there is no noise.
+    """
     network, params = model.networks.image_proj, model.params["image_proj"]
-    return model.nobody, programs.encode_id(network, params, inputs.embeddings)
+    negative = np.repeat(np.asarray(model.nobody), len(inputs.negatives), axis=0)
+    for i, embedding in enumerate(inputs.negatives):
+        if embedding is not None:
+            # One by one, with nobody's program.
+            negative[i : i + 1] = programs.encode_id(network, params, embedding[None])
+    return model.place(negative), programs.encode_id(network, params, inputs.embeddings)
+
+
+def negative_embedding(seed: int, noise: float, length: int) -> np.ndarray | None:
+    """Uniform numbers in [0, noise) that a seed draws, [length] float32; None without noise.
+
+    They are the same on every system: of Philox's bits, 24 for each number.
+    """
+    if not noise:
+        return None
+    bits = np.random.Philox(key=seed).random_raw(length)
+    return (noise * (bits >> np.uint64(40)).astype(np.float64) * 2.0**-24).astype(np.float32)
 
 
 def _embedding(request: Request, length: int) -> np.ndarray:

@@ -98,7 +98,7 @@ class View:
         floats = made.dtype != np.uint8
         pixels = np.round(made * 255).astype(np.uint8) if floats else made
         covered = self.image.copy()
-        covered[top:bottom, left:right] = _resized(pixels, (bottom - top, right - left))
+        covered[top:bottom, left:right] = resized(pixels, (bottom - top, right - left))
         mixed = self.image + self._share()[..., None] * (covered.astype(np.float32) - self.image)
         if floats:
             return (mixed / 255).astype(np.float32)
@@ -121,9 +121,7 @@ def read_mask(mask: ImageInput, size: tuple[int, int]) -> np.ndarray:
     Raises:
       InputError: if it has another size, or is black everywhere.
     """
-    if isinstance(mask, np.ndarray) and mask.ndim == 2:
-        mask = np.stack([mask] * 3, axis=-1)
-    levels = np.asarray(Image.fromarray(read_image(mask)).convert("L"))
+    levels = brightness(mask)
     if levels.shape != size:
         raise InputError(
             f"mask_image has {levels.shape[1]} x {levels.shape[0]} pixels, image {size[1]} x "
@@ -132,6 +130,13 @@ def read_mask(mask: ImageInput, size: tuple[int, int]) -> np.ndarray:
     if not levels.any():
         raise InputError("mask_image is black everywhere: paint white what is to change")
     return levels
+
+
+def brightness(mask: ImageInput) -> np.ndarray:
+    """The brightness of an image, or of a mask [H, W]: [H, W] uint8."""
+    if isinstance(mask, np.ndarray) and mask.ndim == 2:
+        mask = np.stack([mask] * 3, axis=-1)
+    return np.asarray(Image.fromarray(read_image(mask)).convert("L"))
 
 
 def crop_region(mask: np.ndarray, size: tuple[int, int], padding: int) -> Box:
@@ -163,7 +168,8 @@ def _widened(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
     return start, min(end, limit)
 
 
-def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image or mask at (height, width), as diffusers resizes (Lanczos)."""
     if pixels.shape[:2] == size:
         return pixels
     height, width = size
