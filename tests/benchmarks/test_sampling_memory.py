@@ -2,12 +2,15 @@
 
 import jax
 
+import pytest
+
 from benchmarks.sampling_memory import measure, part_bytes, peaks
 from tests.benchmarks.test_compiled_sampling import networks
 
 __all__ = ["networks"]
 
 
+@pytest.mark.slow
 def test_decoding_takes_more_than_encoding_and_grows_with_the_image(networks):
     device = jax.devices()[0]
     small, large, encoded, tile = (
@@ -24,6 +27,7 @@ def test_decoding_takes_more_than_encoding_and_grows_with_the_image(networks):
     assert tile < 2 * small
 
 
+@pytest.mark.slow
 def test_a_step_counts_no_weights(networks):
     counted = measure(networks, jax.devices()[0], "step", 64)["bytes"]
     assert 0 < counted < 2**28

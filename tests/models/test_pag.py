@@ -1,8 +1,10 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from instantid_jax.errors import InputError
+from instantid_jax.models.attention import SelfAttention
 from instantid_jax.models.pag import matching, perturb
 from instantid_jax.models.unet import UNet2DConditionModel, UNetConfig
 from instantid_jax.params import Network
@@ -31,14 +33,18 @@ def test_a_pattern_without_a_layer_is_refused(pattern, message):
         matching(UNET, ("mid", pattern))
 
 
+class Layer(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.attn1 = SelfAttention(32, 2, rngs=rngs)
+
+
 def test_perturbed_rows_attend_to_themselves():
-    unet = UNET.make(jax.random.key(0))
-    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    layer = Layer(nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (3, 8, 32))
-    plain = attention(x)
-    perturb(unet, (MID,), 2)
-    both = attention(x)
+    plain = layer.attn1(x)
+    perturb(layer, ("attn1",), 2)
+    both = layer.attn1(x)
     np.testing.assert_allclose(both[:1], plain[:1], atol=1e-6)
-    identity = attention.to_out[0](attention.to_v(x))
+    identity = layer.attn1.to_out[0](layer.attn1.to_v(x))
     np.testing.assert_allclose(both[1:], identity[1:], atol=1e-6)
     assert np.abs(both[1:] - plain[1:]).max() > 1e-3

@@ -147,6 +147,7 @@ def test_embeddings_in_loras_come_and_go_with_them(own, files, sample, tmp_path,
     np.testing.assert_array_equal(sample(pipe=own, prompt="a <me>").latents, plain)
 
 
+@pytest.mark.slow
 def test_a_mesh_takes_embeddings_too(own, files, folder, sample):
     own.set_embeddings(files)
     wanted = sample(pipe=own, prompt="style").latents

@@ -124,6 +124,7 @@ def test_loras_go_where_their_weights_wait(own, loras, folder, sample, compiled_
     assert bits(own) == before
 
 
+@pytest.mark.slow
 def test_a_mesh_has_the_weights_on_all_devices(folder, sample):
     mesh = sampling_mesh(data=2, devices=jax.devices()[:2])
     plain, ours = (

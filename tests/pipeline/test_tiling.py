@@ -138,6 +138,7 @@ def test_an_image_to_begin_with_is_encoded_in_tiles(tiled, sample):
     assert 0 < np.abs(whole - parts).mean() < 0.3 * np.abs(whole).mean()
 
 
+@pytest.mark.slow
 def test_on_a_mesh_the_pixels_are_those_of_one_device(tiled, folder, sample):
     mesh = sampling_mesh(data=2, rows=2, devices=jax.devices()[:4])
     shared = InstantIDPipeline.load(sdxl=folder, instantid=folder, vae_tiling=64, mesh=mesh)

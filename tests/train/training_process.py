@@ -24,10 +24,12 @@ LIMIT = 600
 
 def start(workdir: Path, *options: Any) -> subprocess.Popen:
     """Starts training on one CPU device."""
+    kept = os.environ["XLA_FLAGS"].split()
+    flags = " ".join(flag for flag in kept if "device_count" not in flag)
     return subprocess.Popen(
         [sys.executable, "-m", "train", CONFIG, "--workdir", str(workdir), *map(str, options)],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

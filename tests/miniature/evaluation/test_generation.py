@@ -21,7 +21,7 @@ def test_requests_have_their_cases_caption_keypoints_photos_and_seed():
 
     def run(requests):
         batches.append(requests)
-        return SimpleNamespace(images=[Image.new("L", (1, 1), each.seed) for each in requests])
+        return SimpleNamespace(pil_images=[Image.new("L", (1, 1), each.seed) for each in requests])
 
     pipe = SimpleNamespace(run=run)
     held_out = SimpleNamespace(cases=cases, faces=faces)

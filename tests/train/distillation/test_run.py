@@ -48,6 +48,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_pipeline_loads_the_lora(run, tmp_path):
     write_torch(run, tmp_path / "lora")
     tensors = open_tensors(tmp_path / "lora" / LORA_FILE).tensors
@@ -66,10 +67,12 @@ def test_the_pipeline_loads_the_lora(run, tmp_path):
     assert changed == len(factors) / 2
 
 
+@pytest.mark.slow
 def test_validation_images_take_the_students_steps(run):
     assert (run / "samples" / f"{STEPS:08d}.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_lora_is_not_instantid(run):
     with pytest.raises(InputError, match=r"trained a LoRA, not InstantID: `python -m convert"):
         open_trained(run)

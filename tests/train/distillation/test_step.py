@@ -112,9 +112,8 @@ def gradients_of(networks, prediction_type):
     return jax.jit(functools.partial(distillation_gradients, networks, objective, step))
 
 
-@pytest.mark.parametrize(
-    "prediction_type", ["epsilon", pytest.param("v_prediction", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_nothing_is_to_be_learned_from_ones_own_step(base, given, batch, prediction_type):
     factors = init_factors(base.networks.unet, TAUGHT.rank, jax.random.key(0))
     config = dataclasses.replace(TAUGHT, steps=4, teacher_steps=1)
