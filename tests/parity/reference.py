@@ -328,12 +328,11 @@ class IDAdapter:
 
     def set_scale(self, scale: float | Mapping) -> None:
         """scale: one for all layers, or of blocks, as diffusers' set_ip_adapter_scale takes it."""
-        (expanded,) = _maybe_expand_lora_scales(self._unet, [scale], default_scale=0.0)
+        blocks = {"": scale}
+        if isinstance(scale, Mapping):
+            (blocks,) = _maybe_expand_lora_scales(self._unet, [scale], default_scale=0.0)
         for name, processor in zip(self.layers.values(), self._processors, strict=True):
-            if isinstance(expanded, Mapping):
-                (processor.scale,) = (s for block, s in expanded.items() if name.startswith(block))
-            else:
-                processor.scale = expanded
+            (processor.scale,) = (s for block, s in blocks.items() if name.startswith(block))
 
     def set_mask(self, mask: torch.Tensor | None) -> None:
         """mask: [8H, 8W], of all images."""
