@@ -4,26 +4,12 @@ import atexit
 import gc
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 
+from tests import xla_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-# Without them a program compiles in two thirds of the time, and runs longer.
-UNFUSED = " --xla_cpu_use_fusion_emitters=false"
-if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") and "PYTEST_XDIST_WORKER" not in os.environ:
-    flags = os.environ["XLA_FLAGS"] + UNFUSED
-    # XLA ends a process whose flags it does not know, as another version may not know this one.
-    known = subprocess.run(
-        [sys.executable, "-c", "import jax; jax.devices()"],
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-    )
-    if known.returncode == 0:
-        os.environ["XLA_FLAGS"] = flags
+os.environ["XLA_FLAGS"] = xla_flags.for_tests()
 # Compiled programs go to a temporary folder that the run's processes share, not to the user's.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="instantid_jax-tests-")

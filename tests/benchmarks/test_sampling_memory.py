@@ -1,7 +1,6 @@
 """The count of sampling's memory, with networks small enough for a CPU."""
 
 import jax
-
 import pytest
 
 from benchmarks.sampling_memory import measure, part_bytes, peaks

@@ -40,6 +40,9 @@ class Layer(nnx.Module):
 
 def test_perturbed_rows_attend_to_themselves():
     layer = Layer(nnx.Rngs(0))
+    state = nnx.state(layer)
+    drawn = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape) / 6, state)
+    nnx.update(layer, drawn)
     x = jax.random.normal(jax.random.key(1), (3, 8, 32))
     plain = layer.attn1(x)
     perturb(layer, ("attn1",), 2)

@@ -16,6 +16,7 @@ import numpy as np
 from instantid_jax.runs.contents import META_FILE, read_description, stored_arrays
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore
+from tests import xla_flags
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = "tests/train/tiny_config.py"
@@ -24,12 +25,10 @@ LIMIT = 600
 
 def start(workdir: Path, *options: Any) -> subprocess.Popen:
     """Starts training on one CPU device."""
-    kept = os.environ["XLA_FLAGS"].split()
-    flags = " ".join(flag for flag in kept if "device_count" not in flag)
     return subprocess.Popen(
         [sys.executable, "-m", "train", CONFIG, "--workdir", str(workdir), *map(str, options)],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags.for_one_device()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
