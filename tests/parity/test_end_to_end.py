@@ -154,7 +154,13 @@ def test_every_scheduler_is_compared():
     assert set(TORCH_SCHEDULERS) >= set(BASES)
 
 
-@pytest.fixture(scope="module", params=[5.0, 1.0], ids=["guided", "unguided"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(5.0, id="guided"),
+        pytest.param(1.0, id="unguided", marks=pytest.mark.slow),
+    ],
+)
 def of_all_samplers(request, pipe):
     """Guidance scale, and an image of each sampler; all of one batch."""
     (face,), noise, (seed,) = inputs((64, 96), 1)
@@ -232,7 +238,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] if c == "portrait" else []) for c in CASES]
+)
 def test_argument_matches_torch(reference, pipe, case):
     check(reference, pipe, **{"num_inference_steps": 6} | CASES[case])
 

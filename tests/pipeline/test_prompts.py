@@ -237,6 +237,7 @@ def test_the_number_of_chunks_is_reported_once(pipe, caplog):
     ]
 
 
+@pytest.mark.slow
 def test_a_mesh_takes_weights_and_chunks(folder, sample, compiled_by):
     mesh = sampling_mesh(guidance=2, devices=jax.devices()[:2])
     pipe = InstantIDPipeline.load(sdxl=folder, instantid=folder, mesh=mesh)

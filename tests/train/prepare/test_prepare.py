@@ -109,6 +109,7 @@ def test_records_match_insightface(undisturbed, pack):
         assert cosine > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2])
 def test_workers_and_job_arrays_give_the_same_bytes(
     undisturbed, source, settings, tmp_path, workers, capsys
