@@ -14,7 +14,7 @@ import numpy as np
 
 from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.controlnet import ControlNetModel
-from instantid_jax.models.unet import UNet2DConditionModel
+from instantid_jax.models.unet import UNet, UNet2DConditionModel
 
 # Compiled functions see jax.Array; their callers may also pass NumPy arrays.
 Array = TypeVar("Array", bound=jax.Array | np.ndarray, covariant=True)
@@ -135,7 +135,7 @@ def sum_residuals(
 
 
 def predict(
-    unet: UNet2DConditionModel,
+    unet: UNet,
     controlnets: Sequence[ControlNetModel],
     sample: jax.Array,
     timesteps: jax.Array,
@@ -158,7 +158,8 @@ def predict(
       perturbed: rows at the end to predict once more, at the end of the result, with the layers
         that `pag.perturb` replaced. ControlNets do not differ there.
     """
-    residuals = sum_residuals(controlnets, sample, timesteps, conditions.controlnets, scales, remat)
+    given = conditions.controlnets
+    residuals = sum_residuals(controlnets, sample, timesteps, given, scales, remat) or None
     inputs = (sample, timesteps, conditions.context, conditions.added, residuals)
     if perturbed:
         inputs = jax.tree.map(lambda x: jnp.concatenate([x, x[-perturbed:]]), inputs)
