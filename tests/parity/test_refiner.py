@@ -1,6 +1,5 @@
 """The hand-over to SDXL's refiner against diffusers: base networks, then its pipeline."""
 
-import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
@@ -62,7 +61,7 @@ def run_torch(
     scheduler = make_scheduler(name, **settings)
     scheduler.set_timesteps(steps)
     # As its StableDiffusionXLControlNetPipeline: the steps that `denoising_end` keeps.
-    cutoff = int(round(1000 - end * 1000))
+    cutoff = round(1000 - end * 1000)
     kept = len([t for t in scheduler.timesteps if t >= cutoff])
     seen = []
     reference(

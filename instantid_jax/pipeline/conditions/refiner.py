@@ -18,7 +18,7 @@ from instantid_jax.request.request import Request
 
 logger = logging.getLogger(__name__)
 
-# The share of the denoising that is the base networks', in the refiner's publication.
+# The share of the denoising that is the base networks', as in diffusers' examples.
 DENOISING_END = 0.8
 
 
@@ -94,7 +94,7 @@ def resolve_refiner(
     """
     if model.refiner is None:
         return None
-    # Its publication predicts noise, whatever the base model does.
+    # The published refiner predicts noise, whatever the base model does.
     schedule = dataclasses.replace(model.schedule, prediction_type="epsilon")
     rests: list[Sampler] = []
     for r in requests:
