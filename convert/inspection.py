@@ -32,6 +32,7 @@ USES = {
     "embedding": "--embedding",
     "instantid": "the adapter in the folder of --instantid",
     "unet": "--unet, or in unet/ in the folder of --sdxl",
+    "refiner": "--refiner",
     "vae": "--vae, or in vae/ in the folder of --sdxl",
     "text_encoder": "text_encoder/ in the folder of --sdxl",
     "text_encoder_2": "text_encoder_2/ in the folder of --sdxl",
@@ -123,7 +124,8 @@ def _checks(part: str | None, file: TensorFile) -> Iterator[tuple[str, bool]]:
         yield from embedding_checks(file)
     elif part is not None:
         own = parts.settings_beside(file.path, part) is not None
-        line = "its config.json" if own else "SDXL base (no config.json next to it)"
+        published = "SDXL's refiner" if part == "refiner" else "SDXL base"
+        line = "its config.json" if own else f"{published} (no config.json next to it)"
         yield _fits(f"complete, by {line}", lambda: parts.file_part(part, file))
 
 

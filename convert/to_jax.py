@@ -21,6 +21,7 @@ def to_jax(
     controlnets: tuple[str, ...] = (),
     vae: str | None = None,
     unet: str | None = None,
+    refiner: str | None = None,
     tokenizers: str | None = None,
     variant: str | None = None,
     dtype: Dtype | None = None,
@@ -37,6 +38,8 @@ def to_jax(
         of a file in it.
       vae: a VAE to use instead of SDXL's: the same, or a whole SDXL checkpoint in one file.
       unet: a UNet to use instead of SDXL's: the same.
+      refiner: SDXL's refiner: a diffusers folder, its UNet's folder, a file, a hub id, or a hub id
+        and the path of a file in it.
       tokenizers: a folder or hub id with tokenizer/ and tokenizer_2/; None uses the folder's own,
         or SDXL base's for a single file.
       variant: variant of the weights files, such as fp16, for parts that have it.
@@ -49,6 +52,7 @@ def to_jax(
         controlnets=controlnets,
         vae=vae,
         unet=unet,
+        refiner=refiner,
         tokenizers=tokenizers,
         variant=variant,
     ).find()

@@ -12,11 +12,17 @@ from instantid_jax.models.clip import CLIPTextConfig, CLIPTextModel
 from instantid_jax.models.config import per_block
 from instantid_jax.models.controlnet import ControlNetConfig, ControlNetModel
 from instantid_jax.models.resampler import Resampler, ResamplerConfig
-from instantid_jax.models.unet import EncoderConfig, UNet2DConditionModel, UNetConfig
+from instantid_jax.models.unet import (
+    EncoderConfig,
+    RefinerUNet,
+    UNet2DConditionModel,
+    UNetConfig,
+)
 from instantid_jax.models.vae import AutoencoderKL, VAEConfig
 from instantid_jax.params import Network, Params
 
-# Components of every model. Additional ControlNets are `controlnets.0`, `controlnets.1`, ...
+# Components of every model. Additional ControlNets are `controlnets.0`, `controlnets.1`, ..., and
+# the UNet of SDXL's refiner is `refiner`.
 REQUIRED = (
     "unet",
     "ip_adapter",
@@ -96,6 +102,8 @@ def network(component: str, settings: Mapping[str, Any]) -> Network:
     """The network of a component, from its `config.json`."""
     if component == "unet":
         return Network(UNet2DConditionModel, UNetConfig.from_json(settings))
+    if component == "refiner":
+        return Network(RefinerUNet, UNetConfig.from_json(settings))
     if component == "vae":
         return Network(AutoencoderKL, VAEConfig.from_json(settings))
     if component in ("text_encoder", "text_encoder_2"):
@@ -175,6 +183,25 @@ def check_fit(networks: Mapping[str, Network]) -> None:
             f"{networks['vae'].config.downscale} of the size, the UNet expects {unet.out_channels} "
             "at 1/8; use this UNet's VAE"
         )
+
+    if "refiner" in networks:
+        _check_refiner(networks["refiner"].config, unet, second)
+
+
+def _check_refiner(refiner: UNetConfig, unet: UNetConfig, text: CLIPTextConfig) -> None:
+    time_ids = 5 * refiner.addition_time_embed_dim
+    wanted = {
+        "in_channels": unet.out_channels,
+        "out_channels": unet.out_channels,
+        "cross_attention_dim": text.hidden_size,
+        "projection_class_embeddings_input_dim": text.projection_dim + time_ids,
+    }
+    for key, value in wanted.items():
+        if getattr(refiner, key) != value:
+            raise InputError(
+                f"refiner: {key}={getattr(refiner, key)}, expected {value} (it sees text encoder 2 "
+                "alone, and five time ids); use a refiner of SDXL, as refiner="
+            )
 
 
 def inpainting_channels(unet: UNetConfig) -> int:

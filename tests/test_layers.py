@@ -34,6 +34,8 @@ LAYERS = [
     {"pipeline.conditions"},
     {"pipeline.plan"},
     {"pipeline.observer", "pipeline.result"},
+    {"pipeline.loop"},
+    {"pipeline.refining"},
     {"pipeline.stages"},
     {"pipeline"},
     {"cli"},

@@ -25,8 +25,8 @@ def warmup(
 ) -> None:
     """Fills the cache of compiled programs for images of these kinds.
 
-    Samples each for one step, with nobody's face. Prompts of as many chunks, faces, strengths,
-    seeds and numbers of steps need no programs of their own.
+    Samples each for one step, and one of the refiner if there is one, with nobody's face. Prompts
+    of as many chunks, faces, strengths, seeds and numbers of steps need no programs of their own.
 
     Args:
       sizes: heights and widths, in pixels.
@@ -62,6 +62,9 @@ def warmup(
     networks = pipe.model.networks
     nobody = np.zeros(networks.image_proj.config.embedding_dim, np.float32)
     for (height, width), chunk_count, kind in kinds:
+        if pipe.model.refiner is not None:
+            # A step of the base networks, and one of the refiner.
+            kind = dataclasses.replace(kind, num_inference_steps=2, denoising_end=0.5)
         image = np.zeros((height, width, 3), np.uint8)
         control_images = (image,) * (len(networks.controlnets) - 1)
         start = time.perf_counter()

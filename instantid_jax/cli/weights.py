@@ -36,7 +36,8 @@ class Weights(Sources):
         and rows, parts of an image; None is one device.
       vae_tiling: True or the side in pixels: the VAE takes large images in tiles; None does where
         memory could not hold them whole.
-      offload: keep text encoders, ControlNets and VAE in the host's memory between their uses.
+      offload: keep text encoders, ControlNets, refiner and VAE in the host's memory between their
+        uses.
     """
 
     loras: Annotated[tuple[str, ...], tyro.conf.arg(name="lora", metavar="FILE[:W[:W]]")] = ()

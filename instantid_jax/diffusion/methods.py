@@ -44,6 +44,7 @@ def heun(
         levels=Levels.of_sigmas(np.repeat(sigmas[:-1], 2)[1:]),
         rows=two_stage.heun(sigmas, config.prediction_type),
         rule=StepRule(corrects=True),
+        begins=2 * np.arange(len(timesteps)),
     )
 
 
@@ -63,6 +64,7 @@ def dpm_solver_sde(
         levels=Levels.of_sigmas(levels),
         rows=two_stage.dpm_solver_sde(sigmas, midpoints, config.prediction_type),
         rule=StepRule(corrects=True, stochastic=True),
+        begins=2 * np.arange(len(timesteps)),
     )
 
 
@@ -137,10 +139,12 @@ def pndm(
     timesteps = _whole_timesteps(config, steps)[steps.start :]
     stride = config.num_train_timesteps // steps.count
     starts, ends = timesteps, timesteps - stride
+    begins = np.arange(len(timesteps))
     if len(timesteps) > 1:
         again = timesteps[1] + stride
         starts, ends = np.insert(starts, 1, again), np.insert(ends, 1, timesteps[1])
         timesteps = np.insert(timesteps, 1, timesteps[1])
+        begins[1:] += 1
     alpha = alpha.astype(np.float64)
     return Sampler(
         timesteps=timesteps.astype(np.float32),
@@ -148,6 +152,7 @@ def pndm(
         levels=Levels.of_alphas_cumprod(alpha[timesteps]),
         rows=multistep.plms(alpha[starts], _alpha_at(config, alpha, ends), config.prediction_type),
         rule=StepRule(order=5, corrects=True),
+        begins=begins,
     )
 
 

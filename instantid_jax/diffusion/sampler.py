@@ -37,10 +37,13 @@ class Sampler:
 
     Attributes:
       timesteps: [T] float32, the networks' timestep at each step.
-      init_noise_sigma: scale of the initial noise, where sampling begins with noise alone.
+      init_noise_sigma: scale of the initial noise, where sampling begins with noise alone; 1 where
+        it begins with latents of another run.
       levels: the sample's clean and noisy shares, before each step and at the end.
       rows: each [T] float64, the coefficients of `rule` at each step.
       rule: the compiled part; does not depend on the number of steps.
+      begins: where each step begins among these T evaluations of the network; None is everywhere.
+      left_out: how many evaluations would follow to the end, for another network.
     """
 
     timesteps: np.ndarray
@@ -48,9 +51,43 @@ class Sampler:
     levels: Levels
     rows: dict[str, np.ndarray]
     rule: StepRule
+    begins: np.ndarray | None = None
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    @property
+    def _places(self) -> np.ndarray:
+        """The evaluation that each step begins with, and the end."""
+        if self.begins is None:
+            return np.arange(len(self) + 1)
+        return np.append(self.begins, len(self))
+
+    def steps_from(self, timestep: float) -> int:
+        """How many steps begin at this timestep or above."""
+        return int((self.timesteps[self._places[:-1]] >= timestep).sum())
+
+    def until(self, step: int) -> Self:
+        """The steps before this one."""
+        return self._between(0, step)
+
+    def after_all(self) -> Self:
+        """No step, at the end."""
+        last = len(self._places) - 1
+        return self._between(last, last)
+
+    def _between(self, first: int, last: int) -> Self:
+        places = self._places
+        start, end = places[first], places[last]
+        return dataclasses.replace(
+            self,
+            timesteps=self.timesteps[start:end],
+            levels=Levels(*(column[start : end + 1] for column in self.levels)),
+            rows={name: column[start:end] for name, column in self.rows.items()},
+            begins=places[first:last] - start,
+            left_out=len(self) - int(end),
+        )
 
     def row(self, i: int) -> dict[str, np.ndarray]:
         """The coefficients of step `i`, the same for all images: each [1] float32."""
@@ -87,15 +124,12 @@ class SamplerBatch:
             for name, value in rule.neutral.items()
         }
         timesteps = np.zeros((steps, len(samplers)), np.float32)
-        # Images that are finished stay clean.
-        levels = Levels(
-            np.ones((steps + 1, len(samplers)), np.float32),
-            np.zeros((steps + 1, len(samplers)), np.float32),
-        )
+        levels = Levels(*np.empty((2, steps + 1, len(samplers)), np.float32))
         for i, sampler in enumerate(samplers):
             timesteps[: len(sampler), i] = sampler.timesteps
             for column, own in zip(levels, sampler.levels, strict=True):
-                column[: len(own), i] = own
+                # Images that are finished stay at their last level.
+                column[:, i] = np.pad(own, (0, len(column) - len(own)), mode="edge")
             for name, column in sampler.rows.items():
                 rows[name][: len(sampler), i] = column
         sigmas = np.array([sampler.init_noise_sigma for sampler in samplers], np.float32)

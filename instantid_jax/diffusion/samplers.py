@@ -104,6 +104,8 @@ def make_sampler(
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
     strength: float | None = None,
+    denoising_start: float | None = None,
+    denoising_end: float | None = None,
 ) -> Sampler:
     """Makes a sampler from `SAMPLERS`, or with None the checkpoint's own.
 
@@ -117,6 +119,10 @@ def make_sampler(
       sigmas: the sigma of each step instead, descending, and the last one's target.
       strength: 0 to 1, the share of the steps to take, the last ones, where sampling begins with an
         image; None takes all.
+      denoising_start: 0 to 1, the share of the training timesteps after which to begin instead, in
+        latents that are as noisy as that; there may be no step left.
+      denoising_end: the share after which to end, with latents that are still noisy; there may be
+        no step before.
     Raises:
       InputError: for an unknown name or scheduler class, an unsupported setting that would
         change the results, or a number of steps or eta out of range.
@@ -142,6 +148,18 @@ def make_sampler(
     alpha = alphas_cumprod(config)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         sampler = _METHODS[class_name](config, class_name, steps, alpha, float(eta))
+        if denoising_start is not None:
+            first = sampler.steps_from(_timestep(config, denoising_start))
+            rest = dataclasses.replace(steps, start=first)
+            begun = first < steps.count
+            sampler = (
+                _METHODS[class_name](config, class_name, rest, alpha, float(eta))
+                if begun
+                else sampler.after_all()
+            )
+            sampler = dataclasses.replace(sampler, init_noise_sigma=1.0)
+        if denoising_end is not None:
+            sampler = sampler.until(sampler.steps_from(_timestep(config, denoising_end)))
         columns = [column.astype(np.float32) for column in sampler.rows.values()]
     if not np.isfinite(columns).all():
         raise InputError(
@@ -199,6 +217,17 @@ def _check_steps(
             "checkpoint's training timesteps"
         )
     return Steps(count)
+
+
+def _timestep(config: ScheduleConfig, share: float) -> int:
+    """The training timestep at which this share of the denoising is done.
+
+    Steps that begin there or above come before, others after.
+    Source: diffusers' StableDiffusionXLPipeline and ...Img2ImgPipeline; rounding included. Their
+      steps of two evaluations are cut in two at other places.
+    """
+    count = config.num_train_timesteps
+    return round(count - share * count)
 
 
 def _start(count: int, strength: float) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from instantid_jax.models.attention import DecoupledKeysValues
 from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.controlnet import ControlNetModel
-from instantid_jax.models.unet import UNet2DConditionModel
+from instantid_jax.models.unet import UNet, UNet2DConditionModel
 
 # Compiled functions see jax.Array; their callers may also pass NumPy arrays.
 Array = TypeVar("Array", bound=jax.Array | np.ndarray, covariant=True)
@@ -195,7 +195,7 @@ def weigh_adapter(context: dict[str, tuple], weights: Sequence[jax.Array]) -> di
 
 
 def predict(
-    unet: UNet2DConditionModel,
+    unet: UNet,
     controlnets: Sequence[ControlNetModel],
     sample: jax.Array,
     timesteps: jax.Array,
@@ -220,7 +220,8 @@ def predict(
       perturbed: rows at the end to predict once more, at the end of the result, with the layers
         that `pag.perturb` replaced. ControlNets do not differ there.
     """
-    residuals = sum_residuals(controlnets, sample, timesteps, conditions.controlnets, scales, remat)
+    given = conditions.controlnets
+    residuals = sum_residuals(controlnets, sample, timesteps, given, scales, remat) or None
     context = conditions.context
     if conditions.masks is not None:
         weights = conditions.masks

@@ -1,4 +1,4 @@
-"""The SDXL UNet with decoupled ID cross-attention.
+"""The SDXL UNet with decoupled ID cross-attention, and the refiner's without it.
 
 Source: Podell et al. 2023 (SDXL); Wang et al. 2024 (InstantID);
 diffusers/models/unets/unet_2d_condition.py:UNet2DConditionModel.
@@ -227,7 +227,8 @@ class ConditionedEncoder(nnx.Module):
 
         Args:
           text_embeds: [B, projection_dim], pooled output of text encoder 2.
-          time_ids: [B, 6] float32: original size, crop corner, target size, each (height, width).
+          time_ids: [B, 6] float32: original size, crop corner, target size, each (height,
+            width); for the refiner [B, 5], with an aesthetic score instead of the target size.
         Returns:
           [B, time_dim].
         """
@@ -268,11 +269,11 @@ class ConditionedEncoder(nnx.Module):
         return self.mid_block(x, time, context["mid_block"], remat), skips
 
 
-class UNet2DConditionModel(ConditionedEncoder):
-    """Predicts the noise (or velocity) in SDXL latents, given text and a person."""
+class UNet(ConditionedEncoder):
+    """Predicts the noise (or velocity) in latents, with the ID branch or without."""
 
-    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, id_branch=True, rngs=rngs)
+    def __init__(self, config: UNetConfig, *, id_branch: bool, rngs: nnx.Rngs):
+        super().__init__(config, id_branch=id_branch, rngs=rngs)
         channels = config.block_out_channels
         layers = per_block(config.layers_per_block, len(channels), "layers_per_block")
         # The skips of `encode`: conv_in, then each block's resnets and downsampler.
@@ -289,7 +290,7 @@ class UNet2DConditionModel(ConditionedEncoder):
                     width,
                     taken,
                     channels[level],
-                    transformer=config.transformer(level, id_branch=True)
+                    transformer=config.transformer(level, id_branch=id_branch)
                     if kind == "CrossAttnUpBlock2D"
                     else None,
                     upsample=level > 0,
@@ -303,6 +304,48 @@ class UNet2DConditionModel(ConditionedEncoder):
             channels[0], config.norm_num_groups, eps=config.norm_eps, rngs=rngs
         )
         self.conv_out = conv3x3(channels[0], config.out_channels, rngs=rngs)
+
+    def __call__(
+        self,
+        sample: jax.Array,
+        timestep: jax.Array,
+        context: dict[str, tuple],
+        added: jax.Array,
+        residuals: list[jax.Array] | None = None,
+        remat: Remat = keep,
+        freeu: jax.Array | None = None,
+    ) -> jax.Array:
+        """Predicts the noise.
+
+        Args:
+          sample: [B, H, W, in_channels] latents, scaled for the model input.
+          timestep: [B] float32 in [0, 1000).
+          context: keys and values of all cross-attentions.
+          added: [B, time_dim], from `embed_added`.
+          residuals: sums over ControlNets: one per skip, then the middle block's.
+          remat: wraps every resnet and transformer block in training.
+          freeu: [2, 2, B], for each of the first two up blocks FreeU's factors of backbone and
+            skips.
+        Returns:
+          [B, H, W, out_channels].
+        """
+        time = self.embed_time(timestep, added)
+        x, skips = self.encode(self.conv_in(sample), time, context, remat)
+        if residuals is not None:
+            *skip_residuals, mid_residual = residuals
+            skips = [s + r for s, r in zip(skips, skip_residuals, strict=True)]
+            x = x + mid_residual
+        for i, block in enumerate(self.up_blocks):
+            factors = None if freeu is None or i >= len(freeu) else freeu[i]
+            x = block(x, skips, time, context["up_blocks"][i], remat, factors)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+
+
+class UNet2DConditionModel(UNet):
+    """SDXL's UNet with InstantID's Image Adapter: given text and a person."""
+
+    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, id_branch=True, rngs=rngs)
 
     def keys_values(
         self, text: jax.Array, id_tokens: jax.Array, ip_adapter_scale: jax.Array
@@ -330,37 +373,21 @@ class UNet2DConditionModel(ConditionedEncoder):
             "up_blocks": tuple(map(of_block, self.up_blocks)),
         }
 
-    def __call__(
-        self,
-        sample: jax.Array,
-        timestep: jax.Array,
-        context: dict[str, tuple],
-        added: jax.Array,
-        residuals: list[jax.Array] | None = None,
-        remat: Remat = keep,
-        freeu: jax.Array | None = None,
-    ) -> jax.Array:
-        """Predicts the noise.
+
+class RefinerUNet(UNet):
+    """The UNet of SDXL's refiner: given text alone."""
+
+    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, id_branch=False, rngs=rngs)
+
+    def keys_values(self, text: jax.Array) -> dict[str, tuple]:
+        """Keys and values of all cross-attentions, computed once per image.
 
         Args:
-          sample: [B, H, W, in_channels] latents, scaled for the model input.
-          timestep: [B] float32 in [0, 1000).
-          context: from `keys_values`.
-          added: [B, time_dim], from `embed_added`.
-          residuals: sums over ControlNets: one per skip, then the middle block's.
-          remat: wraps every resnet and transformer block in training.
-          freeu: [2, 2, B], for each of the first two up blocks FreeU's factors of backbone and
-            skips.
-        Returns:
-          [B, H, W, out_channels].
+          text: [B, L, cross_attention_dim], hidden states of text encoder 2.
         """
-        time = self.embed_time(timestep, added)
-        x, skips = self.encode(self.conv_in(sample), time, context, remat)
-        if residuals is not None:
-            *skip_residuals, mid_residual = residuals
-            skips = [s + r for s, r in zip(skips, skip_residuals, strict=True)]
-            x = x + mid_residual
-        for i, block in enumerate(self.up_blocks):
-            factors = None if freeu is None or i >= len(freeu) else freeu[i]
-            x = block(x, skips, time, context["up_blocks"][i], remat, factors)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return {
+            "down_blocks": tuple(block.keys_values(text) for block in self.down_blocks),
+            "mid_block": self.mid_block.keys_values(text),
+            "up_blocks": tuple(block.keys_values(text) for block in self.up_blocks),
+        }

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, NotRequired, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ class ModelParams(DenoiserParams):
     vae: Params
     text_encoder: Params
     text_encoder_2: Params
+    refiner: NotRequired[Params]
 
 
 class LoadedModel:
@@ -60,6 +61,7 @@ class LoadedModel:
       tokenizers: of both text encoders.
       embeddings: textual inversions, those in LoRAs included.
       networks, params: by component.
+      refiner: the network of SDXL's refiner; None if none is loaded.
       dtype, vae_dtype: computed in.
       mesh: of `sampling_mesh`, each device of which has all weights; None is one device.
       vae_tiling: side of the VAE's tiles in pixels; False is none, None is what memory allows.
@@ -116,6 +118,7 @@ class LoadedModel:
             text_encoder=parts["text_encoder"].network,
             text_encoder_2=parts["text_encoder_2"].network,
         )
+        self.refiner = parts["refiner"].network if "refiner" in parts else None
         self._base = {part: parts[part] for part in PARTS}
         self._widths = vector_widths(self._base)
         # Before gigabytes are read.
@@ -130,6 +133,8 @@ class LoadedModel:
             unet=self._read("unet", parts["ip_adapter"]),
             controlnets=tuple(self._read("controlnets", parts[n]) for n in model.controlnets),
         )
+        if "refiner" in parts:
+            self.params["refiner"] = self._read("refiner", parts["refiner"])
         own = {part: component_shapes(part, self._base[part].network) for part in PARTS}
         self._apply(self._merge, own)
 
@@ -201,6 +206,10 @@ class LoadedModel:
         """Inside, these parts' weights stay on the devices from their first use on."""
         return self._offload.keeping(self._by_part, parts)
 
+    def release(self, *parts: str) -> None:
+        """Takes these parts' weights back to the host before `keeping` ends."""
+        self._offload.release(self._by_part, parts)
+
     @property
     def _by_part(self) -> dict[str, Any]:
         return cast(dict[str, Any], self.params)
@@ -208,6 +217,15 @@ class LoadedModel:
     @property
     def denoiser_params(self) -> DenoiserParams:
         return DenoiserParams(unet=self.params["unet"], controlnets=self.params["controlnets"])
+
+    @property
+    def refiner_params(self) -> DenoiserParams:
+        """The refiner's weights as those of a step.
+
+        Raises:
+          KeyError: if no refiner is loaded.
+        """
+        return DenoiserParams(unet=self._by_part["refiner"], controlnets=())
 
     @property
     def long_side(self) -> int:
@@ -226,7 +244,8 @@ class LoadedModel:
           size: (height, width) of the `batch` images.
         """
         if self.mesh is not None:
-            levels = len(self.networks.unet.config.block_out_channels)
+            unets = (self.networks.unet, self.refiner)
+            levels = max(len(unet.config.block_out_channels) for unet in unets if unet is not None)
             check_shares(self.mesh, size, batch, guidance, levels)
 
     def vae_tile(self, size: tuple[int, int]) -> int | None:
@@ -291,6 +310,8 @@ class LoadedModel:
         digest = hashlib.sha256()
         single = ("image_proj", "vae", "text_encoder", "text_encoder_2", "unet")
         networks = [(name, self.params[name]) for name in single]
+        if self.refiner is not None:
+            networks.append(("refiner", self._by_part["refiner"]))
         networks += [("controlnets", params) for params in self.params["controlnets"]]
         for name, params in networks:
             kernels = [key for key, value in params.items() if value.ndim > 1]

@@ -13,7 +13,7 @@ from instantid_jax.params import Params
 from instantid_jax.pipeline.placement import place
 
 # Parts of a model that not all stages use.
-OFFLOADED = ("text_encoder", "text_encoder_2", "controlnets", "vae")
+OFFLOADED = ("text_encoder", "text_encoder_2", "controlnets", "refiner", "vae")
 Weights = TypeVar("Weights")
 
 
@@ -60,8 +60,13 @@ class Offload:
         try:
             yield
         finally:
-            self._kept -= parts
-            self._release(params, parts)
+            self.release(params, parts)
+
+    def release(self, params: dict[str, Any], parts: Iterable[str]) -> None:
+        """Ends what `keeping` does for these parts."""
+        parts = set(parts)
+        self._kept -= parts
+        self._release(params, parts)
 
     def _release(self, params: dict[str, Any], parts: Iterable[str]) -> None:
         for name in parts:

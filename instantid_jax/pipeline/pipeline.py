@@ -105,8 +105,8 @@ class InstantIDPipeline:
           vae_tiling: True for a VAE that takes large images in overlapping tiles, which changes
             them a little, or the tiles' side in pixels instead of 512. None does where an
             accelerator's memory could not hold an image whole.
-          offload: keep text encoders, ControlNets and VAE in the host's memory, and on the devices
-            only while a call uses them. Images have the same bits and take longer.
+          offload: keep text encoders, ControlNets, refiner and VAE in the host's memory, and on the
+            devices only while a call uses them. Images have the same bits and take longer.
         Raises:
           InputError: if something is missing, damaged, of another kind or does not fit.
         """
@@ -205,11 +205,11 @@ class InstantIDPipeline:
         lists of one length, for a batch of different images.
 
         Args:
-          prompt, **arguments: see `Request`. As in the official pipelines, `image` with `strength`
-            or `mask_image` is what to begin with, and `control_image` then the image of drawn
-            keypoints (`Request.kps_image`); otherwise `image` is that. `control_images` has for
-            each ControlNet after IdentityNet an image, or a list with one for each prompt. `pose`
-            may be a photo.
+          prompt, **arguments: see `Request`. As in the official pipelines, `image` with `strength`,
+            `denoising_start` or `mask_image` is what to begin with, and `control_image` then the
+            image of drawn keypoints (`Request.kps_image`); otherwise `image` is that.
+            `control_images` has for each ControlNet after IdentityNet an image, or a list with one
+            for each prompt. `pose` may be a photo.
           fast: preset of a few-step model: scheduler, steps and guidance where these are not given;
             one of lightning-4, lightning-8, hyper-8-cfg, lcm, tcd, dmd2, turbo and miniature-4.
           style: adds words to the prompts, which are recorded with them: one of Watercolor, Film

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from instantid_jax.diffusion.sampler import SamplerBatch
-from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.conditions.adapter import AdapterInputs, resolve_adapter
 from instantid_jax.pipeline.conditions.canvas import resolve_size, resolve_time_ids
 from instantid_jax.pipeline.conditions.control import ControlInputs, resolve_control
 from instantid_jax.pipeline.conditions.guidance import GuidanceInputs, resolve_guidance
 from instantid_jax.pipeline.conditions.person import PersonInputs, resolve_person
-from instantid_jax.pipeline.conditions.start import StartInputs, resolve_start, strength_of
+from instantid_jax.pipeline.conditions.refiner import (
+    RefinerInputs,
+    resolve_refiner,
+    resolve_samplers,
+)
+from instantid_jax.pipeline.conditions.start import StartInputs, resolve_start
 from instantid_jax.pipeline.conditions.text import TextInputs, resolve_text
 from instantid_jax.pipeline.conditions.view import View
 from instantid_jax.pipeline.model import LoadedModel
@@ -36,6 +40,7 @@ class Plan:
       time_ids: [requests, 6] float32, with guidance [2 requests, 6].
       views: the part of an image that each request changes; None where it begins with noise alone.
       start: what the images begin with.
+      refiner: how SDXL's refiner continues; None if it does not.
     """
 
     requests: tuple[Request, ...]
@@ -51,6 +56,7 @@ class Plan:
     time_ids: np.ndarray
     views: tuple[View | None, ...]
     start: StartInputs
+    refiner: RefinerInputs | None
 
     @property
     def repeats(self) -> int:
@@ -79,13 +85,7 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
     if len({request.num_images_per_prompt for request in requests}) > 1:
         requests = [r.alone(i) for r in requests for i in range(r.num_images_per_prompt)]
     networks, repeats = model.networks, requests[0].num_images_per_prompt
-    samplers = [
-        make_sampler(
-            *(model.schedule, r.scheduler, r.num_inference_steps, r.eta, r.timesteps, r.sigmas),
-            strength_of(r),
-        )
-        for r in requests
-    ]
+    samplers = resolve_samplers(model, requests)
     batch = SamplerBatch.of([sampler for sampler in samplers for _ in range(repeats)])
     size = resolve_size(requests, model.long_side)
     guided = resolve_guidance(
@@ -97,7 +97,8 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
     takes_mask = unet.in_channels != unet.out_channels
     shape = (size[0] // 8, size[1] // 8, unet.out_channels)
     views = tuple(View.of(request, size) for request in requests)
-    lengths = [len(each) for each in samplers]
+    # Windows of ControlNets count the steps of the refiner too, as in diffusers.
+    lengths = [len(each) + each.left_out for each in samplers]
     start = resolve_start(requests, views, batch, lengths, shape, takes_mask)
     return Plan(
         requests=tuple(requests),
@@ -117,4 +118,7 @@ def resolve(model: LoadedModel, requests: Sequence[Request]) -> Plan:
         time_ids=resolve_time_ids(requests, size, guidance),
         views=views,
         start=start,
+        refiner=resolve_refiner(
+            *(model, requests, samplers, size), guidance=guidance, masks=start.masks is not None
+        ),
     )

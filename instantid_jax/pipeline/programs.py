@@ -129,6 +129,35 @@ def prepare(
     )
 
 
+@compiled(static_argnames=("network", "repeats"))
+def prepare_refiner(
+    network: Network,
+    repeats: int,
+    params: Params,
+    positive: Texts[jax.Array],
+    negative: Texts[jax.Array] | None,
+    time_ids: jax.Array,
+) -> Conditions:
+    """`prepare` for the refiner, which sees text encoder 2's states alone.
+
+    Args:
+      positive, negative: of both text encoders, as in `prepare`.
+      time_ids: [B, 5] float32; with guidance [2B, 5].
+    """
+    unet = network.bind(params)
+    dtype, width = unet.conv_in.kernel.dtype, network.config.cross_attention_dim
+
+    def rows(*halves: jax.Array) -> jax.Array:
+        return split_halves(jnp.repeat(jnp.concatenate(halves), repeats, axis=0).astype(dtype))
+
+    texts = [positive] if negative is None else [negative, positive]
+    added = unet.embed_added(
+        rows(*(each.pooled for each in texts)), split_halves(jnp.repeat(time_ids, repeats, axis=0))
+    )
+    context = unet.keys_values(rows(*(each.hidden[..., -width:] for each in texts)))
+    return Conditions(context, added, controlnets=())
+
+
 @compiled(static_argnames=("network", "at_once", "dtype"))
 def decode(
     network: Network,

@@ -34,6 +34,9 @@ class Sources:
         of a file in it.
       vae: a VAE instead of SDXL's own: the same, or a whole SDXL checkpoint in one file.
       unet: a UNet instead of SDXL's own, such as a few-step model's: the same.
+      refiner: SDXL's refiner, which continues where `denoising_end` ends the base networks: a
+        diffusers folder, its UNet's folder, a file, a hub id, or a hub id and the path of a file in
+        it. The model's own text encoder 2 and VAE serve it.
       tokenizers: a folder or hub id with tokenizer/ and tokenizer_2/; None is the folder's own, or
         SDXL base's for a single file.
       variant: take the weights files with this infix, such as fp16, in every part that has them.
@@ -53,6 +56,7 @@ class Sources:
     controlnets: tuple[str, ...] = ()
     vae: str | None = None
     unet: str | None = None
+    refiner: str | None = None
     tokenizers: str | None = None
     variant: str | None = None
     loras: tuple[str, ...] = ()
@@ -73,6 +77,7 @@ class Sources:
             "controlnets",
             "vae",
             "unet",
+            "refiner",
             "tokenizers",
             "variant",
         ):
@@ -109,7 +114,7 @@ class Sources:
           InputError: for such a name.
         """
         embeddings = [each.source for each in parse_embeddings(self.embeddings)]
-        files = [*self.controlnets, self.vae, *self.changing, *embeddings]
+        files = [*self.controlnets, self.vae, self.refiner, *self.changing, *embeddings]
         # Whether a name may be a hub id with a file in it.
         names = [(self.sdxl, True), (self.instantid, False), *((file, True) for file in files)]
         for name, with_file in (*names, (self.tokenizers, False)):
@@ -165,7 +170,9 @@ class Sources:
                 instantid, base.components["unet"].network, variant=self.variant, raw=self.raw
             )
             found, vae = base.with_parts(parts), None
-        return add_parts(found, self.controlnets, vae, self.unet, variant=self.variant)
+        return add_parts(
+            found, self.controlnets, vae, self.unet, self.refiner, variant=self.variant
+        )
 
 
 def takes_sources(call: Call) -> Call:

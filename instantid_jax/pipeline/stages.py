@@ -1,34 +1,48 @@
 """The stages of a call after `resolve`: encode, sample, decode. Each runs compiled programs."""
 
-import collections
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from instantid_jax.arrays import float_array
-from instantid_jax.errors import InputError
 from instantid_jax.models.instantid import Conditions
 from instantid_jax.pipeline import programs, step
 from instantid_jax.pipeline.conditions.person import encode_person
 from instantid_jax.pipeline.conditions.start import encode_images
-from instantid_jax.pipeline.conditions.text import encode_text
+from instantid_jax.pipeline.conditions.text import States, encode_text, without_zeros
+from instantid_jax.pipeline.loop import Part, check_finite, draw, run_steps
 from instantid_jax.pipeline.model import TEXT_ENCODERS, LoadedModel
-from instantid_jax.pipeline.observer import Observer, Step
+from instantid_jax.pipeline.observer import Observer
 from instantid_jax.pipeline.plan import Plan
+from instantid_jax.pipeline.refining import refine
 from instantid_jax.pipeline.tiling import LATENT, map_tiles
 
 # fold_in(seed, step) draws the noise of a step, and with this number that of the initial latents.
 INITIAL = 2**32 - 1
-IN_FLIGHT = 2
 
 
-def encode(model: LoadedModel, plan: Plan) -> Conditions:
+class Encoded(NamedTuple):
+    """Inputs of the denoising steps that are constant.
+
+    Attributes:
+      conditions: the base networks'.
+      texts: positive and negative prompts for the refiner; None if it takes no step.
+    """
+
+    conditions: Conditions
+    texts: tuple[States, States | None] | None
+
+
+def encode(model: LoadedModel, plan: Plan) -> Encoded:
     """Encodes prompts, persons and control images."""
     guidance = plan.program.guidance
     with model.resident(*TEXT_ENCODERS), model.on_devices(model.dtype):
         positive, negative = encode_text(model, plan.text, guidance)
+        texts = None
+        if plan.refiner is not None:
+            texts = positive, without_zeros(model, plan.text, negative)
     with model.resident("controlnets"), model.on_devices(model.dtype):
-        return programs.prepare(
+        conditions = programs.prepare(
             model.networks,
             plan.repeats,
             model.denoiser_params,
@@ -40,37 +54,42 @@ def encode(model: LoadedModel, plan: Plan) -> Conditions:
             (plan.person.keypoints, *plan.control.images),
             plan.control.masks,
         )
+    return Encoded(conditions, texts)
 
 
-def sample(model: LoadedModel, plan: Plan, conditions: Conditions, observer: Observer) -> jax.Array:
-    """Runs the steps, two in flight: [B, H, W, C] float32 latents, scaled as the VAE's.
+def sample(model: LoadedModel, plan: Plan, encoded: Encoded, observer: Observer) -> jax.Array:
+    """Runs the steps: [B, H, W, C] float32 latents, scaled as the VAE's.
 
     Raises:
       InputError: naming the first seed and step whose latents are not finite.
     """
+    latents, known = _sample_base(model, plan, encoded.conditions, observer)
+    if encoded.texts is None:
+        return latents
+    model.release("controlnets")
+    return refine(model, plan, encoded.texts, known, latents, observer)
+
+
+def _sample_base(
+    model: LoadedModel, plan: Plan, conditions: Conditions, observer: Observer
+) -> tuple[jax.Array, step.Known | None]:
+    """Runs the base networks' steps; returns the latents, and what is kept of images."""
     start = plan.start
     clean, masked = (
         None if images is None else encode_images(model, images)
         for images in (start.images, start.masked)
     )
+    steps = len(plan.samplers)
     with model.resident("controlnets"), model.on_devices(model.dtype):
         state, known = _begin(model, plan, clean, masked)
-        in_flight: collections.deque[jax.Array] = collections.deque()
-        total, done = len(plan.samplers), 0
-        for i in range(total):
-            state, finite = step.denoise(
-                *(plan.program, model.denoiser_params, state, conditions, _step_inputs(plan, i)),
-                known,
-            )
-            at = Step(i, total, plan.samplers.timesteps[i], state["sample"], model)
-            if (replaced := observer.on_step(at)) is not None:
-                state["sample"] = _replacement(replaced, state["sample"])
-            in_flight.append(finite)
-            while len(in_flight) > (IN_FLIGHT if i + 1 < total else 0):
-                done += 1
-                check_finite(in_flight.popleft(), plan.seeds, f"the latents after step {done}")
-                observer.on_progress(done, total)
-        return state["sample"]
+        part = Part(
+            *(plan.program, model.denoiser_params, conditions, known),
+            timesteps=plan.samplers.timesteps,
+            inputs=lambda i: _step_inputs(plan, i),
+            before=0,
+            total=steps + (0 if plan.refiner is None else len(plan.refiner.samplers)),
+        )
+        return run_steps(model, part, state, plan.seeds, observer)["sample"], known
 
 
 def decode(model: LoadedModel, plan: Plan, latents: jax.Array, dtype: np.dtype) -> np.ndarray:
@@ -122,7 +141,7 @@ def _begin(
     clean, masked: latents of the images, whole and masked.
     """
     start, rule = plan.start, plan.program.rule
-    noise = _draw(plan, INITIAL) if start.noise is None else start.noise
+    noise = draw(plan, INITIAL) if start.noise is None else start.noise
     known = None
     if clean is None:
         state = step.begin(rule, noise, plan.samplers.init_noise_sigma)
@@ -147,42 +166,7 @@ def _step_inputs(plan: Plan, i: int) -> step.StepInputs[np.ndarray]:
         guidance=plan.guidance.row(i),
         residual_scales=plan.control.scales[i],
         adapter_scales=plan.adapter.windows[i],
-        noise=_draw(plan, i) if plan.program.rule.stochastic else None,
-        kept=_kept(plan, i),
+        noise=draw(plan, i) if plan.program.rule.stochastic else None,
+        kept=plan.start.kept.row(i) if plan.program.keeps else None,
         freeu=plan.guidance.freeu,
     )
-
-
-def _kept(plan: Plan, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    if not plan.program.keeps:
-        return None
-    start = plan.start
-    return start.kept.signal[i], start.kept.noise[i], start.released[i]
-
-
-def _draw(plan: Plan, number: int) -> jax.Array:
-    seeds = np.array(plan.seeds, np.uint32)
-    return step.draw_noise(seeds, np.full(len(seeds), number, np.uint32), plan.latent_shape)
-
-
-def _replacement(latents: np.ndarray, sample: jax.Array) -> jax.Array:
-    """Checks latents that an observer returned, and puts them on the devices."""
-    latents = float_array("replaced latents", latents)
-    if latents.shape != sample.shape:
-        raise InputError(
-            f"replaced latents have shape {list(latents.shape)}: expected {list(sample.shape)}, "
-            "channels last"
-        )
-    return jax.device_put(latents, sample.sharding)
-
-
-def check_finite(finite: jax.Array | np.ndarray, seeds: list[int], what: str) -> None:
-    """Raises an InputError if a result is not finite; waits for the results."""
-    finite = np.asarray(finite)
-    if not finite.all():
-        seed = seeds[int(np.argmin(finite))]
-        raise InputError(
-            f"{what} of seed {seed} are not finite: the dtype overflowed, a strength or given "
-            "latents are too large, or the weights are damaged; try dtype float32 (or vae_dtype "
-            "float32), usual strengths, or check the files with `python -m convert inspect`"
-        )

@@ -28,14 +28,10 @@ ALIASES = {
 }
 # Arguments of diffusers' SDXL pipelines that have no counterpart, and what to do without them.
 UNSUPPORTED = {
-    "aesthetic_score": "belongs to the SDXL refiner, which is not supported",
     "callback": "is deprecated in diffusers: use callback_on_step_end",
     "callback_steps": "is deprecated in diffusers: use callback_on_step_end",
     "cross_attention_kwargs": "is not supported; ip_adapter_scale sets the adapter's strength",
-    "denoising_end": "belongs to the SDXL refiner, which is not supported",
-    "denoising_start": "belongs to the SDXL refiner, which is not supported",
     "masked_image_latents": "is not supported: give image and mask_image",
-    "negative_aesthetic_score": "belongs to the SDXL refiner, which is not supported",
     "return_dict": "is not supported: the result has images, latents and seeds",
 }
 

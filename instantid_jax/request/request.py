@@ -43,7 +43,8 @@ class Request(Settings):
       image_embeds: [E], a raw face embedding instead of `face`.
       prompt_embeds, negative_prompt_embeds: [L, D], hidden states instead of the prompt.
       pooled_prompt_embeds, negative_pooled_prompt_embeds: [P], the pooled states with them.
-      latents: [num_images_per_prompt, H/8, W/8, C] unit-variance noise instead of the seed's.
+      latents: [num_images_per_prompt, H/8, W/8, C] unit-variance noise instead of the seed's; with
+        `denoising_start` the latents to continue with.
     Raises:
       InputError: for a value that no model takes, or two that exclude each other.
     """
@@ -102,6 +103,16 @@ class Request(Settings):
         for name in ("mask_image", "strength"):
             if self.image is None and getattr(self, name) is not None:
                 raise InputError(f"{name} without image: give the image to begin with")
+        if self.denoising_start is not None:
+            if self.image is None and self.latents is None:
+                raise InputError(
+                    "denoising_start without image or latents: give what to continue with"
+                )
+            if self.mask_image is not None and self.latents is not None:
+                raise InputError(
+                    "denoising_start with mask_image and latents: leave latents out, the image "
+                    "says what to continue with"
+                )
         for name in ("padding_mask_crop", "mask_blur"):
             if self.mask_image is None and getattr(self, name) is not None:
                 raise InputError(f"{name} without mask_image: give a mask")

@@ -93,6 +93,12 @@ class Settings:
       mask_blur: over how many pixels inside the mask's edge the result fades in; None is 4 of 1024.
       padding_mask_crop: sample the mask's surroundings alone, up to this many pixels around it, at
         the full size.
+      denoising_start: share of the denoising after which to begin, with an image or latents that
+        are as noisy as that, instead of strength.
+      denoising_end: share of the denoising after which the base networks end, and the refiner
+        begins if one is loaded; None is 0.8 with a refiner, and 1, the end, without one.
+      aesthetic_score: score of images, from 0 to 10, that the refiner aims for.
+      negative_aesthetic_score: the same for the negative prompt.
       seed: 0 to 2**32 - 1; image i of several has seed + i.
       num_images_per_prompt: how many images to make.
     Raises:
@@ -139,6 +145,10 @@ class Settings:
     strength: float | None = None
     mask_blur: float | None = None
     padding_mask_crop: int | None = None
+    denoising_start: float | None = None
+    denoising_end: float | None = None
+    aesthetic_score: float = 6.0
+    negative_aesthetic_score: float = 2.5
     seed: int = 0
     num_images_per_prompt: int = 1
 
@@ -157,6 +167,7 @@ class Settings:
             low, high = self.guidance_interval
             if low >= high:
                 raise InputError(f"guidance_interval={low:g}, {high:g}: expected low, high")
+        self._check_denoising()
         check_whole("seed", self.seed, 0, SEEDS - self.num_images_per_prompt)
         if self.ip_adapter_start >= self.ip_adapter_end:
             raise InputError(
@@ -164,6 +175,13 @@ class Settings:
                 f"ip_adapter_end={self.ip_adapter_end:g}"
             )
         self.windows(self.controlnets or 1)
+
+    def _check_denoising(self) -> None:
+        start, end = self.denoising_start, self.denoising_end
+        if start is not None and self.strength is not None:
+            raise InputError("strength and denoising_start both say where to begin: give one")
+        if start is not None and end is not None and start >= end:
+            raise InputError(f"denoising_start={start:g} must be below denoising_end={end:g}")
 
     @property
     def controlnets(self) -> int | None:
@@ -274,6 +292,10 @@ CHECKS: dict[str, Check] = {
     "strength": optional(_share),
     "mask_blur": optional(partial(check_number, low=0, high=1024)),
     "padding_mask_crop": optional(partial(check_whole, low=0, high=65536)),
+    "denoising_start": optional(_share),
+    "denoising_end": optional(_share),
+    "aesthetic_score": _strength,
+    "negative_aesthetic_score": _strength,
     "seed": partial(check_whole, low=0, high=SEEDS - 1),
     "num_images_per_prompt": partial(check_whole, low=1, high=1024),
 }

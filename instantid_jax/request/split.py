@@ -38,6 +38,8 @@ STACKED = {
     "negative_prompt_embeds": 3,
     "negative_pooled_prompt_embeds": 2,
 }
+# With any of these, an image is what to begin with.
+CHANGES = ("strength", "denoising_start", "mask_image")
 # The official pipelines' name for the image of drawn keypoints. Where nothing is to be changed, it
 # is `image`.
 KPS_IMAGE = "control_image"
@@ -50,8 +52,8 @@ def split(arguments: Mapping[str, Any]) -> list[Request]:
     """One request for each prompt of a call.
 
     Args:
-      arguments: fields of Request, `control_image` instead of `kps_image`; without `strength` and
-        `mask_image`, `image` is that too. Those of `LISTED` may be lists
+      arguments: fields of Request, `control_image` instead of `kps_image`; without any of
+        `CHANGES`, `image` is that too. Those of `LISTED` may be lists
         and those of `STACKED` have a leading axis, all of one length; those of `PER_NET` have for
         each ControlNet an image or a list of them; `latents` is [B * num_images_per_prompt, ...].
     Raises:
@@ -61,11 +63,11 @@ def split(arguments: Mapping[str, Any]) -> list[Request]:
     values = {name: value for name, value in arguments.items() if value is not None}
     if np.ndim(values.get("seed", 0)):
         values["seed"] = list(values["seed"])
-    if "strength" not in values and "mask_image" not in values and "image" in values:
+    if not any(name in values for name in CHANGES) and "image" in values:
         if KPS_IMAGE in values:
             raise InputError(
                 "image and control_image are both images of keypoints here: to begin with image, "
-                "give strength or mask_image"
+                "give strength, denoising_start or mask_image"
             )
         values[KPS_IMAGE] = values.pop("image")
     per_net = {name: _per_net(values.get(name, ())) for name in PER_NET}

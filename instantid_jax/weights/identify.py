@@ -138,7 +138,7 @@ def _whole_checkpoint(shapes: Shapes) -> Kind | None:
         part = "unet" if lacking else "sdxl"
         return Kind(f"an SDXL {editor}checkpoint{lack} {whole}", part if editor in LOADED else None)
     if _any(shapes, "conditioner.embedders.0.model."):
-        return Kind(f"an SDXL refiner checkpoint {whole}")
+        return Kind(f"an SDXL refiner checkpoint {whole}", "refiner")
     if _any(shapes, "conditioner."):
         return Kind(f"a Stable Video Diffusion checkpoint {whole}")
     if _any(shapes, "cond_stage_model.model."):
@@ -148,7 +148,7 @@ def _whole_checkpoint(shapes: Shapes) -> Kind | None:
     rest = "the rest" if not _any(shapes, "first_stage_model.") else "text encoders"
     return Kind(
         f"{_article(base)} {base} {editor}UNet in the original layout, without {rest}",
-        "unet" if _known(base) and editor in LOADED else None,
+        _unet_part(base, editor),
     )
 
 
@@ -222,8 +222,7 @@ def _network(shapes: Shapes) -> Kind | None:
         )
     editor = _editor(shapes, "conv_in.weight", "conv_out.weight")
     return Kind(
-        f"{_article(base)} {base} {editor}UNet (diffusers layout)",
-        "unet" if _known(base) and editor in LOADED else None,
+        f"{_article(base)} {base} {editor}UNet (diffusers layout)", _unet_part(base, editor)
     )
 
 
@@ -288,6 +287,12 @@ def _base(shapes: Shapes, added: str) -> str:
     if (text, width) in BASES:
         return BASES[text, width]
     return "unknown kind of" if text is None else f"{text}-wide"
+
+
+def _unet_part(base: str, editor: str) -> str | None:
+    if base == BASES[REFINER]:
+        return None if editor else "refiner"
+    return "unet" if _known(base) and editor in LOADED else None
 
 
 def _known(base: str) -> bool:

@@ -141,10 +141,11 @@ def add_parts(
     controlnets: Sequence[str],
     vae: str | None,
     unet: str | None = None,
+    refiner: str | None = None,
     *,
     variant: str | None = None,
 ) -> ModelSource:
-    """The model with additional ControlNets and, if given, another VAE and another UNet."""
+    """The model with additional ControlNets and, if given, another VAE, another UNet, a refiner."""
     parts = dict(model.components)
     first = len(model.controlnets) - 1
     like = _controlnet_settings(parts["unet"].network)
@@ -157,6 +158,8 @@ def add_parts(
         parts["unet"] = find_network(unet, "unet", before.settings, variant=variant)
         if not _same_sizes(parts["unet"].network, before.network):
             raise InputError(f"{unet}: its UNet has other sizes than the model's: give one of SDXL")
+    if refiner is not None:
+        parts["refiner"] = find_refiner(refiner, variant=variant)
     return dataclasses.replace(model, components=parts)
 
 
@@ -197,6 +200,22 @@ def find_network(
         f"the folder of {EXPECTED[name]} in diffusers' layout",
     )
     return _diffusers_part(folder, "", name, variant)
+
+
+def find_refiner(source: str, *, variant: str | None = None) -> Component:
+    """The UNet of SDXL's refiner; the loaded model has all else that it needs.
+
+    Args:
+      source: as for `find_network`, or the folder or hub id of a whole refiner.
+    Raises:
+      InputError: if something is missing, damaged, of another kind, or does not fit.
+    """
+    if _is_file(source):
+        return find_network(source, "refiner")
+    select = functools.partial(selection.refiner_files, variant=variant)
+    folder = _folder_of(source, select, f"the folder of {EXPECTED['refiner']}")
+    place, _, _ = select(selection.list_folder(folder))[0].rpartition("/")
+    return _diffusers_part(folder, place, "refiner", variant)
 
 
 def _is_file(source: str) -> bool:

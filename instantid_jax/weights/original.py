@@ -21,6 +21,7 @@ from instantid_jax.weights.tensors import LazyTensor, Tensors
 
 PREFIXES = {
     "unet": "model.diffusion_model.",
+    "refiner": "model.diffusion_model.",
     "vae": "first_stage_model.",
     "text_encoder": "conditioner.embedders.0.transformer.",
     "text_encoder_2": "conditioner.embedders.1.model.",
@@ -29,6 +30,7 @@ PREFIXES = {
 # Where a network's names begin in files of one network, and names that it alone has.
 ALONE = {
     "unet": (("",), ("input_blocks.", "output_blocks.")),
+    "refiner": (("",), ("input_blocks.", "output_blocks.")),
     "vae": (("", "vae."), ("encoder.down.", "decoder.up.")),
     "controlnet": (("",), ("input_hint_block.", "zero_convs.")),
 }
@@ -203,10 +205,10 @@ def name_in(component: str, name: str, config: Any) -> str:
     """diffusers' name of a tensor -> the original one, without prefix.
 
     Args:
-      component: "unet", "vae" or "controlnet".
+      component: "unet", "refiner", "vae" or "controlnet".
     """
-    names = {"unet": unet_name, "vae": vae_name, "controlnet": controlnet_name}
-    return names[component](name, config)
+    names = {"vae": vae_name, "controlnet": controlnet_name}
+    return names.get(component, unet_name)(name, config)
 
 
 def select(
@@ -233,7 +235,7 @@ def select(
     names = [torch_name(name, len(want.shape))[0] for name, want in shapes.items()]
     if component == "text_encoder_2":
         found = {name: openclip_tensor(name, inside) for name in names}
-    elif component in ("unet", "vae", "controlnet"):
+    elif component in ("unet", "refiner", "vae", "controlnet"):
         known = {name: name_in(component, name, config) for name in names}
         found = {name: inside.get(theirs) for name, theirs in known.items()}
         if component == "controlnet":

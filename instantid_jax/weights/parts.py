@@ -18,6 +18,7 @@ from instantid_jax.weights.torch_files import TensorFile
 
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
+    "refiner": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     "controlnet": ("ControlNetModel",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
@@ -25,6 +26,7 @@ CLASSES = {
 }
 EXPECTED = {
     "unet": "an SDXL UNet",
+    "refiner": "an SDXL refiner",
     "vae": "a VAE",
     "controlnet": "an SDXL ControlNet",
     "text_encoder": "a CLIP text encoder without a projection",
@@ -34,6 +36,7 @@ EXPECTED = {
 ADVICE = {
     "sdxl": "give it as sdxl=",
     "unet": "give it as unet=",
+    "refiner": "give it as refiner=",
     "vae": "give it as vae=",
     "controlnet": "give it as controlnets=",
     "lora": "give it as loras=",
@@ -48,6 +51,12 @@ def wrong_kind(path: Path | str, kind: Kind, expected: str) -> InputError:
     return InputError(
         f"{path} is {kind.phrase}: expected {expected}{f'; {advice}' if advice else ''}"
     )
+
+
+def _may_be(kind: Kind, name: str) -> bool:
+    """Whether a file is a network's; of unusual sizes, UNet and refiner look the same."""
+    unusual = kind.part == "unet" and not kind.phrase.startswith("an SDXL ")
+    return kind.part == name or (name == "refiner" and unusual)
 
 
 def component(
@@ -68,7 +77,7 @@ def part_of(name: str, settings: Mapping[str, Any], file: TensorFile) -> Compone
     kind = kind_of(file.tensors)
     # Some copies of text encoder 1 keep a projection that SDXL does not use.
     projecting = name == "text_encoder" and kind.part == "text_encoder_2"
-    if kind.part != name and not projecting:
+    if not _may_be(kind, name) and not projecting:
         raise wrong_kind(file.path, kind, EXPECTED[name])
     said = _class_in(settings)
     if said is not None and said not in CLASSES[name]:
@@ -117,7 +126,7 @@ def file_part(name: str, file: TensorFile, settings: Mapping[str, Any] | None = 
     """
     kind = kind_of(file.tensors)
     whole = kind.part == "sdxl" and name in ("unet", "vae")
-    if kind.part != name and not whole:
+    if not _may_be(kind, name) and not whole:
         raise wrong_kind(file.path, kind, EXPECTED[name])
     prefix = original.prefix_of(name, file.tensors)
     if whole and prefix is None:
@@ -132,11 +141,12 @@ def file_part(name: str, file: TensorFile, settings: Mapping[str, Any] | None = 
             return original_part(name, given, file, prefix)
         return part_of(name, given, file)
     except InputError as error:
-        if name not in ("unet", "vae", "controlnet") or whole:
+        if name not in ("unet", "refiner", "vae", "controlnet") or whole:
             raise
+        published = "SDXL's refiner" if name == "refiner" else "SDXL base"
         raise InputError(
             f"{error} (without a config.json next to it, it is read with the sizes of "
-            f"{'SDXL base' if settings is None else 'the model'}: put the file's own there)"
+            f"{published if settings is None else 'the model'}: put the file's own there)"
         ) from error
 
 

@@ -118,6 +118,16 @@ def model_files(files: Iterable[str], folder: str = "", variant: str | None = No
     return [_join(folder, "config.json"), *weights_preferring(files, folder, variant)]
 
 
+def refiner_files(files: Iterable[str], variant: str | None = None) -> list[str]:
+    """The refiner's UNet, in unet/ or at the root.
+
+    Raises:
+      InputError: if either is missing.
+    """
+    files = set(files)
+    return model_files(files, "unet" if _names_in(files, "unet") else "", variant)
+
+
 def sdxl_files(
     files: Iterable[str],
     variant: str | None = None,

@@ -109,6 +109,7 @@ WEIGHTS = {
     "embeddings": ("style=some/repository/a.safetensors", "some/embedding"),
     "vae": "some/vae",
     "unet": "some/repository/unet.safetensors",
+    "refiner": "some/refiner",
     "tokenizers": "some/tokenizers",
     "variant": "fp16",
     "dtype": "bfloat16",
@@ -156,6 +157,9 @@ SETTINGS = Settings(
     strength=0.5,
     mask_blur=3.0,
     padding_mask_crop=8,
+    denoising_end=0.75,
+    aesthetic_score=7.0,
+    negative_aesthetic_score=1.5,
     seed=11,
     num_images_per_prompt=3,
 )
@@ -176,10 +180,11 @@ def flags(values: dict) -> list:
 
 
 def test_every_setting_and_source_reaches_the_pipeline(run, face_file, recorder):
-    # Timesteps and sigmas exclude each other.
+    # Timesteps and sigmas exclude each other, strength and denoising_start too.
     for field in dataclasses.fields(Settings):
         untried = getattr(SETTINGS, field.name) == field.default
-        assert untried == (field.name == "sigmas"), f"{field.name} is not tried"
+        excluded = field.name in ("sigmas", "denoising_start")
+        assert untried == excluded, f"{field.name} is not tried"
     for name in ("control", "image", "mask"):
         Image.new("RGB", (8, 8)).save(f"{name}.png")
     asked = ("--face", face_file, "--prompt", "a", "--output", "o.png")

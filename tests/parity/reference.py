@@ -110,6 +110,22 @@ UNET = {
     "addition_time_embed_dim": 16,
     "projection_class_embeddings_input_dim": 36 + 6 * 16,
 }
+# SDXL's refiner has no attention in its lowest blocks, and sees text encoder 2 alone.
+REFINER = {
+    **UNET,
+    "block_out_channels": (32, 48, 64, 64),
+    "down_block_types": (
+        "DownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    ),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": 2,
+    "attention_head_dim": (2, 3, 4, 2),
+    "cross_attention_dim": 40,
+    "projection_class_embeddings_input_dim": 36 + 5 * 16,
+}
 NOT_CONTROLNET = ("sample_size", "out_channels", "up_block_types")
 CONTROLNET = {
     **{key: value for key, value in UNET.items() if key not in NOT_CONTROLNET},
@@ -1066,6 +1082,13 @@ def _draws(scheduler, step_noise):
                 stack.enter_context(unittest.mock.patch.object(module, name, stand_in))
         stack.enter_context(_numpy_2())
         yield at_step
+
+
+def save_refiner(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Writes what a published refiner's folder has that is its own."""
+    _save_model(unet, folder / "unet", "diffusion_pytorch_model.safetensors", torch.float32)
+    index = {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True}
+    write_json(folder / "model_index.json", index)
 
 
 def _save_model(model: nn.Module, folder: Path, file: str, dtype: torch.dtype) -> None:

@@ -119,7 +119,7 @@ PUBLISHED = {
             "conditioner.embedders.0.model.token_embedding.weight": (49408, 1280),
         },
         f"an SDXL refiner checkpoint {ORIGINAL}",
-        None,
+        "refiner",
     ),
     "SD 1.5": (
         SD_UNET | {f"cond_stage_model.{CLIP_L}": (49408, 768)},
@@ -409,7 +409,7 @@ CLASSES = {
         UNet2DConditionModel,
         sdxl(1280, 2560) | UPS,
         "an SDXL refiner UNet (diffusers layout)",
-        None,
+        "refiner",
     ),
     "SD 1.5 UNet": (
         UNet2DConditionModel,

@@ -55,6 +55,28 @@ def resolve_time_ids(
     return np.array([*negative, *positive] if guidance else positive, np.float32)
 
 
+def resolve_refiner_time_ids(
+    requests: Sequence[Request], size: tuple[int, int], guidance: bool
+) -> np.ndarray:
+    """The same for the refiner: [B, 5] float32, with guidance [2B, 5], negatives first.
+
+    Source: diffusers' StableDiffusionXLImg2ImgPipeline._get_add_time_ids and __call__.
+    """
+    positive = [
+        (*(each.original_size or size), *each.crops_coords_top_left, each.aesthetic_score)
+        for each in requests
+    ]
+    negative = [
+        (
+            *(each.negative_original_size or each.original_size or size),
+            *each.negative_crops_coords_top_left,
+            each.negative_aesthetic_score,
+        )
+        for each in requests
+    ]
+    return np.array([*negative, *positive] if guidance else positive, np.float32)
+
+
 def _time_ids(settings: Settings, size: tuple[int, int]) -> tuple[int, ...]:
     return (
         *(settings.original_size or size),

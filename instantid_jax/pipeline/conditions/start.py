@@ -19,6 +19,24 @@ STRENGTH, STRENGTH_WITH_MASK = 0.8, 0.9999
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class KeptInputs:
+    """The parts of B images that masks keep.
+
+    Attributes:
+      levels: the shares of image and noise that latents outside the mask have after each step,
+        [T, B] float32.
+      released: [T, B] float32, the least value of masks at which a latent is free after each step.
+    """
+
+    levels: Levels
+    released: np.ndarray
+
+    def row(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Those of step `i`, as a step takes them."""
+        return self.levels.signal[i], self.levels.noise[i], self.released[i]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class StartInputs:
     """The start of R requests, of B images.
 
@@ -29,8 +47,7 @@ class StartInputs:
       masked: [R, 8H, 8W, 3] in [-1, 1], the images without what is painted over, for a UNet that
         takes them; else None.
       first: the shares of image and noise that each image begins with, [B] float32.
-      kept: those that latents outside the mask have after each step, [T, B] float32.
-      released: [T, B] float32, the least value of masks at which a latent is free after each step.
+      kept: what the masks keep at each step.
     """
 
     noise: np.ndarray | None
@@ -38,14 +55,15 @@ class StartInputs:
     masks: np.ndarray | None
     masked: np.ndarray | None
     first: Levels
-    kept: Levels
-    released: np.ndarray
+    kept: KeptInputs
 
 
 def strength_of(request: Request) -> float | None:
-    """The share of the steps to take; None where sampling begins with noise alone."""
+    """The share of the steps to take; None takes all, or is that of `denoising_start`."""
     if request.image is None or request.strength is not None:
         return request.strength
+    if request.denoising_start is not None:
+        return None
     return STRENGTH if request.mask_image is None else STRENGTH_WITH_MASK
 
 
@@ -61,7 +79,7 @@ def resolve_start(
 
     Args:
       requests: of equally many images each.
-      lengths: steps of each request's sampler.
+      lengths: steps of each request, with those of the refiner.
       shape: (H, W, C) of an image's latents.
       takes_mask: whether the UNet is one for inpainting.
     """
@@ -78,21 +96,38 @@ def resolve_start(
     if takes_mask or any(mask is not None for mask in given):
         free = np.ones(shape[:2], np.float32)
         masks = np.stack([free if mask is None else mask for mask in given])[..., None]
-    # As in diffusers, a masked image is not in the noise of a whole run, any other is.
+    # As in diffusers, a masked image is not in the noise of a whole run, any other is. Latents to
+    # continue with take the place of noise, and an image that is one gets no noise.
     pure = [
-        view is None or (mask is not None and strength_of(request) == 1)
+        request.latents is not None
+        if request.denoising_start is not None
+        else view is None or (mask is not None and strength_of(request) == 1)
         for request, view, mask in zip(requests, views, given, strict=True)
     ]
     from_noise = np.repeat(pure, repeats)
+    begun = np.repeat([request.denoising_start is not None for request in requests], repeats)
+    signal, deviation = (level[0] for level in samplers.levels)
     first = Levels(
-        np.where(from_noise, 0, samplers.levels.signal[0]).astype(np.float32),
-        np.where(from_noise, samplers.init_noise_sigma, samplers.levels.noise[0]),
+        np.where(from_noise, 0, np.where(begun, 1, signal)).astype(np.float32),
+        np.where(from_noise, samplers.init_noise_sigma, np.where(begun, 0, deviation)),
     )
-    kept = Levels(samplers.levels.signal[1:], samplers.levels.noise[1:])
-    steps = np.arange(1, len(samplers) + 1)[:, None]
-    released = np.maximum(1 - steps / np.repeat(lengths, repeats), 0).astype(np.float32)
+    kept = resolve_kept(samplers, np.zeros(len(from_noise)), np.repeat(lengths, repeats))
     noise = resolve_noise(requests, shape)
-    return StartInputs(noise, images, masks, masked, first, kept, released)
+    return StartInputs(noise, images, masks, masked, first, kept)
+
+
+def resolve_kept(samplers: SamplerBatch, before: np.ndarray, lengths: np.ndarray) -> KeptInputs:
+    """Finds what masks keep of B images at each step.
+
+    Args:
+      before: [B], how many steps each has taken before.
+      lengths: [B], how many it takes in all.
+    """
+    steps = np.minimum(before + np.arange(1, len(samplers) + 1)[:, None], lengths)
+    return KeptInputs(
+        Levels(samplers.levels.signal[1:], samplers.levels.noise[1:]),
+        (1 - steps / lengths).astype(np.float32),
+    )
 
 
 def encode_images(model: LoadedModel, images: np.ndarray) -> np.ndarray:

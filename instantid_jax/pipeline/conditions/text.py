@@ -109,6 +109,23 @@ def encode_text(
     return positive, negative
 
 
+def without_zeros(model: LoadedModel, inputs: TextInputs, negative: States | None) -> States | None:
+    """Negative states with those of the empty prompt instead of zeros, as the refiner takes them.
+
+    Args:
+      negative: from `encode_text`.
+    """
+    if negative is None or not inputs.zero.any():
+        return negative
+    if inputs.negative is not None:
+        return _encode(model, inputs.negative, inputs.length, 0)
+    batch, unit = len(inputs.zero), model.tokenizers[0].length
+    empty = _run(model, _empty(model, batch), -(-inputs.length // unit), 0)
+    if inputs.length % unit == 0:
+        return empty
+    return model.place(Texts(np.asarray(empty.hidden)[:, : inputs.length], empty.pooled))
+
+
 def _encode(
     model: LoadedModel, given: BothChunks | EncodedTexts, length: int, clip_skip: int
 ) -> States:
