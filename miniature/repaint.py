@@ -65,23 +65,23 @@ def measure(options: Options) -> None:
     pipe = options.model.load()
     held_out = HeldOut(options.identities, options.seed, options.model.face_pack)
     from_text = make_pictures(pipe, held_out, options.sampling, options.seed, batch=BATCH)
-    # Everybody in the portrait of the next.
-    portraits = [case.photos[0].image for case in held_out.cases]
-    portraits = portraits[1:] + portraits[:1]
+    # Everybody in the portrait of the next, as its caption describes it.
+    others = [case.photos[0] for case in [*held_out.cases[1:], held_out.cases[0]]]
+    portraits = [other.image for other in others]
     analyzer = FaceAnalyzer(options.model.face_pack)
     shown = [analyzer.analyze(portrait) for portrait in portraits]
     masks = [face.mask(options.grow) for face in shown]
     requests = [
         Request(
-            case.target.caption,
+            other.caption,
             face=faces[0],
             pose=pose,
-            image=portrait,
+            image=other.image,
             mask_image=Image.fromarray(mask),
             **options.sampling.values(seed=(options.seed + i) % SEEDS),
         )
-        for i, (case, faces, pose, portrait, mask) in enumerate(
-            zip(held_out.cases, held_out.faces, shown, portraits, masks, strict=True)
+        for i, (other, faces, pose, mask) in enumerate(
+            zip(others, held_out.faces, shown, masks, strict=True)
         )
     ]
     painted = run_all(pipe, requests, BATCH)

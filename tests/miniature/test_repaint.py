@@ -61,8 +61,9 @@ def test_paints_everybody_into_the_portrait_of_another(requests, tmp_path):
     repaint.measure(repaint.Options(output=tmp_path / "out", identities=8))
     people = [draw_case(0, number) for number in range(8)]
     for i, request in enumerate(requests):
-        assert request.prompt == people[i].target.caption and request.seed == i
-        assert request.image == people[(i + 1) % 8].photos[0].image
+        portrait = people[(i + 1) % 8].photos[0]
+        assert (request.prompt, request.seed) == (portrait.caption, i)
+        assert request.image == portrait.image
     report = json.loads((tmp_path / "out" / "repaint.json").read_text())
     assert report["unchanged_outside"] == 7 / 8
     assert report["from_text"]["rank1"] == 0 and report["repainted"]["rank1"] == 7 / 8
