@@ -40,10 +40,11 @@ class Offload:
         """Inside, `params` has the weights of these parts on the devices.
 
         Args:
-          params: by part, changed in place.
+          params: by part, changed in place; a model without a part passes over it.
           sharding: that of weights which are always on the devices.
         """
-        moved = [name for name in parts if name in self.parts and name not in self._waiting]
+        held = {name for name in self.parts if name in params} - set(self._waiting)
+        moved = [name for name in parts if name in held]
         try:
             for name in moved:
                 here = to_devices(params[name], sharding)

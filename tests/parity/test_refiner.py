@@ -141,8 +141,8 @@ def test_what_the_refiner_is_given(reference, pipe):
     sizes = {"original_size": (48, 80), "crops_coords_top_left": (8, 4)}
     scores = {"aesthetic_score": 90.0, "negative_aesthetic_score": 40.0}
     arguments = {"negative": NEGATIVE, "sizes": sizes, "scores": scores}
-    theirs, *_ = run_torch(reference, "euler", 10, **arguments)
-    given = {"negative_prompt": NEGATIVE, **sizes, **scores}
+    theirs, *_ = run_torch(reference, "euler", 10, 0.3, **arguments)
+    given = {"negative_prompt": NEGATIVE, "denoising_end": 0.3, **sizes, **scores}
     assert relative_error(run_ours(pipe, "euler", 10, **given), theirs) <= TOLERANCE
     for name in scores:
         other = run_ours(pipe, "euler", 10, **{k: v for k, v in given.items() if k != name})
