@@ -32,7 +32,7 @@ class Options:
     """Settings of the measurement.
 
     Attributes:
-      output: folder for `repaint.json` and `repaint.png`.
+      output: folder for `repaint.json` and `repaint.jpg`.
       identities: number of people.
       seed: selects the people.
       grow: what the sides of the faces' boxes are multiplied by.
@@ -119,7 +119,7 @@ def _draw(rows: list[list[Image.Image]], output: Path) -> None:
             axis.imshow(picture, cmap="gray")
             axis.set_xticks([])
             axis.set_yticks([])
-    figure.savefig(output / "repaint.png", dpi=80)
+    figure.savefig(output / "repaint.jpg", dpi=80, pil_kwargs={"quality": 85})
     plt.close(figure)
 
 

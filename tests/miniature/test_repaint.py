@@ -68,7 +68,7 @@ def test_paints_everybody_into_the_portrait_of_another(requests, tmp_path):
     assert report["unchanged_outside"] == 7 / 8
     assert report["from_text"]["rank1"] == 0 and report["repainted"]["rank1"] == 7 / 8
     assert report["masked"] == pytest.approx((30 * 1.3 / 128) ** 2, rel=0.1)
-    with Image.open(tmp_path / "out" / "repaint.png") as sheet:
+    with Image.open(tmp_path / "out" / "repaint.jpg") as sheet:
         assert sheet.width > 300
 
 
