@@ -10,8 +10,6 @@ from instantid_jax.weights import sdxl_base
 from miniature.base import architecture
 from train.objective import Networks
 
-# SDXL base.
-FULL = sdxl_base.SETTINGS | {"image_proj": {}}
 SMALL = {
     "unet": architecture.UNET,
     "vae": architecture.VAE,
@@ -19,6 +17,8 @@ SMALL = {
     "text_encoder_2": architecture.TEXT_ENCODER_2,
     "image_proj": vars(get_config().model.resampler),
 }
+# SDXL base.
+FULL = {name: {"image_proj": {}, **sdxl_base.SETTINGS}[name] for name in SMALL}
 
 
 def training_networks(settings: Mapping[str, Mapping[str, Any]]) -> Networks:
