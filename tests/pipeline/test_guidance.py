@@ -51,6 +51,8 @@ def test_perturbed_requests_share_a_batch_with_others(pipe):
     for latents, request in zip(together, requests, strict=True):
         alone = pipe.run([request], output_type="latent").latents
         assert error(latents, alone[0]) < TOLERANCE
+    for other in together[1:]:
+        assert error(other, together[0]) > 1e-3
 
 
 def test_other_perturbed_layers_are_for_another_batch(pipe):

@@ -22,7 +22,7 @@ class PersonInputs:
     Attributes:
       embeddings: [B, E] float32, raw.
       keypoints: [B, H, W, 3] uint8, drawn.
-      negatives: for each image [E] float32, instead of nobody's embedding; None is nobody's.
+      negatives: for each image [E] float32, what guidance subtracts; None is nobody's embedding.
     """
 
     embeddings: np.ndarray
@@ -61,9 +61,10 @@ def resolve_person(
 def encode_person(
     model: LoadedModel, inputs: PersonInputs
 ) -> tuple[jax.Array | np.ndarray, jax.Array]:
-    """ID tokens that guidance subtracts, of each image [images, N, D], and the persons' [B, N, D].
+    """Encodes the embeddings of nobody, with noise where it is asked for, and of the persons.
 
-    The former are nobody's where there is no noise.
+    Returns:
+      ID tokens that guidance subtracts, [images, N, D], and of the persons, [B, N, D].
     """
     network, params = model.networks.image_proj, model.params["image_proj"]
     negative = np.repeat(np.asarray(model.nobody), len(inputs.negatives), axis=0)
