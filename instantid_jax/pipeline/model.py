@@ -198,6 +198,10 @@ class LoadedModel:
             stack.enter_context(jax.default_matmul_precision(precision))
             yield
 
+    @property
+    def offload(self) -> bool:
+        return bool(self._offload.parts)
+
     def resident(self, *parts: str) -> contextlib.AbstractContextManager[None]:
         """Inside, these parts' weights are on the devices, even if they wait on the host."""
         return self._offload.resident(self._by_part, parts, sharding_of(self.params["unet"]))

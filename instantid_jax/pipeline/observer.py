@@ -42,13 +42,21 @@ class Step:
         return np.array(self.sample)
 
     def preview(self) -> np.ndarray:
-        """[B, H, W, 3] uint8, roughly the colors of the images so far, at an eighth of their size.
+        """[B, H, W, 3] uint8; see `preview`. Waits for the step."""
+        return preview(self.model, self.latents)
 
-        An affine map of the latents, on the host; waits for the step.
-        """
-        matrix = self.model.rgb_of_latents
-        rgb = self.latents @ matrix[:-1] + matrix[-1]
-        return (np.clip(rgb, 0, 1) * 255).round().astype(np.uint8)
+
+def preview(model: LoadedModel, latents: np.ndarray) -> np.ndarray:
+    """Roughly the colors of images so far, at an eighth of their size: an affine map, on the host.
+
+    Args:
+      latents: [B, H, W, C] float32.
+    Returns:
+      [B, H, W, 3] uint8.
+    """
+    matrix = model.rgb_of_latents
+    rgb = latents @ matrix[:-1] + matrix[-1]
+    return (np.clip(rgb, 0, 1) * 255).round().astype(np.uint8)
 
 
 class Observer:

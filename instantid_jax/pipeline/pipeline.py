@@ -261,16 +261,10 @@ class InstantIDPipeline:
           InputError: for requests that the model cannot serve or that do not fit one batch, and for
             latents that are not finite.
         """
-        if isinstance(requests, Request) or not isinstance(requests, Iterable):
-            raise InputError(f"requests is a {type(requests).__name__}: give a list of Requests")
-        requests = [self._with_keypoints(request) for request in requests]
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type={output_type!r}: expected one of {OUTPUT_TYPES}")
         observer = Several() if observer is None else Several(observer)
-        plan = resolve(self.model, requests)
-        if output_type != "latent":
-            self.model.check_memory(plan.size)
-        self._warn_of_recognizers(plan.requests)
+        plan = self.resolve(requests, decoded=output_type != "latent")
         with reporting_compiles(observer.on_compile):
             with self.model.keeping("controlnets"):
                 observer.on_stage("encode")
@@ -283,6 +277,22 @@ class InstantIDPipeline:
                 images = self._decode(plan, latents, output_type)
         provenance = provenance_of(self.model, plan, self.sources)
         return Result(images, np.asarray(latents), plan.seeds, provenance)
+
+    def resolve(self, requests: Sequence[Request], *, decoded: bool = True) -> Plan:
+        """Checks requests as `run` does, and finds the face in an image to begin with.
+
+        Args:
+          decoded: whether the latents become images, for which memory is needed.
+        Raises:
+          InputError: for requests that the model cannot serve or that do not fit one batch.
+        """
+        if isinstance(requests, Request) or not isinstance(requests, Iterable):
+            raise InputError(f"requests is a {type(requests).__name__}: give a list of Requests")
+        plan = resolve(self.model, [self.with_keypoints(request) for request in requests])
+        if decoded:
+            self.model.check_memory(plan.size)
+        self._warn_of_recognizers(plan.requests)
+        return plan
 
     def _warn_of_recognizers(self, requests: Sequence[Request]) -> None:
         own, trained = self.recognizer, self._is_trained
@@ -307,18 +317,13 @@ class InstantIDPipeline:
 
     def _decode(self, plan: Plan, latents: Any, output_type: str) -> list[Image.Image] | np.ndarray:
         dtype = np.dtype(np.float32 if output_type == "np" else np.uint8)
-        decoded = stages.decode(self.model, plan, latents, dtype)
-        views = [view for view in plan.views for _ in range(plan.repeats)]
-        made = [
-            pixels if view is None else view.paste(pixels)
-            for view, pixels in zip(views, decoded, strict=True)
-        ]
+        made = stages.decode(self.model, plan, latents, dtype)
         if output_type == "np":
             return np.stack(made)
         return [Image.fromarray(each) for each in made]
 
-    def _with_keypoints(self, request: Request) -> Request:
-        """The request with the pose of the face in its image, if nothing else gives keypoints."""
+    def with_keypoints(self, request: Request) -> Request:
+        """A request with the pose of the face in its image, if nothing else gives keypoints."""
         if not isinstance(request, Request) or request.image is None:
             return request
         if any(getattr(request, name) is not None for name in ("pose", "kps", "kps_image")):

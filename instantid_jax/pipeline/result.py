@@ -83,6 +83,16 @@ class Result:
         return paths
 
 
+def join(results: Sequence[Result]) -> Result:
+    """The images of results with Pillow images, in one."""
+    return Result(
+        [image for result in results for image in result.pil_images],
+        np.concatenate([result.latents for result in results]),
+        [seed for result in results for seed in result.seeds],
+        [provenance for result in results for provenance in result.provenance],
+    )
+
+
 def numbered(path: Path, images: int) -> list[Path]:
     """The file of each image: `path`, or of several out-1.png, out-2.png."""
     if images == 1:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from instantid_jax.diffusion.rules import State
 from instantid_jax.models.instantid import Conditions
 from instantid_jax.pipeline import programs, step
 from instantid_jax.pipeline.conditions.person import encode_person
@@ -74,14 +75,9 @@ def _sample_base(
     model: LoadedModel, plan: Plan, conditions: Conditions, observer: Observer
 ) -> tuple[jax.Array, step.Known | None]:
     """Runs the base networks' steps; returns the latents, and what is kept of images."""
-    start = plan.start
-    clean, masked = (
-        None if images is None else encode_images(model, images)
-        for images in (start.images, start.masked)
-    )
+    state, known = begin(model, plan)
     steps = len(plan.samplers)
     with model.resident("controlnets"), model.on_devices(model.dtype):
-        state, known = _begin(model, plan, clean, masked)
         part = Part(
             *(plan.program, model.denoiser_params, conditions, known),
             timesteps=plan.samplers.timesteps,
@@ -92,9 +88,11 @@ def _sample_base(
         return run_steps(model, part, state, plan.seeds, observer)["sample"], known
 
 
-def decode(model: LoadedModel, plan: Plan, latents: jax.Array, dtype: np.dtype) -> np.ndarray:
-    """Images of latents, [B, 8H, 8W, 3]; dtype is uint8, or float32 for [0, 1].
+def decode(model: LoadedModel, plan: Plan, latents: jax.Array, dtype: np.dtype) -> list[np.ndarray]:
+    """The image of each latent, [8H, 8W, 3], in the whole that it is a view of.
 
+    Args:
+      dtype: uint8, or float32 for [0, 1].
     Raises:
       InputError: naming the first seed whose pixels are not finite.
     """
@@ -113,7 +111,11 @@ def decode(model: LoadedModel, plan: Plan, latents: jax.Array, dtype: np.dtype) 
     # [at_once, parts, ...]: each part of the mesh decoded consecutive images.
     images, finite = (np.concatenate(np.stack(each, 1)) for each in zip(*parts, strict=True))
     check_finite(finite, plan.seeds, "the decoded pixels")
-    return images
+    views = [view for view in plan.views for _ in range(plan.repeats)]
+    return [
+        pixels if view is None else view.paste(pixels)
+        for view, pixels in zip(views, images, strict=True)
+    ]
 
 
 def _decode_tiles(
@@ -133,24 +135,24 @@ def _decode_tiles(
     return images.astype(dtype), finite
 
 
-def _begin(
-    model: LoadedModel, plan: Plan, clean: np.ndarray | None, masked: np.ndarray | None
-) -> tuple[dict[str, jax.Array], step.Known | None]:
-    """The state before the first step, and what is kept of images.
-
-    clean, masked: latents of the images, whole and masked.
-    """
+def begin(model: LoadedModel, plan: Plan) -> tuple[State, step.Known | None]:
+    """The state before the first step, and what is kept of images."""
     start, rule = plan.start, plan.program.rule
-    noise = draw(plan, INITIAL) if start.noise is None else start.noise
+    clean, masked = (
+        None if images is None else encode_images(model, images)
+        for images in (start.images, start.masked)
+    )
     known = None
-    if clean is None:
-        state = step.begin(rule, noise, plan.samplers.init_noise_sigma)
-    else:
-        arrays = (
-            None if each is None else np.repeat(each, plan.repeats, axis=0)
-            for each in (clean, start.masks, masked)
-        )
-        state, known = step.begin_with_images(rule, noise, *arrays, tuple(start.first))
+    with model.on_devices(model.dtype):
+        noise = draw(plan, INITIAL) if start.noise is None else start.noise
+        if clean is None:
+            state = step.begin(rule, noise, plan.samplers.init_noise_sigma)
+        else:
+            arrays = (
+                None if each is None else np.repeat(each, plan.repeats, axis=0)
+                for each in (clean, start.masks, masked)
+            )
+            state, known = step.begin_with_images(rule, noise, *arrays, tuple(start.first))
     # The weights are bound to their devices, and so is what a step returns: for a first state that
     # is not, jit would compile the step twice. On a sampling mesh it is bound already.
     if all(len(value.sharding.device_set) == 1 for value in state.values()):
@@ -159,7 +161,7 @@ def _begin(
 
 
 def _step_inputs(plan: Plan, i: int) -> step.StepInputs[np.ndarray]:
-    samplers = plan.samplers
+    samplers, freeu = plan.samplers, plan.guidance.freeu
     return step.StepInputs(
         row=samplers.row(i),
         timesteps=np.tile(samplers.timesteps[i], plan.program.halves),
@@ -168,5 +170,5 @@ def _step_inputs(plan: Plan, i: int) -> step.StepInputs[np.ndarray]:
         adapter_scales=plan.adapter.windows[i],
         noise=draw(plan, i) if plan.program.rule.stochastic else None,
         kept=plan.start.kept.row(i) if plan.program.keeps else None,
-        freeu=plan.guidance.freeu,
+        freeu=None if freeu is None else np.tile(freeu, plan.program.halves),
     )

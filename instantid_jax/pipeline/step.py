@@ -66,7 +66,7 @@ class StepInputs(NamedTuple, Generic[Array]):
       noise: [B, H, W, C] unit variance if a sampler is stochastic, else None.
       kept: shares of clean latents and noise where they are kept, each [B] float32, and the least
         value of the mask where they are not; None if nothing is kept.
-      freeu: [4, B] float32, factors of skips, then of the backbone, in both of FreeU's blocks; None
+      freeu: [4, R] float32, factors of skips, then of the backbone, in both of FreeU's blocks; None
         without FreeU.
     """
 
@@ -116,8 +116,10 @@ def denoise(
       The next state, and whether each of the B samples is finite.
     """
     sample = program.rule.scale_input(state, inputs.row)
-    shown = None if known is None else known.shown
-    output = predict(program, params, sample, conditions, inputs, shown)
+    seen = see(sample, None if known is None else known.shown)
+    if program.guidance:
+        seen = jnp.concatenate([seen, seen])
+    output = predict(program, params, seen, conditions, inputs, images=len(sample))
     negative, perturbed = program.guidance, bool(program.perturbed)
     if negative or perturbed:
         output = guide(output, sample, inputs.guidance, negative=negative, perturbed=perturbed)
@@ -132,44 +134,44 @@ def denoise(
 def predict(
     program: StepProgram,
     params: DenoiserParams,
-    sample: jax.Array,
+    seen: jax.Array,
     conditions: Conditions,
     inputs: StepInputs[jax.Array],
-    shown: jax.Array | None = None,
+    images: int,
 ) -> jax.Array:
-    """Predicts the noise of samples [B, H, W, C]: [R, H, W, C] in the weights' dtype.
+    """Predicts the noise of R rows: [R, H, W, C] in the weights' dtype.
 
-    With perturbed-attention guidance B rows follow.
+    With perturbed-attention guidance, predictions of the last `images` rows follow, perturbed.
 
     Args:
-      shown: as in `Known`.
+      seen: [R, H, W, ...], from `see`.
     """
-    images = len(sample)
     unet = program.unet.bind(params["unet"])
     controlnets = [
         network.bind(weights)
         for network, weights in zip(program.controlnets, params["controlnets"], strict=True)
     ]
-    if shown is not None:
-        sample = jnp.concatenate([sample, shown], axis=-1)
-    if program.guidance:
-        sample = jnp.concatenate([sample, sample])
-    sample = split_maps(sample.astype(unet.conv_in.kernel.dtype))
+    sample = split_maps(seen.astype(unet.conv_in.kernel.dtype))
     perturb(unet, program.perturbed, images)
+    perturbed = images if program.perturbed else 0
     return instantid.predict(
         *(unet, controlnets, sample, inputs.timesteps, conditions),
         scales=inputs.residual_scales,
-        freeu=None if inputs.freeu is None else _of_rows(program, inputs.freeu),
+        freeu=None if inputs.freeu is None else _by_block(inputs.freeu, perturbed),
         adapter_scales=inputs.adapter_scales,
-        perturbed=images if program.perturbed else 0,
+        perturbed=perturbed,
     )
 
 
-def _of_rows(program: StepProgram, freeu: jax.Array) -> jax.Array:
-    """FreeU's factors [4, B] as the UNet takes them: [2, 2, rows], backbone before skips."""
-    of_skips, of_backbone = freeu[:2], freeu[2:]
-    rows = program.halves + bool(program.perturbed)
-    return jnp.tile(jnp.stack([of_backbone, of_skips], axis=1), rows)
+def _by_block(freeu: jax.Array, perturbed: int) -> jax.Array:
+    """FreeU's factors [4, R] as the UNet takes them: [2, 2, R + perturbed], backbone first."""
+    rows = jnp.concatenate([freeu, freeu[:, freeu.shape[1] - perturbed :]], axis=1)
+    return jnp.stack([rows[2:], rows[:2]], axis=1)
+
+
+def see(sample: jax.Array, shown: jax.Array | None) -> jax.Array:
+    """What the UNet sees of samples [B, H, W, C]; `shown` is as in `Known`."""
+    return sample if shown is None else jnp.concatenate([sample, shown], axis=-1)
 
 
 def keep(
@@ -227,13 +229,19 @@ def draw_noise(seeds: jax.Array, steps: jax.Array, shape: tuple[int, ...]) -> ja
     seeds, steps: [B] uint32.
     """
 
+    return split_images(noise_of(seeds, steps, shape))
+
+
+def noise_of(seeds: jax.Array, steps: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`draw_noise` inside another program."""
+
     def draw(seed: jax.Array, step: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
         return jax.random.normal(key, shape, jnp.float32)
 
     # The noise of a seed does not depend on the user's settings of JAX.
     with jax.threefry_partitionable(True):
-        return split_images(jax.vmap(draw)(seeds, steps))
+        return jax.vmap(draw)(seeds, steps)
 
 
 def split_state(state: State) -> State:

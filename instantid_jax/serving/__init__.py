@@ -1,1 +1,1 @@
-"""Serving: requests that join and leave a running batch between steps; HTTP stands on the engine."""
+"""Serving: an engine whose requests join and leave a running batch, and what stands on it."""

@@ -1,15 +1,20 @@
 """Job: a request in the engine, from submission to its images."""
 
 import concurrent.futures
+import contextlib
+import logging
 import math
-import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from instantid_jax.pipeline.observer import Canceled
 from instantid_jax.pipeline.result import Result
 from instantid_jax.request.request import Request
+
+logger = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
@@ -37,7 +42,7 @@ class ClosedError(Exception):
 class Listener:
     """Hears what becomes of a job and does nothing; override what you need.
 
-    The engine's threads call it: its methods must return at once, and must not raise.
+    The engine's threads call it: its methods must return at once.
     """
 
     def on_start(self) -> None:
@@ -59,27 +64,39 @@ class Job:
       deadline: by `time.monotonic`, when it is given up; infinite if never.
       previews: how many of each image to make.
       listener: hears what becomes of it.
+      total: steps of all images; `steps`: that are finished.
       submitted: by `time.monotonic`; so are `started`, None while it waits, and `finished`.
     """
 
     def __init__(
-        self, request: Request, priority: int, timeout: float | None, previews: int, listener: Listener
+        self,
+        request: Request,
+        priority: int = 0,
+        timeout: float | None = None,
+        previews: int = 0,
+        listener: Listener | None = None,
     ):
+        """`timeout`: seconds until the deadline."""
         self.request = request
         self.priority = priority
         self.previews = previews
-        self.listener = listener
+        self.listener = Listener() if listener is None else listener
+        self.total = self.steps = 0
         self.submitted = time.monotonic()
         self.deadline = math.inf if timeout is None else self.submitted + timeout
         self.started: float | None = None
         self.finished: float | None = None
         self._future: concurrent.futures.Future[Result] = concurrent.futures.Future()
-        self._lock = threading.Lock()
 
     @property
     def done(self) -> bool:
         """Whether it is finished, failed or canceled."""
         return self._future.done()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why a job that is done has no images; None if it has."""
+        return self._future.exception(0)
 
     def result(self, timeout: float | None = None) -> Result:
         """Waits for the images.
@@ -99,26 +116,40 @@ class Job:
         """Gives the job up; what runs of it ends within two steps. Does nothing to a done job."""
         self.fail(Canceled("the job was canceled"))
 
-    def add_done_callback(self, callback) -> None:
+    def add_done_callback(self, callback: Callable[["Job"], None]) -> None:
         """Calls `callback(job)` when the job is done, from the thread that ends it."""
         self._future.add_done_callback(lambda _: callback(self))
 
     def start(self) -> None:
-        """Notes that it left the queue."""
-        self.started = time.monotonic()
-        self.listener.on_start()
+        """Notes that its first image joined a batch; later calls do nothing."""
+        if self.started is None:
+            self.started = time.monotonic()
+            self._tell(self.listener.on_start)
+
+    def progress(self) -> None:
+        """Notes that one of its images finished a step."""
+        self.steps += 1
+        self._tell(self.listener.on_progress, self.steps, self.total)
+
+    def show(self, image: int, pixels: np.ndarray) -> None:
+        """Passes a preview on."""
+        self._tell(self.listener.on_preview, image, pixels)
 
     def succeed(self, result: Result) -> None:
         """Ends the job with its images, unless it has ended."""
-        self._end(lambda: self._future.set_result(result))
+        self.finished = self.finished or time.monotonic()
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self._future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
         """Ends the job with an error, unless it has ended."""
-        self._end(lambda: self._future.set_exception(error))
+        self.finished = self.finished or time.monotonic()
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self._future.set_exception(error)
 
-    def _end(self, end) -> None:
-        with self._lock:
-            if self._future.done():
-                return
-            self.finished = time.monotonic()
-            end()
+    def _tell(self, method: Callable[..., None], *arguments: Any) -> None:
+        """The engine outlives its listeners' mistakes."""
+        try:
+            method(*arguments)
+        except Exception:
+            logger.exception("a listener failed")
