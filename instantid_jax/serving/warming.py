@@ -14,7 +14,7 @@ from instantid_jax.request.request import Request
 from instantid_jax.serving.group import Group
 from instantid_jax.serving.job import Job
 from instantid_jax.serving.picture import Picture
-from instantid_jax.serving.pool import Arrival
+from instantid_jax.serving.pool import EVERY_SAMPLER, Arrival
 
 # The first step of a size compiles, the others are measured; the quickest counts.
 MEASURED = 3
@@ -23,7 +23,7 @@ MEASURED = 3
 def arrive(model: LoadedModel, plan: Plan) -> Arrival:
     """Encodes what a plan of one image is made of."""
     conditions = stages.encode(model, plan).conditions
-    state, known = stages.begin(model, plan)
+    state, known = stages.begin(model, plan, EVERY_SAMPLER)
     return Arrival(state["sample"], known, conditions)
 
 
