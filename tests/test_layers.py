@@ -38,6 +38,12 @@ LAYERS = [
     {"pipeline.refining"},
     {"pipeline.stages"},
     {"pipeline"},
+    {"serving.job", "serving.packing", "serving.pool"},
+    {"serving.picture", "serving.status", "serving.waiting"},
+    {"serving.group"},
+    {"serving.warming"},
+    {"serving.engine"},
+    {"serving"},
     {"cli"},
 ]
 # Files that may import heavy packages.
