@@ -46,6 +46,12 @@ def test_portrait_is_the_drawn_one():
         np.testing.assert_array_equal(portrait, draw_random(900006).image)
 
 
+def test_portraits_are_two_of_one_person_and_two_others(analyzer):
+    first, *others = (analyzer.analyze(path) for path in embedded.PORTRAITS)
+    likeness = [first.similarity(other) for other in others]
+    assert likeness[0] > 0.8 and max(likeness[1:]) < 0.3
+
+
 def test_accepts_drawn_portraits(analyzer):
     for seed in range(30):
         face = analyzer.analyze(draw_random(10_000 + seed).image)

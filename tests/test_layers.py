@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "instantid_jax"
 PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
 
-# Bottom up; a name is a file, or all files of a folder.
+# Bottom up; a name is a file, or all files of a folder that are not named themselves.
 LAYERS = [
     {"errors"},
     {"arrays", "paths", "text_files"},
@@ -44,10 +44,19 @@ LAYERS = [
     {"serving.warming"},
     {"serving.engine"},
     {"serving"},
+    {f"serving.page.{name}" for name in ("access", "notices", "progress", "sizes", "uploads")},
+    {f"serving.page.{name}" for name in ("loras", "painting", "people")},
+    {"serving.page.form"},
+    {"serving.page.recorded", "serving.page.studio"},
+    {"serving.page"},
     {"cli"},
 ]
+PAGE = {f"instantid_jax/serving/page/{name}.py" for name in ("handlers", "layout", "run")}
 # Files that may import heavy packages.
 BOUNDARIES = {
+    "fastapi": PAGE,
+    "gradio": PAGE,
+    "uvicorn": PAGE,
     "transformers": {"instantid_jax/prompt.py", "benchmarks/sampling_torch.py"},
     "insightface": {"instantid_jax/face/analysis.py"},
     "onnxruntime": {"instantid_jax/face/analysis.py", "benchmarks/antelopev2.py"},
@@ -88,10 +97,13 @@ def module(path: Path) -> str:
 
 def layer(name: str) -> int | None:
     """The layer of a module of the library, named without `instantid_jax.`."""
-    for i, members in enumerate(LAYERS):
-        if any(name == member or name.startswith(f"{member}.") for member in members):
-            return i
-    return None
+    found = [
+        (len(member), i)
+        for i, members in enumerate(LAYERS)
+        for member in members
+        if name == member or name.startswith(f"{member}.")
+    ]
+    return max(found)[1] if found else None
 
 
 LIBRARY_FILES = [p for p in sorted(LIBRARY.rglob("*.py")) if module(p) not in ("", "models")]

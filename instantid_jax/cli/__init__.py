@@ -23,6 +23,7 @@ def _run(args: Sequence[str]) -> None:
     from instantid_jax.cli.embed import embed
     from instantid_jax.cli.generate import generate
     from instantid_jax.cli.styles import styles
+    from instantid_jax.cli.ui import ui
     from instantid_jax.cli.warmup import warmup
 
     args = name_preset(args)
@@ -31,6 +32,7 @@ def _run(args: Sequence[str]) -> None:
         "embed": embed,
         "demo": with_named_defaults(demo, args),
         "styles": styles,
+        "ui": with_named_defaults(ui, args),
         "warmup": warmup,
     }
 

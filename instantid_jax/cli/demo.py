@@ -90,10 +90,7 @@ def demo(
 def similarity(face: Face, image: Image.Image, analyzer: FaceAnalyzer) -> float | None:
     """Cosine between embeddings of a face and of the one in an image; None if none is found."""
     ((_, found),) = analyzer.analyze_each([image])
-    if not isinstance(found, Face):
-        return None
-    first, second = (each / np.linalg.norm(each) for each in (face.embedding, found.embedding))
-    return float(first @ second)
+    return face.similarity(found) if isinstance(found, Face) else None
 
 
 def side_by_side(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:

@@ -16,6 +16,9 @@ FACE_PACK = _FOLDER / "faces"
 LORAS = {"miniature-4": _FOLDER / "miniature-4.safetensors"}
 # A person not in the training data: miniature.portraits.draw_random(900006).
 PORTRAIT = _FOLDER / "portrait.png"
+# The same person in another scene, and two others: the scene of seed 900101, then draw_random of
+# 900007 and 900012.
+PORTRAITS = (PORTRAIT, *(_FOLDER / f"portrait-{i}.png" for i in (2, 3, 4)))
 
 NOTICE = (
     "no weights given: using the embedded miniature model, which handles drawn portraits only; "

@@ -143,8 +143,11 @@ class FaceAnalyzer:
           InputError: if the photo cannot be read.
           NoFaceError: if no face is found in it.
         """
-        found = [self.crop(*each) for each in self._find(image)]
-        return self.measured(found)
+        return self.measured(self.detect(image))
+
+    def detect(self, image: ImageInput) -> list[FoundFace]:
+        """All faces in a photo, the largest first, before recognition; raises as `faces`."""
+        return [self.crop(*each) for each in self._find(image)]
 
     def analyze_each(self, images: Iterable[Photo]) -> Iterator[tuple[Photo, Face | InputError]]:
         """Analyzes photos in turn; yields the error of a photo that fails and continues.

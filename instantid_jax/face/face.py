@@ -172,6 +172,11 @@ class Face:
             return self.recognizer == other.recognizer
         return None in (self.face_pack, other.face_pack) or self.face_pack == other.face_pack
 
+    def similarity(self, other: "Face") -> float:
+        """Cosine between the embeddings: 1 for the same photo, about 0 for different people."""
+        norms = np.linalg.norm(self.embedding) * np.linalg.norm(other.embedding)
+        return float(self.embedding @ other.embedding / norms) if norms else 0.0
+
     def kps_for(self, height: int, width: int) -> np.ndarray:
         """Keypoints [5, 2] in pixels of a `height` x `width` output.
 

@@ -3,6 +3,7 @@ import logging
 
 import numpy as np
 import pytest
+import scipy.spatial
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face, output_size
@@ -240,3 +241,12 @@ def test_face_without_a_box_in_its_photo_has_no_mask(values, message):
     whole = {"image_size": (40, 60), "bbox": np.array([0.0, 0, 20, 20])} | values
     with pytest.raises(InputError, match=message):
         Face(np.ones(4), KPS, **whole).mask()
+
+
+def test_similarity_is_the_cosine_of_embeddings():
+    first, second = np.random.default_rng(1).normal(size=(2, 512))
+    expected = 1 - scipy.spatial.distance.cosine(first, second)
+    faces = [Face(embedding=10 * each, kps=KPS) for each in (first, second)]
+    assert faces[0].similarity(faces[1]) == pytest.approx(expected, abs=1e-6)
+    assert faces[0].similarity(faces[0]) == pytest.approx(1)
+    assert faces[0].similarity(Face(embedding=np.zeros(512), kps=KPS)) == 0

@@ -1,0 +1,1 @@
+"""The web page of `instantid ui`, on the serving engine."""
