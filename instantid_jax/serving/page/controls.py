@@ -10,7 +10,8 @@ class Controls:
 
     Attributes:
       person: state, a `people.Person`.
-      photos, faces, person_remarks, face_file: where the person is shown.
+      sampled: the event that a sample portrait was clicked; None without samples.
+      photos, faces_label, faces, person_remarks, face_file: where the person is shown.
       pose, pose_view, pose_remarks: where the pose is shown.
       painted: the editor of the image to begin with.
       form: by the names of `form.values_of`.
@@ -21,7 +22,9 @@ class Controls:
     """
 
     person: Any
+    sampled: Any
     photos: Any
+    faces_label: Any
     faces: Any
     person_remarks: Any
     face_file: Any

@@ -40,15 +40,17 @@ class Handlers:
     def show_pose(self, path: str | None) -> Changes:
         """A pose was uploaded or removed."""
         c = self._controls
+        none = gr.update(value="", visible=False)
         if path is None:
-            return {c.pose_view: gr.update(value=None, visible=False), c.pose_remarks: ""}
+            return {c.pose_view: gr.update(value=None, visible=False), c.pose_remarks: none}
         try:
             face = self._studio.analyst.source(path).face
         except InputError as error:
             hidden = gr.update(value=None, visible=False)
-            return {c.pose_view: hidden, c.pose_remarks: status_html(str(error), "error")}
+            line = gr.update(value=status_html(str(error), "error"), visible=True)
+            return {c.pose_view: hidden, c.pose_remarks: line}
         view = gr.update(value=draw_pose(face, POSE_SIDE), visible=True)
-        return {c.pose_view: view, c.pose_remarks: ""}
+        return {c.pose_view: view, c.pose_remarks: none}
 
     def choose_preset(self, fast: str) -> Changes:
         """A preset was chosen, or none."""
@@ -101,7 +103,9 @@ class Handlers:
                 c.stop: gr.update(interactive=update.running),
             }
             if update.images is not None:
-                changes[c.results] = update.images
+                # Shown large, with a strip of all below.
+                selected = 0 if update.images else None
+                changes[c.results] = gr.update(value=update.images, selected_index=selected)
             if update.seed is not None:
                 changes[c.form["seed"]] = update.seed
             yield changes
@@ -116,8 +120,9 @@ class Handlers:
         face_file = None if person.face is None else str(self._studio.save_face(person.face))
         return {
             c.person: person,
+            c.faces_label: gr.update(visible=bool(person.sources)),
             c.faces: gr.update(value=person.tiles(), visible=bool(person.sources)),
-            c.person_remarks: remarks_html(remarks),
+            c.person_remarks: gr.update(value=remarks_html(remarks), visible=bool(remarks)),
             c.face_file: gr.update(value=face_file, visible=face_file is not None),
         }
 

@@ -65,21 +65,29 @@ def build(studio: Studio, prompts: Sequence[str] = PROMPTS) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 found = _person(studio)
-                form = _words(studio, values, prompts)
+                form = _words(studio, values)
                 with gr.Row():
                     found["go"] = gr.Button("Generate", variant="primary", elem_id="go")
                     found["stop"] = gr.Button(
                         "Stop", variant="stop", interactive=False, elem_id="stop"
                     )
-            with gr.Column(scale=6, min_width=320):
+                gr.Examples(
+                    [[prompt] for prompt in prompts],
+                    [form["prompt"]],
+                    label="Prompts to try",
+                    api_visibility="private",
+                    elem_id="prompts",
+                )
+            with gr.Column(scale=6, min_width=320, elem_id="made"):
                 found |= _results()
         with gr.Row():
-            with gr.Column(min_width=320):
-                form |= _strengths(values)
-                form |= _picture(studio, values)
+            with gr.Column(scale=5, min_width=320):
+                strengths, found["face_file"] = _strengths(values)
+                form |= strengths
                 loras = _loras(studio)
-            with gr.Column(min_width=320):
                 found |= _pose()
+            with gr.Column(scale=6, min_width=320):
+                form |= _picture(studio, values)
                 found["painted"], beginning = _beginning(values)
                 form |= beginning
                 form |= _more(values)
@@ -90,12 +98,13 @@ def build(studio: Studio, prompts: Sequence[str] = PROMPTS) -> gr.Blocks:
 
 
 def _headline(studio: Studio) -> str:
-    line = f"# {TITLE}\nPuts a person, given by a photo or several, into any image."
-    if studio.embedded:
-        line += (
-            " **This is the embedded miniature model: it knows drawn portraits only**, such as the "
-            "samples. Start `instantid ui` with `--sdxl` and `--instantid` for photographs."
-        )
+    line = f"# {TITLE}\n"
+    if not studio.embedded:
+        return line + "Puts a person, given by one photo or more, into any image."
+    line += (
+        "The embedded miniature model knows **drawn portraits only**; `--sdxl` and `--instantid` "
+        "load real weights."
+    )
     return line
 
 
@@ -103,47 +112,45 @@ def _person(studio: Studio) -> dict[str, Any]:
     types = sorted({*image_suffixes(), ".npz"})
     found: dict[str, Any] = {
         "person": gr.State(Person()),
+        "sampled": None,
         "photos": gr.File(
             label="Photos of one person, or face files (.npz)",
             file_count="multiple",
             file_types=types,
-            height=130,
+            height=110,
             elem_id="photos",
         ),
     }
     if studio.embedded:
         paths = [str(path) for path in embedded.PORTRAITS]
-        samples = gr.Gallery(
-            [(path, "") for path in paths],
-            label="Sample portraits: click one",
-            columns=len(paths),
-            allow_preview=False,
-            interactive=False,
-            height=130,
-            object_fit="contain",
-            buttons=[],
-            elem_id="samples",
-        )
-        samples.select(sample_photos(paths), None, found["photos"], **_QUIET)
-    found["faces"] = gr.Gallery(
-        label="Faces found, and their cosine to the other photos",
-        columns=4,
-        allow_preview=False,
-        interactive=False,
+        gr.Markdown("Sample portraits: click one.", elem_classes="label")
+        samples = _tiles([(path, "") for path in paths], columns=6, elem_id="samples")
+        found["sampled"] = samples.select(sample_photos(paths), None, found["photos"], **_QUIET)
+    found["faces_label"] = gr.Markdown(
+        "Faces found, with their cosines to the other photos; click another face to use it.",
         visible=False,
-        height="auto",
-        object_fit="contain",
-        buttons=[],
-        elem_id="faces",
+        elem_classes="label",
     )
-    found["person_remarks"] = gr.HTML(elem_id="person-remarks")
-    found["face_file"] = gr.DownloadButton(
-        "Save this person as a face file", size="sm", visible=False, elem_id="face-file"
-    )
+    found["faces"] = _tiles(columns=5, visible=False, elem_id="faces")
+    found["person_remarks"] = gr.HTML(visible=False, elem_id="person-remarks")
     return found
 
 
-def _words(studio: Studio, values: Values, prompts: Sequence[str]) -> dict[str, Any]:
+def _tiles(value: Any = None, **more: Any) -> gr.Gallery:
+    """A gallery of small pictures to click on."""
+    return gr.Gallery(
+        value,
+        show_label=False,
+        allow_preview=False,
+        interactive=False,
+        fit_columns=False,
+        object_fit="contain",
+        buttons=[],
+        **more,
+    )
+
+
+def _words(studio: Studio, values: Values) -> dict[str, Any]:
     form: dict[str, Any] = {
         "prompt": gr.Textbox(
             values["prompt"],
@@ -154,14 +161,6 @@ def _words(studio: Studio, values: Values, prompts: Sequence[str]) -> dict[str, 
             elem_id="prompt",
         )
     }
-    gr.Examples(
-        [[prompt] for prompt in prompts],
-        [form["prompt"]],
-        label="Prompts to try",
-        examples_per_page=3,
-        api_visibility="private",
-        elem_id="prompts",
-    )
     with gr.Row():
         form["style"] = gr.Dropdown(
             [NO_STYLE, *(style.name for style in studio.choices.styles)],
@@ -184,11 +183,10 @@ def _results() -> dict[str, Any]:
         "status": gr.HTML(elem_id="status"),
         "results": gr.Gallery(
             label="Images",
-            columns=2,
             format="png",
-            preview=False,
+            preview=True,
             interactive=False,
-            height=560,
+            height="auto",
             object_fit="contain",
             buttons=["download", "fullscreen"],
             elem_id="results",
@@ -213,9 +211,9 @@ def _slider(
     return gr.Slider(value=value, label=label, step=step, elem_id=name, **bounds, **more)
 
 
-def _strengths(values: Values) -> dict[str, Any]:
+def _strengths(values: Values) -> tuple[dict[str, Any], Any]:
     with gr.Accordion("Likeness", open=True):
-        return {
+        form = {
             "identity": _slider(
                 values,
                 *("identity", "IdentityNet strength", 1.5, 0.05),
@@ -227,6 +225,10 @@ def _strengths(values: Values) -> dict[str, Any]:
                 info="likeness in detail; less leaves the prompt more freedom",
             ),
         }
+        face_file = gr.DownloadButton(
+            "Save this person as a face file", size="sm", visible=False, elem_id="face-file"
+        )
+    return form, face_file
 
 
 def _picture(studio: Studio, values: Values) -> dict[str, Any]:
@@ -295,7 +297,7 @@ def _pose() -> dict[str, Any]:
             view = gr.Image(
                 label="Keypoints", visible=False, interactive=False, height=220, buttons=[]
             )
-        return {"pose": pose, "pose_view": view, "pose_remarks": gr.HTML()}
+        return {"pose": pose, "pose_view": view, "pose_remarks": gr.HTML(visible=False)}
 
 
 def _beginning(values: Values) -> tuple[Any, dict[str, Any]]:
@@ -333,9 +335,13 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 def _bind(page: gr.Blocks, studio: Studio, controls: Controls) -> None:
     c, handlers = controls, Handlers(studio, controls)
-    of_person = [c.person, c.faces, c.person_remarks, c.face_file]
+    of_person = [c.person, c.faces_label, c.faces, c.person_remarks, c.face_file]
     minimal: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
-    c.photos.change(handlers.show_faces, c.photos, of_person, **minimal)
+    # Not `change`: settings that are loaded empty the list and bring a person.
+    shown = [handlers.show_faces, c.photos, of_person]
+    gr.on([c.photos.upload, c.photos.delete, c.photos.clear], *shown, **minimal)
+    if c.sampled is not None:
+        c.sampled.then(*shown, **minimal)
     c.faces.select(handlers.choose_face, c.person, of_person, **_QUIET)
     c.pose.change(handlers.show_pose, c.pose, [c.pose_view, c.pose_remarks], **minimal)
     changed = [c.form[name] for name in preset_values(NO_PRESET, studio.choices, studio.usual)]
