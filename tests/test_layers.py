@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "instantid_jax"
 PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
 
-# Bottom up; a name is a file, or all files of a folder.
+# Bottom up; a name is a file, or all files of a folder that are not named themselves.
 LAYERS = [
     {"errors"},
     {"arrays", "paths", "text_files"},
@@ -38,10 +38,18 @@ LAYERS = [
     {"pipeline.refining"},
     {"pipeline.stages"},
     {"pipeline"},
+    {"serving"},
+    {"serving.http"},
     {"cli"},
 ]
+HTTP = {str(path.relative_to(ROOT)) for path in (LIBRARY / "serving" / "http").glob("*.py")}
 # Files that may import heavy packages.
 BOUNDARIES = {
+    "fastapi": HTTP,
+    "prometheus_client": HTTP,
+    "sse_starlette": HTTP,
+    "starlette": HTTP,
+    "uvicorn": HTTP,
     "transformers": {"instantid_jax/prompt.py", "benchmarks/sampling_torch.py"},
     "insightface": {"instantid_jax/face/analysis.py"},
     "onnxruntime": {"instantid_jax/face/analysis.py", "benchmarks/antelopev2.py"},
@@ -82,10 +90,13 @@ def module(path: Path) -> str:
 
 def layer(name: str) -> int | None:
     """The layer of a module of the library, named without `instantid_jax.`."""
-    for i, members in enumerate(LAYERS):
-        if any(name == member or name.startswith(f"{member}.") for member in members):
-            return i
-    return None
+    found = [
+        (len(member), i)
+        for i, members in enumerate(LAYERS)
+        for member in members
+        if name == member or name.startswith(f"{member}.")
+    ]
+    return max(found)[1] if found else None
 
 
 LIBRARY_FILES = [p for p in sorted(LIBRARY.rglob("*.py")) if module(p) not in ("", "models")]
