@@ -11,6 +11,7 @@ from instantid_jax.serving.http.errors import ServiceError
 from instantid_jax.serving.http.limits import Budget, Lease, Limits
 
 PRIVATE = (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")
+ENDING = ServiceError(503, "the server is shutting down", code="draining", retry_after=10)
 
 
 class LimitedBodies:
@@ -30,13 +31,16 @@ class LimitedBodies:
             return
         lease = self._budget.lease()
         scope.setdefault("state", {})["lease"] = lease
-        answer = _private(send)
+        answer = _Answer(send)
         try:
             self._check_length(scope)
             await self._app(scope, self._limited(receive, lease), answer)
         except ServiceError as error:
-            response = JSONResponse(error.to_json(), error.status, error.headers)
-            await response(scope, receive, answer)
+            await answer.refuse(scope, receive, error)
+        except asyncio.CancelledError:
+            # The server's time to finish is over.
+            await answer.refuse(scope, receive, ENDING)
+            raise
         finally:
             lease.release()
 
@@ -79,14 +83,23 @@ class LimitedBodies:
         return limited
 
 
-def _private(send: Send) -> Send:
-    """Adds headers that keep answers out of caches."""
+class _Answer:
+    """Sends an answer, with headers that keep it out of caches."""
 
-    async def answer(message: Message) -> None:
+    def __init__(self, send: Send):
+        self._send = send
+        self._started = False
+
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self._started = True
             own = {name for name, _ in PRIVATE}
             others = [(k, v) for k, v in message.get("headers", []) if k.lower() not in own]
             message = {**message, "headers": [*others, *PRIVATE]}
-        await send(message)
+        await self._send(message)
 
-    return answer
+    async def refuse(self, scope: Scope, receive: Receive, error: ServiceError) -> None:
+        """Sends an error, unless something was sent before."""
+        if not self._started:
+            response = JSONResponse(error.to_json(), error.status, error.headers)
+            await response(scope, receive, self)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Connections at a time; each request needs one, and so do clients that only ask how things are.
 CONNECTIONS = 1024
+LARGEST_PORT = 65535
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -36,11 +38,14 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
       InputError: if there is no such address, or it is taken.
     """
+    if not 0 <= port <= LARGEST_PORT:  # The system would take the remainder.
+        raise InputError(f"--port {port}: expected 0 to {LARGEST_PORT}; choose another")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=CONNECTIONS)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number and number > 0 else error
         raise InputError(f"--host {host} --port {port}: {reason}; choose another") from error
 
 
@@ -75,6 +80,8 @@ def serve(
     )
     # Its lines say what ours say.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # The answer to a damaged form says enough.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         asyncio.run(_run(service, _Server(config), listening, drain_delay))
     finally:
