@@ -6,8 +6,10 @@ Source: cubiq/ComfyUI_InstantID, ApplyInstantIDAdvanced; ComfyUI's KSampler.
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from comfy_api.latest import io
 
+from instantid_jax.errors import InputError
 from instantid_jax.request.settings import SEEDS
 
 from .generation import OWN_SAMPLER, SAMPLERS, SCHEDULERS, Generation, settings_of
@@ -64,6 +66,7 @@ def _generation(inputs: dict[str, Any]) -> Generation:
     given = {name: value for name, value in inputs.items() if value is not None}
     images = {ours: read_one(name, given[name]) for name, ours in IMAGES.items() if name in given}
     images |= {ours: read_mask(name, given[name]) for name, ours in MASKS.items() if name in given}
+    _check_masks(images)
     return Generation(
         prompt=given["prompt"],
         settings=settings_of(given),
@@ -75,6 +78,25 @@ def _generation(inputs: dict[str, Any]) -> Generation:
         image_kps=read_one("image_kps", given["image_kps"]) if "image_kps" in given else None,
         images=images,
     )
+
+
+def _check_masks(images: dict[str, np.ndarray]) -> None:
+    for name, ours in MASKS.items():
+        if ours in images and not images[ours].any():
+            raise InputError(
+                f"{name} is black, so nothing would count: connect another mask, or none (Load "
+                "Image gives a black one for images without transparency)"
+            )
+    mask, source = images.get("mask_image"), images.get("image")
+    if mask is None:
+        return
+    if source is None:
+        raise InputError("source_mask without source: connect the image to paint over")
+    if mask.shape != source.shape:
+        sizes = [f"{width} x {height}" for height, width, _ in (mask.shape, source.shape)]
+        raise InputError(
+            f"source_mask has {sizes[0]} pixels, source {sizes[1]}: connect a mask of its size"
+        )
 
 
 def _prompt_inputs() -> list[io.Input]:

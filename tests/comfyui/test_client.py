@@ -90,7 +90,7 @@ def test_every_input_has_its_field(service, connected, generate):
         kps_image=PHOTOS[1:],
         source=PHOTOS[1:],
         mask=torch.ones(1, 8, 6),
-        source_mask=torch.zeros(1, 8, 6),
+        source_mask=torch.full((1, 8, 6), 0.2),
     )
     assert images.shape == (2, 4, 6, 3)
     assert [each["seed"] for each in json.loads(provenance)] == [3, 4]
@@ -117,7 +117,7 @@ def test_every_input_has_its_field(service, connected, generate):
     np.testing.assert_array_equal(files["pose"], PIXELS[0])
     for name in ("source", "kps_image"):
         np.testing.assert_array_equal(files[name], PIXELS[1])
-    assert (files["control_mask"] == 255).all() and (files["mask"] == 0).all()
+    assert (files["control_mask"] == 255).all() and (files["mask"] == 51).all()
 
 
 @pytest.mark.parametrize(

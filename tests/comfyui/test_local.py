@@ -140,6 +140,21 @@ def test_images_and_masks_have_their_names_in_the_request(request_of, face, port
     assert asked.strength == 0.5 and asked.kps_image is None
 
 
+@pytest.mark.parametrize(
+    "masks, message",
+    [
+        # Load Image's, of an image without transparency.
+        ({"mask": torch.zeros(1, 64, 64)}, "mask is black, so nothing would count"),
+        ({"source_mask": torch.zeros(1, 64, 64)}, "source_mask is black"),
+        ({"source_mask": torch.ones(1, 64, 32)}, "source_mask has 32 x 64 pixels, source 128 x"),
+        ({"source_mask": torch.ones(1, 8, 8), "source": None}, "source_mask without source"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(masks, message, request_of, face, portrait):
+    with pytest.raises(InputError, match=message):
+        request_of(**{"face": face, "source": portrait} | masks)
+
+
 def test_the_face_of_source_gives_the_keypoints_unless_others_are_given(request_of, face, portrait):
     moved = torch.roll(portrait, 8, dims=2)
     posed = request_of(face=face, source=moved)
