@@ -15,6 +15,7 @@ import comfy.model_management
 import comfy.utils
 import httpx
 import numpy as np
+from PIL import Image
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
@@ -74,7 +75,7 @@ class Service:
             entries = executor.submit(context.run, asyncio.run, asking).result()
         try:
             return _read(entries)
-        except (KeyError, OSError, TypeError, ValueError) as error:
+        except (KeyError, OSError, TypeError, ValueError, Image.DecompressionBombError) as error:
             raise self._not_ours(error) from error
 
     async def _ask(self, fields: dict[str, str], files: list[File]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The nodes with a stand-in for ComfyUI, and values for all their inputs."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from PIL import Image
 from instantid_jax import embedded
 from tests.comfyui import comfy_stand_in
 
-MODELS = Path(tempfile.mkdtemp(prefix="instantid_jax-comfyui-"))
+# There is nothing in it.
+MODELS = Path(__file__).parent / "models"
 # Before any test imports the nodes.
 comfy_stand_in.install(MODELS)
 
@@ -25,7 +25,7 @@ def host() -> comfy_stand_in.Host:
 
 
 @pytest.fixture
-def models(tmp_path, monkeypatch) -> Path:
+def models(tmp_path) -> Iterator[Path]:
     """ComfyUI's folder of models, empty."""
     comfy_stand_in.install(tmp_path / "models")
     yield tmp_path / "models"
