@@ -24,7 +24,7 @@ from benchmarks.recording import command, environment
 from benchmarks.sizes import FULL
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.cli.entry import entry
-from instantid_jax.pipeline.observer import Observer
+from instantid_jax.pipeline.observer import Canceled, Observer
 from instantid_jax.pipeline.result import join
 from instantid_jax.request import Request
 from instantid_jax.serving.engine import Engine
@@ -184,10 +184,11 @@ def serve(server: Server, asked: Sequence[Request], load: Load, rate: float) -> 
 
 
 def _made(job: Job) -> bool:
+    """Waits for a job; False if its client left."""
     try:
         job.result()
-    except Exception:
-        return job.error is None
+    except Canceled:
+        return False
     return True
 
 
