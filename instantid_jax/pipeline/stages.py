@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from instantid_jax.diffusion.rules import State
+from instantid_jax.diffusion.rules import State, StepRule
 from instantid_jax.models.instantid import Conditions
 from instantid_jax.pipeline import programs, step
 from instantid_jax.pipeline.conditions.person import encode_person
@@ -75,7 +75,7 @@ def _sample_base(
     model: LoadedModel, plan: Plan, conditions: Conditions, observer: Observer
 ) -> tuple[jax.Array, step.Known | None]:
     """Runs the base networks' steps; returns the latents, and what is kept of images."""
-    state, known = begin(model, plan)
+    state, known = begin(model, plan, plan.program.rule)
     steps = len(plan.samplers)
     with model.resident("controlnets"), model.on_devices(model.dtype):
         part = Part(
@@ -135,9 +135,9 @@ def _decode_tiles(
     return images.astype(dtype), finite
 
 
-def begin(model: LoadedModel, plan: Plan) -> tuple[State, step.Known | None]:
-    """The state before the first step, and what is kept of images."""
-    start, rule = plan.start, plan.program.rule
+def begin(model: LoadedModel, plan: Plan, rule: StepRule) -> tuple[State, step.Known | None]:
+    """The state of a rule before the first step, and what is kept of images."""
+    start = plan.start
     clean, masked = (
         None if images is None else encode_images(model, images)
         for images in (start.images, start.masked)

@@ -122,11 +122,13 @@ def test_one_program_serves_all_sizes_and_pictures(tiled, sample, compiled_by):
 
 
 def test_batch_and_alone_have_the_same_bits(tiled, sample):
-    plan = SimpleNamespace(size=(LARGE["height"], LARGE["width"]), seeds=[5, 6])
+    size = (LARGE["height"], LARGE["width"])
+    plan = SimpleNamespace(size=size, seeds=[5, 6], views=[None, None], repeats=1)
+    one = SimpleNamespace(size=size, seeds=[5], views=[None], repeats=1)
     latents = np.random.default_rng(0).standard_normal((2, 30, 41, 4), np.float32)
     both = stages.decode(tiled.model, plan, latents, np.dtype(np.uint8))
     for i, image in enumerate(both):
-        alone = stages.decode(tiled.model, plan, latents[i : i + 1], np.dtype(np.uint8))
+        alone = stages.decode(tiled.model, one, latents[i : i + 1], np.dtype(np.uint8))
         np.testing.assert_array_equal(alone[0], image)
     assert (both[0] != both[1]).any()
 
