@@ -72,7 +72,8 @@ def build(service: Service, tokens: Sequence[str] = ()) -> ASGIApp:
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Whether the process lives."""
+        """Whether the process and the engine live; if not, it must be started again."""
+        service.engine.check()
         return {"status": "ok"}
 
     @app.get("/readyz")

@@ -36,6 +36,7 @@ class FakeEngine:
       jobs: of them.
       gate: jobs begin while it is set.
       error: what the next jobs fail with; None lets them succeed.
+      dead: whether a thread has died.
     """
 
     def __init__(self, *, waiting: int = 64, seconds: float = 0.0):
@@ -44,6 +45,7 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.dead = False
         self.warmed: list[tuple[int, int]] = []
         self._seconds = seconds
         self._most = waiting
@@ -86,6 +88,10 @@ class FakeEngine:
         self.jobs.append(job)
         self._queue.put(job)
         return job
+
+    def check(self) -> None:
+        if self.dead:
+            raise RuntimeError("a thread of the engine has died")
 
     def position(self, job: Job) -> int:
         return 0

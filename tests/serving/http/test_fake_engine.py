@@ -12,7 +12,7 @@ from tests.serving.http.fake_engine import FakeEngine
 
 
 @pytest.mark.parametrize(
-    "name", ["warm_up", "submit", "position", "close", "__enter__", "__exit__"]
+    "name", ["warm_up", "submit", "check", "position", "close", "__enter__", "__exit__"]
 )
 def test_methods_have_the_same_signature(name):
     real, fake = (inspect.signature(getattr(each, name)) for each in (Engine, FakeEngine))

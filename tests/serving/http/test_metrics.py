@@ -36,6 +36,15 @@ def test_health_says_when_requests_are_served(make):
     assert asyncio.run(call()) == [[200, 503], [200, 200], [200, 503]]
 
 
+def test_a_dead_engine_is_not_healthy(make, engine):
+    async def call():
+        async with make() as client:
+            engine.dead = True
+            return (await client.get("/healthz")).status_code
+
+    assert asyncio.run(call()) == 500
+
+
 def test_the_api_is_described(make):
     async def call():
         async with make() as client:
