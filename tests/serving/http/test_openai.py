@@ -288,3 +288,17 @@ def test_other_kinds_of_bodies_are_refused(make):
         assert asyncio.run(call(content=content, headers=headers)).status_code == 400
     headers = {"content-type": "multipart/form-data"}
     assert asyncio.run(call(content=b"a", headers=headers)).status_code == 400
+
+
+def test_open_webuis_requests(make, engine):
+    size, model = "64x64", "gpt-image-1"
+    own = {"image": text64(png()), "ip_adapter_scale": 0.5}
+    common = {"model": model, "prompt": "snow", "n": 1, "size": size}
+    body = {**common, "response_format": "b64_json", **own}
+    answer = post(make, GENERATIONS, body=body)
+    assert answer.status_code == 200 and decoded(answer.json()["data"][0]["b64_json"])
+    data = {**common, "n": "1", "background": "auto", "response_format": "b64_json"}
+    for name in ("image", "image[]"):
+        files = [(name, ("a.png", png(), "image/png"))] * (2 if name == "image[]" else 1)
+        answer = post(make, data=data, files=files)
+        assert answer.status_code == 200 and decoded(answer.json()["data"][0]["b64_json"])
