@@ -52,5 +52,5 @@ def _sizes(
             continue
         others, chosen = _sizes(rest, following, sizes)
         found.append((seconds + others, (size, *chosen)))
-    # Of equally quick ones, the fewest.
+    # Fewer batches of the same time are better.
     return min(found, key=lambda each: (each[0], len(each[1])))
