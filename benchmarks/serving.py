@@ -24,7 +24,7 @@ from benchmarks.recording import command, environment
 from benchmarks.sizes import FULL
 from instantid_jax import Face, InstantIDPipeline
 from instantid_jax.cli.entry import entry
-from instantid_jax.pipeline.observer import Observer
+from instantid_jax.pipeline.observer import Canceled, Observer
 from instantid_jax.pipeline.result import join
 from instantid_jax.request import Request
 from instantid_jax.serving.engine import Engine
@@ -38,13 +38,13 @@ KEYPOINTS = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.62], [0.58, 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is asked for.
+    """The requests of a benchmark.
 
     Attributes:
       requests: how many.
-      share: of the requests per second that the engine serves where all arrive at once.
-      steps: of the requests, each as often; those of four have no guidance, as few-step models.
-      sizes: sides of the images in pixels, each as often.
+      share: arrivals per second, as a share of what the engine serves when all arrive at once.
+      steps: denoising steps; each number is as frequent, and four or fewer have no guidance.
+      sizes: sides of the images in pixels, each as frequent.
       rows: sizes of the engine's batches; static ones have as many images as the largest has pairs.
       canceled: share of the requests whose client leaves, after a random part of its usual time.
       full: SDXL with random weights in bfloat16, instead of the embedded miniature.
@@ -184,10 +184,11 @@ def serve(server: Server, asked: Sequence[Request], load: Load, rate: float) -> 
 
 
 def _made(job: Job) -> bool:
+    """Waits for a job; False if its client left."""
     try:
         job.result()
-    except Exception:
-        return job.error is None
+    except Canceled:
+        return False
     return True
 
 

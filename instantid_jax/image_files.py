@@ -4,6 +4,7 @@ A PNG has text chunks. JPEG and WebP have one text as EXIF's UserComment, in UTF
 AUTOMATIC1111's web UI writes it, and the others as properties of XMP.
 """
 
+import io
 import logging
 import os
 import re
@@ -94,21 +95,54 @@ def save_image(
         raise InputError(f"{path} is a folder: pass the name of a file to write")
     if not isinstance(image, Image.Image):
         image = Image.fromarray(read_image(image))
+    carried = _carried(image, name, str(path), text or {})
+    with replacing_file(path) as temporary:
+        image.save(temporary, format=name, **OPTIONS[name], **carried)
+
+
+def encode_image(
+    image: Image.Image,
+    name: str,
+    *,
+    text: Mapping[str, str] | None = None,
+    quality: int | None = None,
+) -> bytes:
+    """The bytes of an image file with texts, as `save_image` writes it.
+
+    Args:
+      name: Pillow's name of the format, one of `OPTIONS`.
+      quality: of JPEG and WebP, 0 to 100; None is as `OPTIONS` say. PNG has none.
+    Raises:
+      InputError: if the format cannot hold the image.
+    """
+    options = dict(OPTIONS[name])
+    if quality is not None and "quality" in options:
+        options["quality"] = quality
+    buffer = io.BytesIO()
+    image.save(buffer, format=name, **options, **_carried(image, name, "the image", text or {}))
+    return buffer.getvalue()
+
+
+def _carried(image: Image.Image, name: str, target: str, text: Mapping[str, str]) -> dict[str, Any]:
+    """Pillow's options for the texts of an image, which the format must be able to hold.
+
+    Args:
+      target: what is written, for messages.
+    """
     if max(image.size) > LARGEST_SIDE.get(name, max(image.size)):
         raise InputError(
-            f"{path}: a side of {max(image.size)} pixels, and {name} has at most "
+            f"{target}: a side of {max(image.size)} pixels, and {name} has at most "
             f"{LARGEST_SIDE[name]}: name a .png"
         )
     if name == "JPEG" and image.mode not in ("L", "RGB"):
-        raise InputError(f"{path}: JPEG holds no {image.mode}: convert the image, or name a .png")
+        raise InputError(f"{target}: JPEG holds no {image.mode}: convert the image, or name a .png")
     # Names of files may have bytes that are not UTF-8; their escapes are those of JSON, too.
     texts = {
-        keyword: value.encode(errors="backslashreplace").decode()
-        for keyword, value in (text or {}).items()
+        keyword: value.encode(errors="backslashreplace").decode() for keyword, value in text.items()
     }
-    carried = _png_options(texts) if name == "PNG" else _exif_and_xmp(texts, path, name == "JPEG")
-    with replacing_file(path) as temporary:
-        image.save(temporary, format=name, **OPTIONS[name], **carried)
+    if name == "PNG":
+        return _png_options(texts)
+    return dict(_exif_and_xmp(texts, target, name == "JPEG"))
 
 
 def read_text(path: Path) -> dict[str, str]:
@@ -142,7 +176,7 @@ def _png_options(texts: Mapping[str, str]) -> dict[str, Any]:
     return {"pnginfo": chunks}
 
 
-def _exif_and_xmp(texts: Mapping[str, str], path: Path, limited: bool) -> dict[str, bytes]:
+def _exif_and_xmp(texts: Mapping[str, str], target: str, limited: bool) -> dict[str, bytes]:
     """Pillow's options for JPEG, whose segments are `limited`, and WebP."""
     options: dict[str, bytes] = {}
     if COMMENT in texts:
@@ -162,7 +196,7 @@ def _exif_and_xmp(texts: Mapping[str, str], path: Path, limited: bool) -> dict[s
             logger.warning(
                 "%s does not record %s: it is longer than the 64 KB that a JPEG has room for; "
                 "PNG and WebP have more",
-                path,
+                target,
                 " and ".join(map(repr, keywords)),
             )
     return options

@@ -4,9 +4,10 @@ import bisect
 import functools
 import os
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,6 +65,8 @@ class PromptTokenizer:
                 f"{folder} has {len(self._tokenizer)} tokens, its text encoder knows {vocabulary}: "
                 "use the tokenizer of this text encoder"
             )
+        # Its padding and truncation are state that calls set, also in other threads.
+        self._lock = threading.Lock()
         # Length of a padded prompt with start and end tokens. The file may set no bound.
         self.length = min(self._tokenizer.model_max_length, positions)
         # A vocabulary of bytes alone, as random models have, spells every prompt.
@@ -74,14 +77,14 @@ class PromptTokenizer:
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
         """Returns [B, length] int32 ids, padded and truncated."""
-        ids = self._tokenizer(
+        padded = self._ids(
             list(prompts), padding="max_length", max_length=self.length, truncation=True
-        ).input_ids
-        return np.asarray(ids, np.int32)
+        )
+        return np.asarray(padded, np.int32)
 
     def tokens(self, text: str) -> list[int]:
         """All token ids of a text, without start and end."""
-        return self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return self._ids(text, add_special_tokens=False, verbose=False)
 
     def kept(self, text: str) -> str:
         """The beginning of a text that is not truncated."""
@@ -109,9 +112,14 @@ class PromptTokenizer:
         for prompt in prompts:
             words = WORD.findall(prompt)
             # With the start and the end of the text, a known word has three.
-            if words and self._has_words and min(map(len, self._tokenizer(words).input_ids)) > 3:
+            if words and self._has_words and min(map(len, self._ids(words))) > 3:
                 lines.append(
                     f"the model's vocabulary has none of the words of {prompt!r}: it reads them "
                     "letter by letter, and likely cannot draw them"
                 )
         return lines
+
+    def _ids(self, texts: str | list[str], **settings: Any) -> Any:
+        """The ids of a text, or of each."""
+        with self._lock:
+            return self._tokenizer(texts, **settings).input_ids

@@ -15,6 +15,7 @@ FOLDERS = (
     "CONTRIBUTING.md",
     "README.md",
     "benchmarks",
+    "comfyui",
     "configs",
     "convert",
     "docs",
@@ -22,6 +23,7 @@ FOLDERS = (
     "miniature",
     "tests/benchmarks",
     "tests/cli",
+    "tests/comfyui",
     "tests/configs",
     "tests/conftest.py",
     "tests/convert",
@@ -34,6 +36,7 @@ FOLDERS = (
     "tests/pipeline",
     "tests/request",
     "tests/runs",
+    "tests/serving",
     "tests/test_atomic.py",
     "tests/test_cache.py",
     "tests/test_checkpoint.py",
@@ -55,8 +58,10 @@ FOLDERS = (
     "train",
 )
 SUFFIXES = (".md", ".py")
-# Not prose: the names of published files, and of the program that writes them.
-ALLOWED = re.compile(r"recogniser\.onnx|faces[./]recogniser\b|\$RUNS/recogniser\b|\(.recogniser.\)")
+# Not prose: the names of published files, of the program that writes them, and of an exception.
+ALLOWED = re.compile(
+    r"recogniser\.onnx|faces[./]recogniser\b|\$RUNS/recogniser\b|\(.recogniser.\)|CancelledError"
+)
 
 _IZE = (
     "author|custom|initial|general|maxim|memor|material|minim|normal|optim|organ|parallel|penal|"

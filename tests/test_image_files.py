@@ -11,7 +11,13 @@ import tifffile
 from PIL import ExifTags, Image
 
 from instantid_jax.errors import InputError
-from instantid_jax.image_files import LONGEST_EXIF, LONGEST_XMP, read_text, save_image
+from instantid_jax.image_files import (
+    LONGEST_EXIF,
+    LONGEST_XMP,
+    encode_image,
+    read_text,
+    save_image,
+)
 from instantid_jax.images import read_image
 from tests.test_images import corner_image
 
@@ -26,6 +32,15 @@ TEXTS = {
     "no prompt": {"instantid": "{}"},
     "nothing": {},
 }
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp")])
+def test_encoded_images_have_the_bytes_of_files(tmp_path, name, suffix):
+    image, text = Image.fromarray(corner_image()), TEXTS["unicode"]
+    save_image(image, tmp_path / f"out{suffix}", text=text)
+    assert encode_image(image, name, text=text) == (tmp_path / f"out{suffix}").read_bytes()
+    low, high = (len(encode_image(image, name, text=text, quality=q)) for q in (5, 100))
+    assert low == high if name == "PNG" else low < high
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

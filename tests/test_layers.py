@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "instantid_jax"
-PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "tests")
+PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "comfyui", "tests")
 
 # Bottom up; a name is a file, or all files of a folder that are not named themselves.
 LAYERS = [
@@ -38,25 +38,29 @@ LAYERS = [
     {"pipeline.refining"},
     {"pipeline.stages"},
     {"pipeline"},
-    {"serving.job", "serving.packing", "serving.pool"},
+    {"serving.access", "serving.job", "serving.packing", "serving.pool"},
     {"serving.picture", "serving.status", "serving.waiting"},
     {"serving.group"},
     {"serving.warming"},
     {"serving.engine"},
     {"serving"},
-    {f"serving.page.{name}" for name in ("access", "notices", "progress", "sizes", "uploads")},
+    {f"serving.page.{name}" for name in ("guard", "notices", "progress", "sizes", "uploads")},
     {f"serving.page.{name}" for name in ("loras", "painting", "people")},
     {"serving.page.form"},
     {"serving.page.recorded", "serving.page.studio"},
-    {"serving.page"},
+    {"serving.http", "serving.page"},
     {"cli"},
 ]
+HTTP = {str(path.relative_to(ROOT)) for path in (LIBRARY / "serving" / "http").glob("*.py")}
 PAGE = {f"instantid_jax/serving/page/{name}.py" for name in ("handlers", "layout", "run")}
 # Files that may import heavy packages.
 BOUNDARIES = {
-    "fastapi": PAGE,
+    "fastapi": HTTP | PAGE,
     "gradio": PAGE,
-    "uvicorn": PAGE,
+    "prometheus_client": HTTP,
+    "sse_starlette": HTTP,
+    "starlette": HTTP,
+    "uvicorn": HTTP | PAGE,
     "transformers": {"instantid_jax/prompt.py", "benchmarks/sampling_torch.py"},
     "insightface": {"instantid_jax/face/analysis.py"},
     "onnxruntime": {"instantid_jax/face/analysis.py", "benchmarks/antelopev2.py"},
@@ -67,10 +71,13 @@ BOUNDARIES = {
     },
     "huggingface_hub": {"instantid_jax/weights/hub.py", "miniature/base/published.py"},
     "torch": {
+        "comfyui/images.py",
         "convert/torch_reference.py",
         "benchmarks/blocks.py",
         "benchmarks/sampling_torch.py",
     },
+    "httpx": {"comfyui/client.py"},
+    "folder_paths": {"comfyui/folders.py"},
     "diffusers": {
         "convert/torch_reference.py",
         "benchmarks/blocks.py",
@@ -80,12 +87,15 @@ BOUNDARIES = {
 
 
 def imports(path: Path) -> set[str]:
-    """Absolute names of the modules that a file imports, including those inside functions."""
+    """Absolute names of the modules that a file imports, including those inside functions.
+
+    Without relative imports, which only comfyui/ has, of its own modules.
+    """
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -161,6 +171,11 @@ def test_train_and_convert_do_not_import_each_other():
     for own, other in (("train", "convert"), ("convert", "train")):
         for path in sorted((ROOT / own).rglob("*.py")):
             assert not any(name.split(".")[0] == other for name in imports(path)), path
+
+
+def test_comfyui_imports_the_library_alone():
+    for path in sorted((ROOT / "comfyui").rglob("*.py")):
+        assert not {name.split(".")[0] for name in imports(path)} & set(PROGRAMS), path
 
 
 def test_train_runs_imports_nothing_else_of_train():

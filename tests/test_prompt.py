@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -29,6 +30,18 @@ def test_ids_have_start_end_and_padding(tokenizer):
     assert ids[0].tolist() == [START, a, b_at_the_end] + [END] * 74
     assert ids[1].tolist()[2:] == [END] * 75 and ids[1, 1] != a
     assert ids[2].tolist() == [START] + [END] * 76
+
+
+def test_threads_share_a_tokenizer(tokenizer):
+    """Padded ids and bare tokens set it up differently."""
+    padded, tokens = tokenizer(["a man"]), tokenizer.tokens("a man")
+
+    def call(i: int):
+        return tokenizer(["a man"]) if i % 2 else tokenizer.tokens("a man")
+
+    with ThreadPoolExecutor(8) as executor:
+        for i, found in enumerate(executor.map(call, range(2000))):
+            np.testing.assert_array_equal(found, padded if i % 2 else tokens)
 
 
 def test_normalizes_text_like_clip(tokenizer):

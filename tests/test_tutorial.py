@@ -29,6 +29,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(checkout):
     """Runs its Python blocks and `instantid` commands in order."""
     namespace: dict = {}

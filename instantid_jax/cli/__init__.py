@@ -22,6 +22,7 @@ def _run(args: Sequence[str]) -> None:
     from instantid_jax.cli.demo import demo
     from instantid_jax.cli.embed import embed
     from instantid_jax.cli.generate import generate
+    from instantid_jax.cli.serve import serve
     from instantid_jax.cli.styles import styles
     from instantid_jax.cli.ui import ui
     from instantid_jax.cli.warmup import warmup
@@ -31,6 +32,7 @@ def _run(args: Sequence[str]) -> None:
         "generate": with_named_defaults(generate, args),
         "embed": embed,
         "demo": with_named_defaults(demo, args),
+        "serve": with_named_defaults(serve, args),
         "styles": styles,
         "ui": with_named_defaults(ui, args),
         "warmup": warmup,

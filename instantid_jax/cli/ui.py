@@ -56,7 +56,8 @@ def ui(
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
     """
     _check_packages()
-    from instantid_jax.serving.page import access, run
+    from instantid_jax.serving import access
+    from instantid_jax.serving.page import run
 
     weights = weights.for_preset(fast, settings)
     token_file = listening.token_file
@@ -71,7 +72,7 @@ def ui(
     weights.check_names()
     analyzer = weights.pack(face_pack).analyzer()
     # Taken before minutes of loading: the port may be in use.
-    listening_on = run.listen(listening.host, listening.port)
+    listening_on = access.listen(listening.host, listening.port)
 
     from instantid_jax.serving.engine import Engine
     from instantid_jax.serving.page import layout

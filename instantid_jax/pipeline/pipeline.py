@@ -282,7 +282,7 @@ class InstantIDPipeline:
         """Checks requests as `run` does, and finds the face in an image to begin with.
 
         Args:
-          decoded: whether the latents become images, for which memory is needed.
+          decoded: whether the latents become images. Their memory is checked then.
         Raises:
           InputError: for requests that the model cannot serve or that do not fit one batch.
         """

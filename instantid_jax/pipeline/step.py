@@ -170,7 +170,7 @@ def _by_block(freeu: jax.Array, perturbed: int) -> jax.Array:
 
 
 def see(sample: jax.Array, shown: jax.Array | None) -> jax.Array:
-    """What the UNet sees of samples [B, H, W, C]; `shown` is as in `Known`."""
+    """The UNet's input for samples [B, H, W, C]; `shown` is as in `Known`."""
     return sample if shown is None else jnp.concatenate([sample, shown], axis=-1)
 
 

@@ -23,6 +23,8 @@ CHUNK = "instantid"
 # Too large for an image's text.
 UNRECORDED = ("latents", *EMBEDS, *EMBEDS.values())
 PATHS = ("kps_image", "image", "mask_image", "control_mask")
+# What says who is shown.
+PERSONAL = ("face", "pose", "image_embeds")
 DTYPES = ("float32", "bfloat16", "float16")
 LARGEST_BATCH = 1024
 
@@ -66,6 +68,15 @@ class Provenance:
                 )
         nobody = {"image_embeds": None} if "face" in changes else {}
         return dataclasses.replace(self.request.alone(self.image), **nobody | dict(changes))
+
+    def anonymous(self) -> Self:
+        """The same without the person, for images that others may see.
+
+        A face's embedding is biometric: a likeness can be made from it.
+        """
+        given = [name for name in PERSONAL if getattr(self.request, name) is not None]
+        request = dataclasses.replace(self.request, **dict.fromkeys(given))
+        return dataclasses.replace(self, request=request, unrecorded=(*self.unrecorded, *given))
 
     def made_by(self, prompt: str | None, settings: Settings) -> bool:
         """Whether this image alone has this prompt and these settings."""
@@ -114,6 +125,7 @@ class Provenance:
         """
         facts = {**self.facts, **facts}
         request, unrecorded = _encode(self.request)
+        unrecorded = [*unrecorded, *(name for name in self.unrecorded if name not in unrecorded)]
         ours = {
             **facts,
             "request": request,
@@ -125,7 +137,7 @@ class Provenance:
         }
         prompt = self.request.prompt or ""
         parameters = write_parameters(
-            prompt, self.changed({}), facts["scheduler"], facts["version"]
+            prompt, self.request.alone(self.image), facts["scheduler"], facts["version"]
         )
         return {
             DESCRIPTION: prompt,

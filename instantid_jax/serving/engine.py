@@ -49,8 +49,9 @@ class Flight(NamedTuple):
     """A step that was dispatched.
 
     Attributes:
-      finite: of each picture; `pictures`: and their numbers of steps with it.
-      previews: of the pictures that one is due of, their samples.
+      finite: whether each picture is.
+      pictures: those that took it, with their numbers of steps after it.
+      previews: pictures that a preview is due of, with their samples.
     """
 
     finite: jax.Array

@@ -38,7 +38,8 @@ class Group:
         taken, self._free = self._free[:rows], self._free[rows:]
         picture.place, picture.rows = taken[-1], tuple(taken)
         if self._pool is None:
-            self._pool = pool.empty_pool(self._places, arrival)
+            # Bound to the weights' device as later ones are, or programs would compile twice.
+            self._pool = self._model.place(pool.empty_pool(self._places, arrival))
         indices = pool.indices(picture.rows)
         self._pool = pool.insert(self._pool, arrival, pool.indices(picture.place), indices)
         self.pictures.append(picture)
@@ -47,7 +48,7 @@ class Group:
         """Dispatches a step of these pictures.
 
         Args:
-          size: of the batch, in rows; one of `seconds`.
+          size: rows of the batch, one of `seconds`.
         Returns:
           Whether each is finite; values beyond the pictures belong to none.
         """

@@ -102,7 +102,7 @@ class Job:
         """Waits for the images.
 
         Args:
-          timeout: seconds to wait; the job goes on after them.
+          timeout: seconds to wait; the job continues after them.
         Raises:
           TimeoutError: after `timeout`.
           Canceled: if it was canceled.

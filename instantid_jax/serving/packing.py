@@ -11,7 +11,7 @@ def pack(rows: Sequence[int], seconds: Mapping[int, float]) -> list[tuple[int, l
     one than in one of eight where the time grows with the size, and slower where it does not.
 
     Args:
-      rows: of each picture in the networks' batch, 1 or 2, which no two batches share.
+      rows: how many each picture has in the networks' batch, 1 or 2. One batch has both.
       seconds: that a step takes, by the number of rows of a batch.
     Returns:
       For each batch its number of rows, and the indices of its pictures.
@@ -41,7 +41,7 @@ def pack_seconds(rows: Sequence[int], seconds: Mapping[int, float]) -> float:
 def _sizes(
     pairs: int, singles: int, sizes: tuple[tuple[int, float], ...]
 ) -> tuple[float, tuple[int, ...]]:
-    """The least time for so many pictures, and the batches' sizes, which pairs fill first."""
+    """The least time for these numbers of pictures, and the sizes of batches, filled by pairs."""
     if not pairs and not singles:
         return 0.0, ()
     found = []
@@ -52,4 +52,5 @@ def _sizes(
             continue
         others, chosen = _sizes(rest, following, sizes)
         found.append((seconds + others, (size, *chosen)))
-    return min(found)
+    # Fewer batches of the same time are better.
+    return min(found, key=lambda each: (each[0], len(each[1])))

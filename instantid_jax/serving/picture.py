@@ -18,9 +18,10 @@ class Picture:
 
     Attributes:
       job: that it belongs to; `index`: among its images.
-      plan: of this image alone.
+      plan: that of a request for this image alone.
       arrival: what enters the pool; None once it has.
-      place: of its state in the pool; `rows`: of its conditions, the negative ones first.
+      place: where its state is in the pool.
+      rows: where its conditions are in the pool, the negative ones first.
       step: how many it has taken.
     """
 
@@ -70,8 +71,8 @@ def batch_places(pictures: Sequence[Picture], size: int, pool: int) -> Places[np
     """Lays pictures out in a batch.
 
     Args:
-      pictures: of one kind.
-      size: of the batch, in rows.
+      pictures: all have one kind.
+      size: rows of the batch.
       pool: how many places it has.
     """
     perturbed = bool(pictures[0].plan.program.perturbed)
@@ -113,7 +114,7 @@ def batch_inputs(pictures: Sequence[Picture], places: Places[np.ndarray]) -> Ste
     images = len(places.pictures)
     filled = [*pictures, *[pictures[0]] * (images - len(pictures))]
     each = [_numbers(picture) for picture in filled]
-    # Of each row its picture's numbers, and which half of them; those that fill have any.
+    # Rows that fill the batch take any half.
     halves = np.zeros(len(places.rows), np.int64)
     for row, picture in zip(places.positive, pictures, strict=False):
         halves[row] = picture.plan.program.halves - 1
@@ -121,6 +122,9 @@ def batch_inputs(pictures: Sequence[Picture], places: Places[np.ndarray]) -> Ste
     freeu = None
     if each[0].freeu is not None:
         freeu = np.stack([numbers.freeu[:, 0] for numbers, _ in of_rows], axis=-1)
+    signal, noise, released = (
+        np.concatenate([n.kept[i] for n in each if n.kept is not None]) for i in range(3)
+    )
     return StepInputs(
         row={
             name: np.array([numbers.row[name][0] for numbers in each])
@@ -131,7 +135,7 @@ def batch_inputs(pictures: Sequence[Picture], places: Places[np.ndarray]) -> Ste
         residual_scales=np.stack([n.residual_scales[..., half] for n, half in of_rows], axis=-1),
         adapter_scales=np.array([numbers.adapter_scales[half] for numbers, half in of_rows]),
         noise=None,
-        kept=tuple(map(np.concatenate, zip(*(n.kept for n in each), strict=True))),
+        kept=(signal, noise, released),
         freeu=freeu,
     )
 

@@ -32,7 +32,7 @@ class Pool(NamedTuple):
     Attributes:
       state: of `EVERY_SAMPLER`, each [N, H, W, C].
       known: images and masks that are kept, [N, ...].
-      conditions: of one row of the networks each, [N, ...].
+      conditions: one row of the networks in each place, [N, ...].
     """
 
     state: State
@@ -41,7 +41,7 @@ class Pool(NamedTuple):
 
 
 class Places(NamedTuple, Generic[Array]):
-    """What a step takes from a pool: P pictures in R rows of the networks, int32.
+    """The places of a pool that a step takes: P pictures in R rows of the networks, int32.
 
     Attributes:
       pictures: [P], where their states are. The last may repeat the first, to fill the batch.
@@ -132,7 +132,7 @@ def insert(pool: Pool, arrival: Arrival, place: jax.Array, rows: jax.Array) -> P
 
 
 def _known(sample: jax.Array, known: Known | None) -> Known:
-    """What is kept; without an image nothing, by a mask of ones."""
+    """The images that are kept; without one, a mask of ones keeps nothing."""
     if known is not None:
         return known
     nothing = jnp.zeros_like(sample)

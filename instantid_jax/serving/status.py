@@ -17,7 +17,7 @@ class Status:
 
     Attributes:
       waiting, running: jobs now.
-      rows: of the networks that are in flight now.
+      rows: how many of the networks are in flight now.
       jobs: that ended, by what became of them: done, canceled, late or failed.
       images: that were made.
       steps: batches that were stepped, by their number of rows.

@@ -1,5 +1,6 @@
 """Warming up: compiles what pictures need, and measures their steps."""
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 
@@ -53,16 +54,17 @@ def measure(model: LoadedModel, picture: Picture, sizes: Sequence[int]) -> dict[
 def pictures_of(pipe: InstantIDPipeline, height: int, width: int) -> Iterator[Picture]:
     """Pictures that need, one after the other, all that usual requests of a size do."""
     length = pipe.model.networks.image_proj.config.embedding_dim
-    blank = {
-        "height": height,
-        "width": width,
-        "image_embeds": np.zeros(length, np.float32),
-        "kps_image": np.zeros((height, width, 3), np.uint8),
-    }
     image = np.zeros((height, width, 3), np.uint8)
-    masked = {"image": image, "mask_image": np.full((height, width), 255, np.uint8)}
-    guided, unguided = {"guidance_scale": 2.0}, {"guidance_scale": 1.0}
-    for more in (guided, unguided, guided | masked, unguided | masked, guided | {"image": image}):
-        request = Request("", **blank, **more)
+    blank = Request(
+        "",
+        height=height,
+        width=width,
+        image_embeds=np.zeros(length, np.float32),
+        kps_image=image,
+        guidance_scale=2.0,
+    )
+    masked = dataclasses.replace(blank, image=image, mask_image=np.full_like(image[..., 0], 255))
+    unguided = (dataclasses.replace(each, guidance_scale=1.0) for each in (blank, masked))
+    for request in (blank, masked, *unguided, dataclasses.replace(blank, image=image)):
         plan = pipe.resolve([request])
         yield Picture(Job(request), 0, plan, arrive(pipe.model, plan))

@@ -50,6 +50,7 @@ def contents(path: str) -> bytes:
         return file.read()
 
 
+@pytest.mark.slow
 def test_one_of_several_is_made_again_byte_by_byte(made, again):
     for path in made("--num-images-per-prompt", 3, "--seed", 5, "--scheduler", "euler_ancestral"):
         assert again(path) == contents(path)
@@ -84,6 +85,7 @@ def test_one_of_a_batch(pipe_run, again):
         assert again(path) == contents(path)
 
 
+@pytest.mark.slow
 def test_one_of_a_batch_with_longer_prompts(pipe_run, again):
     """The others of the batch are not recorded, only how long they were."""
     for path in pipe_run(["rain", "snow BREAK mars", "(ice:1.2)"]):

@@ -37,6 +37,7 @@ def calls(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_scores_and_shows_each_form_once(calls, tmp_path):
     guidance.measure(guidance.Options(output=tmp_path / "out", identities=5))
     assert [s.guidance_scale for s in calls[:2]] == [2.0, 5.0]

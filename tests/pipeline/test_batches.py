@@ -117,6 +117,7 @@ def requests_of(settings, **common) -> list[Request]:
     ]
 
 
+@pytest.mark.slow
 def test_requests_of_other_samplers_steps_and_scales_share_a_batch(pipe):
     requests = requests_of(MIXED)
     together = pipe.run(requests, output_type="latent").latents

@@ -44,6 +44,7 @@ def test_requests_of_other_forms_share_a_batch(pipe):
             assert error(latents, other) > 1e-3
 
 
+@pytest.mark.slow
 def test_perturbed_requests_share_a_batch_with_others(pipe):
     factors = (0.9, 0.2, 1.3, 1.4)
     requests = [asked(), asked(pag_scale=3.0), asked(freeu=factors), asked(guidance_scale=1.0)]

@@ -149,6 +149,7 @@ def test_shorter_prompts_are_continued_with_the_empty_one(pipe, texts):
         assert is_empty == ("BREAK" not in own), name
 
 
+@pytest.mark.slow
 def test_a_batch_of_other_lengths_and_weights(pipe, sample):
     prompts = [f"{FULL} (rain:1.4)", "a (man:0.5)", "film noir", ""]
     hidden, pooled = states(pipe, *prompts)
@@ -237,6 +238,7 @@ def test_the_number_of_chunks_is_reported_once(pipe, caplog):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_mesh_takes_weights_and_chunks(folder, sample, compiled_by):
     mesh = sampling_mesh(guidance=2, devices=jax.devices()[:2])

@@ -97,6 +97,24 @@ def test_what_is_not_recorded_must_be_given(tmp_path):
     assert given.latents.shape == (1, 8, 9, 4)
 
 
+def test_anonymous_images_do_not_say_who_is_shown(tmp_path):
+    embedding = np.arange(1, 9, dtype=np.float32)
+    face = Face(embedding, np.ones((5, 2)) * np.arange(5)[:, None] * 9)
+    request = Request("a", face=face, pose=face, seed=4, height=64, width=64, guidance_scale=2.0)
+    facts = {"version": "0", "scheduler": "euler"}
+    text = Provenance(request, facts=facts).anonymous().to_text({})
+    assert "embedding" not in text[CHUNK] and "Seed: 4" in text["parameters"]
+    path = tmp_path / "out.png"
+    save_image(Image.new("RGB", (8, 8)), path, text=text)
+    for given in ({}, {"face": face}, {"pose": face}):
+        with pytest.raises(InputError, match="which its file does not record"):
+            Request.from_image(path, **given)
+    again = Request.from_image(path, face=face, pose=face)
+    assert again.settings == request.settings and not Provenance.read(path).has_person
+    nobody = Provenance(Request("a", height=64, width=64, guidance_scale=2.0), facts=facts)
+    assert nobody.anonymous().to_text({}) == nobody.to_text({})
+
+
 def test_files_that_record_nothing_are_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")

@@ -135,6 +135,7 @@ print("read", *sorted(f"{float(value.ravel()[0]):.6f}" for value in params.value
 """
 
 
+@pytest.mark.slow
 def test_each_process_of_a_run_reads_the_whole(written):
     """As training does that starts from another run."""
     folder, saved = written

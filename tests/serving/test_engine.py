@@ -12,7 +12,7 @@ from PIL import Image
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.observer import Canceled
 from instantid_jax.request import Request
-from instantid_jax.serving.engine import Engine
+from instantid_jax.serving.engine import AHEAD, Engine
 from instantid_jax.serving.job import ClosedError, DeadlineError, Listener, QueueFullError
 from tests.pipeline.small_model import SIZE
 from tests.pipeline.test_batches import error
@@ -154,8 +154,8 @@ def test_a_running_job_is_canceled(engine, busy):
 
 
 def test_priorities_start_first_and_positions_are_known(engine, busy):
-    # The encoder holds two jobs, and the one that it is at.
-    ahead = [engine.submit(ask(1, **LONG)) for _ in range(3)]
+    # As many are encoded already.
+    ahead = [engine.submit(ask(1, **LONG)) for _ in range(AHEAD)]
     until = time.monotonic() + WAIT
     while engine.status.waiting and time.monotonic() < until:
         time.sleep(0.01)
@@ -223,14 +223,14 @@ def test_pictures_wait_where_a_step_would_take_too_long(pipe):
 
 
 def test_closing_drains_or_fails_what_is_left(pipe):
-    engine = Engine(pipe, rows=(2,))
+    engine = Engine(pipe, rows=(2, 4))
     with engine:
         jobs = [engine.submit(ask(i)) for i in range(3)]
         engine.close(drain=WAIT)
         assert [job.result(0).seeds for job in jobs] == [[0], [1], [2]]
         with pytest.raises(ClosedError, match="takes no more requests"):
             engine.submit(ask())
-    other = Engine(pipe, rows=(2,))
+    other = Engine(pipe, rows=(2, 4))
     with other:
         left = [other.submit(ask(i, **LONG)) for i in range(2)]
     for job in left:
@@ -240,7 +240,7 @@ def test_closing_drains_or_fails_what_is_left(pipe):
 
 
 def test_a_thread_that_fails_ends_every_job(pipe, monkeypatch, caplog):
-    engine = Engine(pipe, rows=(2,))
+    engine = Engine(pipe, rows=(2, 4))
     monkeypatch.setattr(engine, "_admit", lambda: 1 / 0)
     with caplog.at_level(logging.CRITICAL), engine:
         engine.check()

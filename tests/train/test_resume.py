@@ -30,6 +30,7 @@ def assert_same_state(one, other, step=STEPS):
         assert ours[name].tobytes() == theirs[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_sigkill_loses_at_most_one_interval_and_resumes_exactly(straight, tmp_path):
     killed = training_process.start(tmp_path, "--steps", 1000)
     training_process.signal_at(killed, tmp_path, 4, signal.SIGKILL)
@@ -104,6 +105,7 @@ def test_two_processes_save_the_same_step_and_a_single_one_resumes(straight, tmp
     assert tail[0] == tail[1]
 
 
+@pytest.mark.slow
 def test_error_names_the_changed_setting(straight):
     before = sorted(straight.rglob("*"))
     process = training_process.start(

@@ -64,6 +64,7 @@ def test_new_state(fresh):
     assert {value.sharding.mesh.size for value in fresh.state.params.values()} == {2}
 
 
+@pytest.mark.slow
 def test_own_newest_checkpoint_has_priority(run, fresh, tmp_path):
     begun = started(run, state=tmp_path / "another")
     assert (begun.step, begun.event) == (6, "resumed")

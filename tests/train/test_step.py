@@ -110,14 +110,10 @@ SHAPES = [
     for fsdp in (1, 2, 4, 8)
     if count % (data * fsdp) == 0
 ]
-QUICK = (1, 2, 2)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [QUICK, *(pytest.param(s, marks=pytest.mark.slow) for s in SHAPES if s != QUICK)],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_losses_are_the_same_on_a_mesh(params, alone, shape):
     mesh = training_mesh(shape, jax.devices()[: math.prod(shape)])
     losses, _ = run(params, mesh=mesh)

@@ -38,6 +38,7 @@ def base(config):
     return find_base(config.model)
 
 
+@pytest.mark.slow
 def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     mesh = training_mesh((2, 1, 1), jax.devices()[:2])
     frozen = Frozen(base, config, mesh).params

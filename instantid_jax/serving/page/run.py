@@ -13,8 +13,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from instantid_jax.errors import InputError
-from instantid_jax.serving.page import access
+from instantid_jax.serving.page import guard
 from instantid_jax.serving.page.layout import CSS_FILE, theme
 
 logger = logging.getLogger(__name__)
@@ -23,23 +22,8 @@ logger = logging.getLogger(__name__)
 MAX_FILE_SIZE = "40mb"
 # Seconds for answers that were begun; a page keeps one connection for as long as it is open.
 GRACE = 2
-BACKLOG = 128
 # Where Gradio keeps files.
 GRADIO_FOLDER = "GRADIO_TEMP_DIR"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-      InputError: if there is no such address, or it is taken.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--host {host} --port {port}: {reason}; choose another") from error
 
 
 def application(page: gr.Blocks, tokens: Sequence[str] = ()) -> Callable[..., object]:
@@ -49,7 +33,7 @@ def application(page: gr.Blocks, tokens: Sequence[str] = ()) -> Callable[..., ob
         app,
         page,
         path="/",
-        auth=access.login(tokens),
+        auth=guard.login(tokens),
         auth_message="Any name, and a token as password.",
         max_file_size=MAX_FILE_SIZE,
         footer_links=[],
@@ -63,7 +47,7 @@ def application(page: gr.Blocks, tokens: Sequence[str] = ()) -> Callable[..., ob
     # A mounted page, as of Gradio 6.31, only then refuses names of files that were not uploaded: it
     # would read them for whoever sends them.
     page.has_launched = True
-    return access.Guarded(app, local=not tokens)
+    return guard.Guarded(app, local=not tokens)
 
 
 def serve(page: gr.Blocks, listening: socket.socket, tokens: Sequence[str] = ()) -> None:

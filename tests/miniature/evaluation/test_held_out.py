@@ -42,6 +42,7 @@ def test_rejects_missing_networks(tmp_path):
         HeldOut(2, 0, embedded.FACE_PACK, judge=tmp_path / "no.onnx")
 
 
+@pytest.mark.slow
 def test_rejects_a_pack_that_finds_no_drawn_face(monkeypatch):
     def analyze(self, picture):
         raise NoFaceError("no face found")

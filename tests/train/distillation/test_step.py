@@ -71,6 +71,7 @@ def arrays(batch):
     return {name: value for name, value in batch.items() if name != "prompts"}
 
 
+@pytest.mark.slow
 def test_the_teacher_is_the_guided_pipeline(config, base, given, batch):
     lesson = jax.jit(functools.partial(teach, base.networks, ObjectiveConfig()))(
         given, arrays(batch), EXAMPLES, KEY

@@ -279,6 +279,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_what_is_lost_or_cut_is_made_again(undisturbed, source, settings, tmp_path):
     wanted = bytes_of(undisturbed)
     records = next((undisturbed / "instantid_faces" / "1.0.0").glob("*array_record-00001-of*"))

@@ -1,0 +1,122 @@
+"""`instantid serve`: the HTTP service."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+from instantid_jax.cli.faces import FacePack
+from instantid_jax.cli.weights import Weights
+from instantid_jax.errors import InputError
+from instantid_jax.request import Settings
+from instantid_jax.request.checks import check_side
+from instantid_jax.request.fast import Fast
+from instantid_jax.serving.http.limits import Limits
+
+# Packages of the extra `serve`, by the names that are imported.
+PACKAGES = ("fastapi", "uvicorn", "python_multipart", "sse_starlette", "prometheus_client")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listening:
+    """The address of the service, who may use it, and how it ends.
+
+    Attributes:
+      host: address to listen on; other machines need --token-file.
+      port: to listen on; 0 takes a free one, which is logged.
+      token_file: a file with a token in each line, one of which each request must have.
+      drain_seconds: how long requests may take that run when SIGTERM comes.
+      drain_delay: how long to accept requests after it, while /readyz fails.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_file: Path | None = None
+    drain_seconds: float = 120.0
+    drain_delay: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batching:
+    """The programs that are compiled, and how requests share them.
+
+    Attributes:
+      sizes: heights and widths of images, in pixels, that are compiled before requests are served;
+        none is the size that the model was trained for.
+      other_sizes: compile other sizes when they are asked for, while requests wait.
+      rows: sizes of batches that are compiled; an image takes a row, and with guidance two.
+      waiting: requests that wait at most; others are refused.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = ()
+    other_sizes: bool = False
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16)
+    waiting: int = 64
+
+    def __post_init__(self):
+        for height, width in self.sizes:
+            check_side("height", height)
+            check_side("width", width)
+
+
+def serve(
+    listening: Listening = Listening(),
+    batching: Batching = Batching(),
+    face: tuple[str, ...] = (),
+    fast: Fast | None = None,
+    weights: Weights = Weights(),
+    settings: Settings = Settings(),
+    limits: Limits = Limits(),
+    face_pack: FacePack = FacePack(),
+) -> None:
+    """Serves images over HTTP, with OpenAI's images API; docs/serving.md describes it.
+
+    Settings are the defaults of requests that do not give them. Nothing is written to disk.
+
+    Args:
+      face: photos or .npz files of one person, for requests that name nobody.
+      fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
+    """
+    _check_packages()
+    from instantid_jax.serving import access
+    from instantid_jax.serving.engine import Engine
+    from instantid_jax.serving.http import run
+    from instantid_jax.serving.http.people import Analyst
+    from instantid_jax.serving.http.service import Service
+    from instantid_jax.serving.http.sizes import Sizes
+
+    weights = weights.for_preset(fast, settings)
+    file = listening.token_file
+    tokens = () if file is None else access.read_tokens(file)
+    access.check_host(listening.host, tokens)
+    weights.check_names()
+    pack = weights.pack(face_pack)
+    default = weights.person(face, pack) if face else None
+    analyzer = pack.analyzer()
+    # Taken before minutes of loading: the port may be in use.
+    taken = access.listen(listening.host, listening.port)
+    pipe = weights.load()
+    side = pipe.model.long_side
+    service = Service(
+        engine=Engine(pipe, rows=batching.rows, waiting=batching.waiting),
+        analyst=Analyst(analyzer.analyze, limits.pixels, drawn_only=weights.embedded),
+        sizes=Sizes(batching.sizes or ((side, side),), batching.other_sizes),
+        limits=limits,
+        default=default,
+        settings=settings,
+    )
+    run.serve(
+        service,
+        taken,
+        tokens=tokens,
+        drain_seconds=listening.drain_seconds,
+        drain_delay=listening.drain_delay,
+    )
+
+
+def _check_packages() -> None:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"packages that serving needs are missing ({', '.join(missing)}): pip install "
+            "'instantid-jax[serve]'"
+        )
