@@ -1,4 +1,4 @@
-"""Who may load the page, and what its server never does."""
+"""Access to the page, and addresses that its server never fetches."""
 
 import asyncio
 
