@@ -17,7 +17,7 @@ from tests.serving.http.running import running
     ("arguments", "message"),
     [
         (("--host", "0.0.0.0"), "without tokens lets everybody in"),
-        (("--token-file", "nowhere"), "nowhere cannot be read as text"),
+        (("--token-file", "nowhere"), "nowhere: no such file"),
         (("--sizes", 64, 100), "width=100 must be a multiple of 8"),
         (("--face", "me.png"), "me.png: no such file"),
         (("--sdxl", "a/b"), "give sdxl and instantid"),
