@@ -81,7 +81,7 @@ class Handlers:
         for source, strength in (recorded.strengths or {}).items():
             changes[c.loras[source]] = strength
         if recorded.face is not None:
-            person = Person((Source.of_face(recorded.face, "the image's face"),))
+            person = Person((Source.of_face(recorded.face, "recorded face"),))
             changes |= {c.photos: None, **self._of_person(person, [])}
         line = status_html("Settings loaded", "done") + remarks_html(recorded.remarks)
         return changes | {c.status: line}

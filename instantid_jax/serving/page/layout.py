@@ -295,7 +295,12 @@ def _pose() -> dict[str, Any]:
                 elem_id="pose",
             )
             view = gr.Image(
-                label="Keypoints", visible=False, interactive=False, height=220, buttons=[]
+                label="Keypoints",
+                visible=False,
+                interactive=False,
+                height=220,
+                buttons=[],
+                elem_id="pose-view",
             )
         return {"pose": pose, "pose_view": view, "pose_remarks": gr.HTML(visible=False)}
 

@@ -45,16 +45,19 @@ class Progress(Listener):
             shown.append((small.resize(size, Image.Resampling.BICUBIC), f"preview {i + 1}"))
         return shown
 
-    def describe(self, job: Job, ahead: int) -> str:
+    def describe(self, job: Job, ahead: int, others: int = 0) -> str:
         """A line about a job that is not done.
 
         Args:
           ahead: jobs that start before it.
+          others: jobs that run, which may leave no room for it.
         """
         if ahead:
             return f"Waiting: {ahead} request{'s' * (ahead > 1)} before this one"
         if not self.total:
             waited = time.monotonic() - job.submitted
+            if waited > PATIENCE and others:
+                return f"Waiting for room next to images that are being made ({waited:.0f} s)"
             if waited > PATIENCE:
                 return f"Compiling for a new kind of image, which is done once ({waited:.0f} s)"
             return "Preparing"

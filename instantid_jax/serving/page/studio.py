@@ -242,7 +242,8 @@ class Studio:
 
     def _follow(self, job: Job, progress: Progress, warned: list[str]) -> Iterator[Update]:
         while not job.done:
-            line = progress.describe(job, self.engine.position(job))
+            others = self.engine.status.running
+            line = progress.describe(job, self.engine.position(job), others)
             share = progress.done / max(1, job.total)
             status = status_html(line, share=share) + remarks_html(warned)
             yield Update(status, list(progress.previews()) or None, seed=job.request.seed)

@@ -63,6 +63,7 @@ def test_progress_says_where_a_job_is():
     assert progress.describe(job, 0) == "Preparing"
     job.submitted -= 10
     assert progress.describe(job, 0).startswith("Compiling for a new kind of image")
+    assert progress.describe(job, 0, 1).startswith("Waiting for room next to images")
     progress.on_progress(3, 8)
     assert progress.describe(job, 0).startswith("Step 3 of 8")
     progress.on_progress(8, 8)
