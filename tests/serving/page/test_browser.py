@@ -1,5 +1,6 @@
 """The page in a real browser: the command, a drawn portrait, an image, its settings."""
 
+import io
 import os
 import re
 import shutil
@@ -7,11 +8,14 @@ import signal
 import subprocess
 import sys
 
+import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from instantid_jax import embedded
 from instantid_jax.request import Request
+from instantid_jax.request.provenance import Provenance
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -103,3 +107,99 @@ def test_a_request_is_stopped(page):
     page.wait_for_selector("#stop:not([disabled])")
     page.click("#stop")
     page.wait_for_selector("#status >> text=Stopped", timeout=COMPILING)
+
+
+def make(page) -> Image.Image:
+    """Clicks the button, and returns the image that follows."""
+    page.evaluate("document.querySelector('#status .line')?.remove()")
+    page.click("#go")
+    page.wait_for_selector("#status .done >> text=Done in", timeout=COMPILING)
+    page.wait_for_selector("#results img")
+    made = page.request.get(page.get_attribute("#results img", "src")).body()
+    return Image.open(io.BytesIO(made))
+
+
+def test_what_is_painted_over_changes_and_nothing_else(page):
+    upload(page, "photos", embedded.PORTRAIT)
+    page.wait_for_selector("#faces img")
+    page.fill("#prompt textarea", "a portrait")
+    page.get_by_role("button", name="Begin with an image").click()
+    upload(page, "painted", embedded.PORTRAITS[1])
+    canvas = page.locator("#painted canvas").first
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_timeout(2000)
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 10, y + 5, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(1000)
+    page.get_by_label("what is painted over", exact=True).check()
+    before = np.int16(Image.open(embedded.PORTRAITS[1]))
+    changed = np.abs(np.int16(make(page).convert("RGB")) - before).mean(-1)
+    assert changed[56:72, 56:72].mean() > 10
+    for corner in (np.s_[:24, :24], np.s_[:24, -24:], np.s_[-24:, :24], np.s_[-24:, -24:]):
+        assert changed[corner].mean() < 2
+
+
+def test_a_preset_takes_its_lora_and_a_pose_its_photo(page, tmp_path):
+    upload(page, "photos", embedded.PORTRAIT)
+    page.wait_for_selector("#faces img")
+    page.fill("#prompt textarea", "a portrait")
+    page.click("#fast input")
+    page.get_by_role("option", name="miniature-4").click()
+    page.get_by_role("button", name="Pose").click()
+    upload(page, "pose", embedded.PORTRAITS[2])
+    page.wait_for_selector("#pose-view img")
+    make(page)
+    source = page.get_attribute("#results img", "src")
+    (tmp_path / "whole.png").write_bytes(page.request.get(source).body())
+    made = Provenance.read(tmp_path / "whole.png")
+    assert made.request.pose is not None and made.request.guidance_scale == 1
+    assert made.facts["weights"]["loras"] == ["miniature-4"]
+
+
+def test_a_closed_tab_gives_its_place_up(address, page):
+    """A request of 8 images fills all rows; another tab's starts when that one is gone."""
+    context = page.context.browser.new_context()
+    greedy = context.new_page()
+    greedy.goto(address)
+    for each in (greedy, page):
+        each.wait_for_selector("#go")
+        upload(each, "photos", embedded.PORTRAIT)
+        each.wait_for_selector("#faces img")
+        each.fill("#prompt textarea", "a portrait")
+    greedy.fill("#images input[type=number]", "8")
+    greedy.keyboard.press("Tab")
+    greedy.get_by_role("button", name="More settings").click()
+    greedy.fill("#more textarea", '{"num_inference_steps": 1000}')
+    greedy.click("#go")
+    greedy.wait_for_selector("#status >> text=/Step \\d+ of 8000/", timeout=COMPILING)
+    page.click("#go")
+    page.wait_for_timeout(5000)
+    assert page.locator("#status >> text=Done in").count() == 0
+    context.close()
+    page.wait_for_selector("#status >> text=Done in", timeout=COMPILING)
+
+
+def test_files_that_were_not_uploaded_are_not_read(address, tmp_path):
+    """A mounted page of Gradio 6.31 would read any file whose name it is sent."""
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    with httpx.Client(base_url=address) as client:
+        config = client.get("config").json()
+        (event,) = (
+            each["id"] for each in config["dependencies"] if each["api_name"] == "show_pose"
+        )
+        file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [file], "fn_index": event, "session_hash": "a"}
+        assert client.post("gradio_api/queue/join", json=body).status_code == 200
+        with client.stream("GET", "gradio_api/queue/data?session_hash=a", timeout=60) as stream:
+            heard = ""
+            for line in stream.iter_lines():
+                heard += line
+                if "process_completed" in line or "close_stream" in line:
+                    break
+        assert '"success":false' in heard.replace(" ", "")
+        assert client.get(f"gradio_api/file={secret}").status_code in (403, 404)
