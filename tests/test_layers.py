@@ -41,7 +41,7 @@ LAYERS = [
     {"serving.access", "serving.job", "serving.packing", "serving.pool"},
     {"serving.picture", "serving.status", "serving.waiting"},
     {"serving.group"},
-    {"serving.warming"},
+    {"serving.stepper", "serving.warming"},
     {"serving.engine"},
     {"serving"},
     {f"serving.page.{name}" for name in ("guard", "notices", "progress", "sizes", "uploads")},

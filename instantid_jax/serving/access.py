@@ -53,7 +53,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-      InputError: if there is no such address, or it is taken.
+      InputError: if the address does not exist or is in use.
     """
     if not 0 <= port <= LARGEST_PORT:  # The system would take the remainder.
         raise InputError(f"--port {port}: expected 0 to {LARGEST_PORT}; choose another")

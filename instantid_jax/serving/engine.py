@@ -6,13 +6,12 @@ for another longer than it must, and submitted requests are checked in the threa
 """
 
 import collections
-import contextlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -20,17 +19,14 @@ from PIL import Image
 
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline import stages
-from instantid_jax.pipeline.loop import IN_FLIGHT, check_finite
-from instantid_jax.pipeline.observer import preview
 from instantid_jax.pipeline.pipeline import InstantIDPipeline
-from instantid_jax.pipeline.result import Result, join, provenance_of
+from instantid_jax.pipeline.result import Result, provenance_of
 from instantid_jax.request.request import Request
-from instantid_jax.serving.group import Group
 from instantid_jax.serving.job import ClosedError, DeadlineError, Job, Listener
-from instantid_jax.serving.packing import pack, pack_seconds
 from instantid_jax.serving.picture import Picture
 from instantid_jax.serving.pool import Kind
 from instantid_jax.serving.status import Status
+from instantid_jax.serving.stepper import Stepper, failing
 from instantid_jax.serving.waiting import Waiting
 from instantid_jax.serving.warming import arrive, measure, pictures_of
 
@@ -43,20 +39,6 @@ AHEAD = 2
 SMALLEST = (2,)
 # Deadlines of waiting jobs are looked at as often, in seconds, where no step is.
 TICK = 0.1
-
-
-class Flight(NamedTuple):
-    """A step that was dispatched.
-
-    Attributes:
-      finite: whether each picture is.
-      pictures: those that took it, with their numbers of steps after it.
-      previews: pictures that a preview is due of, with their samples.
-    """
-
-    finite: jax.Array
-    pictures: list[tuple[Picture, int]]
-    previews: list[tuple[Picture, jax.Array]]
 
 
 class Engine:
@@ -90,20 +72,24 @@ class Engine:
         if not self._sizes or self._sizes[0] < 1 or self._sizes[-1] < 2:
             raise InputError(f"rows={list(rows)}: expected numbers above 0, the largest at least 2")
         _check_pipeline(pipe)
-        self._step_seconds = step_seconds
         self._waiting = Waiting(waiting)
         self._seconds: dict[Kind, dict[int, float]] = {}
-        self._groups: dict[Kind, Group] = {}
         self._arrived: collections.deque[Picture] = collections.deque()
-        self._in_flight: collections.deque[Flight] = collections.deque()
         self._decoding: queue.SimpleQueue[tuple[Picture, jax.Array] | None] = queue.SimpleQueue()
-        self._made: dict[Job, dict[int, Result]] = {}
         self._jobs: set[Job] = set()
         self._changed = threading.Condition()
         self._resolving = threading.Lock()
         self._closed = self._stopped = False
         self._threads: list[threading.Thread] = []
         self._status = Status()
+        self._stepper = Stepper(
+            pipe.model,
+            self._sizes[-1],
+            step_seconds,
+            self._seconds,
+            self._status,
+            lambda picture, latents: self._decoding.put((picture, latents)),
+        )
 
     def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Compiles what images of these (height, width) need, and measures their steps.
@@ -113,8 +99,11 @@ class Engine:
         """
         for height, width in sizes:
             for picture in pictures_of(self.pipe, height, width):
-                seconds = measure(self.pipe.model, picture, self._sizes)
-                self._seconds.setdefault(picture.kind, {}).update(seconds)
+                self._measure(picture, self._sizes)
+
+    def _measure(self, picture: Picture, sizes: Sequence[int]) -> None:
+        seconds = measure(self.pipe.model, picture, sizes, self._sizes[-1])
+        self._seconds.setdefault(picture.kind, {}).update(seconds)
 
     def __enter__(self) -> Self:
         loops = (self._encode, self._step, self._decode)
@@ -129,11 +118,11 @@ class Engine:
     @property
     def status(self) -> Status:
         """Numbers of this moment."""
-        pictures = [picture for group in list(self._groups.values()) for picture in group.pictures]
+        waiting = len(self._waiting)
         return self._status.at(
-            waiting=len(self._waiting),
-            running=len({picture.job for picture in pictures}),
-            rows=sum(picture.count for picture in pictures),
+            waiting=waiting,
+            running=max(0, len(self._jobs) - waiting),
+            rows=sum(picture.count for picture in self._stepper.pictures),
         )
 
     def submit(
@@ -204,7 +193,6 @@ class Engine:
     def _ended(self, job: Job) -> None:
         """A job is done, in whichever thread it was."""
         self._status.count(job)
-        self._made.pop(job, None)
         with self._changed:
             self._jobs.discard(job)
             self._changed.notify_all()
@@ -228,7 +216,7 @@ class Engine:
 
     def _encode(self) -> None:
         while (job := self._next()) is not None:
-            with _failing([job]):
+            with failing([job]):
                 for index in range(job.request.num_images_per_prompt):
                     if job.done or not self._room():
                         break
@@ -236,8 +224,7 @@ class Engine:
                         plan = self.pipe.resolve([job.request.alone(index)])
                     picture = Picture(job, index, plan, arrive(self.pipe.model, plan))
                     if picture.kind not in self._seconds:
-                        seconds = measure(self.pipe.model, picture, SMALLEST)
-                        self._seconds[picture.kind] = seconds
+                        self._measure(picture, SMALLEST)
                     with self._changed:
                         self._arrived.append(picture)
                         self._changed.notify_all()
@@ -261,101 +248,40 @@ class Engine:
 
     def _step(self) -> None:
         while self._work():
-            self._drop()
+            self._expire()
+            self._stepper.drop_ended()
             self._admit()
-            for group in list(self._groups.values()):
-                with _failing([picture.job for picture in group.pictures]) as failed:
-                    self._step_group(group)
-                if failed:
-                    self._groups.pop(group.kind)
-                elif not group.pictures:
-                    # Its pool goes with it.
-                    del self._groups[group.kind]
-            if not self._groups:
-                self._collect(0)
+            self._stepper.step()
 
     def _work(self) -> bool:
         """Waits for pictures, or for a job that is late; False is the end."""
         with self._changed:
-            while not (self._groups or self._arrived or self._stopped):
+            while not (self._stepper.pictures or self._arrived or self._stopped):
                 self._changed.wait(TICK if len(self._waiting) else None)
                 if self._waiting.late():
                     break
             return not self._stopped
 
-    def _drop(self) -> None:
-        """Takes pictures away whose jobs have ended or are late."""
+    def _expire(self) -> None:
+        """Fails jobs that are late, wherever they are."""
         now = time.monotonic()
-        pictures = [picture for group in self._groups.values() for picture in group.pictures]
         with self._changed:
-            running = {picture.job for picture in (*pictures, *self._arrived)}
-        self._expire([*self._waiting.late(), *(job for job in running if job.deadline < now)])
-        for picture in pictures:
-            if picture.job.done:
-                self._groups[picture.kind].remove(picture)
-
-    def _expire(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            waited = time.monotonic() - job.submitted
+            late = [job for job in self._jobs if job.deadline < now]
+        for job in late:
+            waited = now - job.submitted
             job.fail(DeadlineError(f"not finished within its time of {waited:.1f} seconds"))
 
     def _admit(self) -> None:
         """Lets pictures in while there is room for them."""
         while self._arrived:
             picture = self._arrived[0]
-            if not picture.job.done and not self._fits(picture):
+            if not picture.job.done and not self._stepper.fits(picture):
                 return
             with self._changed:
                 self._arrived.popleft()
                 self._changed.notify_all()
-            if picture.job.done:
-                continue
-            with _failing([picture.job]):
-                kind = picture.kind
-                if kind not in self._groups:
-                    model, seconds = self.pipe.model, self._seconds[kind]
-                    self._groups[kind] = Group(model, kind, seconds, self._sizes[-1])
-                self._groups[kind].insert(picture)
-            picture.job.start()
-
-    def _fits(self, picture: Picture) -> bool:
-        rows = {kind: [p.count for p in g.pictures] for kind, g in self._groups.items()}
-        running = any(rows.values())
-        rows[picture.kind] = [*rows.get(picture.kind, []), picture.count]
-        if sum(map(sum, rows.values())) > self._sizes[-1]:
-            return False
-        if self._step_seconds is None or not running:
-            return True
-        seconds = sum(pack_seconds(each, self._seconds[kind]) for kind, each in rows.items())
-        return seconds <= self._step_seconds
-
-    def _step_group(self, group: Group) -> None:
-        waiting = [picture for picture in group.pictures if not picture.done]
-        for size, chosen in pack([picture.count for picture in waiting], group.seconds):
-            pictures = [waiting[i] for i in chosen]
-            finite = group.step(size, pictures)
-            self._status.stepped(size)
-            previews = [(each, group.latents(each)) for each in pictures if each.previewed]
-            flown = [(each, each.step) for each in pictures]
-            self._in_flight.append(Flight(finite, flown, previews))
-            self._collect(IN_FLIGHT)
-        for picture in [picture for picture in group.pictures if picture.done]:
-            self._decoding.put((picture, group.latents(picture)))
-            group.remove(picture)
-
-    def _collect(self, leave: int) -> None:
-        """Waits for all but the last steps, and tells what became of them."""
-        while len(self._in_flight) > leave:
-            flight = self._in_flight.popleft()
-            finite = np.asarray(flight.finite)
-            for (picture, step), fine in zip(flight.pictures, finite, strict=False):
-                with _failing([picture.job]):
-                    what = f"the latents after step {step}"
-                    check_finite(np.array([fine]), picture.plan.seeds, what)
-                    picture.job.progress()
-            for picture, sample in flight.previews:
-                pixels = preview(self.pipe.model, np.asarray(sample))[0]
-                picture.job.show(picture.index, pixels)
+            if not picture.job.done:
+                self._stepper.insert(picture)
 
     # The third thread.
 
@@ -366,28 +292,13 @@ class Engine:
             job, plan = picture.job, picture.plan
             if job.done:
                 continue
-            with _failing([job]):
+            with failing([job]):
                 (pixels,) = stages.decode(model, plan, latents, np.dtype(np.uint8))
                 provenance = provenance_of(model, plan, self.pipe.sources)
-                image = Image.fromarray(pixels)
-                made = self._made.setdefault(job, {})
-                made[picture.index] = Result([image], np.asarray(latents), plan.seeds, provenance)
-                if len(made) == job.request.num_images_per_prompt:
-                    job.succeed(join([made[i] for i in sorted(made)]))
-
-
-@contextlib.contextmanager
-def _failing(jobs: Sequence[Job]) -> Iterator[list[Exception]]:
-    """Fails jobs with what is raised inside, which the engine outlives; yields the errors."""
-    errors: list[Exception] = []
-    try:
-        yield errors
-    except Exception as error:
-        errors.append(error)
-        if not isinstance(error, InputError):
-            logger.exception("a request failed")
-        for job in jobs:
-            job.fail(error)
+                made = Result(
+                    [Image.fromarray(pixels)], np.asarray(latents), plan.seeds, provenance
+                )
+                job.add(picture.index, made)
 
 
 def _check_pipeline(pipe: InstantIDPipeline) -> None:

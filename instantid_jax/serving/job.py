@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from instantid_jax.pipeline.observer import Canceled
-from instantid_jax.pipeline.result import Result
+from instantid_jax.pipeline.result import Result, join
 from instantid_jax.request.request import Request
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,10 @@ class Listener:
         """The first of its images joined a batch."""
 
     def on_progress(self, done: int, total: int) -> None:
-        """`done` of `total` steps are finished, of all images together."""
+        """`done` of `total` steps are finished, of all images together.
+
+        Two steps are in flight, so the last ones may be reported after the images.
+        """
 
     def on_preview(self, image: int, pixels: np.ndarray) -> None:
         """Roughly what image `image` looks like: [H/8, W/8, 3] uint8."""
@@ -86,6 +89,7 @@ class Job:
         self.deadline = math.inf if timeout is None else self.submitted + timeout
         self.started: float | None = None
         self.finished: float | None = None
+        self._made: dict[int, Result] = {}
         self._future: concurrent.futures.Future[Result] = concurrent.futures.Future()
 
     @property
@@ -134,6 +138,12 @@ class Job:
     def show(self, image: int, pixels: np.ndarray) -> None:
         """Passes a preview on."""
         self._tell(self.listener.on_preview, image, pixels)
+
+    def add(self, image: int, result: Result) -> None:
+        """Adds image `image`; the last one ends the job."""
+        self._made[image] = result
+        if len(self._made) == self.request.num_images_per_prompt:
+            self.succeed(join([self._made[i] for i in sorted(self._made)]))
 
     def succeed(self, result: Result) -> None:
         """Ends the job with its images, unless it has ended."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from instantid_jax.pipeline import stages
 from instantid_jax.pipeline.model import LoadedModel
+from instantid_jax.pipeline.observer import preview
 from instantid_jax.pipeline.pipeline import InstantIDPipeline
 from instantid_jax.pipeline.plan import Plan
 from instantid_jax.request.request import Request
@@ -28,13 +29,19 @@ def arrive(model: LoadedModel, plan: Plan) -> Arrival:
     return Arrival(state["sample"], known, conditions)
 
 
-def measure(model: LoadedModel, picture: Picture, sizes: Sequence[int]) -> dict[int, float]:
+def measure(
+    model: LoadedModel, picture: Picture, sizes: Sequence[int], places: int
+) -> dict[int, float]:
     """The seconds that a step of each size takes, of a picture that has not begun.
 
-    Compiles all that it needs until it is decoded. Sizes that are too small for it are left out.
+    Compiles all that it needs until it is decoded, previews included. Sizes that are too small for
+    it are left out.
+
+    Args:
+      places: of the pool, which decides programs as the sizes do.
     """
     arrival, seconds = picture.arrival, {}
-    group = Group(model, picture.kind, {}, max(sizes))
+    group = Group(model, picture.kind, {}, places)
     with model.on_devices(model.dtype):
         group.insert(picture)
         for size in (size for size in sizes if size >= picture.count):
@@ -46,6 +53,7 @@ def measure(model: LoadedModel, picture: Picture, sizes: Sequence[int]) -> dict[
                 times.append(time.perf_counter() - start)
             seconds[size] = min(times[1:])
         latents = group.latents(picture)
+    preview(model, np.asarray(latents))
     stages.decode(model, picture.plan, latents, np.dtype(np.uint8))
     picture.arrival, picture.step = arrival, 0
     return seconds

@@ -165,7 +165,7 @@ def _form(body: bytes) -> Form:
 
 
 def _scheduler(given: dict[str, Any]) -> str | None:
-    """Our name of a sampler; None where there is no such one."""
+    """Our name of a sampler; None if we do not have it."""
     name = str(given.get("sampler_name") or given.get("sampler_index") or "").lower()
     karras = str(given.get("scheduler") or "").lower() == "karras"
     return SAMPLERS.get(f"{name} karras" if karras else name) or SAMPLERS.get(name)
