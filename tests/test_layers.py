@@ -38,7 +38,7 @@ LAYERS = [
     {"pipeline.refining"},
     {"pipeline.stages"},
     {"pipeline"},
-    {"serving.access", "serving.job", "serving.packing", "serving.pool"},
+    {f"serving.{name}" for name in ("access", "job", "packing", "pool", "sizes", "uploads")},
     {"serving.picture", "serving.status", "serving.waiting"},
     {"serving.group"},
     {"serving.stepper", "serving.warming"},

@@ -1,12 +1,11 @@
 """`instantid serve`: the HTTP service."""
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 
+from instantid_jax.cli.extras import check_extra
 from instantid_jax.cli.faces import FacePack
 from instantid_jax.cli.weights import Weights
-from instantid_jax.errors import InputError
 from instantid_jax.request import Settings
 from instantid_jax.request.checks import check_side
 from instantid_jax.request.fast import Fast
@@ -76,7 +75,7 @@ def serve(
       face: photos or .npz files of one person, for requests that name nobody.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
     """
-    _check_packages()
+    check_extra("serve", PACKAGES)
     from instantid_jax.serving import access
     from instantid_jax.serving.engine import Engine
     from instantid_jax.serving.http import run
@@ -111,12 +110,3 @@ def serve(
         drain_seconds=listening.drain_seconds,
         drain_delay=listening.drain_delay,
     )
-
-
-def _check_packages() -> None:
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"packages that serving needs are missing ({', '.join(missing)}): pip install "
-            "'instantid-jax[serve]'"
-        )

@@ -1,17 +1,16 @@
 """`instantid ui`: the web page."""
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from instantid_jax import embedded
 from instantid_jax.cli import demo
+from instantid_jax.cli.extras import check_extra
 from instantid_jax.cli.faces import FacePack
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.cli.styles import Styling
 from instantid_jax.cli.weights import Weights
-from instantid_jax.errors import InputError
 from instantid_jax.request import Settings
 from instantid_jax.request.checks import check_side
 from instantid_jax.request.fast import Fast
@@ -55,7 +54,7 @@ def ui(
         compiled for the first image of their size.
       fast: preset of a few-step model: scheduler, steps and guidance, where no flags set them.
     """
-    _check_packages()
+    check_extra("ui", PACKAGES)
     from instantid_jax.serving import access
     from instantid_jax.serving.page import run
 
@@ -109,12 +108,3 @@ def ui(
         )
         prompts: dict[str, Any] = {"prompts": demo.PROMPTS} if weights.embedded else {}
         run.serve(layout.build(studio, **prompts), listening_on, tokens)
-
-
-def _check_packages() -> None:
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"packages that the page needs are missing ({', '.join(missing)}): pip install "
-            "'instantid-jax[ui]'"
-        )

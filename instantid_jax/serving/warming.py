@@ -38,7 +38,7 @@ def measure(
     it are left out.
 
     Args:
-      places: of the pool, which decides programs as the sizes do.
+      places: how many the pool has; programs depend on it as on the sizes.
     """
     arrival, seconds = picture.arrival, {}
     group = Group(model, picture.kind, {}, places)

@@ -30,6 +30,6 @@ def test_without_its_packages_it_names_the_extra(run, monkeypatch):
     ran = run("ui")
     assert ran.status == 2
     assert ran.err == [
-        "instantid: error: packages that the page needs are missing (gradio): pip install "
+        "instantid: error: packages that this command needs are missing (gradio): pip install "
         "'instantid-jax[ui]'"
     ]

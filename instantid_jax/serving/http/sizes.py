@@ -1,9 +1,9 @@
 """Sizes: which the service makes, and which one a request gets."""
 
 import dataclasses
-import math
 
 from instantid_jax.serving.http.errors import FieldError
+from instantid_jax.serving.sizes import nearest
 
 AUTO = "auto"
 
@@ -65,13 +65,7 @@ class Sizes:
         Args:
           like: (height, width); None suggests nothing.
         """
-        if like is None:
-            return self.compiled[0]
-
-        def distance(size: tuple[int, int]) -> float:
-            return abs(math.log(size[0] / size[1]) - math.log(like[0] / like[1]))
-
-        return min(self.compiled, key=distance)
+        return self.compiled[0] if like is None else nearest(self.compiled, like)
 
     def __str__(self) -> str:
         sizes = [f"{width}x{height}" for height, width in self.compiled]

@@ -5,9 +5,8 @@ import re
 from collections.abc import Sequence
 
 from instantid_jax.errors import InputError
+from instantid_jax.serving.sizes import Size, nearest
 
-# (height, width) in pixels.
-Size = tuple[int, int]
 LIKE_PHOTO = "as the photo"
 # Width by height.
 RATIOS = (1.0, 3 / 4, 4 / 3, 2 / 3, 3 / 2, 9 / 16, 16 / 9)
@@ -42,15 +41,8 @@ def parse_size(name: str, sizes: Sequence[Size], photo: Size | None) -> Size:
       InputError: if the name is not one of a size.
     """
     if name == LIKE_PHOTO:
-        return sizes[0] if photo is None else _nearest(photo, sizes)
+        return sizes[0] if photo is None else nearest(sizes, photo)
     found = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", str(name))
     if found is None:
         raise InputError(f"size={str(name)[:40]!r}: expected WIDTH x HEIGHT, such as 1024 x 768")
     return int(found[2]), int(found[1])
-
-
-def _nearest(photo: Size, sizes: Sequence[Size]) -> Size:
-    def distance(size: Size) -> float:
-        return abs(math.log(size[0] / size[1]) - math.log(photo[0] / photo[1]))
-
-    return min(sizes, key=distance)
