@@ -260,6 +260,8 @@ class TrainConfig:
         # Older runs lack these options; leave them out while they are off.
         if self.optimizer.algorithm == "adamw":
             del identity["optimizer.algorithm"]
+        if not self.optimizer.restarts:
+            del identity["optimizer.restarts"]
         if not self.objective.identity_weight:
             del identity["objective.identity_weight"], identity["objective.identity_window"]
         if settings["distillation"] is not None:

@@ -1,6 +1,7 @@
 """AdamW and Muon with warmup, schedule, global-norm clipping and a weight-decay mask."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -15,6 +16,10 @@ from instantid_jax.params import Params
 ADAMS_RMS = 0.2
 # The largest float32 below 1; a decay of 1 would divide by zero.
 BELOW_ONE = 1 - 2.0**-24
+# Peak of the learning rate after a warm restart, as a share of the first: what was learned stays.
+RESTART_PEAK = 1 / 3
+# Longest warmup after a warm restart, as a share of the steps until the next one.
+RESTART_WARMUP = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class OptimizerConfig:
       schedule: decay after the warmup: none, or to zero at `decay_steps`.
       warmup_steps: steps of linear warmup from zero.
       decay_steps: length of the whole schedule including the warmup; unused if it is constant.
+      restarts: steps of warm restarts (SGDR, Loshchilov & Hutter 2017), ascending. The learning
+        rate decays to zero at each, then warms up to a third of the peak and decays again.
       b1: AdamW's decay of the first moment.
       b2: AdamW's decay of the second moment.
       eps: AdamW's, added to the root of the second moment.
@@ -45,6 +52,7 @@ class OptimizerConfig:
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = 500
     decay_steps: int | None = None
+    restarts: tuple[int, ...] = ()
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -83,17 +91,47 @@ class OptimizerConfig:
                 f"decay_steps={self.decay_steps}: schedule={self.schedule!r} needs more than "
                 f"warmup_steps={self.warmup_steps}"
             )
+        self._check_restarts()
+
+    def _check_restarts(self) -> None:
+        if not self.restarts:
+            return
+        if self.decay_steps is None or self.schedule == "constant":
+            raise InputError(
+                f"restarts={self.restarts}: the constant schedule has none: use cosine or linear"
+            )
+        steps = (self.warmup_steps, *self.restarts, self.decay_steps)
+        if any(step >= later for step, later in itertools.pairwise(steps)):
+            raise InputError(
+                f"restarts={self.restarts}: expected ascending steps between warmup_steps="
+                f"{self.warmup_steps} and decay_steps={self.decay_steps}"
+            )
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:
     """The learning rate by optimizer step."""
-    peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "constant":
-        after = optax.constant_schedule(peak)
-    elif config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, config.decay_steps - warmup)
+        constant = optax.constant_schedule(config.learning_rate)
+        return _warmed_up(constant, config.learning_rate, config.warmup_steps)
+    assert config.decay_steps is not None, "the configuration checks it"
+    ends = [*config.restarts, config.decay_steps]
+    cycles = [_cycle(config, config.learning_rate, config.warmup_steps, ends[0])]
+    for start, end in itertools.pairwise(ends):
+        warmup = min(config.warmup_steps, int(RESTART_WARMUP * (end - start)))
+        cycles.append(_cycle(config, RESTART_PEAK * config.learning_rate, warmup, end - start))
+    return optax.join_schedules(cycles, config.restarts)
+
+
+def _cycle(config: OptimizerConfig, peak: float, warmup: int, steps: int) -> optax.Schedule:
+    """A warmup and the decay to zero, `steps` in total."""
+    if config.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(peak, steps - warmup)
     else:
-        after = optax.linear_schedule(peak, 0.0, config.decay_steps - warmup)
+        decay = optax.linear_schedule(peak, 0.0, steps - warmup)
+    return _warmed_up(decay, peak, warmup)
+
+
+def _warmed_up(after: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])

@@ -60,10 +60,13 @@ def test_identity_names_settings_that_affect_results(values, name):
 
 
 def test_identity_excludes_options_that_are_off():
-    later = {"optimizer.algorithm", "objective.identity_weight", "objective.identity_window"}
+    later = {"optimizer.algorithm", "optimizer.restarts"}
+    later |= {"objective.identity_weight", "objective.identity_window"}
     assert not later & CONFIG.identity().keys()
     muon = changed(optimizer=OptimizerConfig(algorithm="muon"))
     assert muon["optimizer.algorithm"] == '"muon"'
+    restarted = OptimizerConfig(schedule="cosine", restarts=(600,), decay_steps=700)
+    assert changed(optimizer=restarted)["optimizer.restarts"] == "[600]"
 
 
 @pytest.mark.parametrize(

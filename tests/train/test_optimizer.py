@@ -1,5 +1,6 @@
 """The optimizer matches torch's, its schedules match transformers', and the average is exact."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,6 +12,7 @@ import torch
 import transformers
 from jax.sharding import NamedSharding, PartitionSpec
 
+from instantid_jax.errors import InputError
 from instantid_jax.sharding import training_mesh
 from tests.parity.reference import relative_error
 from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
@@ -156,6 +158,62 @@ def test_schedules_match_transformers(schedule, named, warmup):
     # transformers' cosine rises again after its end.
     until = 50 if schedule == "cosine" else 60
     np.testing.assert_allclose(ours[:until], rates[:until], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [0, 4, 10])
+def test_warm_restarts_match_sgdr(warmup):
+    config = OptimizerConfig(
+        learning_rate=3e-4,
+        schedule="cosine",
+        warmup_steps=warmup,
+        restarts=(50, 110),
+        decay_steps=140,
+    )
+    # A restart's warmup takes a tenth of its steps at most.
+    cycles = [(3e-4, 50, warmup), (1e-4, 60, min(warmup, 6)), (1e-4, 30, min(warmup, 3))]
+    theirs = optax.sgdr_schedule(
+        [
+            {"init_value": 0.0, "peak_value": peak, "decay_steps": steps, "warmup_steps": warmup}
+            for peak, steps, warmup in cycles
+        ]
+    )
+    ours = learning_rate(config)
+    steps = range(150)
+    np.testing.assert_allclose(
+        [float(ours(step)) for step in steps], [float(theirs(step)) for step in steps], atol=1e-10
+    )
+
+
+def test_each_linear_decay_ends_at_a_restart():
+    config = OptimizerConfig(
+        learning_rate=3e-4, schedule="linear", warmup_steps=0, restarts=(20,), decay_steps=30
+    )
+    rate = learning_rate(config)
+    assert [round(float(rate(step)), 8) for step in (0, 10, 19, 20, 25, 29, 30)] == (
+        [3e-4, 1.5e-4, 1.5e-5, 1e-4, 5e-5, 1e-5, 0]
+    )
+
+
+def test_restarts_change_nothing_before_the_first():
+    config = OptimizerConfig(schedule="cosine", warmup_steps=5, decay_steps=20)
+    once = learning_rate(config)
+    again = learning_rate(dataclasses.replace(config, restarts=(20,), decay_steps=40))
+    assert [float(once(step)) for step in range(20)] == [float(again(step)) for step in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"restarts": (10,)}, "between warmup_steps=10 and decay_steps=90"),
+        ({"restarts": (90,)}, "between warmup_steps=10 and decay_steps=90"),
+        ({"restarts": (50, 40)}, "ascending"),
+        ({"restarts": (50,), "schedule": "constant"}, "the constant schedule has none"),
+    ],
+)
+def test_rejects_invalid_restarts(changes, message):
+    config = OptimizerConfig(schedule="cosine", warmup_steps=10, decay_steps=90)
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(config, **changes)
 
 
 def test_average_of_constant_parameters_is_exact():
