@@ -8,7 +8,7 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +24,9 @@ from instantid_jax.errors import InputError
 from instantid_jax.params import Params
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.restoring import restore
+from instantid_jax.runs.restoring import newest_meta, restore
 from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
-from train.runs.json_lines import append_line, cut_metrics
+from train.runs.json_lines import append_event, append_line, cut_metrics
 from train.runs.lock import locked
 from train.runs.saving import PREEMPTED_STATUS, Saver
 from train.state import TrainState, init_state
@@ -42,7 +42,8 @@ class Stage:
     """Schedule and optimizer of a training.
 
     Attributes:
-      steps: optimizer steps, with a warm-up and a cosine decay to zero.
+      steps: optimizer steps, with a warm-up and a cosine decay to zero. With more of them, an
+        existing run is prolonged: a warm restart to a third of the peak, decaying to zero again.
       learning_rate: the peak learning rate.
       algorithm: the optimizer, as in `OptimizerConfig`.
       ema_decay: decay of the averaged parameters, the result of the training.
@@ -71,9 +72,9 @@ class Stage:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings that a resumed run must not change."""
+        """The settings that a resumed run must not change; its `steps` may only increase."""
         settings = dataclasses.asdict(self)
-        del settings["save_every"]
+        del settings["save_every"], settings["steps"]
         return settings
 
     @property
@@ -112,28 +113,11 @@ def train(
       InputError: if the loss is not finite, or the folder's run has other settings or is in use.
     """
     keep_compiled_programs()
-    run, optimizer = RunFolder(folder), stage.optimizer
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def advance(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(stage.seed), state.step)
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params, batch, key
-        )
-        transform = make_optimizer(optimizer, state.params)
-        updates, opt_state = transform.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = update_ema(stage.ema_decay, state.ema, params)
-        metrics = metrics | {
-            "loss": value,
-            "grad_norm": optax.tree.norm(gradients),
-            "learning_rate": learning_rate(optimizer)(state.step),
-        }
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
-
+    run = RunFolder(folder)
     with locked(run), logging_redirect_tqdm():
-        fingerprint = {"stage": stage.identity, "data": data}
-        start, state = _start(stage, run, init, fingerprint)
+        start, state, ends = _start(stage, run, init, data)
+        fingerprint = _fingerprint(stage, ends, data)
+        advance = _advance(stage, ends, loss)
         start_time = time.monotonic()
         with (
             Saver(run, start=start, every=stage.save_every, keep=1) as saver,
@@ -165,24 +149,69 @@ def train(
     return jax.device_get(state.ema)
 
 
+def _advance(
+    stage: Stage, ends: Sequence[int], loss: Loss
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step, from state and batch to the next state and metrics."""
+    optimizer = dataclasses.replace(stage.optimizer, restarts=tuple(ends[:-1]))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(stage.seed), state.step)
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
+            state.params, batch, key
+        )
+        transform = make_optimizer(optimizer, state.params)
+        updates, opt_state = transform.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = update_ema(stage.ema_decay, state.ema, params)
+        metrics = metrics | {
+            "loss": value,
+            "grad_norm": optax.tree.norm(gradients),
+            "learning_rate": learning_rate(optimizer)(state.step),
+        }
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    return advance
+
+
 def _start(
-    stage: Stage,
-    run: RunFolder,
-    init: Callable[[jax.Array], Params],
-    fingerprint: Mapping[str, Any],
-) -> tuple[int, TrainState]:
-    """Step and state of the folder's newest checkpoint, or initial ones."""
+    stage: Stage, run: RunFolder, init: Callable[[jax.Array], Params], data: str
+) -> tuple[int, TrainState, list[int]]:
+    """Step and state of the newest checkpoint, or initial ones, and the ends of the decays."""
     make_state = jax.jit(lambda key: init_state(stage.optimizer, init(key)))
     key = jax.random.key(stage.seed)
-    if run.steps():
-        sharding = SingleDeviceSharding(jax.devices()[0])
-        template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(make_state, key),
+    if not run.steps():
+        cut_metrics(run, 0)
+        return 0, make_state(key), [stage.steps]
+    sharding = SingleDeviceSharding(jax.devices()[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(make_state, key),
+    )
+    saved: Mapping[str, Any] = newest_meta(run).fingerprint
+    steps = saved.get("stage", {}).get("steps")
+    start, state, _ = restore(run, template, fingerprint=_fingerprint(stage, steps, data))
+    # Runs from before they could be prolonged have a plain number.
+    ends = [steps] if isinstance(steps, int) else list(steps)
+    logger.info("resuming from step %d", start)
+    if stage.steps < ends[-1]:
+        raise InputError(
+            f"--stage.steps {stage.steps}: {run.path} is at step {start} of {ends[-1]}: "
+            f"expected {ends[-1]}, or more to prolong the run"
         )
-        start, state, _ = restore(run, template, fingerprint=fingerprint)
-        logger.info("resuming from step %d", start)
-    else:
-        start, state = 0, make_state(key)
+    if stage.steps > ends[-1]:
+        ends.append(stage.steps)
+        append_event(run, "prolonged", step=start, ends=ends)
+        logger.info("prolonging the run from %d to %d steps, with a warm restart", *ends[-2:])
     cut_metrics(run, start)
-    return start, state
+    return start, state, ends
+
+
+def _fingerprint(stage: Stage, steps: Any, data: str) -> dict[str, Any]:
+    """Identifies a run.
+
+    Args:
+      steps: ends of the decays of the learning rate, ascending; the last is the end of the run.
+    """
+    return {"stage": stage.identity | {"steps": steps}, "data": data}

@@ -141,6 +141,15 @@ def stored_weights(run: RunFolder, *, raw: bool = False, step: int | None = None
     return _newest_sound(run, step, False, read)
 
 
+def newest_meta(run: RunFolder) -> Meta:
+    """The provenance of the newest checkpoint, from its description.
+
+    Raises:
+      InputError: as `restore`, but damaged arrays are not detected.
+    """
+    return _newest_sound(run, None, False, lambda step: stored_meta(_description(run, step)))
+
+
 def _trainables(
     run: RunFolder, step: int, description: Mapping[str, Any], raw: bool
 ) -> tuple[str, dict[str, jax.ShapeDtypeStruct]]:

@@ -1,7 +1,9 @@
-"""The miniature's training loop: it learns, and resumes bit-identically."""
+"""The miniature's training loop: it learns, resumes bit-identically, and may be prolonged."""
 
+import contextlib
 import dataclasses
 import json
+import shutil
 import sys
 
 import jax.numpy as jnp
@@ -9,11 +11,15 @@ import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
+from instantid_jax.runs.contents import META_FILE, read_description, stored_arrays
 from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.restoring import newest_meta, restore
 from miniature.evaluation import classifier
 from miniature.stage import Stage, train
+from train.runs.saving import Saver
 
 STAGE = Stage(steps=60, learning_rate=0.2, warmup_steps=2, ema_decay=0.5, save_every=10)
+LONGER = dataclasses.replace(STAGE, steps=160)
 WANTED = np.linspace(-1, 1, 8).astype(np.float32)
 
 
@@ -33,6 +39,14 @@ def loss(params, batch, key):
 
 def lines(folder):
     return [json.loads(line) for line in RunFolder(folder).metrics.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def prolonged(tmp_path_factory):
+    """Folder and result of a run of 60 steps that was prolonged to 160."""
+    folder = tmp_path_factory.mktemp("prolonged")
+    train(STAGE, folder, init, loss, batch_at, "numbers")
+    return folder, train(LONGER, folder, init, loss, batch_at, "numbers")
 
 
 def test_learns_and_logs_metrics(tmp_path):
@@ -66,7 +80,86 @@ def test_rejects_another_stage(tmp_path):
     # The save interval does not affect the result.
     train(dataclasses.replace(STAGE, save_every=20), tmp_path, init, loss, batch_at, "numbers")
     with pytest.raises(InputError, match="stage"):
-        train(dataclasses.replace(STAGE, steps=61), tmp_path, init, loss, batch_at, "numbers")
+        train(dataclasses.replace(STAGE, seed=1), tmp_path, init, loss, batch_at, "numbers")
+
+
+def test_a_prolonged_run_restarts_its_schedule(prolonged):
+    folder, params = prolonged
+    rows = lines(folder)
+    assert [line["step"] for line in rows] == [*range(10, 161, 10)]
+    rates = {line["step"]: line["learning_rate"] for line in rows}
+    assert rates[60] < 0.01 * STAGE.learning_rate and rates[160] < 0.01 * STAGE.learning_rate
+    assert max(rates[step] for step in rates if step > 60) == rates[70]
+    assert rates[70] == pytest.approx(STAGE.learning_rate / 3, rel=0.05)
+    assert rows[-1]["loss"] < rows[5]["loss"]
+    np.testing.assert_allclose(params["kernel"], WANTED, atol=1e-3)
+
+
+def test_a_prolonged_run_records_both_ends(prolonged):
+    run = RunFolder(prolonged[0])
+    assert newest_meta(run).fingerprint["stage"]["steps"] == [60, 160]
+    (event,) = map(json.loads, run.events.read_text().splitlines())
+    assert event == {"event": "prolonged", "step": 60, "ends": [60, 160]}
+
+
+@pytest.mark.parametrize("stopped", [pytest.param(35, marks=pytest.mark.slow), 85])
+def test_an_interrupted_prolongation_is_bit_identical(prolonged, tmp_path, stopped):
+    def interrupted(step):
+        if step == stopped:
+            raise KeyboardInterrupt
+        return batch_at(step)
+
+    # At 35 it is prolonged before its first 60 steps are done.
+    for stage in (STAGE, LONGER):
+        with contextlib.suppress(KeyboardInterrupt):
+            train(stage, tmp_path, init, loss, interrupted, "numbers")
+    assert RunFolder(tmp_path).steps() == [stopped // 10 * 10]
+    resumed = train(LONGER, tmp_path, init, loss, batch_at, "numbers")
+    assert resumed["kernel"].tobytes() == prolonged[1]["kernel"].tobytes()
+    for one, other in zip(lines(prolonged[0]), lines(tmp_path), strict=True):
+        assert one | {"seconds_a_step": 0} == other | {"seconds_a_step": 0}
+
+
+def test_a_run_is_prolonged_repeatedly_and_its_result_returned_again(prolonged, tmp_path):
+    shutil.copytree(prolonged[0], tmp_path / "run")
+    again = train(LONGER, tmp_path / "run", init, loss, batch_at, "numbers")
+    assert again["kernel"].tobytes() == prolonged[1]["kernel"].tobytes()
+    longest = dataclasses.replace(LONGER, steps=162)
+    more = train(longest, tmp_path / "run", init, loss, batch_at, "numbers")
+    assert more["kernel"].tobytes() != prolonged[1]["kernel"].tobytes()
+    assert newest_meta(RunFolder(tmp_path / "run")).fingerprint["stage"]["steps"] == [60, 160, 162]
+
+
+def test_prolongs_runs_that_recorded_a_plain_number(prolonged, tmp_path):
+    train(STAGE, tmp_path / "new", init, loss, batch_at, "numbers")
+    run = RunFolder(tmp_path / "new")
+    description = read_description(run.checkpoints / "60" / "meta" / META_FILE)
+    _, state, meta = restore(run, stored_arrays(description))
+    stage = {**meta.fingerprint["stage"], "steps": 60}
+    old = dataclasses.replace(meta, fingerprint={**meta.fingerprint, "stage": stage})
+    with Saver(RunFolder(tmp_path / "old"), start=0, every=1) as saver:
+        saver.save(60, state, old)
+    resumed = train(LONGER, tmp_path / "old", init, loss, batch_at, "numbers")
+    assert resumed["kernel"].tobytes() == prolonged[1]["kernel"].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "message"),
+    [
+        ({"steps": 161, "learning_rate": 0.1}, "numbers", "'learning_rate': 0.2.*: 0.1"),
+        ({"steps": 161}, "other numbers", "data was numbers, is other numbers"),
+        ({"steps": 159}, "numbers", "--stage.steps 159: .* at step 160 of 160: expected 160"),
+        ({"steps": 60}, "numbers", "--stage.steps 60: .* is at step 160 of 160"),
+    ],
+)
+def test_rejects_fewer_steps_and_other_changes(prolonged, tmp_path, changes, data, message):
+    shutil.copytree(prolonged[0], tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        train(dataclasses.replace(STAGE, **changes), tmp_path / "run", init, loss, batch_at, data)
+    assert RunFolder(tmp_path / "run").events.read_bytes() == (
+        RunFolder(prolonged[0]).events.read_bytes()
+    )
+    assert lines(tmp_path / "run") == lines(prolonged[0])
 
 
 def test_stage_configures_the_optimizer():

@@ -174,9 +174,14 @@ def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys, monk
     np.testing.assert_allclose(again["psnr"], reported["psnr"], atol=0.05)
     file = "vae/diffusion_pytorch_model.safetensors"
     assert (from_first.workdir / file).read_bytes() == (tmp_path / file).read_bytes()
+    # A prolonged run writes its result again.
+    published = (tmp_path / file).read_bytes()
+    longer = dataclasses.replace(options, stage=dataclasses.replace(stage, steps=6))
+    train_autoencoder(SMALL, longer)
+    assert (tmp_path / file).read_bytes() != published
     # A run resumes only with what it started from.
     for changed in ({"start": from_first.start}, {"adversarial_from": 3}):
         with pytest.raises(InputError, match="data"):
-            train_autoencoder(SMALL, dataclasses.replace(options, **changed))
+            train_autoencoder(SMALL, dataclasses.replace(longer, **changed))
     with pytest.raises(InputError, match="other sizes"):
         train_autoencoder(SMALL, dataclasses.replace(from_first, latent_channels=24))
