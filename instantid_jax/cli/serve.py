@@ -1,7 +1,9 @@
 """`instantid serve`: the HTTP service."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from instantid_jax.cli.extras import check_extra
 from instantid_jax.cli.faces import FacePack
@@ -10,6 +12,10 @@ from instantid_jax.request import Settings
 from instantid_jax.request.checks import check_side
 from instantid_jax.request.fast import Fast
 from instantid_jax.serving.http.limits import Limits
+
+if TYPE_CHECKING:
+    from instantid_jax.serving.http.kept import Faces
+    from instantid_jax.serving.http.service import Service
 
 # Packages of the extra `serve`, by the names that are imported.
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "sse_starlette", "prometheus_client")
@@ -77,36 +83,60 @@ def serve(
     """
     check_extra("serve", PACKAGES)
     from instantid_jax.serving import access
-    from instantid_jax.serving.engine import Engine
     from instantid_jax.serving.http import run
+    from instantid_jax.serving.http.kept import FaceStore
+
+    file = listening.token_file
+    tokens = () if file is None else access.read_tokens(file)
+    access.check_host(listening.host, tokens)
+    faces = FaceStore(limits.faces, limits.face_seconds)
+    # Taken before minutes of loading: the port may be in use.
+    with access.listen(listening.host, listening.port) as taken:
+        service = make_service(faces, batching, face, fast, weights, settings, limits, face_pack)
+        run.serve(
+            service,
+            taken,
+            tokens=tokens,
+            drain_seconds=listening.drain_seconds,
+            drain_delay=listening.drain_delay,
+        )
+
+
+def make_service(
+    faces: "Faces",
+    batching: Batching,
+    face: Sequence[str],
+    fast: Fast | None,
+    weights: Weights,
+    settings: Settings,
+    limits: Limits,
+    face_pack: FacePack,
+) -> "Service":
+    """The service that the flags describe; its sizes are not compiled yet.
+
+    Args:
+      faces: keeps those that have an id.
+    Raises:
+      InputError: for files and values that cannot be used.
+    """
+    from instantid_jax.serving.engine import Engine
     from instantid_jax.serving.http.people import Analyst
     from instantid_jax.serving.http.service import Service
     from instantid_jax.serving.http.sizes import Sizes
 
     weights = weights.for_preset(fast, settings)
-    file = listening.token_file
-    tokens = () if file is None else access.read_tokens(file)
-    access.check_host(listening.host, tokens)
     weights.check_names()
     pack = weights.pack(face_pack)
     default = weights.person(face, pack) if face else None
     analyzer = pack.analyzer()
-    # Taken before minutes of loading: the port may be in use.
-    taken = access.listen(listening.host, listening.port)
     pipe = weights.load()
     side = pipe.model.long_side
-    service = Service(
+    return Service(
         engine=Engine(pipe, rows=batching.rows, waiting=batching.waiting),
         analyst=Analyst(analyzer.analyze, limits.pixels, drawn_only=weights.embedded),
         sizes=Sizes(batching.sizes or ((side, side),), batching.other_sizes),
+        faces=faces,
         limits=limits,
         default=default,
         settings=settings,
-    )
-    run.serve(
-        service,
-        taken,
-        tokens=tokens,
-        drain_seconds=listening.drain_seconds,
-        drain_delay=listening.drain_delay,
     )

@@ -37,10 +37,9 @@ def router(service: Service) -> APIRouter:
     @routes.delete(FACES + "/{name}", status_code=204)
     async def remove(http: HttpRequest, name: str) -> Response:
         """Forgets a face."""
-        try:
-            service.faces.remove(name, http.state.owner)
-        except FieldError as error:
-            raise ServiceError(404, "no such face, or it has expired", code=error.code) from error
+        work = service.workers.submit(service.faces.remove, name, http.state.owner)
+        if not await asyncio.wrap_future(work):
+            raise ServiceError(404, "no such face, or it has expired", code="face_not_found")
         return Response(status_code=204)
 
     return routes

@@ -54,7 +54,7 @@ def _people(
     if any(fields.files.get("image", ())):
         people["face"] = Face.mean(analyst.person(fields.files["image"], "image"))
     elif fields.face_id is not None:
-        people["face"] = service.faces.get(fields.face_id, owner)
+        people["face"] = _kept(service, fields.face_id, owner)
     elif values.get("image_embeds") is None:
         if service.default is None:
             raise FieldError("no person: give a photo as image, or a face_id", "image", "no_person")
@@ -66,6 +66,17 @@ def _people(
         # The face in the image to begin with is where the person's goes.
         people["pose"] = analyst.face(values["image"], "source")
     return people
+
+
+def _kept(service: Service, name: str, owner: str) -> Face:
+    face = service.faces.find(name, owner)
+    if face is None:
+        raise FieldError(
+            "face_id: no such face, or it has expired: upload the photos again",
+            "face_id",
+            "face_not_found",
+        )
+    return face
 
 
 def _size(service: Service, fields: Fields, values: dict[str, Any]) -> tuple[int, int]:

@@ -4,15 +4,16 @@ import concurrent.futures
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 
 from instantid_jax.face.face import Face
 from instantid_jax.request import Settings
 from instantid_jax.serving.engine import Engine
 from instantid_jax.serving.http.errors import ServiceError
+from instantid_jax.serving.http.kept import Faces
 from instantid_jax.serving.http.limits import RETRY_AFTER, Budget, Limits
 from instantid_jax.serving.http.metrics import Metrics
-from instantid_jax.serving.http.people import Analyst, FaceStore
+from instantid_jax.serving.http.people import Analyst
 from instantid_jax.serving.http.sizes import Sizes
 
 # Threads that read uploads and write images.
@@ -24,6 +25,7 @@ class Service:
     """The engine, and all that the routes need beyond it.
 
     Attributes:
+      faces: keeps those that have an id.
       default: the person of requests that name none; None refuses those.
       settings: defaults of requests.
       ready: whether the sizes are compiled.
@@ -33,6 +35,7 @@ class Service:
     engine: Engine
     analyst: Analyst
     sizes: Sizes
+    faces: Faces
     limits: Limits = Limits()
     default: Face | None = None
     settings: Settings = Settings()
@@ -40,19 +43,17 @@ class Service:
     draining: bool = False
 
     def __post_init__(self):
-        self.faces = FaceStore(self.limits.faces, self.limits.face_seconds)
         self.budget = Budget(self.limits.memory_bytes)
         self.workers = concurrent.futures.ThreadPoolExecutor(WORKERS, "instantid-http")
         self.admission = Admission(self.limits)
-        self.metrics = Metrics(
-            lambda: self.engine.status,
-            {
-                "requests_in_progress": lambda: self.admission.count,
-                "memory_bytes": lambda: self.budget.used,
-                "faces": lambda: len(self.faces),
-                "ready": lambda: self.ready and not self.draining,
-            },
-        )
+        gauges: dict[str, Callable[[], float]] = {
+            "requests_in_progress": lambda: self.admission.count,
+            "memory_bytes": lambda: self.budget.used,
+            "ready": lambda: self.ready and not self.draining,
+        }
+        if isinstance(self.faces, Sized):
+            gauges["faces"] = self.faces.__len__
+        self.metrics = Metrics(lambda: self.engine.status, gauges)
 
     def close(self) -> None:
         """Ends the worker threads."""

@@ -12,6 +12,7 @@ from PIL import Image
 from instantid_jax import Face
 from instantid_jax.face.analysis import NoFaceError
 from instantid_jax.serving.http import app
+from instantid_jax.serving.http.kept import FaceStore
 from instantid_jax.serving.http.limits import Limits
 from instantid_jax.serving.http.people import Analyst
 from instantid_jax.serving.http.service import Service
@@ -54,7 +55,8 @@ def make_service(engine: FakeEngine, **options) -> Service:
     drawn_only = options.pop("drawn_only", False)
     analyst = Analyst(analyze, limits.pixels, drawn_only=drawn_only)
     options = {"sizes": SIZES, "ready": True, **options}
-    return Service(engine=engine, analyst=analyst, limits=limits, **options)
+    faces = options.pop("faces", FaceStore(limits.faces, limits.face_seconds))
+    return Service(engine=engine, analyst=analyst, faces=faces, limits=limits, **options)
 
 
 @pytest.fixture

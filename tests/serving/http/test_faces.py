@@ -6,8 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from instantid_jax.serving.http.errors import FieldError
-from instantid_jax.serving.http.people import FaceStore
+from instantid_jax.serving.http.kept import FaceStore
 from tests.pipeline import small_model
 from tests.serving.http.conftest import png, text64
 
@@ -99,10 +98,8 @@ def test_faces_expire_and_make_room(monkeypatch):
     store = FaceStore(2, 60)
     names = [store.add(small_model.person(i), "")[0] for i in range(3)]
     assert len(store) == 2 and len({*names}) == 3
-    with pytest.raises(FieldError):
-        store.get(names[0], "")
-    assert store.get(names[2], "") is not None
+    assert store.find(names[0], "") is None and not store.remove(names[0], "")
+    assert store.find(names[2], "") is not None
     now += 61
-    with pytest.raises(FieldError):
-        store.get(names[2], "")
+    assert store.find(names[2], "") is None
     assert len(store) == 0
