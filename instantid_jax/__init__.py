@@ -6,6 +6,7 @@ _EXPORTS = {
     "Face": "instantid_jax.face.face",
     "InputError": "instantid_jax.errors",
     "InstantIDPipeline": "instantid_jax.pipeline",
+    "Request": "instantid_jax.request",
     "sampling_mesh": "instantid_jax.sharding",
 }
 __all__ = list(_EXPORTS)

@@ -5,7 +5,9 @@ The Python blocks of a document run in order, in one namespace and an empty fold
 official project: they are only compiled.
 """
 
+import ast
 import functools
+import importlib
 import itertools
 import re
 import shlex
@@ -142,6 +144,16 @@ def test_python_blocks_run(path, tmp_path, monkeypatch):
         code = compile(block.code, str(block), "exec")
         if not ONLY_COMPILED & set(block.marks):
             exec(code, names)
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.language == "python" and "weights" in b.marks], ids=str
+)
+def test_imports_of_blocks_that_do_not_run_are_found(block):
+    for node in ast.parse(block.code).body:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("instantid_jax"):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
 def test_documents_have_both_kinds_of_blocks():

@@ -42,5 +42,5 @@ def test_unknown_names_raise_an_attribute_error():
 
     with pytest.raises(AttributeError, match="has no attribute 'Pipeline'"):
         instantid_jax.Pipeline  # noqa: B018
-    public = {"Face", "InputError", "InstantIDPipeline", "sampling_mesh"}
+    public = {"Face", "InputError", "InstantIDPipeline", "Request", "sampling_mesh"}
     assert set(instantid_jax.__all__) == public
