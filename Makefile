@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast test-slow test-oldest test-newest lint types clean
+.PHONY: demo test test-fast test-slow test-oldest test-newest test-ray lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/instantid demo --output out/demo.png
@@ -48,6 +48,12 @@ test-newest:
 	$(VENV)-newest/bin/pip install --quiet -e '.[train]' $(TOOLS)
 	JAX_DISABLE_MOST_OPTIMIZATIONS=true $(VENV)-newest/bin/python -m pytest -n 2 $(VERSIONED)
 
+# Ray's protobuf does not fit the other packages of the tests.
+test-ray:
+	$(PYTHON) -m venv --clear $(VENV)-ray
+	$(VENV)-ray/bin/pip install --quiet -e '.[ray]' httpx openai pytest pyyaml
+	RAY_USAGE_STATS_ENABLED=0 $(VENV)-ray/bin/python -m pytest -m 'slow or not slow' tests/serving/ray
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -77,4 +83,4 @@ $(VENV)/libtpu: $(VENV)/bin/python
 	mkdir -p $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest out
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-ray out

@@ -49,17 +49,20 @@ LAYERS = [
     {"serving.page.form"},
     {"serving.page.recorded", "serving.page.studio"},
     {"serving.http", "serving.page"},
+    {"serving.ray"},
     {"cli"},
 ]
 HTTP = {str(path.relative_to(ROOT)) for path in (LIBRARY / "serving" / "http").glob("*.py")}
+RAY = {str(path.relative_to(ROOT)) for path in (LIBRARY / "serving" / "ray").glob("*.py")}
 PAGE = {f"instantid_jax/serving/page/{name}.py" for name in ("handlers", "layout", "run")}
 # Files that may import heavy packages.
 BOUNDARIES = {
     "fastapi": HTTP | PAGE,
     "gradio": PAGE,
-    "prometheus_client": HTTP,
+    "prometheus_client": HTTP | RAY,
+    "ray": RAY | {"instantid_jax/cli/ray.py"},
     "sse_starlette": HTTP,
-    "starlette": HTTP,
+    "starlette": HTTP | RAY,
     "uvicorn": HTTP | PAGE,
     "transformers": {"instantid_jax/prompt.py", "benchmarks/sampling_torch.py"},
     "insightface": {"instantid_jax/face/analysis.py"},

@@ -32,7 +32,7 @@ def name_preset(args: Sequence[str]) -> list[str]:
     return named
 
 
-def with_named_defaults(command: Callable[..., None], args: Sequence[str]) -> Callable[..., None]:
+def with_named_defaults(command: Callable[..., Any], args: Sequence[str]) -> Callable[..., Any]:
     """The command with the defaults that the values of `--like` and `--fast` in `args` stand for.
 
     Args:
@@ -69,8 +69,8 @@ def with_named_defaults(command: Callable[..., None], args: Sequence[str]) -> Ca
         return command
 
     @functools.wraps(command)
-    def with_defaults(*arguments: object, **options: object) -> None:
-        command(*arguments, **options)
+    def with_defaults(*arguments: object, **options: object) -> Any:
+        return command(*arguments, **options)
 
     changed = signature.replace(
         parameters=[

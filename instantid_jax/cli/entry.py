@@ -153,12 +153,19 @@ def run_command(
         args=args,
         prog=name,
         description=description,
-        config=(
-            tyro.conf.DisallowNone,
-            tyro.conf.FlagCreatePairsOff,
-            tyro.conf.HelptextFromCommentsOff,
-            tyro.conf.OmitArgPrefixes,
-        ),
+        config=parsing(),
+    )
+
+
+def parsing() -> tuple[Any, ...]:
+    """How the flags of all programs are parsed, as tyro's `config`."""
+    import tyro
+
+    return (
+        tyro.conf.DisallowNone,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.HelptextFromCommentsOff,
+        tyro.conf.OmitArgPrefixes,
     )
 
 

@@ -1,0 +1,1 @@
+"""The HTTP service on many machines, as a deployment of Ray Serve."""
