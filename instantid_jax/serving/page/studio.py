@@ -199,6 +199,11 @@ class Studio:
             if values["change"] == CHANGES[-1]:
                 found = self.analyst.source(painted["background"]).face
             drawn["mask_image"] = mask_of(values["change"], mask, found)
+        elif values["change"] != CHANGES[0]:
+            raise InputError(
+                f'"{values["change"]}" needs an image to begin with: upload one, or choose to '
+                f'change "{CHANGES[0]}"'
+            )
         if pose is not None:
             drawn["pose"] = self.analyst.source(pose).face
         settings = settings_of(values, self.choices, photo, image=begins)

@@ -16,6 +16,7 @@ from PIL import Image
 from instantid_jax import embedded
 from instantid_jax.request import Request
 from instantid_jax.request.provenance import Provenance
+from tests.serving.http.running import until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -23,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
 ]
 COMPILING = 300_000  # milliseconds
+BRUSH = (0xFF, 0x2D, 0x55)
 
 
 @pytest.fixture(scope="module")
@@ -119,22 +121,42 @@ def make(page) -> Image.Image:
     return Image.open(io.BytesIO(made))
 
 
+def shown(canvas) -> np.ndarray:
+    """The colors of a canvas, without its borders."""
+    image = Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")
+    width, height = image.size
+    quarters = (width // 4, height // 4, width * 3 // 4, height * 3 // 4)
+    return np.int16(image.crop(quarters))
+
+
 def test_what_is_painted_over_changes_and_nothing_else(page):
     upload(page, "photos", embedded.PORTRAIT)
     page.wait_for_selector("#faces img")
     page.fill("#prompt textarea", "a portrait")
     page.get_by_role("button", name="Begin with an image").click()
-    upload(page, "painted", embedded.PORTRAITS[1])
     canvas = page.locator("#painted canvas").first
     canvas.scroll_into_view_if_needed()
-    page.wait_for_timeout(2000)
-    box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 10, y + 5, steps=4)
-    page.mouse.up()
-    page.wait_for_timeout(1000)
+
+    def begun() -> bool:
+        # Gradio's editor loses an image that comes before it is set up.
+        upload(page, "painted", embedded.PORTRAITS[1])
+        page.wait_for_timeout(1000)
+        return shown(canvas).std() > 20
+
+    until(begun)
+
+    def painted() -> bool:
+        # The image is there before the brush is, and the page may still move.
+        box = canvas.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 10, y + 5, steps=4)
+        page.mouse.up()
+        page.wait_for_timeout(500)
+        return bool((np.abs(shown(canvas) - BRUSH).max(-1) < 20).any())
+
+    until(painted)
     page.get_by_label("what is painted over", exact=True).check()
     before = np.int16(Image.open(embedded.PORTRAITS[1]))
     changed = np.abs(np.int16(make(page).convert("RGB")) - before).mean(-1)

@@ -119,6 +119,12 @@ def test_poses_images_and_masks_become_parts_of_the_request(studio, person, valu
     assert 0.1 < (face > 0).mean() < 0.9
 
 
+def test_parts_are_not_changed_without_an_image(studio, person, values):
+    for change in CHANGES[1:]:
+        with pytest.raises(InputError, match="needs an image to begin with: upload one"):
+            studio.request_of(values | {"change": change}, person)
+
+
 def test_bad_input_and_full_queues_are_one_line(studio, engine, person, values):
     cases = {
         "no face: upload one photo": (values, Person()),
