@@ -10,7 +10,7 @@ from tests import xla_flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = xla_flags.for_tests()
-# Compiled programs go to a temporary folder that the run's processes share, not to the user's.
+# The user's cache is a temporary folder that the run's processes share.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="instantid_jax-tests-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
@@ -20,8 +20,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 import pytest
 
+from instantid_jax.cache import keep_compiled_programs
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+# From the start, and in one folder: tests set other ones, which a first pipeline would keep.
+keep_compiled_programs()
 # JAX also collects arrays at every collection; by default there is one per 700 new objects.
 gc.set_threshold(100_000, 20, 50)
 
