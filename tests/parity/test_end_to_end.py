@@ -209,7 +209,12 @@ CASES = {
     "odd latents": {"size": (136, 200), "num_inference_steps": 10},
     "windows": {"control_guidance_start": 0.2, "control_guidance_end": 0.7},
     "scales": {"ip_adapter_scale": 0.3, "controlnet_conditioning_scale": 1.2},
-    "strengths of blocks": {"ip_adapter_scale": {"down": 0.2, "up": {"block_0": [0.9, 0.1]}}},
+    "strengths of blocks": {
+        "ip_adapter_scale": {
+            "down": {"block_1": 0.2, "block_2": [0.6]},
+            "up": {"block_0": [0.9, 0.1]},
+        }
+    },
     "guess mode, guided": {"guess_mode": True},
     "guess mode, unguided": {"guess_mode": True, "guidance_scale": 1.0},
     "negative prompt": {"negative_prompt": "blurry, ugly"},

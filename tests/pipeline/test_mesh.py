@@ -93,8 +93,8 @@ def test_what_cannot_be_shared_out_is_told(sample, on):
         sample(pipe=on(2, 1, 1))
     with pytest.raises(InputError, match="mesh of guidance=2 no second half"):
         sample(pipe=on(1, 2, 1), guidance_scale=1)
-    with pytest.raises(InputError, match="height 64 on a mesh of rows=4: expected a multiple of 1"):
-        sample(pipe=on(1, 1, 4))
+    with pytest.raises(InputError, match="height 64 on a mesh of rows=8: expected a multiple of 1"):
+        sample(pipe=on(1, 1, 8))
 
 
 def test_a_mesh_of_training_is_refused(folder):
