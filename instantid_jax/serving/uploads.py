@@ -1,6 +1,7 @@
 """Uploaded images: nobody vouches for them, so they are checked before they are decoded."""
 
 import threading
+import warnings
 from typing import IO
 
 from PIL import Image, UnidentifiedImageError
@@ -10,7 +11,7 @@ from instantid_jax.images import DAMAGE
 
 # Other formats have decoders that are better kept away from strangers' files.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
-# Held while images are read: that collects Pillow's warnings, which Python keeps for the whole
+# Held while images are read: that changes the filters of warnings, which Python keeps for the whole
 # process.
 reading = threading.Lock()
 
@@ -28,7 +29,7 @@ class UploadError(InputError):
 
 
 def open_upload(file: str | IO[bytes], name: str, pixels: int) -> Image.Image:
-    """Reads an image's header, and decodes nothing.
+    """Reads an image's header, and decodes nothing; call it while `reading` is held.
 
     Args:
       file: its path or content.
@@ -43,7 +44,10 @@ def open_upload(file: str | IO[bytes], name: str, pixels: int) -> Image.Image:
         f"{name} has more than {pixels:,} pixels: make it smaller", "image_too_large"
     )
     try:
-        image = Image.open(file, formats=known)
+        with warnings.catch_warnings():
+            # What it warns of is checked below, or allowed.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=known)
     except Image.DecompressionBombError as error:
         raise too_large from error
     except UnidentifiedImageError as error:

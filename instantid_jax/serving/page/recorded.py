@@ -13,6 +13,7 @@ from instantid_jax.request.provenance import Provenance
 from instantid_jax.serving.page.form import Choices, Values, unstyled, values_of
 from instantid_jax.serving.page.loras import Shelf
 from instantid_jax.serving.page.uploads import check_image
+from instantid_jax.serving.uploads import reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,8 @@ def read_recorded(path: str, choices: Choices, shelf: Shelf, sources: Sources | 
     """
     name = Path(path).name
     try:
-        check_image(path)
+        with reading:
+            check_image(path)
         provenance = Provenance.read(path)
     except InputError as error:
         raise InputError(str(error).replace(path, name)) from error

@@ -32,7 +32,7 @@ def read_upload(path: str) -> np.ndarray:
 
 
 def check_image(path: str) -> None:
-    """Reads the header of an image file, and decodes nothing.
+    """Reads the header of an image file, and decodes nothing; call it while `reading` is held.
 
     Raises:
       InputError: for formats that are not read, damage, and more than `PIXELS`.

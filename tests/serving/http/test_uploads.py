@@ -59,6 +59,12 @@ def test_bombs_are_refused_by_their_header(side):
     refused(bomb(side), "more than 10,000 pixels")
 
 
+def test_pillows_warnings_of_bombs_are_not_logged(recwarn):
+    """They would be the clients' to cause; from 90 million pixels on there is one."""
+    refused(bomb(12_000), "more than 10,000 pixels")
+    assert not recwarn.list
+
+
 def test_damage_is_refused():
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     for kind in ("PNG", "JPEG", "WEBP"):
