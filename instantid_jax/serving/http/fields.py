@@ -1,12 +1,14 @@
 """Fields of a request: OpenAI's, those of a `Request`, and files; checked and typed."""
 
+import contextlib
 import dataclasses
 import functools
 import json
+import re
 import secrets
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -97,6 +99,8 @@ SETTINGS = tuple(name for name in CHECKS if name != "num_images_per_prompt")
 NAMES = (*OWN, *CHECKS, *sorted(FILES), *IGNORED)
 TEXTS = {"prompt", "model", "size", "response_format", "output_format", "style", "face_id"}
 TEXTS |= {"user", "safety_identifier"}
+# Names here by those of a Request.
+_OURS = {field: name for name, field in IMAGES.items()} | {"num_images_per_prompt": "n"}
 
 
 @functools.cache
@@ -177,6 +181,26 @@ def read_fields(form: Form, limits: Limits, defaults: Settings) -> Fields:
         partial_images=own.get("partial_images", 0),
         ignored=ignored,
     )
+
+
+@contextlib.contextmanager
+def naming_fields() -> Iterator[None]:
+    """Gives errors of a whole request the field that their first word names as `param`.
+
+    Raises:
+      FieldError: instead of an InputError.
+    """
+    try:
+        yield
+    except FieldError:
+        raise
+    except InputError as error:
+        message = str(error)
+        word = re.split(r"\W", message, maxsplit=1)[0]
+        name = _OURS.get(word, word)
+        if name not in NAMES:
+            raise
+        raise FieldError(name + message.removeprefix(word), name) from error
 
 
 def _defaults(

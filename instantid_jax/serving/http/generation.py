@@ -14,7 +14,7 @@ from starlette.types import Receive
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.result import Result
 from instantid_jax.serving.http.errors import ServiceError
-from instantid_jax.serving.http.fields import Fields, read_fields
+from instantid_jax.serving.http.fields import Fields, naming_fields, read_fields
 from instantid_jax.serving.http.forms import Form
 from instantid_jax.serving.http.requests import build_request
 from instantid_jax.serving.http.service import Service
@@ -104,14 +104,15 @@ async def submit(
 
     def work() -> Submitted:
         fields = read_fields(form, service.limits, service.settings)
-        request = build_request(service, fields, state["owner"], state["lease"], check)
-        check()
-        job = service.engine.submit(
-            request,
-            timeout=service.limits.seconds,
-            previews=fields.partial_images,
-            listener=listener,
-        )
+        with naming_fields():
+            request = build_request(service, fields, state["owner"], state["lease"], check)
+            check()
+            job = service.engine.submit(
+                request,
+                timeout=service.limits.seconds,
+                previews=fields.partial_images,
+                listener=listener,
+            )
         made.append(job)
         return Submitted(fields, job)
 

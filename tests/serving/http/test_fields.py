@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from instantid_jax.errors import InputError
 from instantid_jax.request import Settings
 from instantid_jax.request.settings import CHECKS
 from instantid_jax.request.styles import find_style
 from instantid_jax.serving.http.errors import FieldError
-from instantid_jax.serving.http.fields import Fields, read_fields
+from instantid_jax.serving.http.fields import Fields, naming_fields, read_fields
 from instantid_jax.serving.http.forms import Form
 from instantid_jax.serving.http.limits import Limits
 
@@ -167,3 +168,26 @@ def test_the_servers_defaults_hold_where_nothing_is_given():
     assert "height" not in request
     request = read({"num_inference_steps": ["9"]}, defaults=defaults).request
     assert request["num_inference_steps"] == 9 and "timesteps" not in request
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "shown"),
+    [
+        ("kps has shape [4, 2]: expected [5, 2]", "kps", None),
+        ("mask_image has 9 x 9 pixels", "mask", "mask has 9 x 9 pixels"),
+        ("image and latents exclude each other", "source", "source and latents exclude each other"),
+        ("something else", None, None),
+    ],
+)
+def test_errors_of_whole_requests_name_fields(message, param, shown):
+    with pytest.raises(InputError) as raised, naming_fields():
+        raise InputError(message)
+    assert str(raised.value) == (shown or message)
+    assert getattr(raised.value, "param", None) == param
+
+
+def test_errors_that_name_a_field_are_left_as_they_are():
+    error = FieldError("kps: the service says so", "face_id", "face_not_found")
+    with pytest.raises(FieldError) as raised, naming_fields():
+        raise error
+    assert raised.value is error
