@@ -55,10 +55,10 @@ SAMPLERS = _variants()
 
 def check_sampler(name: str, value: Any) -> str:
     """A name of `SAMPLERS`, given as the argument `name`."""
-    if value not in SAMPLERS:
+    if not isinstance(value, str) or value not in SAMPLERS:
         karras = ", ".join(base for base, (kind, _) in BASES.items() if kind in WITH_KARRAS)
         raise InputError(
-            f"{name}={value!r}: expected None or one of {', '.join(BASES)}; with _trailing or "
+            f"{name}={repr(value)[:80]}: expected None or one of {', '.join(BASES)}; with _trailing or "
             f"_linspace added (not to lcm and tcd), or with _karras ({karras})"
         )
     return value

@@ -76,6 +76,7 @@ def test_unknown_names_in_json_are_refused_with_the_nearest():
         ("timesteps", [999.5], "expected a whole number"),
         ("sigmas", [-1.0], "expected a number at least 0"),
         ("scheduler", "dpm2", "expected None or one of euler,"),
+        ("scheduler", ["euler"], "expected None or one of euler,"),
         ("eta", 2, "from 0 to 1"),
         ("seed", 2**32, "expected 0 to 4294967295"),
         ("num_images_per_prompt", 0, "expected 1 to 1024"),
