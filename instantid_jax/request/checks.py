@@ -43,9 +43,9 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
     except (TypeError, ValueError):
         number = None
     if number is None:
-        raise InputError(f"{name}={value!r}: expected a whole number")
+        raise InputError(f"{name}={shortened(value)}: expected a whole number")
     if not low <= number <= high:
-        raise InputError(f"{name}={number}: expected {low} to {high}")
+        raise InputError(f"{name}={shortened(number)}: expected {low} to {high}")
     return number
 
 
@@ -78,7 +78,7 @@ def check_texts(name: str, value: Any) -> tuple[str, ...]:
 
 def check_flag(name: str, value: Any) -> bool:
     if not _is_flag(value):
-        raise InputError(f"{name}={value!r}: expected True or False")
+        raise InputError(f"{name}={shortened(value)}: expected True or False")
     return bool(value)
 
 
@@ -87,7 +87,7 @@ def check_pair(name: str, value: Any) -> tuple[int, int]:
     try:
         first, second = value
     except (TypeError, ValueError):
-        raise InputError(f"{name}={value!r}: expected two whole numbers") from None
+        raise InputError(f"{name}={shortened(value)}: expected two whole numbers") from None
     low, high = -65536, 65536
     return check_whole(name, first, low, high), check_whole(name, second, low, high)
 

@@ -9,7 +9,7 @@ from instantid_jax.request import Settings
 from instantid_jax.request.settings import CHECKS
 from instantid_jax.request.styles import find_style
 from instantid_jax.serving.http.errors import FieldError
-from instantid_jax.serving.http.fields import Fields, naming_fields, read_fields
+from instantid_jax.serving.http.fields import FILES, NAMES, Fields, naming_fields, read_fields
 from instantid_jax.serving.http.forms import Form
 from instantid_jax.serving.http.limits import Limits
 
@@ -125,6 +125,17 @@ def test_wrong_fields_are_named(name, value, words):
         read({name: [value]})
     assert words in str(raised.value) and raised.value.param == name[:100]
     assert len(str(raised.value)) < 2500
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FILES])
+def test_values_of_every_type_are_taken_or_refused_in_few_words(name):
+    long = "c" * 5000
+    values = [long, [1] * 5000, {long: 1}, {"a": long}, 10**4000, [[long]], [long, long], 1.5, []]
+    for value in values:
+        try:
+            read({name: value}, encoded=False)
+        except FieldError as error:
+            assert len(str(error)) < 600, value
 
 
 @pytest.mark.parametrize(
