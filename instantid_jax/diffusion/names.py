@@ -58,7 +58,7 @@ def check_sampler(name: str, value: Any) -> str:
     if not isinstance(value, str) or value not in SAMPLERS:
         karras = ", ".join(base for base, (kind, _) in BASES.items() if kind in WITH_KARRAS)
         raise InputError(
-            f"{name}={repr(value)[:80]}: expected None or one of {', '.join(BASES)}; with _trailing or "
-            f"_linspace added (not to lcm and tcd), or with _karras ({karras})"
+            f"{name}={repr(value)[:80]}: expected None or one of {', '.join(BASES)}; with "
+            f"_trailing or _linspace added (not to lcm and tcd), or with _karras ({karras})"
         )
     return value
