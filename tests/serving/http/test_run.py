@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import itertools
 import signal
 import socket
 import threading
@@ -135,6 +136,25 @@ def closed(connection: socket.socket) -> bool:
     except ConnectionResetError:
         pass
     return True
+
+
+def test_bodies_that_are_not_http_are_answered_once_and_not_logged():
+    """Whether or not the application has answered before the damage arrives."""
+    kinds = ("", "Content-Type: application/json\r\n")
+    with running() as server:
+        for path, kind, pause in itertools.product((EDITS, "/nothing"), kinds, (0, 0.2)):
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{kind}"
+            with server.connect() as connection:
+                connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+                time.sleep(pause)
+                connection.sendall(b"zz\r\n")
+                answer = b""
+                while more := connection.recv(10**6):
+                    answer += more
+            assert answer.count(b"HTTP/1.1 4") == 1
+        server.process.send_signal(signal.SIGTERM)
+        _, errors = server.process.communicate(timeout=30)
+        assert "Traceback" not in errors
 
 
 def test_slow_bodies_are_given_up(server):
