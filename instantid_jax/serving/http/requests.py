@@ -20,7 +20,7 @@ def build_request(
     """The request that fields describe; finds faces, so it takes a while.
 
     Args:
-      lease: holds the memory of the images.
+      lease: holds the memory of the images, and of results that are as large.
       check: is called between images; raises if nobody waits for the request any more.
     Raises:
       InputError: for images that cannot be used, and values that exclude each other.
@@ -39,6 +39,9 @@ def build_request(
             lease.take(0 if pixels is None else pixels.nbytes)
             images[name].append(pixels)
         values[field] = images[name] if field.endswith("s") else images[name][0]
+    if values.get("mask_image") is not None:
+        # The results are as large as what they are pasted into.
+        lease.take(values["num_images_per_prompt"] * values["image"].nbytes)
     check()
     values |= _people(service, fields, owner, values)
     values["height"], values["width"] = _size(service, fields, values)

@@ -39,6 +39,22 @@ def test_slow_bodies_are_refused(make):
     assert answer.status_code == 408 and service.admission.count == service.budget.used == 0
 
 
+def test_the_memory_of_repainted_images_is_limited(make, engine):
+    """They are as large as the source, not as what is sampled."""
+    files = {
+        "image": ("me.png", png()),
+        "source": ("s.png", png("green", (96, 96))),
+        "mask": ("m.png", png("white", (96, 96))),
+    }
+
+    async def call(count):
+        async with make(limits=Limits(memory_bytes=200_000)) as client:
+            return await client.post(EDITS, data={"prompt": "a", "n": str(count)}, files=files)
+
+    assert asyncio.run(call(1)).status_code == 200
+    assert asyncio.run(call(8)).status_code == 503 and len(engine.requests) == 1
+
+
 def test_the_memory_of_all_requests_is_limited(make, engine):
     async def call():
         limits = Limits(memory_bytes=100_000)
