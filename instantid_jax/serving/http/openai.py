@@ -15,6 +15,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from instantid_jax.pipeline.result import Result
 from instantid_jax.serving.http.answers import count, encode, encode_preview, facts_of
 from instantid_jax.serving.http.errors import service_error
 from instantid_jax.serving.http.fields import FILES, MODEL, Fields
@@ -89,16 +90,17 @@ def _model() -> dict[str, Any]:
     return {"id": MODEL, "object": "model", "created": 0, "owned_by": "instantid_jax"}
 
 
-def _size(submitted: Submitted) -> str:
-    request = submitted.job.request
-    return f"{request.width}x{request.height}"
+def _size(result: Result) -> str:
+    """That of the images, which with a mask is the source's."""
+    width, height = result.pil_images[0].size
+    return f"{width}x{height}"
 
 
 def _base64(file: bytes) -> str:
     return base64.b64encode(file).decode()
 
 
-def _answer(submitted: Submitted, result: Any) -> bytes:
+def _answer(submitted: Submitted, result: Result) -> bytes:
     """The body of an answer that is not streamed."""
     files = encode(result, submitted.fields)
     data = [
@@ -109,7 +111,7 @@ def _answer(submitted: Submitted, result: Any) -> bytes:
         "created": int(time.time()),
         "background": "opaque",
         "output_format": submitted.fields.output_format,
-        "size": _size(submitted),
+        "size": _size(result),
         "data": data,
         "usage": USAGE,
         "instantid": facts_of(submitted, result),
@@ -142,8 +144,10 @@ async def _events(
     service: Service, prefix: str, submitted: Submitted, relay: _Relay
 ) -> AsyncIterator[ServerSentEvent]:
     """The events of a stream: steps as comments, previews, and the images or an error."""
+    request = submitted.job.request
+    assert request.height is not None and request.width is not None
     shared = {
-        "size": _size(submitted),
+        "size": f"{request.width}x{request.height}",
         "quality": "auto",
         "background": "opaque",
         "output_format": submitted.fields.output_format,
@@ -157,8 +161,6 @@ async def _events(
         if kind == "step":
             yield ServerSentEvent(comment=f"step {value[0]}/{value[1]}")
             continue
-        request = submitted.job.request
-        assert request.height is not None and request.width is not None
         size = request.height, request.width
         preview = await loop.run_in_executor(
             service.workers, _preview, value, size, submitted.fields
@@ -174,6 +176,7 @@ async def _events(
         yield _event("error", {"type": "error", **service_error(error).to_json()})
         return
     count(service, submitted, len(files))
+    shared["size"] = _size(result)
     name = f"{prefix}.completed"
     facts = facts_of(submitted, result)
     for file, seed in zip(files, result.seeds, strict=True):

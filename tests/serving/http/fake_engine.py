@@ -130,8 +130,10 @@ class FakeEngine:
 
 
 def drawn(request: Request) -> Result:
-    """Images of one color each, which the seed says."""
+    """Images of one color each, which the seed says; with a mask as large as the source."""
+    masked = request.mask_image is not None
+    size = request.image.shape[1::-1] if masked else (request.width, request.height)
     colors = [(seed % 256, seed // 256 % 256, 7) for seed in request.seeds]
-    images = [Image.new("RGB", (request.width, request.height), color) for color in colors]
+    images = [Image.new("RGB", size, color) for color in colors]
     provenance = [Provenance(request, i, facts=FACTS) for i in range(len(images))]
     return Result(images, np.zeros((len(images), 1, 1, 4)), list(request.seeds), provenance)

@@ -148,6 +148,18 @@ def test_images_to_change_poses_and_masks(make, engine):
     assert engine.requests[1].pose.image_size == (64, 128)
 
 
+def test_repainted_images_have_the_sources_size(make):
+    files = [
+        ("image", ("me.png", png())),
+        ("source", ("a.png", png("green", size=(96, 80)))),
+        ("mask", ("m.png", png("white", size=(96, 80)))),
+    ]
+    answer = post(make, files=files).json()
+    assert decoded(answer["data"][0]["b64_json"]).size == (96, 80) and answer["size"] == "96x80"
+    ((_, event),) = events(post(make, data={"stream": "true"}, files=files).text)
+    assert event["size"] == "96x80"
+
+
 def test_images_do_not_record_whose_they_are(make, tmp_path):
     answer = post(make, data={"seed": "7"})
     path = tmp_path / "out.png"
