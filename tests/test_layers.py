@@ -54,6 +54,8 @@ LAYERS = [
 ]
 HTTP = {str(path.relative_to(ROOT)) for path in (LIBRARY / "serving" / "http").glob("*.py")}
 RAY = {str(path.relative_to(ROOT)) for path in (LIBRARY / "serving" / "ray").glob("*.py")}
+SOAKING = {f"benchmarks/soaking/{name}.py" for name in ("bodies", "crowds", "good", "rules")}
+SOAKING |= {"benchmarks/soak.py", "benchmarks/soaking/server.py", "benchmarks/soaking/site.py"}
 PAGE = {f"instantid_jax/serving/page/{name}.py" for name in ("handlers", "layout", "run")}
 # Files that may import heavy packages.
 BOUNDARIES = {
@@ -79,7 +81,8 @@ BOUNDARIES = {
         "benchmarks/blocks.py",
         "benchmarks/sampling_torch.py",
     },
-    "httpx": {"comfyui/client.py"},
+    "h11": {"instantid_jax/serving/http/connections.py"},
+    "httpx": {"comfyui/client.py"} | SOAKING,
     "folder_paths": {"comfyui/folders.py"},
     "diffusers": {
         "convert/torch_reference.py",
