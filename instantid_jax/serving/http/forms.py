@@ -92,7 +92,9 @@ async def _form(request: Request, files: frozenset[str]) -> Form:
 
 async def _file(name: str, value: UploadFile | str) -> bytes | None:
     if isinstance(value, UploadFile):
-        return await value.read()
+        data = await value.read()
+        # Browsers send a file without a name if none was chosen.
+        return _filled(name, data) if data or value.filename else None
     if value.strip().lower() in ("", NONE):
         return None
     raise FieldError(f"{name} is text: upload a file", name)
@@ -117,7 +119,7 @@ def from_json(values: Mapping[str, Any], files: frozenset[str]) -> Form:
     """A form out of the fields of an object.
 
     Raises:
-      FieldError: for a file that is not in base64.
+      FieldError: for a file that is not in base64, or empty.
     """
     form = Form({}, {}, encoded=False)
     for key, value in values.items():
@@ -144,6 +146,14 @@ def _decoded(name: str, value: Any) -> bytes | None:
     if head and not (head.startswith("data:") and head.endswith(";base64")):
         raise FieldError(expected, name)
     try:
-        return base64.b64decode(data, validate=True)
+        decoded = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise FieldError(expected, name) from error
+    return _filled(name, decoded)
+
+
+def _filled(name: str, data: bytes) -> bytes:
+    """A file that has something in it, or else the request would pass for one without it."""
+    if not data:
+        raise FieldError(f"{name} is empty: upload an image", name, "invalid_image")
+    return data

@@ -3,11 +3,12 @@
 import asyncio
 import tempfile
 
+import numpy as np
 import pytest
 
 from instantid_jax.serving.http.errors import FieldError
 from instantid_jax.serving.http.forms import from_json, read_json
-from tests.serving.http.conftest import png, text64
+from tests.serving.http.conftest import analyze, png, text64
 
 FILES = frozenset(("image", "control_images"))
 
@@ -39,6 +40,28 @@ def test_files_in_base64():
 def test_addresses_and_paths_are_refused(value):
     with pytest.raises(FieldError, match="expected a file in base64"):
         from_json({"image": value}, FILES)
+
+
+@pytest.mark.parametrize("field", ["image", "source"])
+def test_empty_files_do_not_pass_for_none(make, engine, field):
+    """The image would be of the server's person, or begin with noise."""
+
+    async def call(**options):
+        async with make(default=analyze(np.ones((9, 9, 3)))) as client:
+            return await client.post("/v1/images/edits", **options)
+
+    named = {"data": {"prompt": "a"}, "files": {field: ("me.png", b"")}}
+    bodies = [{"json": {"prompt": "a", field: text}} for text in ("", "data:image/png;base64,")]
+    for options in (named, *bodies):
+        answer = asyncio.run(call(**options))
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == field
+    assert not engine.requests
+    # A browser's form in which no file was chosen.
+    part = f'Content-Disposition: form-data; name="{field}"; filename=""'
+    prompt = 'Content-Disposition: form-data; name="prompt"'
+    content = f"--x\r\n{prompt}\r\n\r\na\r\n--x\r\n{part}\r\n\r\n\r\n--x--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert asyncio.run(call(content=content, headers=kind)).status_code == 200
 
 
 def test_texts_instead_of_files_are_refused(make):
