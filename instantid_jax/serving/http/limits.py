@@ -14,7 +14,7 @@ class Limits:
 
     Attributes:
       body_bytes: bytes of one request's body.
-      memory_bytes: bytes of the bodies and decoded images of all requests at a time.
+      memory_bytes: bytes of the bodies, decoded and repainted images of all requests at a time.
       body_seconds: for sending a body.
       idle_seconds: for sending a request's headers, and for reading some of an answer.
       photos: photos of a person in one request.
