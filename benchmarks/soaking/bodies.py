@@ -87,7 +87,10 @@ def _with_photo(site: Site, rng: random.Random, data: bytes, allowed: set[int]) 
     else:
         texts = {name: base64_text(each) for name, each in files.items()}
         answer = site.post(EDITS, json={"prompt": "a", "num_inference_steps": 4, **texts})
-    called = judge(answer, allowed)
+    try:
+        called = judge(answer, allowed)
+    except Violation as error:
+        raise Violation(f"{field} of {len(data)} bytes, {data[:12]!r}: {error}") from error
     if answer.status_code == 400 and len(read_error(answer)["message"]) > 300:
         raise Violation(f"a long message: {answer.text[:500]}")
     return called
