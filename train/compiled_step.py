@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from instantid_jax.compilation import compiler_options
 from instantid_jax.components import component_shapes
@@ -15,12 +15,20 @@ from instantid_jax.sharding import batch_sharding, replicated
 from train.config import TrainConfig
 from train.data.buckets import Size
 from train.data.latent_cache import DTYPE
-from train.distillation.step import distillation_gradients
+from train.distillation.step import distillation_gradients, distillation_loss
 from train.model import frozen_dtype, frozen_sharding
 from train.objective import Networks
 from train.parallel import on_mesh
 from train.state import TrainState, init_state, state_sharding, trainable_shapes
-from train.step import Constants, Gradients, StepConfig, loss_and_gradients, train_step
+from train.step import (
+    Constants,
+    Gradients,
+    LossOf,
+    StepConfig,
+    loss_and_gradients,
+    micro_batch_loss,
+    train_step,
+)
 
 
 def compiled_step(
@@ -28,12 +36,11 @@ def compiled_step(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Returns jitted `train_step`(state, constants, batch, seed); it donates the state."""
     state = state_shapes(config, networks, mesh)
-    frozen = {
-        part: {name: sharding.spec for name, sharding in shardings.items()}
-        for part, shardings in frozen_sharding(networks, config, mesh).items()
-    }
     gradients_of = on_mesh(
-        gradients(config, networks, config.step), mesh, params=state.params, frozen=frozen
+        gradients(config, networks, config.step),
+        mesh,
+        params=state.params,
+        frozen=frozen_specs(config, networks, mesh),
     )
     step = functools.partial(train_step, gradients_of, config.optimizer, config.step)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -49,6 +56,22 @@ def gradients(config: TrainConfig, networks: Networks, step: StepConfig) -> Grad
     """Returns the function that computes a run's gradients, on one device."""
     chosen = loss_and_gradients if networks.student is None else distillation_gradients
     return functools.partial(chosen, networks, config.objective, step)
+
+
+def loss_function(config: TrainConfig, networks: Networks) -> Callable[..., LossOf]:
+    """Returns the function whose result `gradients` differentiates: `micro_batch_loss` or alike."""
+    chosen = micro_batch_loss if networks.student is None else distillation_loss
+    return functools.partial(chosen, networks, config.objective, config.step)
+
+
+def frozen_specs(
+    config: TrainConfig, networks: Networks, mesh: Mesh
+) -> dict[str, dict[str, PartitionSpec]]:
+    """The partition specs of the frozen networks' parameters."""
+    return {
+        part: {name: sharding.spec for name, sharding in shardings.items()}
+        for part, shardings in frozen_sharding(networks, config, mesh).items()
+    }
 
 
 def state_shapes(config: TrainConfig, networks: Networks, mesh: Mesh) -> TrainState:

@@ -116,22 +116,25 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Sample images generated during training, from the first records of a dataset.
+    """Numbers and sample images during training, from the first records of a dataset.
 
     Attributes:
       dataset: folder of a dataset, preferably not one of the training datasets.
-      every: steps between samples.
+      every: steps between validations.
       records: number of records. Each gives one row: photo, keypoints, and the image generated
         from the record's keypoints, embedding and caption.
+      loss_records: the loss is that of so many of the first records, or of all if there are fewer;
+        0 measures none.
       size: (height, width) of each image.
       num_inference_steps: number of denoising steps.
       guidance_scale: strength of classifier-free guidance; None is the base model's own.
-      seed: seed of the images' noise.
+      seed: seed of the noise, of images and losses.
     """
 
     dataset: str
     every: int = 1000
     records: int = 4
+    loss_records: int = 16
     size: Size = (1024, 1024)
     num_inference_steps: int = Settings.num_inference_steps
     guidance_scale: float | None = Settings.guidance_scale
@@ -155,6 +158,8 @@ class ValidationConfig:
         for name in ("every", "records"):
             if getattr(self, name) < 1:
                 raise InputError(f"validation {name}={getattr(self, name)}: expected 1 or more")
+        if self.loss_records < 0:
+            raise InputError(f"validation loss_records={self.loss_records}: expected 0 or more")
         if min(self.size) < 64 or any(side % 32 for side in self.size):
             raise InputError(f"validation size={self.size}: expected multiples of 32, 64 or more")
         try:

@@ -34,7 +34,7 @@ from train.runs.json_lines import append_event
 from train.runs.lock import locked
 from train.runs.saving import PREEMPTED_STATUS, Saver
 from train.start import Start, StartConfig, begin
-from train.validation import Validation
+from train.validation.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             f"{wanted}: prepare the data with the model's face pack"
         )
     recognizer = check_recognizers(config.model, run, batches.recognizer)
-    validation = None if config.validation is None else Validation(config, base)
+    validation = None if config.validation is None else Validation(config, base, mesh)
     with locked(run):
         begun = begin(config, start, run, base, batches, mesh)
         if begun.step >= config.steps:
@@ -169,11 +169,12 @@ def _loop(
             if saves.wait:
                 saver.wait()
             # SIGTERM leaves no time for sampling.
-            if validation is not None and step % validation.every == 0 and not preempted:
+            if validation is not None and validation.is_due(step) and not preempted:
                 report.flush()
                 path = run.samples / f"{step:08d}.png"
-                if validation.save_images(path, step, state, constants.frozen):
-                    writer.image(step, "validation", path)
+                numbers = validation.measure(step, state, constants, path)
+                if writer is not None:
+                    writer.validation(step, numbers, path)
                 report.restart_clock()
     if is_first:
         append_event(run, "preempted" if preempted else "finished", step=step)

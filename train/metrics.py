@@ -1,4 +1,4 @@
-"""Writes per-step metrics to `metrics.jsonl` and TensorBoard."""
+"""Writes metrics of steps and validations to `metrics.jsonl` and TensorBoard."""
 
 import math
 import time
@@ -17,10 +17,12 @@ from instantid_jax.runs.folder import RunFolder
 from train.runs.json_lines import append_line, cut_metrics
 
 UNPLOTTED = ("step", "examples_crc32")
+# Begins the names of validation numbers.
+VALIDATION = "validation/"
 
 
 class MetricsWriter:
-    """Writes one record per step; numbers also go to TensorBoard. A context manager."""
+    """Writes records; their numbers also go to TensorBoard. A context manager."""
 
     def __init__(self, run: RunFolder, start: int):
         """Args:
@@ -50,6 +52,14 @@ class MetricsWriter:
             if type(value) in (float, int) and name not in UNPLOTTED and math.isfinite(value)
         ]
         self._add(record["step"], values)
+
+    def validation(self, step: int, numbers: Mapping[str, float], png: Path) -> None:
+        """Writes a record of validation numbers, and the PNG to TensorBoard if there is one."""
+        if numbers:
+            named = {f"{VALIDATION}{name}": value for name, value in numbers.items()}
+            self.write({"step": step} | named)
+        if png.is_file():
+            self.image(step, "validation", png)
 
     def image(self, step: int, tag: str, png: Path) -> None:
         """Adds a PNG file to TensorBoard."""

@@ -37,13 +37,7 @@ def on_mesh(
       params: the trainables or their shapes.
       frozen: partition specs of the base networks' parameters.
     """
-    trainable = {
-        name: _manual(param_spec(name, tuple(value.shape), mesh)) for name, value in params.items()
-    }
-    frozen = {
-        part: {name: _manual(spec) for name, spec in specs.items()}
-        for part, specs in frozen.items()
-    }
+    trainable, frozen = _manual_specs(mesh, params, frozen)
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def local(params: Params, constants: Any, *rest: Any) -> tuple[Losses, Params]:
@@ -63,19 +57,67 @@ def on_mesh(
             gradients[name] /= devices
         return each, gradients
 
-    def call(params: Params, constants: Any, *rest: Any) -> tuple[Losses, Params]:
+    rows = batch_sharding(mesh).spec
+    return _on_mesh(local, mesh, trainable, frozen, (rows, trainable))
+
+
+def losses_on_mesh(
+    losses_of: Callable[..., jax.Array],
+    mesh: Mesh,
+    params: Params,
+    frozen: Mapping[str, Specs],
+) -> Callable[..., jax.Array]:
+    """Wraps a function of the same arguments that returns a value of each example, [B, ...].
+
+    Args:
+      mesh, params, frozen: as for `on_mesh`.
+    """
+    trainable, frozen = _manual_specs(mesh, params, frozen)
+
+    def local(params: Params, constants: Any, *rest: Any) -> jax.Array:
+        base = {part: _gather(constants.frozen[part], specs) for part, specs in frozen.items()}
+        return losses_of(
+            params,
+            constants._replace(frozen=base),
+            *rest,
+            whole=lambda params: _gather(params, trainable),
+        )
+
+    return _on_mesh(local, mesh, trainable, frozen, batch_sharding(mesh).spec)
+
+
+def _on_mesh(
+    local: Callable[..., Any], mesh: Mesh, trainable: Specs, frozen: Mapping[str, Specs], out: Any
+) -> Callable[..., Any]:
+    def call(params: Params, constants: Any, *rest: Any) -> Any:
         rows, anywhere = batch_sharding(mesh).spec, PartitionSpec()
         where = jax.tree.map(lambda _: anywhere, constants)._replace(frozen=frozen)
         return jax.shard_map(
             local,
             mesh=mesh,
             in_specs=(trainable, where, rows, rows, anywhere),
-            out_specs=(rows, trainable),
+            out_specs=out,
             axis_names=set(BATCH_AXES),
             check_vma=False,
         )(params, constants, *rest)
 
     return call
+
+
+def _manual_specs(
+    mesh: Mesh, params: Params, frozen: Mapping[str, Specs]
+) -> tuple[dict[str, PartitionSpec], dict[str, dict[str, PartitionSpec]]]:
+    """The parts along the manual axes of the trainables' and the frozen parameters' specs."""
+    return (
+        {
+            name: _manual(param_spec(name, tuple(value.shape), mesh))
+            for name, value in params.items()
+        },
+        {
+            part: {name: _manual(spec) for name, spec in specs.items()}
+            for part, specs in frozen.items()
+        },
+    )
 
 
 def _manual(spec: PartitionSpec) -> PartitionSpec:

@@ -15,6 +15,7 @@ from instantid_jax.models.blocks import Remat
 from instantid_jax.params import Params, cast
 from train.identity.loss import identity_losses
 from train.objective import (
+    Draws,
     Networks,
     ObjectiveConfig,
     draw,
@@ -29,6 +30,8 @@ from train.state import TrainState
 FACE_SHARE_BINS = (0.01, 0.04, 0.1, 0.25, 1.0)
 # [B] each: "loss", which is minimized, and the parts of it that have their own metric.
 Losses = dict[str, jax.Array]
+# The mean of "loss" and all losses of a micro-batch, as a function of the trainables.
+LossOf = Callable[[Params], tuple[jax.Array, Losses]]
 # Losses of a micro-batch and gradients, as of `loss_and_gradients`.
 Gradients = Callable[..., tuple[Losses, Params]]
 RematPolicy = Literal["none", "full", "dots"]
@@ -110,17 +113,37 @@ def loss_and_gradients(
       key: the step's.
       whole: gathers full parameters from this device's shards, in the step's dtype.
     """
+    shape = latent_shape_of(networks, batch)
+    draws = draw(objective, key, examples, shape, constants.alphas_cumprod)
+    loss_of = micro_batch_loss(networks, objective, step, constants, batch, draws, whole)
+    (_, each), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return each, gradients
+
+
+def micro_batch_loss(
+    networks: Networks,
+    objective: ObjectiveConfig,
+    step: StepConfig,
+    constants: Constants,
+    batch: dict[str, jax.Array],
+    draws: Draws,
+    whole: Callable[[Params], Params] = lambda params: params,
+) -> LossOf:
+    """Returns the function from float32 master weights to the loss of one micro-batch.
+
+    Args:
+      batch, whole: as for `loss_and_gradients`.
+      draws: the random numbers.
+    """
     dtype = jnp.dtype(step.dtype)
     alphas = constants.alphas_cumprod
-    latent_shape = latent_shape_of(networks, batch)
-    draws = draw(objective, key, examples, latent_shape, alphas)
     latents, conditions = encode_batch(
         networks, constants.frozen, batch, draws, constants.empty_prompt
     )
     noisy = add_noise(alphas, latents, draws.noise, draws.timesteps)
     velocity = objective.prediction_type == "v_prediction"
 
-    def objective_of(params: Params) -> tuple[jax.Array, Losses]:
+    def loss_of(params: Params) -> tuple[jax.Array, Losses]:
         prediction = predict(
             networks,
             constants.frozen,
@@ -154,8 +177,7 @@ def loss_and_gradients(
             loss += objective.identity_weight * identity
         return loss.mean(), each | {"loss": loss}
 
-    (_, each), gradients = jax.value_and_grad(objective_of, has_aux=True)(params)
-    return each, gradients
+    return loss_of
 
 
 def train_step(

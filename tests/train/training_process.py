@@ -77,9 +77,10 @@ def events(workdir: Path) -> list[dict[str, Any]]:
 
 
 def trace(workdir: Path) -> list[tuple]:
-    """The values of each step that must not depend on interruptions."""
+    """The values of each step that must depend neither on interruptions nor on validation."""
     names = ("step", "loss", "grad_norm", "learning_rate", "examples_crc32", "example_ids")
-    return [tuple(json.dumps(line[name]) for name in names) for line in metrics(workdir)]
+    steps = [line for line in metrics(workdir) if "loss" in line]
+    return [tuple(json.dumps(line[name]) for name in names) for line in steps]
 
 
 def state(workdir: Path, step: int) -> dict[str, np.ndarray]:

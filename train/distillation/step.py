@@ -20,6 +20,7 @@ from instantid_jax.params import Params
 from train.distillation.factors import merged
 from train.objective import (
     Conditions,
+    Draws,
     Networks,
     ObjectiveConfig,
     draw,
@@ -27,7 +28,7 @@ from train.objective import (
     encode_prompts,
     weighted_by_face,
 )
-from train.step import Constants, Losses, StepConfig, latent_shape_of, remat_wrapper
+from train.step import Constants, Losses, LossOf, StepConfig, latent_shape_of, remat_wrapper
 
 # Predicts from noisy latents [B, H, W, C] float32 and timesteps [B].
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
@@ -60,15 +61,32 @@ def distillation_gradients(
     whole: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[Losses, Params]:
     """As `loss_and_gradients`, of the LoRA's factors."""
+    shape = latent_shape_of(networks, batch)
+    draws = draw(objective, key, examples, shape, constants.alphas_cumprod)
+    loss_of = distillation_loss(networks, objective, step, constants, batch, draws, whole)
+    (_, each), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return each, gradients
+
+
+def distillation_loss(
+    networks: Networks,
+    objective: ObjectiveConfig,
+    step: StepConfig,
+    constants: Constants,
+    batch: dict[str, jax.Array],
+    draws: Draws,
+    whole: Callable[[Params], Params] = lambda params: params,
+) -> LossOf:
+    """As `micro_batch_loss`, of the LoRA's factors."""
     frozen, alphas = constants.frozen, constants.alphas_cumprod
-    given = teach(networks, objective, constants, batch, examples, key)
+    given = teach(networks, objective, constants, batch, draws)
     remat = remat_wrapper(step.remat, scan=step.scan)
     velocity = objective.prediction_type == "v_prediction"
     ratio = alphas[given.timesteps] / (1 - alphas[given.timesteps])
     # "Truncated SNR" in the paper: clean latents say little of what much noise needs.
     weight = jnp.maximum(ratio, 1)[:, None, None, None]
 
-    def objective_of(params: Params) -> tuple[jax.Array, Losses]:
+    def loss_of(params: Params) -> tuple[jax.Array, Losses]:
         weights = merged(networks.unet, frozen["unet"], whole(params))
         predict = _denoiser(networks, weights, frozen, given.conditions, remat)
         prediction = predict(given.noisy, given.timesteps)
@@ -80,8 +98,7 @@ def distillation_gradients(
         loss = error.mean(axis=(1, 2, 3))
         return loss.mean(), {"loss": loss}
 
-    (_, each), gradients = jax.value_and_grad(objective_of, has_aux=True)(params)
-    return each, gradients
+    return loss_of
 
 
 def teach(
@@ -89,16 +106,14 @@ def teach(
     objective: ObjectiveConfig,
     constants: Constants,
     batch: dict[str, jax.Array],
-    examples: jax.Array,
-    key: jax.Array,
+    draws: Draws,
 ) -> Lesson:
-    """Draws one of the student's steps for each example, and has the teacher take it.
+    """Has the teacher take one of the student's steps for each example, the drawn timestep's.
 
-    The arguments are those of `loss_and_gradients`.
+    The arguments are those of `micro_batch_loss`.
     """
     config, frozen = networks.student.config, constants.frozen
     alphas, velocity = constants.alphas_cumprod, objective.prediction_type == "v_prediction"
-    draws = draw(objective, key, examples, latent_shape_of(networks, batch), alphas)
     latents, positive = encode_batch(networks, frozen, batch, draws, constants.empty_prompt)
     table = trailing_timesteps(config.steps * config.teacher_steps, len(alphas))
     # Counted in the teacher's steps.

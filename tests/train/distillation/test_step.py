@@ -19,7 +19,7 @@ from train.distillation.config import DistillationConfig
 from train.distillation.factors import init_factors
 from train.distillation.step import distillation_gradients, teach, trailing_timesteps
 from train.model import Frozen, constants, find_base
-from train.objective import ObjectiveConfig
+from train.objective import ObjectiveConfig, draw
 from train.state import init_state
 
 ROWS = 2
@@ -73,8 +73,9 @@ def arrays(batch):
 
 @pytest.mark.slow
 def test_the_teacher_is_the_guided_pipeline(config, base, given, batch):
+    draws = draw(ObjectiveConfig(), KEY, EXAMPLES, (8, 8, 4), given.alphas_cumprod)
     lesson = jax.jit(functools.partial(teach, base.networks, ObjectiveConfig()))(
-        given, arrays(batch), EXAMPLES, KEY
+        given, arrays(batch), draws
     )
     np.testing.assert_array_equal(lesson.timesteps, [999, 999])
     alpha = alphas_cumprod(base.schedule)[999]

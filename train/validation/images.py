@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,23 @@ from instantid_jax.image_files import save_image
 from instantid_jax.params import Params, cast, split_parts
 from instantid_jax.pipeline import InstantIDPipeline
 from instantid_jax.request import Request
-from train.config import TrainConfig, ValidationConfig
-from train.data.config import DataConfig, DatasetShare
-from train.data.examples import Choices, make_example
-from train.data.reading import FaceDataset
-from train.data.record import CorruptRecord
+from train.config import TrainConfig
 from train.distillation.factors import merged
 from train.model import BaseModel
 from train.objective import FROZEN, INSTANTID
 from train.state import TrainState
+from train.validation.records import Example
 
 logger = logging.getLogger(__name__)
 
 
-class Validation:
-    """Samples images of a dataset's first records with a run's weights."""
+class ValidationImages:
+    """Samples images of records with a run's weights."""
 
-    def __init__(self, config: TrainConfig, base: BaseModel):
-        """Reads the records.
-
-        Args:
-          config: its `validation` must be set.
-        Raises:
-          InputError: if there are too few records, or they do not fit the model.
+    def __init__(self, config: TrainConfig, base: BaseModel, examples: Sequence[Example]):
+        """Args:
+        config: its `validation` must be set.
+        examples: one for each image.
         """
         self._config = config.validation
         self._dtype = config.step.dtype
@@ -54,22 +48,9 @@ class Validation:
                 num_inference_steps=config.distillation.steps,
                 guidance_scale=1.0,
             )
-        self._examples = _first_examples(self._config)
-        numbers = self._examples[0]["id_embeds"].size
-        wanted = base.networks.image_proj.config.embedding_dim
-        if numbers != wanted:
-            raise InputError(
-                f"{self._config.dataset} has embeddings of size {numbers}, but the Resampler "
-                f"expects {wanted}: use a dataset prepared with the model's face pack"
-            )
+        self._examples = examples
 
-    @property
-    def every(self) -> int:
-        return self._config.every
-
-    def save_images(
-        self, path: Path, step: int, state: TrainState, frozen: Mapping[str, Params]
-    ) -> bool:
+    def save(self, path: Path, step: int, state: TrainState, frozen: Mapping[str, Params]) -> bool:
         """Writes a PNG with a row for each record: photo, keypoints, generated image.
 
         Samples with the moving average if there is one. All processes must call it; process 0
@@ -142,25 +123,3 @@ def _in_memory(
         name: jnp.asarray(params[name], None if params[name].dtype == dtype else dtype)
         for name in (params if chosen is None else chosen)
     }
-
-
-def _first_examples(config: ValidationConfig) -> list[dict[str, Any]]:
-    """Examples of the first usable records, center-cropped."""
-    dataset = FaceDataset(config.dataset)
-    crop = DataConfig(
-        datasets=(DatasetShare(folder=config.dataset),), buckets=(config.size,), crop="center"
-    )
-    examples = []
-    for row in range(len(dataset)):
-        if len(examples) == config.records:
-            break
-        try:
-            examples.append(make_example(dataset[row], config.size, crop, Choices(0, row)))
-        except CorruptRecord:
-            continue
-    if len(examples) < config.records:
-        raise InputError(
-            f"{config.dataset} has {len(examples)} usable records, but validation needs "
-            f"{config.records}: lower validation.records or use a larger dataset"
-        )
-    return examples

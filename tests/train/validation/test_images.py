@@ -15,7 +15,8 @@ from tests.train import tiny_config
 from train.config import ValidationConfig
 from train.model import Frozen, find_base
 from train.state import init_state, init_trainables
-from train.validation import Validation
+from train.validation.images import ValidationImages
+from train.validation.records import ValidationRecords
 
 SIZE = (64, 96)
 
@@ -38,6 +39,14 @@ def base(config):
     return find_base(config.model)
 
 
+def records_of(config, base):
+    return ValidationRecords(config, base.tokenizers, base.networks.image_proj)
+
+
+def images_of(config, base):
+    return ValidationImages(config, base, records_of(config, base).shown)
+
+
 @pytest.mark.slow
 def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     mesh = training_mesh((2, 1, 1), jax.devices()[:2])
@@ -46,9 +55,9 @@ def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     init = jax.jit(lambda unet: init_trainables(base.networks, unet, jax.random.key(0)))
     state = init_state(config.optimizer, init(unet))
     state = jax.device_put(state, jax.tree.leaves(frozen["vae"])[0].sharding)
-    validation = Validation(config, base)
+    validation = images_of(config, base)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
-    assert validation.save_images(paths[0], 5, state, frozen)
+    assert validation.save(paths[0], 5, state, frozen)
     first = Image.open(paths[0])
     assert first.size == (3 * SIZE[1], 2 * SIZE[0])
     assert "a drawn face before a" in first.text["prompt"]
@@ -57,9 +66,9 @@ def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     assert all(column.std() > 5 for column in columns)
     # Sampling uses the average: it alone changes the image.
     other = jax.tree.map(lambda value: value * 1.5, state.params)
-    assert validation.save_images(paths[1], 5, state._replace(params=other), frozen)
+    assert validation.save(paths[1], 5, state._replace(params=other), frozen)
     np.testing.assert_array_equal(np.asarray(Image.open(paths[1])), pixels)
-    assert validation.save_images(paths[2], 5, state._replace(ema=other), frozen)
+    assert validation.save(paths[2], 5, state._replace(ema=other), frozen)
     changed = np.split(np.asarray(Image.open(paths[2])), 3, axis=1)
     np.testing.assert_array_equal(changed[0], columns[0])
     assert (changed[2] != columns[2]).mean() > 0.1
@@ -74,7 +83,7 @@ def test_captions_are_literal_and_truncated(config, base):
             asked.extend(requests)
             return Result([np.zeros((*SIZE, 3), np.uint8)], np.zeros(1), [0])
 
-    validation = Validation(config, base)
+    validation = images_of(config, base)
     example = validation._examples[0]
     for caption in ("(a:1.2) [b|c] AND d", "abcde " * 20):
         validation._generate(Pipe(), {**example, "caption": caption})
@@ -96,7 +105,7 @@ def test_sampling_layout_does_not_affect_training_weights(config, base, tmp_path
     frozen = Frozen(base, config, training_mesh((1, 1, 1), jax.devices()[:1])).params
     init = jax.jit(lambda unet: init_trainables(base.networks, unet, jax.random.key(0)))
     state = init_state(config.optimizer, init(frozen["unet"]))
-    assert Validation(config, base).save_images(tmp_path / "a.png", 5, state, frozen)
+    assert images_of(config, base).save(tmp_path / "a.png", 5, state, frozen)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, state)))
 
 
@@ -107,7 +116,7 @@ def test_nonfinite_images_are_skipped_with_a_warning(config, base, tmp_path, cap
     params = init_trainables_nan(base, frozen)
     state = init_state(dataclasses.replace(config.optimizer, ema_decay=None), params)
     path = tmp_path / "a.png"
-    assert not Validation(config, base).save_images(path, 7, state, frozen)
+    assert not images_of(config, base).save(path, 7, state, frozen)
     assert "no validation images at step 7" in caplog.text
     assert not path.exists()
 
@@ -122,4 +131,4 @@ def init_trainables_nan(base, frozen):
 def test_rejects_too_few_records(config, base):
     validation = dataclasses.replace(config.validation, records=65)
     with pytest.raises(InputError, match="has 64 usable records, but validation needs 65"):
-        Validation(dataclasses.replace(config, validation=validation), base)
+        records_of(dataclasses.replace(config, validation=validation), base)

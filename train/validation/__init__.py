@@ -1,0 +1,1 @@
+"""Sample images and numbers of a training run, on records of its own."""
