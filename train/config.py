@@ -123,8 +123,13 @@ class ValidationConfig:
       every: steps between validations.
       records: number of records. Each gives one row: photo, keypoints, and the image generated
         from the record's keypoints, embedding and caption.
-      loss_records: the loss is that of so many of the first records, or of all if there are fewer;
-        0 measures none.
+      loss_records: number of records whose loss is measured, or all if there are fewer; 0 measures
+        no loss.
+      face_pack: folder or name of a face pack, whose detector finds the faces of the generated
+        images: measures `detection_rate` and `keypoint_error`.
+      recognizer: `.onnx` file of a recognizer that compares these faces with the records' photos:
+        measures `face_cosine`. Preferably not the one that measured the data's embeddings. Needs
+        `face_pack`.
       size: (height, width) of each image.
       num_inference_steps: number of denoising steps.
       guidance_scale: strength of classifier-free guidance; None is the base model's own.
@@ -135,6 +140,8 @@ class ValidationConfig:
     every: int = 1000
     records: int = 4
     loss_records: int = 16
+    face_pack: str | None = None
+    recognizer: str | None = None
     size: Size = (1024, 1024)
     num_inference_steps: int = Settings.num_inference_steps
     guidance_scale: float | None = Settings.guidance_scale
@@ -160,6 +167,11 @@ class ValidationConfig:
                 raise InputError(f"validation {name}={getattr(self, name)}: expected 1 or more")
         if self.loss_records < 0:
             raise InputError(f"validation loss_records={self.loss_records}: expected 0 or more")
+        if self.recognizer is not None and self.face_pack is None:
+            raise InputError(
+                f"validation recognizer={self.recognizer} without face_pack: name the face pack "
+                "whose detector finds the faces"
+            )
         if min(self.size) < 64 or any(side % 32 for side in self.size):
             raise InputError(f"validation size={self.size}: expected multiples of 32, 64 or more")
         try:

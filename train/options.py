@@ -15,7 +15,7 @@ Share = TypeVar("Share")
 
 HELP = (
     "Beyond the options below: --data.datasets.1.folder DIR adds a dataset, "
-    "--data.captions.0.source NAME chooses captions, --validation.dataset DIR makes sample images, "
+    "--data.captions.0.source NAME chooses captions, --validation.dataset DIR validates, "
     "and --distillation.steps N trains a few-step LoRA."
 )
 

@@ -30,9 +30,11 @@ from instantid_jax.face.packs import (
     recognizer_hash,
 )
 from instantid_jax.images import ImageInput, image_name, read_image
+from instantid_jax.paths import local_path
 
 if TYPE_CHECKING:
     from insightface.model_zoo import SCRFD, ArcFaceONNX
+    from onnxruntime import SessionOptions
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +90,11 @@ class FaceAnalyzer:
         `packs.LICENSE`, first.
       root: insightface's folder of packs.
       threads: onnxruntime threads for each of the two networks; None uses all cores.
+      recognizer: `.onnx` file of a recognizer to use instead of the pack's.
 
     Raises:
       InputError: if the pack is not found, does not have exactly one detector with keypoints and
-        one recognizer, or cannot be read or downloaded.
+        one recognizer, or a file cannot be read or downloaded.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class FaceAnalyzer:
         download: bool = False,
         root: str | os.PathLike[str] = INSIGHTFACE_ROOT,
         threads: int | None = None,
+        recognizer: str | os.PathLike[str] | None = None,
     ):
         if not det_sizes or any(size < 32 or size % 32 for size in det_sizes):
             raise InputError(f"det_sizes={list(det_sizes)}: expected multiples of 32, such as 640")
@@ -114,7 +118,7 @@ class FaceAnalyzer:
             _download(os.fspath(pack), root)
             self.folder = find_pack(pack, root)
         self._detector, self._recognizer, self._recognizer_file = _load_models(
-            self.folder, list(providers), threads
+            self.folder, list(providers), threads, recognizer
         )
         self.det_sizes = tuple(det_sizes)
         if self._detector.static_input_size is not None:
@@ -186,7 +190,7 @@ class FaceAnalyzer:
 
     def crop(self, pixels: np.ndarray, box: np.ndarray, kps: np.ndarray) -> FoundFace:
         """Crops a face found by `find`, as input of `embed`."""
-        crop = aligned_crop(pixels, kps, self._recognizer.input_size[0])
+        crop = aligned_crop(pixels, kps, self.input_side)
         return FoundFace(crop, box, kps, pixels.shape[:2])
 
     def measured(self, found: Sequence[FoundFace]) -> list[Face]:
@@ -206,10 +210,15 @@ class FaceAnalyzer:
         """Raw embeddings [N, D] of N crops in one batch; rounding depends on N."""
         return self._recognizer.get_feat([crop[..., ::-1] for crop in crops])
 
+    @property
+    def input_side(self) -> int:
+        """Side of the recognizer's crops, in pixels."""
+        return self._recognizer.input_size[0]
+
     @functools.cached_property
     def embedding_size(self) -> int:
         """Length of an embedding."""
-        side = self._recognizer.input_size[0]
+        side = self.input_side
         return self.embed([np.zeros((side, side, 3), np.uint8)]).shape[1]
 
     def _find(self, image: ImageInput) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -269,11 +278,14 @@ def aligned_crop(pixels: np.ndarray, kps: np.ndarray, side: int) -> np.ndarray:
 
 
 def _load_models(
-    folder: Path, providers: list[str], threads: int | None
+    folder: Path,
+    providers: list[str],
+    threads: int | None,
+    recognizer: str | os.PathLike[str] | None,
 ) -> "tuple[SCRFD, ArcFaceONNX, Path]":
     """Loads insightface's detector and recognizer from a folder's `.onnx` files.
 
-    Returns the recognizer's file, too.
+    `recognizer`, if given, replaces the folder's. Returns the recognizer's file, too.
 
     Does not use `FaceAnalysis`, which fails an assertion for a missing file, takes the first of two
     recognizers by name, and loads files that InstantID does not use.
@@ -297,21 +309,22 @@ def _load_models(
     options.log_severity_level = 3  # errors only; its warnings about these packs are noise
     if threads is not None:
         options.intra_op_num_threads = options.inter_op_num_threads = threads
-    models: dict[str, object] = {}
-    for path in onnx_files(folder):
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                models[path.name] = model_zoo.get_model(
-                    str(path), providers=providers, sess_options=options
-                )
-        # insightface and onnxruntime raise all kinds of errors for unsupported files.
-        except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+    models: dict[Path, object] = {
+        path: _load_model(path, f"face pack {folder}: {path.name}", providers, options)
+        for path in onnx_files(folder)
+    }
+    if recognizer is not None:
+        models = {p: m for p, m in models.items() if not isinstance(m, model_zoo.ArcFaceONNX)}
+        file = local_path(recognizer)
+        if not file.is_file():
+            raise InputError(f"{recognizer}: no such file; give a recognizer's .onnx file")
+        models[file] = _load_model(file, str(recognizer), providers, options)
+        if not isinstance(models[file], model_zoo.ArcFaceONNX):
             raise InputError(
-                f"face pack {folder}: {path.name} cannot be used ({reason}): "
-                "unzip or download the pack again, or remove the file"
-            ) from error
-    tasks = {name: getattr(model, "taskname", "unknown") for name, model in models.items()}
+                f"{recognizer} is not a recognizer: expected one that takes 112 x 112 pixels, such "
+                "as that of a face pack"
+            )
+    tasks = {path.name: getattr(model, "taskname", "unknown") for path, model in models.items()}
     detectors = [model for model in models.values() if isinstance(model, model_zoo.SCRFD)]
     recognizers = [model for model in models.values() if isinstance(model, model_zoo.ArcFaceONNX)]
     keypoints = all(detector.use_kps for detector in detectors)
@@ -322,8 +335,8 @@ def _load_models(
             "one detector with keypoints (9 outputs) and one recognizer (input 112 x 112); "
             "add the missing file, or remove the extra one"
         )
-    (detector,), (recognizer,) = detectors, recognizers
-    for model in (detector, recognizer):
+    (detector,), (chosen,) = detectors, recognizers
+    for model in (detector, chosen):
         running = model.session.get_providers()[0]
         # onnxruntime falls back silently.
         if running != providers[0]:
@@ -331,8 +344,28 @@ def _load_models(
                 f"onnxruntime could not start {providers[0]} and fell back to {running}: check the "
                 "driver and the libraries that it needs, or choose the other"
             )
-    (name,) = (name for name, model in models.items() if model is recognizer)
-    return detector, recognizer, folder / name
+    (path,) = (path for path, model in models.items() if model is chosen)
+    return detector, chosen, path
+
+
+def _load_model(path: Path, name: str, providers: list[str], options: "SessionOptions") -> object:
+    """insightface's model of an `.onnx` file; None for one of an unknown kind.
+
+    Args:
+      name: what an error calls the file.
+    """
+    from insightface import model_zoo
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return model_zoo.get_model(str(path), providers=providers, sess_options=options)
+    # insightface and onnxruntime raise all kinds of errors for unsupported files.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{name} cannot be used ({reason}): unzip or download the pack again, or remove the "
+            "file"
+        ) from error
 
 
 def _download(pack: str, root: str | os.PathLike[str]) -> None:

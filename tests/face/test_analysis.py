@@ -15,7 +15,7 @@ from PIL import Image
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.face import Face
-from instantid_jax.face.packs import LICENSE, PackNotFoundError
+from instantid_jax.face.packs import LICENSE, PackNotFoundError, recognizer_hash
 from tests.face.synthetic_pack import detector, keypoints, photo, recognizer, write_pack
 
 # (top, left, side, identity): on the detector's grid in a 640 x 640 photo.
@@ -259,6 +259,24 @@ def test_a_manifest_is_refused(tmp_path):
 def test_recognizers_of_other_lengths_are_taken(tmp_path):
     analyzer = FaceAnalyzer(write_pack(tmp_path, embedding_size=64))
     assert analyzer.analyze(photo(640, 640, LARGE)).embedding.shape == (64,)
+
+
+def test_another_recognizer_replaces_the_packs(pack, tmp_path):
+    other = write_pack(tmp_path / "other", seed=1)
+    image, file = photo(640, 640, LARGE), other / "recogniser.onnx"
+    face = FaceAnalyzer(pack, recognizer=file).analyze(image)
+    np.testing.assert_array_equal(face.embedding, FaceAnalyzer(other).analyze(image).embedding)
+    assert face.recognizer == recognizer_hash(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("detector.onnx", "is not a recognizer"), ("missing.onnx", "no such file")],
+)
+def test_other_files_are_refused_as_recognizers(pack, name, message):
+    with pytest.raises(InputError, match=message) as error:
+        FaceAnalyzer(pack, recognizer=pack / name)
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture

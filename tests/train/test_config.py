@@ -91,7 +91,14 @@ def test_checkpoints_reject_zero(name):
 
 @pytest.mark.parametrize(
     "values",
-    [{"every": 0}, {"records": 0}, {"size": (100, 100)}, {"seed": -1}, {"loss_records": -1}],
+    [
+        {"every": 0},
+        {"records": 0},
+        {"size": (100, 100)},
+        {"seed": -1},
+        {"loss_records": -1},
+        {"recognizer": "a.onnx"},
+    ],
 )
 def test_validation_rejects_invalid_settings(values):
     with pytest.raises(InputError, match="validation"):

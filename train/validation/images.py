@@ -1,4 +1,4 @@
-"""Sample images generated during training."""
+"""Images generated during training, and the scores of their faces."""
 
 import dataclasses
 import functools
@@ -24,6 +24,7 @@ from train.distillation.factors import merged
 from train.model import BaseModel
 from train.objective import FROZEN, INSTANTID
 from train.state import TrainState
+from train.validation.faces import SCORES, FaceScores
 from train.validation.records import Example
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,19 @@ logger = logging.getLogger(__name__)
 class ValidationImages:
     """Samples images of records with a run's weights."""
 
-    def __init__(self, config: TrainConfig, base: BaseModel, examples: Sequence[Example]):
+    def __init__(
+        self,
+        config: TrainConfig,
+        base: BaseModel,
+        examples: Sequence[Example],
+        faces: FaceScores | None = None,
+    ):
         """Args:
         config: its `validation` must be set.
         examples: one for each image.
+        faces: scores the images' faces.
         """
+        self._faces = faces
         self._config = config.validation
         self._dtype = config.step.dtype
         self._base = base
@@ -50,38 +59,65 @@ class ValidationImages:
             )
         self._examples = examples
 
-    def save(self, path: Path, step: int, state: TrainState, frozen: Mapping[str, Params]) -> bool:
+    def save(
+        self, path: Path, step: int, state: TrainState, frozen: Mapping[str, Params]
+    ) -> dict[str, float]:
         """Writes a PNG with a row for each record: photo, keypoints, generated image.
 
-        Samples with the moving average if there is one. All processes must call it; process 0
-        samples, on its first device.
+        Samples with the moving average if there is one. All processes must call it. Each samples
+        its share of the records on its first device; process 0 writes the file.
 
         Returns:
-          Whether this process wrote the file.
+          The numbers of the faces, the same in all processes; none without `faces`, or if sampling
+          failed, which is logged, and then there is no file either.
         """
         parts = self._weights(state.ema or state.params, frozen)
         if jax.process_count() > 1:
             parts = multihost_utils.process_allgather(parts, tiled=True)
-            if jax.process_index() != 0:
-                return False
+        reason = None
         try:
-            pipe = InstantIDPipeline(self._model(parts), dtype=self._dtype, vae_dtype="float32")
-            made = [self._generate(pipe, example) for example in self._examples]
+            images, scores = self._sample(parts)
         except (InputError, jax.errors.JaxRuntimeError) as error:
             # Sampling may need more memory than training leaves free.
-            if isinstance(error, InputError) or "RESOURCE_EXHAUSTED" in str(error):
-                reason = str(error).splitlines()[0]
-                logger.warning("no validation images at step %d: %s", step, reason)
-                return False
-            raise
+            if not isinstance(error, InputError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            images, scores = self._nothing()
+        failed, images, scores = _gathered(reason is not None, images, scores)
+        if failed.any():
+            reason = reason or f"process {int(failed.argmax())} could not sample"
+            logger.warning("no validation images at step %d: %s", step, reason)
+            return {}
+        count = len(self._examples)
+        if jax.process_index() == 0:
+            self._write(path, step, images[:count])
+        return {} if self._faces is None else self._faces.summarized(scores[:count])
+
+    def _sample(self, parts: Mapping[str, Params]) -> tuple[np.ndarray, np.ndarray]:
+        """This process's share of the images and scores, in the shapes of `_nothing`."""
+        images, scores = self._nothing()
+        pipe = InstantIDPipeline(self._model(parts), dtype=self._dtype, vae_dtype="float32")
+        share = range(jax.process_index(), len(self._examples), jax.process_count())
+        for i, number in enumerate(share):
+            images[i] = self._generate(pipe, self._examples[number])
+            if self._faces is not None:
+                scores[i] = self._faces.score(images[i], number)
+        return images, scores
+
+    def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
+        """Zeros for as many images as each process samples at most, and their scores."""
+        count = -(-len(self._examples) // jax.process_count())
+        images = np.zeros((count, *self._config.size, 3), np.uint8)
+        return images, np.zeros((count, SCORES), np.float32)
+
+    def _write(self, path: Path, step: int, images: np.ndarray) -> None:
         rows = [
             np.concatenate([example["images"], example["keypoint_images"], image], axis=1)
-            for example, image in zip(self._examples, made, strict=True)
+            for example, image in zip(self._examples, images, strict=True)
         ]
         settings = json.dumps(dataclasses.asdict(self._config) | {"step": step})
         captions = " | ".join(example["caption"] for example in self._examples)
         save_image(np.concatenate(rows), path, text={"prompt": captions, "instantid": settings})
-        return True
 
     def _weights(self, trained: Params, frozen: Mapping[str, Params]) -> dict[str, Params]:
         """The parameters of every component."""
@@ -111,6 +147,19 @@ class ValidationImages:
             network, load = base.networks.of(name), functools.partial(_in_memory, parts[name])
             components[name] = Component(network, base.settings.get(name, {}), load, "the run")
         return base.base.with_parts(components)
+
+
+def _gathered(
+    failed: bool, images: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which processes failed [P], and all images and scores in the order of the records."""
+    mine = np.asarray(failed), images, scores
+    if jax.process_count() == 1:
+        return mine[0][None], images, scores
+    failures, *shares = multihost_utils.process_allgather(mine)
+    # Record i is process i % P's.
+    images, scores = (each.swapaxes(0, 1).reshape(-1, *each.shape[2:]) for each in shares)
+    return failures, images, scores
 
 
 def _in_memory(

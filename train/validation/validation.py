@@ -8,6 +8,7 @@ from train.config import TrainConfig
 from train.model import BaseModel
 from train.state import TrainState
 from train.step import Constants
+from train.validation.faces import FaceScores
 from train.validation.images import ValidationImages
 from train.validation.loss import ValidationLoss
 from train.validation.records import ValidationRecords
@@ -25,11 +26,15 @@ class Validation:
         Args:
           config: its `validation` must be set.
         Raises:
-          InputError: if there are too few records, or they do not fit the model.
+          InputError: if there are too few records, or they do not fit the model, or a face
+            network cannot be read.
         """
         records = ValidationRecords(config, base.tokenizers, base.networks.image_proj)
         self._every = config.validation.every
-        self._images = ValidationImages(config, base, records.shown)
+        faces = None
+        if config.validation.face_pack is not None:
+            faces = FaceScores(config.validation, records.shown, records.recognizer)
+        self._images = ValidationImages(config, base, records.shown, faces)
         self._loss = None
         if records.measured:
             self._loss = ValidationLoss(config, base.networks, mesh, records.measured)
@@ -50,5 +55,4 @@ class Validation:
         numbers = {}
         if self._loss is not None:
             numbers = self._loss.measure(state.ema or state.params, constants)
-        self._images.save(picture, step, state, constants.frozen)
-        return numbers
+        return numbers | self._images.save(picture, step, state, constants.frozen)

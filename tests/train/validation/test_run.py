@@ -1,7 +1,10 @@
 """Validation in a run: what is logged, and that it changes nothing else."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from instantid_jax import embedded
 from instantid_jax.cache import cache_folder
 from tests.train import training_process
 from train.data.drawn import drawn_dataset
@@ -30,3 +33,23 @@ def test_a_validated_run_is_the_same_run(tmp_path):
     assert all(states[0][name].tobytes() == states[1][name].tobytes() for name in states[0])
     pictures = sorted(path.name for path in (validated / "samples").iterdir())
     assert pictures == ["00000002.png", "00000004.png"]
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path):
+    """Each samples one of the images."""
+    pack, alone, split = str(embedded.FACE_PACK), tmp_path / "alone", tmp_path / "split"
+    judge = ("--validation.recognizer", f"{pack}/recogniser.onnx", "--validation.face-pack", pack)
+    given = ("--steps", 1, "--optimizer.learning-rate", 1e-8, "--validation.every", 1)
+    given = options(*given, *judge)
+    assert training_process.end(training_process.start(alone, *given)) == 0
+    first, second = training_process.start_two(split, *given)
+    assert [training_process.end(first), training_process.end(second)] == [0, 0]
+    one, two = (
+        next(line for line in training_process.metrics(run) if "validation/loss" in line)
+        for run in (alone, split)
+    )
+    assert one.keys() == two.keys() and "validation/face_cosine" in one
+    assert two["validation/loss"] == pytest.approx(one["validation/loss"], rel=1e-4)
+    pictures = [np.asarray(Image.open(run / "samples/00000001.png")) for run in (alone, split)]
+    assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 1
