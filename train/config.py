@@ -15,6 +15,14 @@ from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 from train.step import StepConfig
 
+# Validation numbers that can choose the best checkpoint, and whether the highest is best.
+HIGHEST_IS_BEST = {
+    "loss": False,
+    "face_cosine": True,
+    "detection_rate": True,
+    "keypoint_error": False,
+}
+
 IDENTIFYING_DATA = (
     "buckets",
     "cached_latents",
@@ -100,14 +108,21 @@ class CheckpointConfig:
       keep_every: also keep checkpoints whose step is a multiple of this.
       wait: block until each save is complete instead of writing it in the background. Without it,
         a killed run whose steps are much faster than its saves loses more than `every` steps.
+      best: also keep the best checkpoint by this validation number, of those whose step was
+        validated.
     """
 
     every: int = 1000
     keep: int = 3
     keep_every: int | None = None
     wait: bool = False
+    best: Literal["loss", "face_cosine", "detection_rate", "keypoint_error"] | None = None
 
     def __post_init__(self):
+        if self.best is not None and self.best not in HIGHEST_IS_BEST:
+            raise InputError(
+                f"checkpoints best={self.best!r}: expected one of {', '.join(HIGHEST_IS_BEST)}"
+            )
         for name in ("every", "keep", "keep_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -146,6 +161,14 @@ class ValidationConfig:
     num_inference_steps: int = Settings.num_inference_steps
     guidance_scale: float | None = Settings.guidance_scale
     seed: int = Settings.seed
+
+    @property
+    def numbers(self) -> list[str]:
+        """Names of what is measured, except for the ranges of timesteps."""
+        numbers = ["loss"] if self.loss_records else []
+        if self.face_pack is not None:
+            numbers += ["detection_rate", "keypoint_error"]
+        return numbers if self.recognizer is None else [*numbers, "face_cosine"]
 
     @property
     def settings(self) -> Settings:
@@ -238,6 +261,29 @@ class TrainConfig:
                     f"objective.{name}={getattr(objective, name)} has no effect on a distillation: "
                     "leave it out"
                 )
+
+    def check_best(self) -> None:
+        """Raises InputError if no checkpoint would have the number that chooses the best one.
+
+        Not while the configuration is made: options may still change it.
+        """
+        best, validation = self.checkpoints.best, self.validation
+        if best is None:
+            return
+        measured = [] if validation is None else validation.numbers
+        if validation is None or best not in measured:
+            raise InputError(
+                f"checkpoints.best={best}, but validation measures "
+                f"{', '.join(measured) or 'nothing'}: set validation.dataset, and "
+                "validation.face_pack and validation.recognizer for the numbers of faces"
+            )
+        every = self.checkpoints.every
+        if max(every, validation.every) % min(every, validation.every):
+            raise InputError(
+                f"checkpoints.best={best} with checkpoints.every={every} and validation.every="
+                f"{validation.every}: make one a multiple of the other, so that checkpoints are "
+                "measured"
+            )
 
     @property
     def dataset_folders(self) -> list[str]:

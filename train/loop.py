@@ -20,7 +20,7 @@ from instantid_jax.runs.trained import RECOGNIZER, read_networks
 from instantid_jax.sharding import training_mesh
 from train.batch import gather_ids, place_batch, process_rows
 from train.compiled_step import compiled_step
-from train.config import TrainConfig
+from train.config import HIGHEST_IS_BEST, TrainConfig
 from train.data.batches import Batches
 from train.data.loader import Loader
 from train.data.reading import find_datasets
@@ -28,11 +28,11 @@ from train.flops import StepFlops
 from train.metrics import MetricsWriter
 from train.model import BaseModel, check_prediction_type, find_base
 from train.profile import Profile
+from train.progress import DivergedError, Progress
 from train.recognizers import check_recognizers
-from train.report import DivergedError, Report
 from train.runs.json_lines import append_event
 from train.runs.lock import locked
-from train.runs.saving import PREEMPTED_STATUS, Saver
+from train.runs.saving import PREEMPTED_STATUS, Best, Saver
 from train.start import Start, StartConfig, begin
 from train.validation.validation import Validation
 
@@ -58,6 +58,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     # What is local comes first: the model may be on the network.
     mesh = training_mesh(config.mesh.shape)
     config.check_distillation()
+    config.check_best()
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
     for folder in config.dataset_folders:
         find_datasets(folder)
@@ -129,9 +130,16 @@ def _loop(
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(MetricsWriter(run, step)) if is_first else None
         saver = stack.enter_context(
-            Saver(run, start=step, every=saves.every, keep=saves.keep, keep_every=saves.keep_every)
+            Saver(
+                run,
+                start=step,
+                every=saves.every,
+                keep=saves.keep,
+                keep_every=saves.keep_every,
+                best=saves.best and Best(saves.best, HIGHEST_IS_BEST[saves.best]),
+            )
         )
-        report = stack.enter_context(Report(config, writer, step, flops))
+        progress = stack.enter_context(Progress(config, writer, step, flops))
         loader = Loader(batches, start_step=step, rows=rows, threads=config.loader_threads)
         stack.callback(loader.close)
         tracing = stack.enter_context(Profile(run.path / "profile", step, profile))
@@ -156,32 +164,41 @@ def _loop(
                 details["example_ids"] = gather_ids(ids, rows)
             preempted = saver.reached_preemption(step)
             saved = preempted or step == config.steps or step % saves.every == 0
-            report.take(step, metrics, details, waited=waited, size=size)
+            progress.take(step, metrics, details, waited=waited, size=size)
             if saved:
                 # A diverged state must not replace good checkpoints.
-                report.flush()
-            saver.save(
-                step,
-                state,
-                Meta(fingerprint=start.fingerprint, seed=config.seed, position=step),
-                force=saved,
-            )
-            if saves.wait:
-                saver.wait()
-            # SIGTERM leaves no time for sampling.
+                progress.flush()
+            numbers = {}
+            # SIGTERM leaves no time for it.
             if validation is not None and validation.is_due(step) and not preempted:
-                report.flush()
+                progress.flush()
                 path = run.samples / f"{step:08d}.png"
                 numbers = validation.measure(step, state, constants, path)
                 if writer is not None:
                     writer.validation(step, numbers, path)
-                report.restart_clock()
+                progress.restart_clock()
+            saver.save(
+                step,
+                state,
+                Meta(fingerprint=start.fingerprint, seed=config.seed, position=step),
+                numbers=numbers,
+                force=saved,
+            )
+            if saves.wait:
+                saver.wait()
+        best = saver.best_step()
     if is_first:
         append_event(run, "preempted" if preempted else "finished", step=step)
         if preempted:
             logger.info("stopped: saved step %d; the same command resumes from there", step)
         else:
             logger.info("finished at step %d: %s", step, how_to_use(config, run))
+        if best is not None:
+            logger.info(
+                "the best checkpoint by %s is that of step %d: `python -m convert to-torch %s "
+                "--step %d --output DIR` converts it",
+                *(saves.best, best, run.path, best),
+            )
     return PREEMPTED_STATUS if preempted else 0
 
 

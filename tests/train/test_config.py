@@ -105,6 +105,29 @@ def test_validation_rejects_invalid_settings(values):
         ValidationConfig(dataset="c", **values)
 
 
+@pytest.mark.parametrize(
+    ("best", "changes", "message"),
+    [
+        ("loss", {}, None),
+        ("loss", {"every": 3}, "make one a multiple"),
+        ("loss", {"loss_records": 0}, "measures nothing"),
+        ("face_cosine", {}, "validation.recognizer"),
+        ("face_cosine", {"face_pack": "p", "recognizer": "r.onnx"}, None),
+        ("keypoint_error", {"face_pack": "p"}, None),
+    ],
+)
+def test_the_best_checkpoint_needs_its_number(best, changes, message):
+    validation = ValidationConfig(**{"dataset": "c", "every": 20} | changes)
+    checkpoints = CheckpointConfig(every=10, best=best)
+    config = dataclasses.replace(CONFIG, validation=validation, checkpoints=checkpoints)
+    if message is None:
+        config.check_best()
+        assert config.identity() == CONFIG.identity()
+        return
+    with pytest.raises(InputError, match=message):
+        config.check_best()
+
+
 def test_batch_must_divide_among_devices_and_micro_batches():
     config = dataclasses.replace(CONFIG, step=StepConfig(micro_batches=2))
     config.check_devices(4, 2)

@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
+import math
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -23,6 +24,17 @@ logger = logging.getLogger(__name__)
 
 # Exit status after SIGTERM and a successful save: rerun to resume (EX_TEMPFAIL).
 PREEMPTED_STATUS = 75
+
+
+class Best(NamedTuple):
+    """Which number ranks checkpoints, and whether the highest or the lowest is best."""
+
+    name: str
+    highest: bool
+
+    def number_of(self, numbers: Mapping[str, float]) -> float:
+        """The number; the worst if a checkpoint was ranked by another one."""
+        return numbers.get(self.name, -math.inf if self.highest else math.inf)
 
 
 class Saver:
@@ -51,6 +63,7 @@ class Saver:
         every: int,
         keep: int = 3,
         keep_every: int | None = None,
+        best: Best | None = None,
     ):
         """Opens a run's checkpoints for writing, removing the remnants of killed saves.
 
@@ -60,6 +73,7 @@ class Saver:
           every: steps between saves.
           keep: number of newest checkpoints to keep.
           keep_every: also keep checkpoints whose step is a multiple of this.
+          best: also keep the best checkpoint of those saved with this number.
         """
         if jax.process_index() == 0:
             _set_aside_after(run, start)
@@ -68,7 +82,19 @@ class Saver:
         kept: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
         if keep_every is not None:
             kept.append(checkpoint_managers.EveryNSteps(keep_every))
+        ranked = {}
+        if best is not None:
+            ranked = {"best_fn": best.number_of, "best_mode": "max" if best.highest else "min"}
+            kept.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=best.number_of,
+                    reverse=not best.highest,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
         self._run = run
+        self._best = best
         self._every = every
         self._terminated = False
         self._failed = False
@@ -79,6 +105,7 @@ class Saver:
                 cleanup_tmp_directories=True,
                 save_root_metadata=False,
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
+                **ranked,
             ),
             item_handlers={
                 # Weights are nearly incompressible.
@@ -139,7 +166,15 @@ class Saver:
         """
         checksums(named_arrays(state))
 
-    def save(self, step: int, state: Any, meta: Meta, *, force: bool = False) -> bool:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        meta: Meta,
+        *,
+        numbers: Mapping[str, float] | None = None,
+        force: bool = False,
+    ) -> bool:
         """Saves if the step is due or `force` is set; returns whether it did.
 
         Waits for the previous save, then returns once the arrays are copied from the devices, so
@@ -147,6 +182,8 @@ class Saver:
 
         Args:
           state: any pytree of non-empty arrays.
+          numbers: what was measured of this state; `best` ranks the checkpoint if they include its
+            number. The same in all processes.
         Raises:
           InputError: if this save or the previous one failed, for example on a full disk.
         """
@@ -158,7 +195,18 @@ class Saver:
             meta=ocp.args.JsonSave(describe(step, arrays, meta)),
         )
         with self._writable():
-            return self._manager.save(step, args=contents, force=True)
+            return self._manager.save(
+                step, args=contents, metrics=self._metrics(numbers), force=True
+            )
+
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint; None if none is ranked."""
+        return None if self._best is None else self._manager.best_step()
+
+    def _metrics(self, numbers: Mapping[str, float] | None) -> dict[str, float] | None:
+        """The finite numbers, for Orbax, if they rank a checkpoint."""
+        finite = {name: each for name, each in (numbers or {}).items() if math.isfinite(each)}
+        return finite if self._best is not None and self._best.name in finite else None
 
     def wait(self) -> None:
         """Waits for the pending save; raises InputError if it failed."""

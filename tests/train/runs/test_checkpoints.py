@@ -15,7 +15,7 @@ from instantid_jax.runs.contents import Meta, checksums, named_arrays
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore, restore_weights
 from instantid_jax.sharding import training_mesh
-from train.runs.saving import Saver
+from train.runs.saving import Best, Saver
 
 META = Meta(fingerprint={"config": "c1", "dataset": "d1"}, seed=7, position=3)
 KERNEL = "controlnet.conv_in.kernel"
@@ -325,3 +325,34 @@ def test_errors_without_a_checkpoint_or_for_a_missing_step(run):
 def test_rejects_arrays_of_the_same_name():
     with pytest.raises(ValueError, match="two arrays"):
         named_arrays({"a/b": jnp.zeros(1), "a": {"b": jnp.zeros(1)}})
+
+
+LOSSES = {1: 3.0, 2: 1.0, 3: float("nan"), 4: 2.0, 6: 5.0}
+
+
+@pytest.mark.parametrize(
+    ("best", "kept"), [(Best("loss", highest=False), [2, 6]), (Best("loss", highest=True), [6])]
+)
+def test_the_best_checkpoint_is_kept_with_the_newest(run, best, kept):
+    """Those without the number, or with NaN, are not ranked."""
+    with Saver(run, start=0, every=1, keep=1, best=best) as saver:
+        for step in range(1, 7):
+            numbers = {"loss": LOSSES[step]} if step in LOSSES else {"other": 9.0}
+            saver.save(step, make_state(step), META, numbers=numbers)
+        assert saver.best_step() == kept[0]
+    assert run.steps() == kept
+    assert_same_bits(restore(run, template(make_state()), step=kept[0]).state, make_state(kept[0]))
+
+
+def test_a_new_process_knows_the_best_checkpoint(run):
+    """A checkpoint holds its number, so that a killed process loses neither."""
+    best = Best("face_cosine", highest=True)
+    for start, values in ((0, {1: 0.1, 2: 0.4}), (2, {3: 0.2, 4: 0.3})):
+        with Saver(run, start=start, every=1, keep=1, best=best) as saver:
+            for step, value in values.items():
+                saver.save(step, make_state(step), META, numbers={"face_cosine": value})
+            assert saver.best_step() == 2
+    assert run.steps() == [2, 4]
+    with Saver(run, start=4, every=1, keep=1, best=Best("loss", highest=False)) as saver:
+        saver.save(5, make_state(5), META, numbers={"loss": 1.0})
+        assert saver.best_step() == 5

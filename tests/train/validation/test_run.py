@@ -6,6 +6,7 @@ from PIL import Image
 
 from instantid_jax import embedded
 from instantid_jax.cache import cache_folder
+from instantid_jax.runs.folder import RunFolder
 from tests.train import training_process
 from train.data.drawn import drawn_dataset
 
@@ -22,12 +23,17 @@ def test_a_validated_run_is_the_same_run(tmp_path):
     plain, validated = tmp_path / "plain", tmp_path / "validated"
     steps = ("--steps", 4)
     assert training_process.end(training_process.start(plain, *steps)) == 0
-    given = options("--validation.every", 2)
-    assert training_process.end(training_process.start(validated, *steps, *given)) == 0
+    best = ("--checkpoints.best", "loss", "--checkpoints.every", 2, "--checkpoints.keep", 1)
+    given = options("--validation.every", 2, *best)
+    status, log = training_process.finish(training_process.start(validated, *steps, *given))
+    assert status == 0
     lines = training_process.metrics(validated)
     numbers = [line for line in lines if "validation/loss" in line]
     assert [line["step"] for line in numbers] == [2, 4]
     assert all(line["validation/loss_t_to_250"] > 0 for line in numbers)
+    lowest = min(numbers, key=lambda line: line["validation/loss"])["step"]
+    assert RunFolder(validated).steps() == sorted({lowest, 4})
+    assert f"train: the best checkpoint by loss is that of step {lowest}: " in log[-1]
     assert training_process.trace(validated) == training_process.trace(plain)
     states = [training_process.state(run, 4) for run in (plain, validated)]
     assert all(states[0][name].tobytes() == states[1][name].tobytes() for name in states[0])

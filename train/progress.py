@@ -41,7 +41,7 @@ class _Taken(NamedTuple):
     size: Size
 
 
-class Report:
+class Progress:
     """Writes the metrics of each step once the next step is dispatched. A context manager.
 
     Every process has one, so that all fail on the same step. Only process 0 has a writer and a

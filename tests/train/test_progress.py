@@ -14,7 +14,7 @@ from instantid_jax.sharding import training_mesh
 from tests.train import small, tiny_config
 from train.flops import StepFlops
 from train.metrics import MetricsWriter, step_record
-from train.report import DivergedError, Report
+from train.progress import DivergedError, Progress
 
 SIZE = (64, 64)
 
@@ -43,38 +43,38 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def report_of(run):
-    """Returns a factory of reports that skip a number of steps."""
+def progress_of(run):
+    """Returns a factory of progress logs that skip a number of steps."""
 
     def make(skip=0):
         config = tiny_config.get_config()
         optimizer = dataclasses.replace(config.optimizer, skip_nonfinite=skip)
         config = dataclasses.replace(config, optimizer=optimizer)
         flops = StepFlops(config, small.networks(), training_mesh((8, 1, 1)))
-        return Report(config, MetricsWriter(run, 0), 0, flops)
+        return Progress(config, MetricsWriter(run, 0), 0, flops)
 
     return make
 
 
-def take(report, step, **values):
-    report.take(step, returned(**values), {"bucket": list(SIZE)}, waited=0.0, size=SIZE)
+def take(progress, step, **values):
+    progress.take(step, returned(**values), {"bucket": list(SIZE)}, waited=0.0, size=SIZE)
 
 
-def test_step_is_written_once_the_next_is_dispatched(run, report_of):
-    with report_of() as report:
-        take(report, 1)
+def test_step_is_written_once_the_next_is_dispatched(run, progress_of):
+    with progress_of() as progress:
+        take(progress, 1)
         assert lines(run) == []
-        take(report, 2)
+        take(progress, 2)
         assert [line["step"] for line in lines(run)] == [1]
-        report.flush()
-        report.flush()
+        progress.flush()
+        progress.flush()
     assert [line["step"] for line in lines(run)] == [1, 2]
 
 
-def test_record_is_complete(run, report_of):
-    with report_of() as report:
-        take(report, 1)
-        report.flush()
+def test_record_is_complete(run, progress_of):
+    with progress_of() as progress:
+        take(progress, 1)
+        progress.flush()
     (line,) = lines(run)
     assert line["loss"] == 1.0
     assert line["loss_face_to_1"] is None
@@ -93,21 +93,21 @@ def test_checksum_of_examples_depends_on_each_and_their_order():
 
 
 @pytest.mark.parametrize("bad", [{"loss": math.nan}, {"grad_norm": math.inf}])
-def test_nonfinite_steps_end_the_run(run, report_of, bad):
-    with report_of() as report:
-        take(report, 1, **bad)
+def test_nonfinite_steps_end_the_run(run, progress_of, bad):
+    with progress_of() as progress:
+        take(progress, 1, **bad)
         with pytest.raises(DivergedError, match=r"step 1: .* is (nan|inf)"):
-            report.flush()
+            progress.flush()
     assert lines(run)[0]["step"] == 1
 
 
-def test_skips_consecutive_nonfinite_steps_up_to_the_limit(run, report_of):
-    with report_of(skip=2) as report:
+def test_skips_consecutive_nonfinite_steps_up_to_the_limit(run, progress_of):
+    with progress_of(skip=2) as progress:
         for step, loss in enumerate([math.nan, math.nan, 1.0, math.nan, math.nan], start=1):
-            take(report, step, loss=loss)
-        take(report, 6, loss=math.nan)
+            take(progress, step, loss=loss)
+        take(progress, 6, loss=math.nan)
         with pytest.raises(DivergedError, match="step 6"):
-            report.flush()
+            progress.flush()
 
 
 def test_later_steps_are_cut_on_resume(run):
