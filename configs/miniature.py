@@ -2,13 +2,14 @@
 
     python -m train configs/miniature.py --workdir runs/miniature/instantid
 
-The commands that create the two folders below are in miniature/README.md. The ID embedding always
+The commands that create the folders below are in miniature/README.md. The ID embedding always
 comes from another picture of the person than the target, so that traces of style and light in the
 embedding are of no use.
 """
 
+from instantid_jax import embedded
 from instantid_jax.models.resampler import ResamplerConfig
-from train.config import CheckpointConfig, ModelConfig, TrainConfig
+from train.config import CheckpointConfig, ModelConfig, TrainConfig, ValidationConfig
 from train.data.buckets import aspect_buckets
 from train.data.config import DataConfig, DatasetShare
 from train.objective import ObjectiveConfig
@@ -61,6 +62,17 @@ def get_config() -> TrainConfig:
             ema_decay=0.998,
         ),
         step=StepConfig(dtype="float32", remat="none"),
-        checkpoints=CheckpointConfig(every=250, keep=1),
+        checkpoints=CheckpointConfig(every=250, keep=1, best="face_cosine"),
+        validation=ValidationConfig(
+            dataset="runs/miniature/held_out",
+            every=250,
+            records=32,
+            loss_records=64,
+            size=(128, 128),
+            num_inference_steps=16,
+            guidance_scale=2.0,
+            face_pack=str(embedded.FACE_PACK),
+            recognizer="miniature/evaluation/judge.onnx",
+        ),
         loader_threads=2,
     )

@@ -31,12 +31,14 @@ class Options:
     Attributes:
       output: the folder; people who are already in it are not drawn again.
       people: number of people; person i does not depend on it.
+      first: number of the first person. Numbers that no training set contains are held-out people.
       pictures: pictures per person, each in its own scene.
       processes: number of drawing processes.
     """
 
     output: tyro.conf.Positional[Path]
     people: int = 5_000
+    first: int = 0
     pictures: int = 3
     processes: int = 2
 
@@ -50,12 +52,16 @@ def draw_people(options: Options) -> None:
     """Draws the missing people.
 
     Raises:
-      InputError: if the number of people, pictures or processes is less than 1.
+      InputError: if the number of people, pictures or processes is less than 1, or `first` less
+        than 0.
     """
     for name in ("people", "pictures", "processes"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} is {getattr(options, name)}: expected 1 or more")
-    missing = [i for i in range(options.people) if not _folder(options, i).exists()]
+    if options.first < 0:
+        raise InputError(f"--first is {options.first}: expected 0 or more")
+    numbers = range(options.first, options.first + options.people)
+    missing = [i for i in numbers if not _folder(options, i).exists()]
     # Forked processes would inherit the caller's threads.
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         drawn = pool.imap_unordered(functools.partial(_draw_person, options), missing)

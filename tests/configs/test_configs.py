@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from pathlib import Path
 
 import jax
 import pytest
@@ -68,3 +69,5 @@ def test_miniature_config_fits_its_base_model():
     assert (VAE["sample_size"], VAE["sample_size"]) in config.data.buckets
     assert config.optimizer.decay_steps == config.steps
     config.check_devices(1, 1)
+    config.check_best()
+    assert Path(config.validation.recognizer).is_file()

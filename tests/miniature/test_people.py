@@ -31,6 +31,19 @@ def test_drawing_more_people_keeps_existing_ones(tmp_path):
     assert len(set(found.values())) == len(found)
 
 
+def test_people_do_not_depend_on_the_first(tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    draw_people(Options(output=whole, people=2, pictures=1, processes=1))
+    draw_people(Options(output=part, people=1, first=1, pictures=1, processes=1))
+    assert [folder.name for folder in part.iterdir()] == ["000001"]
+    np.testing.assert_array_equal(read(part / "000001/0.jpg"), read(whole / "000001/0.jpg"))
+
+
+def test_rejects_a_negative_first_person(tmp_path):
+    with pytest.raises(InputError, match="--first is -1"):
+        draw_people(Options(output=tmp_path, first=-1))
+
+
 def test_rejects_zero_pictures(tmp_path):
     with pytest.raises(InputError, match="--pictures is 0"):
         draw_people(Options(output=tmp_path, pictures=0))
