@@ -82,6 +82,9 @@ BOUNDARIES = {
         "benchmarks/sampling_torch.py",
     },
     "h11": {"instantid_jax/serving/http/connections.py"},
+    "tensorboard": {"train/loggers/tensorboard.py"},
+    "wandb": {"train/loggers/wandb.py"},
+    "mlflow": {"train/loggers/mlflow.py"},
     "httpx": {"comfyui/client.py"} | SOAKING,
     "folder_paths": {"comfyui/folders.py"},
     "diffusers": {

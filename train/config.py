@@ -11,6 +11,8 @@ from instantid_jax.request import Settings
 from train.data.buckets import Size
 from train.data.config import DataConfig
 from train.distillation.config import DistillationConfig
+from train.loggers.names import DEFAULT as DEFAULT_LOGGERS
+from train.loggers.names import LoggerName
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 from train.step import StepConfig
@@ -214,6 +216,7 @@ class TrainConfig:
       distillation: trains a few-step LoRA of the UNet instead of InstantID's parts.
       loader_threads: data-loading threads per process.
       log_example_ids: log the ids of each step's records in the metrics.
+      loggers: where metrics and images go besides `metrics.jsonl`.
     """
 
     model: ModelConfig
@@ -230,6 +233,7 @@ class TrainConfig:
     distillation: DistillationConfig | None = None
     loader_threads: int = 8
     log_example_ids: bool = False
+    loggers: tuple[LoggerName, ...] = DEFAULT_LOGGERS
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:

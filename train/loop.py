@@ -25,6 +25,7 @@ from train.data.batches import Batches
 from train.data.loader import Loader
 from train.data.reading import find_datasets
 from train.flops import StepFlops
+from train.loggers.names import check_loggers
 from train.metrics import MetricsWriter
 from train.model import BaseModel, check_prediction_type, find_base
 from train.profile import Profile
@@ -59,6 +60,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     mesh = training_mesh(config.mesh.shape)
     config.check_distillation()
     config.check_best()
+    check_loggers(config.loggers)
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
     for folder in config.dataset_folders:
         find_datasets(folder)
@@ -128,7 +130,9 @@ def _loop(
     saves = config.checkpoints
     preempted = False
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(MetricsWriter(run, step)) if is_first else None
+        writer = MetricsWriter(run, step, config.loggers, config.to_dict()) if is_first else None
+        if writer is not None:
+            stack.enter_context(writer)
         saver = stack.enter_context(
             Saver(
                 run,
@@ -187,6 +191,8 @@ def _loop(
             if saves.wait:
                 saver.wait()
         best = saver.best_step()
+        if writer is not None and preempted:
+            writer.outcome = "preempted"
     if is_first:
         append_event(run, "preempted" if preempted else "finished", step=step)
         if preempted:

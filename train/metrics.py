@@ -1,60 +1,74 @@
-"""Writes metrics of steps and validations to `metrics.jsonl` and TensorBoard."""
+"""Writes metrics of steps and validations to `metrics.jsonl` and the other loggers."""
 
-import math
-import time
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import jax
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from instantid_jax.runs.folder import RunFolder
-from train.runs.json_lines import append_line, cut_metrics
+from train.loggers.background import Background
+from train.loggers.jsonl import JsonLines
+from train.loggers.logger import Logged, Logger, Outcome
+from train.loggers.names import DEFAULT, LoggerName, logger_of
 
-UNPLOTTED = ("step", "examples_crc32")
+
 # Begins the names of validation numbers.
 VALIDATION = "validation/"
 
 
 class MetricsWriter:
-    """Writes records; their numbers also go to TensorBoard. A context manager."""
+    """Writes records to all loggers of a run. A context manager.
 
-    def __init__(self, run: RunFolder, start: int):
+    Only `metrics.jsonl` is written at once; the other loggers have a thread each.
+
+    Attributes:
+      outcome: how the run ends, unless an exception ends it.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        start: int,
+        loggers: Sequence[LoggerName] = DEFAULT,
+        settings: Mapping[str, Any] | None = None,
+    ):
         """Args:
         start: the step the run resumes from; records of later steps are dropped.
+        loggers: those besides `metrics.jsonl`.
+        settings: the contents of the run's `config.json`.
         """
-        self._path = run.metrics
-        cut_metrics(run, start)
-        self._events = EventFileWriter(str(run.path))
-        # Makes TensorBoard hide the later steps of an earlier process.
-        log = SessionLog(status=SessionLog.START)
-        self._events.add_event(Event(wall_time=time.time(), step=start + 1, session_log=log))
+        logged = Logged(run, start, settings or {})
+        self.outcome: Outcome = "finished"
+        self._loggers: list[Logger] = [JsonLines(logged)]
+        for name in loggers:
+            self._loggers.append(Background(name, functools.partial(_make, name, logged)))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._events.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for each in self._loggers:
+            each.end(self.outcome if kind is None else "failed")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Args:
-        record: includes `step`; non-finite values become null.
+        record: includes `step`; numbers may be non-finite.
         """
-        append_line(self._path, record)
-        values = [
-            Summary.Value(tag=name, simple_value=value)
-            for name, value in record.items()
-            if type(value) in (float, int) and name not in UNPLOTTED and math.isfinite(value)
-        ]
-        self._add(record["step"], values)
+        for each in self._loggers:
+            each.write(record)
 
     def validation(self, step: int, numbers: Mapping[str, float], png: Path) -> None:
-        """Writes a record of validation numbers, and the PNG to TensorBoard if there is one."""
+        """Writes a record of validation numbers, and the PNG if there is one."""
         if numbers:
             named = {f"{VALIDATION}{name}": value for name, value in numbers.items()}
             self.write({"step": step} | named)
@@ -62,13 +76,13 @@ class MetricsWriter:
             self.image(step, "validation", png)
 
     def image(self, step: int, tag: str, png: Path) -> None:
-        """Adds a PNG file to TensorBoard."""
-        image = Summary.Image(encoded_image_string=png.read_bytes(), colorspace=3)
-        self._add(step, [Summary.Value(tag=tag, image=image)])
+        """Logs a PNG file."""
+        for each in self._loggers:
+            each.image(step, tag, png)
 
-    def _add(self, step: int, values: Sequence[Summary.Value]) -> None:
-        summary = Summary(value=values)
-        self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+def _make(name: LoggerName, logged: Logged) -> Logger:
+    return logger_of(name)(logged)
 
 
 def step_record(step: int, metrics: Mapping[str, jax.Array]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Loggers: destinations of the numbers and images of a training run."""
