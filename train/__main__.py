@@ -59,6 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
         import tyro
 
         from instantid_jax.cache import keep_compiled_programs
+        from instantid_jax.cli.repeated import check_repeated
         from instantid_jax.paths import local_path
         from train.config import TrainConfig
         from train.distributed import ProcessConfig, join
@@ -86,6 +87,7 @@ def main(args: Sequence[str] | None = None) -> None:
             keep_compiled_programs()
             return train(config, workdir, start, profile)
 
+        check_repeated(run, args[1:])
         status = tyro.cli(
             run,
             args=args[1:],

@@ -19,6 +19,8 @@ from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.trained import RECOGNIZER, read_networks
 from instantid_jax.sharding import training_mesh
 from train.batch import gather_ids, place_batch, process_rows
+from train.changes import EVENT as CHANGED
+from train.changes import changes_named
 from train.compiled_step import compiled_step
 from train.config import HIGHEST_IS_BEST, TrainConfig
 from train.data.batches import Batches
@@ -61,6 +63,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     config.check_distillation()
     config.check_best()
     check_loggers(config.loggers)
+    changes_named(config, start.change)
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
     for folder in config.dataset_folders:
         find_datasets(folder)
@@ -100,6 +103,8 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
                 with replacing_file(path) as temporary:
                     write_json(temporary, settings)
             append_event(run, begun.event, step=begun.step)
+            for change in begun.changes:
+                append_event(run, CHANGED, step=begun.step, **change._asdict())
             logger.info(
                 "%s at step %d: %d records, batches of %d on %s",
                 begun.event,

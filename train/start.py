@@ -10,8 +10,10 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from instantid_jax.errors import InputError
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore
+from train.changes import CHANGEABLE, Change, changes_made, changes_named
 from train.compiled_step import state_shapes
 from train.config import TrainConfig
 from train.data.batches import Batches
@@ -33,11 +35,14 @@ class StartConfig:
       allow_older: if the newest checkpoint is damaged, use the newest intact one.
       ignore_fingerprint: resume although configuration, data or base weights differ from those of
         the checkpoint.
+      change: names of settings that change on resume, such as optimizer.learning-rate; the other
+        settings must be equal. Their values are those of this command.
     """
 
     state: Path | None = None
     allow_older: bool = False
     ignore_fingerprint: bool = False
+    change: tuple[str, ...] = ()
 
 
 class Start(NamedTuple):
@@ -48,6 +53,7 @@ class Start(NamedTuple):
       state, constants: on the mesh.
       fingerprint: settings and hashes that checkpoints of the run must match.
       event: "started" or "resumed".
+      changes: settings that differ from the checkpoint's as `StartConfig.change` allows.
     """
 
     step: int
@@ -55,6 +61,7 @@ class Start(NamedTuple):
     constants: Constants
     fingerprint: dict[str, str]
     event: str
+    changes: list[Change]
 
 
 def begin(
@@ -82,6 +89,12 @@ def begin(
     if not run.steps() and start.state is not None:
         source = RunFolder(start.state)
     fresh = source is run and not run.steps()
+    names = changes_named(config, start.change)
+    if names and fresh:
+        raise InputError(
+            f"--change {' '.join(names)}: {run.path} has no checkpoint, so this starts a new run "
+            "with any settings: leave --change out"
+        )
     # Before the frozen weights, because it temporarily loads the UNet in float32.
     params = start_trainables(base, config, mesh) if fresh else None
     frozen = Frozen(base, config, mesh)
@@ -100,14 +113,18 @@ def begin(
             out_shardings=jax.tree.map(lambda leaf: leaf.sharding, template),
             donate_argnums=0,
         )
-        step, state = 0, init(params)
+        step, state, changes = 0, init(params), []
     else:
-        step, state, _ = restore(
+        step, state, meta = restore(
             source,
             template,
             allow_older=start.allow_older,
             fingerprint=fingerprint,
             ignore_fingerprint=start.ignore_fingerprint,
+            changes=names,
+            changeable=CHANGEABLE,
         )
+        changes = changes_made(names, meta.fingerprint, fingerprint, run)
     event = "started" if source is not run or fresh else "resumed"
-    return Start(step, state, constants(base, frozen.params, mesh), fingerprint, event)
+    loaded = constants(base, frozen.params, mesh)
+    return Start(step, state, loaded, fingerprint, event, changes)

@@ -27,13 +27,13 @@ def check_repeated(command: Callable[..., None], args: Sequence[str]) -> None:
 
 def _options_of_several(name: str, annotation: Any) -> Iterator[str]:
     """The options with several values of an argument, which may be a group of arguments."""
-    if dataclasses.is_dataclass(annotation):
-        for field in dataclasses.fields(annotation):
-            yield from _options_of_several(field.name, field.type)
-        return
     if get_origin(annotation) is Annotated:
         annotation, *notes = get_args(annotation)
         # tyro's own name for the option.
         name = next((n.name for n in notes if getattr(n, "name", None)), name)
+    if dataclasses.is_dataclass(annotation):
+        for field in dataclasses.fields(annotation):
+            yield from _options_of_several(field.name, field.type)
+        return
     if any(get_origin(kind) is tuple for kind in (annotation, *get_args(annotation))):
         yield f"--{name.replace('_', '-')}"

@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -69,6 +69,8 @@ def restore(
     allow_older: bool = False,
     fingerprint: Mapping[str, str] | None = None,
     ignore_fingerprint: bool = False,
+    changes: Collection[str] = (),
+    changeable: Collection[str] = (),
 ) -> Restored:
     """Restores a whole state; every process of a run must call it.
 
@@ -79,6 +81,8 @@ def restore(
       allow_older: if the newest checkpoint is damaged, fall back to the newest intact one.
       fingerprint: the run's current fingerprint; None skips the comparison.
       ignore_fingerprint: log a difference as a warning instead of raising.
+      changes: entries of the fingerprint that may differ.
+      changeable: entries that `--change` could name; an error says so.
     Raises:
       InputError: if there is no checkpoint, or it is damaged or has other arrays or another
         fingerprint.
@@ -90,7 +94,8 @@ def restore(
         wanted = named_arrays(template)
         _check_fit(run, step, wanted, stored_arrays(description))
         if fingerprint is not None:
-            _check_fingerprint(run, step, fingerprint, meta.fingerprint, ignore_fingerprint)
+            different = _differences(fingerprint, meta.fingerprint, changes)
+            _check_differences(run, step, different, ignore_fingerprint, changeable)
         arrays = _read_arrays(run, step, description, wanted)
         return Restored(
             step, jax.tree.unflatten(jax.tree.structure(template), arrays.values()), meta
@@ -221,20 +226,33 @@ def _check_fit(
         )
 
 
-def _check_fingerprint(
-    run: RunFolder, step: int, now: Mapping[str, str], saved: Mapping[str, str], ignore: bool
-) -> None:
-    differences = [
-        f"{name} was {saved.get(name, 'absent')}, is {now.get(name, 'absent')}"
-        for name in sorted({*now, *saved})
+def _differences(
+    now: Mapping[str, str], saved: Mapping[str, str], changes: Collection[str]
+) -> dict[str, str]:
+    """How the entries of two fingerprints differ, except those of `changes`."""
+    return {
+        name: f"{name} was {saved.get(name, 'absent')}, is {now.get(name, 'absent')}"
+        for name in sorted({*now, *saved} - set(changes))
         if now.get(name) != saved.get(name)
-    ]
+    }
+
+
+def _check_differences(
+    run: RunFolder,
+    step: int,
+    differences: Mapping[str, str],
+    ignore: bool,
+    changeable: Collection[str],
+) -> None:
     if not differences:
         return
-    line = f"{_place(run, step)} was saved by a different run: {'; '.join(differences)}"
-    if not ignore:
-        raise InputError(f"{line}; revert this, use another folder, or --ignore-fingerprint")
-    logger.warning("%s", line)
+    line = f"{_place(run, step)} was saved by a different run: {'; '.join(differences.values())}"
+    if ignore:
+        logger.warning("%s", line)
+        return
+    allowed = [name for name in differences if name in changeable]
+    hint = f", allow it with --change {' '.join(allowed)}" if allowed else ""
+    raise InputError(f"{line}; revert this{hint}, use another folder, or --ignore-fingerprint")
 
 
 def _read_arrays(

@@ -53,6 +53,13 @@ WRONG = {
     "schedule": (("--optimizer.schedule", "cosine"), "decay_steps"),
     "state": (("--state", "/nowhere/run"), "/nowhere/run"),
     "profile": (("--profile", -1), "profile=-1"),
+    "loggers": (("--loggers", "wandb", "wandb"), "each name once"),
+    "change": (("--change", "seed"), "--change seed: it cannot change on resume"),
+    "change given twice": (
+        ("--change", "optimizer.b1", "--change", "optimizer.b2"),
+        "--change is given 2 times",
+    ),
+    "change of a new run": (("--change", "optimizer.b1"), "has no checkpoint"),
     "coordinator": (("--coordinator", "127.0.0.1:1"), "processes"),
 }
 

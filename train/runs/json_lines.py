@@ -34,6 +34,21 @@ def append_event(run: RunFolder, event: str, **details: Any) -> None:
     append_line(run.events, {"event": event, **details})
 
 
+def read_events(run: RunFolder, event: str) -> list[dict[str, Any]]:
+    """The run's events of one kind, without partial lines."""
+    if not run.events.exists():
+        return []
+    found = []
+    for line in run.events.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and record.get("event") == event:
+            found.append(record)
+    return found
+
+
 def cut_after(lines: bytes, step: int) -> bytes:
     """The lines of a metrics file up to and including a step, without partial lines."""
     kept = []
