@@ -1,6 +1,7 @@
 """The training loop, from the start or the newest checkpoint to the last step."""
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -138,16 +139,7 @@ def _loop(
         writer = MetricsWriter(run, step, config.loggers, config.to_dict()) if is_first else None
         if writer is not None:
             stack.enter_context(writer)
-        saver = stack.enter_context(
-            Saver(
-                run,
-                start=step,
-                every=saves.every,
-                keep=saves.keep,
-                keep_every=saves.keep_every,
-                best=saves.best and Best(saves.best, HIGHEST_IS_BEST[saves.best]),
-            )
-        )
+        saver = stack.enter_context(_saver(config, run, step))
         progress = stack.enter_context(Progress(config, writer, step, flops))
         loader = Loader(batches, start_step=step, rows=rows, threads=config.loader_threads)
         stack.callback(loader.close)
@@ -177,6 +169,11 @@ def _loop(
             if saved:
                 # A diverged state must not replace good checkpoints.
                 progress.flush()
+            meta = Meta(fingerprint=start.fingerprint, seed=config.seed, position=step)
+            save = functools.partial(saver.save, step, state, meta, force=saved)
+            # A checkpoint's rank is saved with it, after the validation; others do not wait for it.
+            if saves.best is None:
+                save()
             numbers = {}
             # SIGTERM leaves no time for it.
             if validation is not None and validation.is_due(step) and not preempted:
@@ -186,31 +183,44 @@ def _loop(
                 if writer is not None:
                     writer.validation(step, numbers, path)
                 progress.restart_clock()
-            saver.save(
-                step,
-                state,
-                Meta(fingerprint=start.fingerprint, seed=config.seed, position=step),
-                numbers=numbers,
-                force=saved,
-            )
+            if saves.best is not None:
+                save(numbers=numbers)
             if saves.wait:
                 saver.wait()
         best = saver.best_step()
         if writer is not None and preempted:
             writer.outcome = "preempted"
     if is_first:
-        append_event(run, "preempted" if preempted else "finished", step=step)
-        if preempted:
-            logger.info("stopped: saved step %d; the same command resumes from there", step)
-        else:
-            logger.info("finished at step %d: %s", step, how_to_use(config, run))
-        if best is not None:
-            logger.info(
-                "the best checkpoint by %s is that of step %d: `python -m convert to-torch %s "
-                "--step %d --output DIR` converts it",
-                *(saves.best, best, run.path, best),
-            )
+        _note_end(config, run, step, preempted, best)
     return PREEMPTED_STATUS if preempted else 0
+
+
+def _saver(config: TrainConfig, run: RunFolder, start: int) -> Saver:
+    saves = config.checkpoints
+    return Saver(
+        run,
+        start=start,
+        every=saves.every,
+        keep=saves.keep,
+        keep_every=saves.keep_every,
+        best=saves.best and Best(saves.best, HIGHEST_IS_BEST[saves.best]),
+    )
+
+
+def _note_end(
+    config: TrainConfig, run: RunFolder, step: int, preempted: bool, best: int | None
+) -> None:
+    append_event(run, "preempted" if preempted else "finished", step=step)
+    if preempted:
+        logger.info("stopped: saved step %d; the same command resumes from there", step)
+    else:
+        logger.info("finished at step %d: %s", step, how_to_use(config, run))
+    if best is not None:
+        logger.info(
+            "the best checkpoint by %s is that of step %d: `python -m convert to-torch %s "
+            "--step %d --output DIR` converts it",
+            *(config.checkpoints.best, best, run.path, best),
+        )
 
 
 def how_to_use(config: TrainConfig, run: RunFolder) -> str:

@@ -16,7 +16,6 @@ from train.loggers.jsonl import JsonLines
 from train.loggers.logger import Logged, Logger, Outcome
 from train.loggers.names import DEFAULT, LoggerName, logger_of
 
-
 # Begins the names of validation numbers.
 VALIDATION = "validation/"
 
