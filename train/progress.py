@@ -28,7 +28,7 @@ class DivergedError(InputError):
         super().__init__(
             f"step {step}: {what}; this state is not saved. Resume from the last checkpoint: with "
             "--optimizer.skip-nonfinite if single steps fail, with a lower learning rate and "
-            "--ignore-fingerprint if many do"
+            "--change optimizer.learning-rate if many do"
         )
         self.step = step
 
