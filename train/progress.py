@@ -17,7 +17,7 @@ from train.metrics import MetricsWriter, step_record
 
 logger = logging.getLogger(__name__)
 
-# Minimum interval between log lines when there is no terminal to show a progress bar.
+# Minimum seconds between log lines, which replace the progress bar outside a terminal.
 _SECONDS_BETWEEN_LINES = 30.0
 
 

@@ -68,8 +68,8 @@ class ValidationImages:
         its share of the records on its first device; process 0 writes the file.
 
         Returns:
-          The numbers of the faces, the same in all processes; none without `faces`, or if sampling
-          failed, which is logged, and then there is no file either.
+          The numbers of the faces, the same in all processes; none without `faces`. If sampling
+          fails, a warning is logged, no file is written, and there are no numbers.
         """
         parts = self._weights(state.ema or state.params, frozen)
         if jax.process_count() > 1:

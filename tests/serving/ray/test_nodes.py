@@ -90,7 +90,7 @@ def test_a_node_that_dies_under_load_does_not_end_the_service(cluster, tmp_path)
             assert not load.failed
             nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
             until(lambda: replicas() == 1)
-            # There is no room for another replica, and one keeps serving.
+            # One replica keeps serving without room for a second.
             before = load.made.total()
             until(lambda: load.made.total() > before + 5 * CLIENTS)
             assert set(load.failed) <= {"500", "503", *("ReadError", "RemoteProtocolError")}
