@@ -24,5 +24,6 @@ def float_array(name: str, value: Any) -> np.ndarray:
             raise TypeError("it has complex ones")
         with np.errstate(over="ignore"):
             return array.astype(np.float32, copy=False)
-    except (TypeError, ValueError, RuntimeError) as error:
+    # Whole numbers of more than 308 digits overflow.
+    except (OverflowError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is not an array of numbers: {error}") from error

@@ -31,7 +31,9 @@ def test_takes_arrays_of_every_library(value):
     assert array.dtype == np.float32 and array.tolist() == [[1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize("value", ["me.jpg", [[1], [2, 3]], {"a": 1}, object()])
+@pytest.mark.parametrize(
+    "value", ["me.jpg", [[1], [2, 3]], {"a": 1}, object(), 10**400, [1, -(10**400)]]
+)
 def test_refuses_what_is_no_array(value):
     with pytest.raises(InputError, match="x is not an array of numbers") as error:
         float_array("x", value)

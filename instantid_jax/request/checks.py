@@ -32,7 +32,10 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf) -> f
 
 def shortened(value: Any) -> str:
     """A value in a message."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no more than 4300 digits.
+        return f"(a {type(value).__name__} with a number too long to show)"
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
 
 

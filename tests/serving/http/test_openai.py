@@ -10,6 +10,7 @@ from PIL import Image
 
 from instantid_jax.errors import InputError
 from instantid_jax.request import Request
+from instantid_jax.serving.http.fields import NAMES
 from instantid_jax.serving.http.limits import Limits
 from instantid_jax.serving.http.sizes import Sizes
 from instantid_jax.serving.job import DeadlineError
@@ -314,3 +315,35 @@ def test_open_webuis_requests(make, engine):
         files = [(name, ("a.png", png(), "image/png"))] * (2 if name == "image[]" else 1)
         answer = post(make, data=data, files=files)
         assert answer.status_code == 200 and decoded(answer.json()["data"][0]["b64_json"])
+
+
+# Values of wrong types and sizes; whole numbers of any length are JSON.
+STRANGE = (10**4000, -(10**400), [[10**400] * 2] * 5, [1e400], {"a": [None]}, [[[[]]]], "\ud800")
+
+
+def test_strange_values_of_any_field_are_refused_in_one_line(make):
+    names = sorted({*NAMES} - {"image"})
+
+    async def call():
+        async with make() as client:
+            for name in names:
+                for value in STRANGE:
+                    body = {"prompt": "a", "image": text64(png()), name: value}
+                    answer = await client.post(
+                        EDITS,
+                        content=json.dumps(body),
+                        headers={"Content-Type": "application/json"},
+                    )
+                    yield name, answer
+
+    async def check():
+        refused = 0
+        async for name, answer in call():
+            assert answer.status_code in (200, 400), (name, answer.text[:300])
+            if answer.status_code == 400:
+                message = answer.json()["error"]["message"]
+                assert "\n" not in message and len(message) < 500, name
+                refused += 1
+        return refused
+
+    assert asyncio.run(check()) > 6 * len(names)

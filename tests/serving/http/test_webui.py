@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from instantid_jax.serving.http.webui import RENAMED
 from tests.pipeline import small_model
 from tests.serving.http.conftest import decoded, png, text64
 
@@ -135,3 +136,23 @@ def test_interrupting_ends_the_own_images_alone(make, engine):
     ended, other, after = asyncio.run(call())
     assert (ended.status_code, other.status_code) == (409, 200)
     assert after["progress"] == 0 and after["state"]["job_count"] == 0
+
+
+LARGE = 10**4000
+
+
+def test_strange_values_of_any_field_are_refused_or_ignored(make):
+    names = (*RENAMED, "seed", "batch_size", "sampler_name", "scheduler", "alwayson_scripts")
+    values = (LARGE, [[LARGE]], {"a": None}, "\ud800")
+    bodies = [{name: value} for name in names for value in values]
+    bodies.append({"batch_size": LARGE, "n_iter": LARGE})
+
+    async def call():
+        async with make(default=small_model.person(0)) as client:
+            for body in bodies:
+                content = json.dumps({"prompt": "a", "width": 64, "height": 64, **body})
+                answer = await client.post(TXT2IMG, content=content)
+                assert answer.status_code in (200, 400), (str(body)[:80], answer.text[:300])
+                assert answer.status_code == 200 or len(answer.text) < 500
+
+    asyncio.run(call())
