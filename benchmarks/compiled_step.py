@@ -12,7 +12,7 @@ from instantid_jax.sharding import training_mesh
 from train.compiled_step import compiled_step, step_shapes
 from train.config import TrainConfig
 from train.data.buckets import Size
-from train.objective import Networks
+from train.networks import Networks
 
 
 def sdxl_networks() -> Networks:

@@ -26,7 +26,7 @@ from instantid_jax.sharding import training_mesh
 from train.compiled_step import batch_shapes, constant_shapes, state_shapes
 from train.config import TrainConfig
 from train.data.buckets import Size, aspect_buckets
-from train.objective import Networks
+from train.networks import Networks
 from train.step import RematPolicy, loss_and_gradients
 
 RESULTS = recording.RESULTS / "gpu_memory.json"

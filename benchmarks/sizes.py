@@ -8,7 +8,7 @@ from instantid_jax.components import network
 from instantid_jax.models.controlnet import settings_like_unet
 from instantid_jax.weights import sdxl_base
 from miniature.base import architecture
-from train.objective import Networks
+from train.networks import Networks
 
 SMALL = {
     "unet": architecture.UNET,

@@ -30,7 +30,7 @@ from train.compiled_step import batch_shapes, compiled_step, constant_shapes, st
 from train.config import MeshConfig, TrainConfig
 from train.data.buckets import aspect_buckets
 from train.flops import StepFlops
-from train.objective import Networks
+from train.networks import Networks
 from train.state import TrainState, init_state
 from train.step import Constants, RematPolicy
 

@@ -282,6 +282,9 @@ def report_run(path: Path, *, values: bool) -> Iterator[str]:
     yield f"{path}: a training run, step {trained.step}, {weights}"
     for part in PARTS:
         yield f"{part}: {summary(trained.shapes[part])}"
+        if part in trained.frozen:
+            how = "a LoRA of" if part in trained.lora else "not trained, from"
+            yield f"  {how} {trained.frozen[part].source}"
         if values:
             yield f"  {_finite_params(trained.load(part))}"
     yield "usable as --instantid; to-torch writes it as PyTorch files"

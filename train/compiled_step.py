@@ -17,7 +17,7 @@ from train.data.buckets import Size
 from train.data.latent_cache import DTYPE
 from train.distillation.step import distillation_gradients, distillation_loss
 from train.model import frozen_dtype, frozen_sharding
-from train.objective import Networks
+from train.networks import Networks
 from train.parallel import on_mesh
 from train.state import TrainState, init_state, state_sharding, trainable_shapes
 from train.step import (

@@ -13,6 +13,7 @@ from train.data.config import DataConfig
 from train.distillation.config import DistillationConfig
 from train.loggers.names import DEFAULT as DEFAULT_LOGGERS
 from train.loggers.names import LoggerName
+from train.networks import TRAINABLE, Trainable, frozen_parts
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 from train.step import StepConfig
@@ -48,6 +49,9 @@ class ModelConfig:
       instantid: InstantID weights to start from: a folder in the published layout, a hub id, or
         the folder of another run. None initializes new weights from `resampler`,
         `conditioning_channels` and `zero_id_values`.
+      trainable: what is trained: "all" of InstantID, the "adapter" (Resampler, ID keys and values)
+        alone, or "identitynet" alone. What is not keeps the weights of `instantid`.
+      lora_rank: train a LoRA of this rank of the trainables instead of their weights.
       resampler: sizes of a new Resampler.
       conditioning_channels: channels of a new IdentityNet's encoder of the keypoint image;
         diffusers' `conditioning_embedding_out_channels`.
@@ -62,10 +66,35 @@ class ModelConfig:
     tokenizers: str | None = None
     variant: str | None = None
     instantid: str | None = None
+    trainable: Trainable = "all"
+    lora_rank: int | None = None
     resampler: ResamplerConfig = ResamplerConfig()
     conditioning_channels: tuple[int, ...] = ControlNetConfig.conditioning_embedding_out_channels
     recognizer: str | None = None
     zero_id_values: bool = False
+
+    def __post_init__(self):
+        if self.trainable not in TRAINABLE:
+            raise InputError(
+                f"trainable={self.trainable!r}: expected one of {', '.join(TRAINABLE)}"
+            )
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise InputError(f"lora_rank={self.lora_rank}: expected 1 or more, or None")
+
+    def check_frozen(self) -> None:
+        """Raises InputError if something of InstantID is frozen, but its weights are not named.
+
+        Not while the configuration is made: options may still change it.
+        """
+        if self.instantid is None and frozen_parts(TRAINABLE[self.trainable], self.lora_rank):
+            which = (
+                f"lora_rank={self.lora_rank}"
+                if self.lora_rank is not None
+                else f"trainable={self.trainable}"
+            )
+            raise InputError(
+                f"model.{which} without model.instantid: name the InstantID weights to start from"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,6 +287,12 @@ class TrainConfig:
             raise InputError(
                 "distillation without model.instantid: name the InstantID weights to distill"
             )
+        for name in ("trainable", "lora_rank"):
+            value = getattr(self.model, name)
+            if value != getattr(ModelConfig, name):
+                raise InputError(
+                    f"model.{name}={value} has no effect on a distillation: leave it out"
+                )
         objective = self.objective
         for name in ("identity_weight", "noise_offset", "min_snr_gamma", "log_noise"):
             if getattr(objective, name):
@@ -325,6 +360,9 @@ class TrainConfig:
         # Affects no run that it does not end.
         del identity["optimizer.skip_nonfinite"]
         # Older runs lack these options; leave them out while they are off.
+        for name in ("trainable", "lora_rank"):
+            if getattr(self.model, name) != getattr(ModelConfig, name):
+                identity[f"model.{name}"] = getattr(self.model, name)
         if self.optimizer.algorithm == "adamw":
             del identity["optimizer.algorithm"]
         if not self.optimizer.restarts:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from train.compiled_step import gradients, step_shapes
 from train.config import TrainConfig
 from train.data.buckets import Size
-from train.objective import Networks
+from train.networks import Networks
 from train.step import StepConfig, train_step
 
 # Dense bfloat16 FLOP/s per JAX device, by `Device.device_kind`, from the vendors' data sheets.

@@ -62,6 +62,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     # What is local comes first: the model may be on the network.
     mesh = training_mesh(config.mesh.shape)
     config.check_distillation()
+    config.model.check_frozen()
     config.check_best()
     check_loggers(config.loggers)
     changes_named(config, start.change)
@@ -99,7 +100,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             )
             return 0
         if jax.process_index() == 0:
-            networks = {**base.settings, RECOGNIZER: recognizer}
+            networks = {**base.settings, RECOGNIZER: recognizer, **base.frozen_source(config.model)}
             for path, settings in ((run.config, config.to_dict()), (run.networks, networks)):
                 with replacing_file(path) as temporary:
                     write_json(temporary, settings)

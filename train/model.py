@@ -21,14 +21,15 @@ from instantid_jax.params import Params, join_parts
 from instantid_jax.pipeline.model import GUIDANCE_SCALE
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.runs.contents import checksums
-from instantid_jax.runs.trained import find_published_or_trained
+from instantid_jax.runs.trained import FROZEN as FROZEN_SOURCE
+from instantid_jax.runs.trained import find_published_or_trained, frozen_source
 from instantid_jax.sharding import replicated, shard_params
 from instantid_jax.weights.layouts import find_sdxl
 from train.config import ModelConfig, TrainConfig
 from train.distillation.config import DistillationConfig, Student
 from train.distillation.factors import init_factors
 from train.identity.onnx_network import read_recognizer
-from train.objective import FROZEN, INSTANTID, Networks
+from train.networks import FROZEN, INSTANTID, TRAINABLE, Networks, frozen_parts
 from train.state import init_trainables, trainable_shapes
 from train.step import Constants
 
@@ -60,7 +61,7 @@ class BaseModel:
         networks = {
             field.name: dataclasses.asdict(getattr(self.networks, field.name).config)
             for field in dataclasses.fields(self.networks)
-            if getattr(self.networks, field.name) is not None
+            if hasattr(getattr(self.networks, field.name), "config")
         }
         facts = networks | {"schedule": dataclasses.asdict(self.schedule)}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -69,6 +70,17 @@ class BaseModel:
                 if (folder / name).is_file():
                     digest.update((folder / name).read_bytes())
         return digest.hexdigest()[:16]
+
+    def frozen_source(self, config: ModelConfig) -> dict[str, Any]:
+        """The entry of networks.json for InstantID's parts that are frozen, if there are any.
+
+        A student's run has no InstantID.
+        """
+        parts = [name for name in INSTANTID if name in self.networks.frozen]
+        if config.instantid is None or self.networks.student is not None or not parts:
+            return {}
+        unet = self.frozen["unet"].settings
+        return {FROZEN_SOURCE: frozen_source(config.instantid, parts, unet, config.variant)}
 
     @functools.cached_property
     def schedule(self) -> ScheduleConfig:
@@ -95,7 +107,9 @@ def find_base(
     if config.recognizer is not None:
         parts["recognizer"] = find_recognizer(Path(config.recognizer))
     start, settings = None, trained
-    if config.instantid is not None and (trained is None or distillation is not None):
+    trainable = TRAINABLE[config.trainable]
+    frozen = frozen_parts(trainable, config.lora_rank, distillation is not None)
+    if config.instantid is not None and (trained is None or frozen):
         start = find_published_or_trained(
             config.instantid, parts["unet"].network, variant=config.variant
         )
@@ -105,15 +119,22 @@ def find_base(
             "image_proj": vars(config.resampler),
             "controlnet": settings_like_unet(parts["unet"].settings, config.conditioning_channels),
         }
+    if start is not None:
+        parts |= {name: start[name] for name in frozen}
     student = None
     if distillation is not None:
-        # InstantID's parts are the teacher's; what is trained starts new.
-        parts, start, student = parts | dict(start), None, _student(distillation, base)
+        # InstantID's parts are the teacher's.
+        student = _student(distillation, base)
+    if student is not None or config.lora_rank is not None:
+        # What is trained starts new.
+        start = None
     networks = Networks(
         **{name: parts[name].network for name in FROZEN},
         **{name: network(name, each) for name, each in settings.items()},
         recognizer=None if config.recognizer is None else parts["recognizer"].network,
         student=student,
+        trainable=trainable,
+        lora_rank=config.lora_rank,
     )
     check_fit({name: getattr(networks, name) for name in (*FROZEN, *settings)})
     if networks.unet.config.in_channels != networks.unet.config.out_channels:
@@ -233,7 +254,7 @@ def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params
     shardings = shard_params(trainable_shapes(base.networks), mesh)
     if base.start is not None:
         params: Params = {}
-        for name in INSTANTID:
+        for name in base.networks.trainable:
             part = join_parts({name: base.start[name].load(jnp.dtype("float32"))})
             params |= place(part, shardings)
         return params
@@ -245,12 +266,22 @@ def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params
         return jax.jit(
             functools.partial(init_factors, networks.unet, rank), out_shardings=shardings
         )(key)
+    if networks.lora_rank is not None:
+        return jax.jit(functools.partial(_init_lora, networks), out_shardings=shardings)(key)
     fresh = functools.partial(
         init_trainables, base.networks, zero_id_values=config.model.zero_id_values
     )
     own = component_shapes("unet", base.networks.unet)
     unet = place(base.frozen["unet"].load(jnp.dtype("float32")), shard_params(own, mesh))
     return jax.jit(fresh, out_shardings=shardings)(unet, key)
+
+
+def _init_lora(networks: Networks, key: jax.Array) -> Params:
+    params: Params = {}
+    for number, name in enumerate(networks.trainable):
+        own = jax.random.fold_in(key, number)
+        params |= init_factors(networks.of(name), networks.lora_rank, own, name)
+    return params
 
 
 def constants(base: BaseModel, frozen: Mapping[str, Params], mesh: Mesh) -> Constants:

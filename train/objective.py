@@ -17,9 +17,8 @@ from instantid_jax.models import instantid
 from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.instantid import Texts, condition
 from instantid_jax.models.vae import sample_latents
-from instantid_jax.params import Network, Params, split_parts
-from train.distillation.config import Student
-from train.identity.onnx_network import OnnxNetwork
+from instantid_jax.params import Network, Params
+from train.networks import Networks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,39 +88,6 @@ class ObjectiveConfig:
 # Conditioning dropout: none, as in the paper; or IP-Adapter's, for classifier-free guidance.
 PAPER = ObjectiveConfig()
 CFG = ObjectiveConfig(drop_id=0.05, drop_text=0.05, drop_both=0.05)
-
-# The base model's networks, and InstantID's parts.
-FROZEN = ("unet", "vae", "text_encoder", "text_encoder_2")
-INSTANTID = ("image_proj", "ip_adapter", "controlnet")
-
-
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """The networks of training. Only the identity loss uses the VAE's decoder.
-
-    `student`: a LoRA of the UNet is trained, InstantID's parts are frozen.
-    """
-
-    unet: Network
-    controlnet: Network
-    image_proj: Network
-    vae: Network
-    text_encoder: Network
-    text_encoder_2: Network
-    recognizer: OnnxNetwork | None = None
-    student: Student | None = None
-
-    @property
-    def frozen(self) -> dict[str, Network | OnnxNetwork]:
-        """The networks that are not trained, by component name."""
-        found = {name: getattr(self, name) for name in FROZEN}
-        if self.student is not None:
-            found |= {name: self.of(name) for name in INSTANTID}
-        return found if self.recognizer is None else found | {"recognizer": self.recognizer}
-
-    def of(self, component: str) -> Network:
-        """The network of a component; the Image Adapter's is the UNet."""
-        return self.unet if component == "ip_adapter" else getattr(self, component)
 
 
 class Conditions(NamedTuple):
@@ -212,13 +178,13 @@ def predict(
     """Predicts the noise with all scales at 1, computing in the trainables' dtype.
 
     Args:
-      frozen: parameters of the base networks; the UNet's exclude the ID branch.
-      trainable: parameters prefixed "image_proj.", "ip_adapter." and "controlnet.".
+      frozen: parameters of `Networks.frozen`; the UNet's exclude the ID branch.
+      trainable: parameters of what is trained, prefixed by part.
       noisy: [B, H, W, C] float32; timesteps: [B].
     Returns:
       [B, H, W, C] float32.
     """
-    parts = split_parts(trainable)
+    parts = networks.instantid(frozen, trainable)
     unet = networks.unet.bind(frozen["unet"] | parts["ip_adapter"])
     controlnet = networks.controlnet.bind(parts["controlnet"])
     dtype = controlnet.conv_in.kernel.dtype

@@ -10,7 +10,7 @@ from instantid_jax.components import component_shapes
 from instantid_jax.params import Params, join_parts
 from instantid_jax.sharding import replicated, shard_params
 from train.distillation.factors import factor_shapes
-from train.objective import INSTANTID, Networks
+from train.networks import Networks
 from train.optimizer import OptimizerConfig, make_optimizer
 
 
@@ -34,7 +34,13 @@ def trainable_shapes(networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
     """Names and float32 shapes of all trainables."""
     if networks.student is not None:
         return factor_shapes(networks.unet, networks.student.config.rank)
-    parts = {name: component_shapes(name, networks.of(name)) for name in INSTANTID}
+    if networks.lora_rank is not None:
+        return {
+            name: shape
+            for part in networks.trainable
+            for name, shape in factor_shapes(networks.of(part), networks.lora_rank, part).items()
+        }
+    parts = {name: component_shapes(name, networks.of(name)) for name in networks.trainable}
     return {
         name: jax.ShapeDtypeStruct(value.shape, jnp.float32)
         for name, value in join_parts(parts).items()
@@ -44,7 +50,7 @@ def trainable_shapes(networks: Networks) -> dict[str, jax.ShapeDtypeStruct]:
 def init_trainables(
     networks: Networks, unet: Params, key: jax.Array, *, zero_id_values: bool = False
 ) -> Params:
-    """Initializes the trainables.
+    """Initializes the trainables, where all parts are trained.
 
     IdentityNet copies the UNet's encoder half. Its zero convolutions and the zero last layer of its
     conditioning embedding make it contribute nothing at first. ID keys and values copy the text's.

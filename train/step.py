@@ -14,9 +14,9 @@ from instantid_jax.errors import InputError
 from instantid_jax.models.blocks import Remat
 from instantid_jax.params import Params, cast
 from train.identity.loss import identity_losses
+from train.networks import Networks
 from train.objective import (
     Draws,
-    Networks,
     ObjectiveConfig,
     draw,
     encode_batch,

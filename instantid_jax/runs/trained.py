@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from instantid_jax.json_files import read_json
 from instantid_jax.params import Network, Params, mismatches
 from instantid_jax.paths import utf8_path
 from instantid_jax.runs.folder import RunFolder, is_run
-from instantid_jax.runs.trained_lora import LORA
+from instantid_jax.runs.trained_lora import DOWN, LORA, UP, merged
 from instantid_jax.weights.layouts import find_instantid
 from instantid_jax.weights.reading import read_params
 from instantid_jax.weights.tensors import LazyTensor
@@ -31,6 +31,8 @@ CONFIGURED = ("image_proj", "controlnet")
 PARTS = ("image_proj", "ip_adapter", "controlnet")
 # Key in networks.json of the SHA-256 of the recognizer that measured the data's faces.
 RECOGNIZER = "recognizer"
+# Key in networks.json of the source of weights that the run did not train, or trained a LoRA of.
+FROZEN = "frozen"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Trained:
       settings: settings of `CONFIGURED`, as in networks.json.
       networks: networks of `CONFIGURED`.
       shapes: parameter shapes of each of `PARTS`, by the part's own names.
+      frozen: the components that the run did not train, or trained a LoRA of.
+      lora: those of `PARTS` of which it trained a LoRA.
     """
 
     run: RunFolder
@@ -53,19 +57,27 @@ class Trained:
     settings: Mapping[str, Mapping[str, Any]]
     networks: Mapping[str, Network]
     shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
+    frozen: Mapping[str, Component]
+    lora: frozenset[str]
 
     def load(self, part: str, dtype: jnp.dtype | None = None) -> Params:
         """Reads one of `PARTS` onto the default device.
 
         Args:
-          dtype: dtype of the result; None keeps the run's dtype, float32.
+          dtype: dtype of the result; None keeps that of the stored weights, float32 where they were
+            trained.
         Raises:
           InputError: if the checkpoint is damaged or missing, or a value too large for `dtype`.
         """
         from instantid_jax.runs.restoring import restore_weights  # Orbax is slow to import
 
+        if part in self.frozen and part not in self.lora:
+            return self.frozen[part].load(dtype)
         prefix = f"{part}."
         stored = restore_weights(self.run, raw=self.raw, prefix=prefix, step=self.step)
+        if part in self.lora:
+            base = self.frozen[part]
+            stored = merged(base.network, base.load(jnp.dtype("float32")), stored, part)
         params = {name.removeprefix(prefix): value for name, value in stored.items()}
         if dtype is None:
             return params
@@ -119,6 +131,8 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
     run = RunFolder(utf8_path(path))
     stored = stored_weights(run, raw=raw, step=step)
     settings, networks = read_networks(run)
+    frozen = _find_frozen(run)
+    lora = set()
     shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {part: {} for part in PARTS}
     for name, shape in stored.shapes.items():
         part, _, own = name.partition(".")
@@ -132,7 +146,12 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
                 f"step {stored.step} of {path} holds {name}: expected only {', '.join(PARTS)}; "
                 "pass a run that trained InstantID"
             )
-        shapes[part][own] = shape
+        if own.endswith((f".{DOWN}", f".{UP}")):
+            lora.add(part)
+        else:
+            shapes[part][own] = shape
+    for part, component in frozen.items():
+        shapes[part] = component_shapes(part, component.network)
     for part, net in networks.items():
         faults = _misfit(net.shapes, shapes[part])
         if faults:
@@ -142,23 +161,72 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
             )
     weights = "the moving average" if stored.averaged else "the raw parameters"
     logger.info("%s: step %d, %s", path, stored.step, weights)
-    return Trained(run, stored.step, raw, stored.averaged, settings, networks, shapes)
+    return Trained(
+        *(run, stored.step, raw, stored.averaged, settings, networks, shapes),
+        *(frozen, frozenset(lora)),
+    )
+
+
+def frozen_source(
+    instantid: str, parts: Sequence[str], unet: Mapping[str, Any], variant: str | None
+) -> dict[str, Any]:
+    """What networks.json records under `FROZEN`.
+
+    Args:
+      instantid: source of weights that the run does not train, or trains a LoRA of.
+      parts: which of `PARTS` these are.
+      unet: `config.json` of the base model's UNet.
+      variant: variant of published files.
+    """
+    path = Path(instantid)
+    return {
+        # A command may later run in another folder.
+        "instantid": str(path.absolute()) if path.exists() else instantid,
+        "variant": variant,
+        # The source may be trained further.
+        "step": RunFolder(path).steps()[-1] if is_run(path) else None,
+        "parts": list(parts),
+        "unet": unet,
+    }
+
+
+def _find_frozen(run: RunFolder) -> dict[str, Component]:
+    """The components that a run did not train, or trained a LoRA of, from networks.json."""
+    frozen = read_json(run.networks).get(FROZEN)
+    if frozen is None:
+        return {}
+    source, unet = frozen["instantid"], network("unet", frozen["unet"])
+    try:
+        found = find_published_or_trained(
+            source, unet, variant=frozen["variant"], step=frozen["step"]
+        )
+    except InputError as error:
+        raise InputError(
+            f"{run.path} did not train {', '.join(frozen['parts'])}, whose weights are those of "
+            f"{source}: {error}; put them back, or name their place in {run.networks}"
+        ) from error
+    return {part: found[part] for part in frozen["parts"]}
 
 
 def find_published_or_trained(
-    source: str, unet: Network, *, variant: str | None = None, raw: bool = False
+    source: str,
+    unet: Network,
+    *,
+    variant: str | None = None,
+    raw: bool = False,
+    step: int | None = None,
 ) -> dict[str, Component]:
     """InstantID's components from a training run, or from any source of `find_instantid`.
 
     Args:
       variant: variant of published files; runs have none.
-      raw: for a training run, as for `open_trained`.
+      raw, step: for a training run, as for `open_trained`.
     Raises:
       InputError: if a part is missing, damaged or does not fit, or for `raw` without a run.
     """
     check_raw(raw, source)
     if is_run(Path(source)):
-        return open_trained(Path(source), raw=raw).components(unet)
+        return open_trained(Path(source), raw=raw, step=step).components(unet)
     return find_instantid(source, unet, variant=variant)
 
 

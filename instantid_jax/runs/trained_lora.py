@@ -1,18 +1,27 @@
-"""Reads the LoRA that a distillation trained."""
+"""Reads the LoRAs that runs trained, and adds them to weights.
+
+A run trains a LoRA of the UNet, as a distillation does, or of parts of InstantID.
+"""
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
+from instantid_jax.components import component_shapes
+from instantid_jax.params import Network, Params
 from instantid_jax.paths import utf8_path
 from instantid_jax.runs.folder import RunFolder, is_run
+from instantid_jax.weights.lora.spellings import Target, targets
 
 # The part of the training state's names that a LoRA's factors have, and that files have instead.
 LORA, FILE = "lora.", "unet."
+# The factors of a layer, as PEFT names them.
+DOWN, UP = "lora_A", "lora_B"
 
 
 def trains_lora(path: Path) -> bool:
-    """Whether a folder is a run that trains a LoRA, not InstantID."""
+    """Whether a folder is a run that trains a LoRA of the UNet, not InstantID."""
     from instantid_jax.runs.restoring import stored_weights  # Orbax is slow to import
 
     run = RunFolder(utf8_path(path))
@@ -38,3 +47,33 @@ def read_trained_lora(
         f"{FILE}{name.removeprefix(LORA)}.weight": np.asarray(value)
         for name, value in factors.items()
     }
+
+
+def lora_layers(network: Network, component: str) -> dict[str, Target]:
+    """The layers of a component that have factors, its matrices and convolutions.
+
+    By the part of the training state's names before `.lora_A` and `.lora_B`.
+
+    Args:
+      component: "unet" for the base model's own weights, or a part of InstantID.
+    """
+    prefix = LORA if component == "unet" else f"{component}."
+    found = targets(component, component_shapes(component, network))
+    return {f"{prefix}{name}": target for name, target in found.items() if not target.is_norm}
+
+
+def merged(network: Network, weights: Params, factors: Params, component: str = "unet") -> Params:
+    """A component's weights with a LoRA's differences added, in the weights' dtype.
+
+    Args:
+      weights: the component's; the UNet's are without the ID branch.
+      factors: A [R, in, ...] and B [out, R] of each of `lora_layers`.
+    """
+    changed = dict(weights)
+    for layer, target in lora_layers(network, component).items():
+        down, up = (factors[f"{layer}.{role}"].astype(jnp.float32) for role in (DOWN, UP))
+        difference = (up @ down.reshape(len(down), -1)).reshape(target.shape)
+        weight = weights[target.weight]
+        total = weight.astype(jnp.float32) + difference.transpose(target.axes)
+        changed[target.weight] = total.astype(weight.dtype)
+    return changed

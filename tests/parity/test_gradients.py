@@ -9,7 +9,13 @@ import torch
 from instantid_jax.params import join_parts, split_parts
 from instantid_jax.weights.names import adapter_to_torch, to_torch
 from tests.parity.reference import nchw, relative_error, unit_noise
-from train.objective import Conditions, Networks, ObjectiveConfig, losses, predict
+from train.networks import Networks
+from train.objective import (
+    Conditions,
+    ObjectiveConfig,
+    losses,
+    predict,
+)
 from train.step import remat_wrapper
 
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ import numpy as np
 from instantid_jax.components import component_shapes, network
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.params import Params, cast, join_parts
-from train.objective import Networks
+from train.networks import Networks
 from train.random_model import RESAMPLER, SETTINGS, draw_params
 from train.step import Constants
 

@@ -17,11 +17,11 @@ from instantid_jax.models import instantid
 from instantid_jax.models.blocks import Remat, keep
 from instantid_jax.models.instantid import Texts
 from instantid_jax.params import Params
-from train.distillation.factors import merged
+from instantid_jax.runs.trained_lora import merged
+from train.networks import Networks
 from train.objective import (
     Conditions,
     Draws,
-    Networks,
     ObjectiveConfig,
     draw,
     encode_batch,

@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
 from instantid_jax.params import Params
-from train.objective import Networks
+from train.networks import Networks
 
 # Eyes, nose and mouth corners in the recognizer's 112 x 112 input.
 # Source: insightface/utils/face_align.py:arcface_dst.

@@ -16,13 +16,13 @@ from jax.experimental import multihost_utils
 from instantid_jax.components import Component, ModelSource
 from instantid_jax.errors import InputError
 from instantid_jax.image_files import save_image
-from instantid_jax.params import Params, cast, split_parts
+from instantid_jax.params import Params, cast
 from instantid_jax.pipeline import InstantIDPipeline
 from instantid_jax.request import Request
+from instantid_jax.runs.trained_lora import merged
 from train.config import TrainConfig
-from train.distillation.factors import merged
 from train.model import BaseModel
-from train.objective import FROZEN, INSTANTID
+from train.networks import FROZEN, INSTANTID
 from train.state import TrainState
 from train.validation.faces import SCORES, FaceScores
 from train.validation.records import Example
@@ -124,7 +124,7 @@ class ValidationImages:
         networks = self._base.networks
         parts = {name: frozen[name] for name in networks.frozen}
         if networks.student is None:
-            return parts | split_parts(cast(trained, jnp.dtype(self._dtype)))
+            return parts | networks.instantid(frozen, cast(trained, jnp.dtype(self._dtype)))
         unet = jax.jit(merged, static_argnums=0)(networks.unet, frozen["unet"], trained)
         return parts | {"unet": unet}
 

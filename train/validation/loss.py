@@ -15,7 +15,8 @@ from instantid_jax.sharding import replicated
 from train.batch import place_batch, process_rows
 from train.compiled_step import frozen_specs, loss_function
 from train.config import TrainConfig
-from train.objective import Networks, draw, image_moments
+from train.networks import Networks
+from train.objective import draw, image_moments
 from train.parallel import losses_on_mesh
 from train.state import trainable_shapes
 from train.step import Constants, latent_shape_of

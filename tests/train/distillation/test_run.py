@@ -13,11 +13,11 @@ from instantid_jax.pipeline import InstantIDPipeline
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore_weights
 from instantid_jax.runs.trained import open_trained
+from instantid_jax.runs.trained_lora import merged
 from instantid_jax.weights.torch_files import open_tensors
 from tests.train import tiny_config, training_process
 from train.config import ModelConfig, ValidationConfig
 from train.distillation.config import DistillationConfig
-from train.distillation.factors import merged
 from train.loop import how_to_use, train
 from train.start import StartConfig
 
