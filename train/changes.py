@@ -21,11 +21,17 @@ CHANGEABLE = frozenset(
     f"{section}.{field.name}"
     for section, config in (("optimizer", OptimizerConfig), ("objective", ObjectiveConfig))
     for field in dataclasses.fields(config)
-) - {"optimizer.algorithm", "optimizer.skip_nonfinite", "objective.prediction_type"}
+) - {
+    "optimizer.algorithm",
+    "optimizer.moment_dtype",
+    "optimizer.skip_nonfinite",
+    "objective.prediction_type",
+}
 
 # Why a setting, or all settings of a section, cannot change.
 REASONS = {
     "optimizer.algorithm": "the state of the other algorithm differs",
+    "optimizer.moment_dtype": "the state has it",
     "objective.prediction_type": "the base model has it",
     "global_batch_size": "step x batch size is the run's position in the data",
     "seed": "it orders the data",

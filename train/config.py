@@ -365,6 +365,8 @@ class TrainConfig:
                 identity[f"model.{name}"] = getattr(self.model, name)
         if self.optimizer.algorithm == "adamw":
             del identity["optimizer.algorithm"]
+        if self.optimizer.moment_dtype == "float32":
+            del identity["optimizer.moment_dtype"]
         if not self.optimizer.restarts:
             del identity["optimizer.restarts"]
         if not self.objective.identity_weight:

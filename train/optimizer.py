@@ -1,11 +1,12 @@
-"""AdamW and Muon with warmup, schedule, global-norm clipping and a weight-decay mask."""
+"""AdamW, Adafactor and Muon with warmup, schedule, global-norm clipping and a weight-decay mask."""
 
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
@@ -14,6 +15,8 @@ from instantid_jax.params import Params
 
 # RMS of AdamW's updates in units of the learning rate (Liu et al. 2025, section 2.2).
 ADAMS_RMS = 0.2
+# Adafactor's second moments decay by 1 - step**-this (Shazeer & Stern 2018, section 7.2).
+DECAY_POWER = 0.8
 # The largest float32 below 1; a decay of 1 would divide by zero.
 BELOW_ONE = 1 - 2.0**-24
 # Peak of the learning rate after a warm restart, as a share of the first: what was learned stays.
@@ -21,13 +24,18 @@ RESTART_PEAK = 1 / 3
 # Longest warmup after a warm restart, as a share of the steps until the next one.
 RESTART_WARMUP = 0.1
 
+Algorithm = Literal["adamw", "adafactor", "muon"]
+MomentDtype = Literal["float32", "bfloat16"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019), or Muon for matrices and convolutions.
+    """AdamW (Loshchilov & Hutter 2019), Adafactor, or Muon for matrices and convolutions.
 
     Attributes:
-      algorithm: "muon" updates kernels with their orthogonalized momentum (Jordan 2024), scaled to
+      algorithm: "adafactor" keeps sums over rows and columns in place of the second moment of each
+        weight (Shazeer & Stern 2018), at AdamW's learning rates (Zhai et al. 2021, section 3.4).
+        "muon" updates kernels with their orthogonalized momentum (Jordan 2024), scaled to
         AdamW's update size (Liu et al. 2025, section 2.2), and all other parameters with NAdamW.
         Its steps take longer.
       learning_rate: peak learning rate, reached at the end of the warmup.
@@ -36,10 +44,11 @@ class OptimizerConfig:
       decay_steps: length of the whole schedule including the warmup; unused if it is constant.
       restarts: steps of warm restarts (SGDR, Loshchilov & Hutter 2017), ascending. The learning
         rate decays to zero at each, then warms up to a third of the peak and decays again.
-      b1: AdamW's decay of the first moment.
-      b2: AdamW's decay of the second moment.
+      b1: AdamW's and Adafactor's decay of the first moment. At 0, Adafactor keeps none.
+      b2: AdamW's decay of the second moment, and the largest of Adafactor's.
+      moment_dtype: dtype of the first moment.
       eps: AdamW's, added to the root of the second moment.
-      weight_decay: AdamW's, times the learning rate.
+      weight_decay: of weights, times the learning rate.
       decay_all: also decay norms, biases and the Resampler's latents, as the public trainers do.
       clip_norm: maximum global norm of the gradients; None disables clipping.
       ema_decay: decay of the moving average of the weights; None keeps no average.
@@ -47,7 +56,7 @@ class OptimizerConfig:
         the run fails.
     """
 
-    algorithm: Literal["adamw", "muon"] = "adamw"
+    algorithm: Algorithm = "adamw"
     learning_rate: float = 1e-5
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = 500
@@ -55,6 +64,7 @@ class OptimizerConfig:
     restarts: tuple[int, ...] = ()
     b1: float = 0.9
     b2: float = 0.999
+    moment_dtype: MomentDtype = "float32"
     eps: float = 1e-8
     weight_decay: float = 1e-2
     decay_all: bool = False
@@ -80,8 +90,10 @@ class OptimizerConfig:
             if not low <= value <= high:
                 end = "below 1" if high == BELOW_ONE else f"{high:g}"
                 raise InputError(f"{name}={value}: expected {low:g} to {end}")
-        if self.algorithm not in ("adamw", "muon"):
-            raise InputError(f"algorithm={self.algorithm!r}: expected adamw or muon")
+        for name, choices in (("algorithm", Algorithm), ("moment_dtype", MomentDtype)):
+            if getattr(self, name) not in get_args(choices):
+                wanted = ", ".join(get_args(choices))
+                raise InputError(f"{name}={getattr(self, name)!r}: expected one of {wanted}")
         if self.schedule not in ("constant", "cosine", "linear"):
             raise InputError(f"schedule={self.schedule!r}: expected constant, cosine or linear")
         if self.schedule != "constant" and (
@@ -151,18 +163,41 @@ def make_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTra
         if config.clip_norm is None
         else optax.clip_by_global_norm(config.clip_norm)
     )
+    decaying = {name: config.decay_all or kernel for name, kernel in kernels.items()}
     if config.algorithm == "muon":
         step = _muon(config, params, kernels)
+    elif config.algorithm == "adafactor":
+        step = _adafactor(config, decaying)
     else:
         step = optax.adamw(
             learning_rate(config),
             b1=config.b1,
             b2=config.b2,
             eps=config.eps,
+            mu_dtype=config.moment_dtype,
             weight_decay=config.weight_decay,
-            mask={name: config.decay_all or kernel for name, kernel in kernels.items()},
+            mask=decaying,
         )
     return optax.chain(clip, step)
+
+
+def _adafactor(
+    config: OptimizerConfig, decaying: Mapping[str, bool]
+) -> optax.GradientTransformation:
+    """Adafactor with momentum, and AdamW's weight decay."""
+
+    def decay(step: jax.Array, power: float) -> jax.Array:
+        # Otherwise the second moments of a long run no longer change.
+        return jnp.minimum(1 - (step + 1.0) ** -power, config.b2)
+
+    momentum = optax.ema(config.b1, debias=False, accumulator_dtype=config.moment_dtype)
+    return optax.chain(
+        optax.scale_by_factored_rms(decay_rate=DECAY_POWER, decay_rate_fn=decay),
+        optax.clip_by_block_rms(1.0),
+        momentum if config.b1 else optax.identity(),
+        optax.add_decayed_weights(config.weight_decay, decaying),
+        optax.scale_by_learning_rate(learning_rate(config)),
+    )
 
 
 def _muon(
@@ -179,6 +214,7 @@ def _muon(
     return muon(
         learning_rate(config),
         eps=config.eps,
+        mu_dtype=config.moment_dtype,
         weight_decay=config.weight_decay,
         muon_weight_dimension_numbers=axes,
         consistent_rms=ADAMS_RMS,

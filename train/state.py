@@ -99,13 +99,18 @@ def init_state(optimizer: OptimizerConfig, params: Params) -> TrainState:
 
 
 def state_sharding(state: TrainState, mesh: Mesh) -> TrainState:
-    """The sharding of each array of a state or its shapes; moments follow their parameters."""
+    """The sharding of each array of a state or its shapes.
+
+    Moments follow their parameters. Factored ones, which are small, are replicated.
+    """
     by_name = shard_params(state.params, mesh)
     everywhere = replicated(mesh)
 
     def place(path: tuple, value: jax.Array) -> jax.sharding.Sharding:
         # The path of a parameter or its moment ends with the parameter's name.
         name = getattr(path[-1], "key", None) if path else None
-        return by_name.get(name, everywhere)
+        if name not in by_name or value.shape != state.params[name].shape:
+            return everywhere
+        return by_name[name]
 
     return jax.tree_util.tree_map_with_path(place, state)

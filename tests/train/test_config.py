@@ -60,12 +60,14 @@ def test_identity_names_settings_that_affect_results(values, name):
 
 
 def test_identity_excludes_options_that_are_off():
-    later = {"optimizer.algorithm", "optimizer.restarts"}
+    later = {"optimizer.algorithm", "optimizer.moment_dtype", "optimizer.restarts"}
     later |= {"model.trainable", "model.lora_rank"}
     later |= {"objective.identity_weight", "objective.identity_window"}
     assert not later & CONFIG.identity().keys()
     muon = changed(optimizer=OptimizerConfig(algorithm="muon"))
     assert muon["optimizer.algorithm"] == '"muon"'
+    small = changed(optimizer=OptimizerConfig(moment_dtype="bfloat16"))
+    assert small["optimizer.moment_dtype"] == '"bfloat16"'
     model = ModelConfig(sdxl="x", instantid="y", trainable="adapter", lora_rank=4)
     trained = changed(model=model)
     assert (trained["model.trainable"], trained["model.lora_rank"]) == ('"adapter"', "4")

@@ -13,9 +13,14 @@ import transformers
 from jax.sharding import NamedSharding, PartitionSpec
 
 from instantid_jax.errors import InputError
+from instantid_jax.runs.contents import Meta
+from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.restoring import restore
 from instantid_jax.sharding import training_mesh
 from tests.parity.reference import relative_error
 from train.optimizer import OptimizerConfig, learning_rate, make_optimizer, update_ema
+from train.runs.saving import Saver
+from train.state import init_state, state_sharding
 
 SHAPES = {"conv.kernel": (3, 3, 4, 5), "conv.bias": (5,), "norm.scale": (5,), "latents": (4, 8)}
 
@@ -230,3 +235,139 @@ def test_average_decays_exponentially():
     for _ in range(1000):
         ema = update_ema(0.999, ema, {"a": jnp.zeros(())})
     assert float(ema["a"]) == pytest.approx(0.999**1000, rel=1e-4)
+
+
+def test_adafactor_steps_match_transformers():
+    config = OptimizerConfig(
+        algorithm="adafactor",
+        learning_rate=1e-2,
+        warmup_steps=0,
+        weight_decay=0.1,
+        decay_all=True,
+        clip_norm=None,
+    )
+    # A matrix with factored moments, and a bias without.
+    shapes = {"wide.kernel": (128, 160), "bias": (7,)}
+
+    def draw(seed):
+        random = np.random.default_rng(seed)
+        return {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+    params = {name: jnp.asarray(value) for name, value in draw(0).items()}
+    theirs = {name: torch.tensor(value, requires_grad=True) for name, value in draw(0).items()}
+    adafactor = transformers.Adafactor(
+        *(theirs.values(), 1e-2),
+        beta1=0.9,
+        weight_decay=0.1,
+        scale_parameter=False,
+        relative_step=False,
+    )
+    transform = make_optimizer(config, params)
+    state = transform.init(params)
+    for step in range(1, 11):
+        for name, value in theirs.items():
+            value.grad = torch.tensor(draw(step)[name])
+        adafactor.step()
+        updates, state = transform.update(draw(step), state, params)
+        params = optax.apply_updates(params, updates)
+    for name, value in params.items():
+        assert relative_error(value, theirs[name].detach().numpy()) < 1e-6, name
+
+
+def test_adafactor_state_is_small():
+    params = {"wide.kernel": jnp.zeros((3, 3, 256, 512)), "conv.bias": jnp.zeros(512)}
+
+    def size(**changes):
+        state = make_optimizer(OptimizerConfig(**changes), params).init(params)
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+    one = 4 * 3 * 3 * 256 * 512
+    assert 2 * one < size() < 2.01 * one
+    assert 1.5 * one < size(moment_dtype="bfloat16") < 1.51 * one
+    assert one < size(algorithm="adafactor") < 1.02 * one
+    assert one / 2 < size(algorithm="adafactor", moment_dtype="bfloat16") < 0.52 * one
+    assert size(algorithm="adafactor", b1=0.0) < 0.02 * one
+
+
+def test_factored_states_on_a_mesh(tmp_path):
+    """Their factors are replicated, steps are as on one device, and checkpoints keep all bits."""
+    config = OptimizerConfig(
+        algorithm="adafactor", learning_rate=1e-2, warmup_steps=0, moment_dtype="bfloat16"
+    )
+    random = np.random.default_rng(0)
+    params, *gradients = (
+        {"wide.kernel": jnp.asarray(random.standard_normal((256, 512), np.float32))}
+        for _ in range(3)
+    )
+
+    @jax.jit
+    def step(state, gradients):
+        transform = make_optimizer(config, state.params)
+        updates, moments = transform.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state._replace(step=state.step + 1, params=params, opt_state=moments)
+
+    alone = init_state(config, params)
+    mesh = training_mesh((1, 2, 1), jax.devices()[:2])
+    shardings = state_sharding(jax.eval_shape(lambda: alone), mesh)
+    spread = jax.device_put(alone, shardings)
+    split = {leaf.shape for leaf in jax.tree.leaves(spread) if not leaf.is_fully_replicated}
+    assert split == {(256, 512)}
+    assert {leaf.shape for leaf in jax.tree.leaves(spread)} > {(256,), (512,)}
+    spread = jax.device_put(step(spread, gradients[0]), shardings)
+    moved = step(alone, gradients[0]).params["wide.kernel"]
+    assert relative_error(spread.params["wide.kernel"], moved) < 1e-6
+
+    run = RunFolder(tmp_path / "run")
+    with Saver(run, start=0, every=1) as saver:
+        saver.save(1, spread, Meta(fingerprint={}, seed=0, position=1))
+    template = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        *(spread, shardings),
+    )
+    restored = restore(run, template).state
+    for ours, theirs in zip(
+        jax.tree.leaves(step(restored, gradients[1])),
+        jax.tree.leaves(step(spread, gradients[1])),
+        strict=True,
+    ):
+        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"algorithm": "adafactor", "moment_dtype": "bfloat16"}, {"moment_dtype": "bfloat16"}],
+    ids=["adafactor", "adamw"],
+)
+def test_small_states_learn(changes):
+    """A linear regression, to a thousandth of the loss in which it starts."""
+    config = OptimizerConfig(
+        learning_rate=0.03, warmup_steps=0, schedule="cosine", decay_steps=300, **changes
+    )
+    random = np.random.default_rng(0)
+    inputs = random.standard_normal((512, 128), np.float32)
+    wanted = inputs @ random.standard_normal((128, 128), np.float32)
+
+    def loss(params):
+        return jnp.mean((inputs @ params["a.kernel"] - wanted) ** 2)
+
+    @jax.jit
+    def learn(params):
+        def step(carry, _):
+            params, state = carry
+            value, gradients = jax.value_and_grad(loss)(params)
+            updates, state = make_optimizer(config, params).update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        start = params, make_optimizer(config, params).init(params)
+        return jax.lax.scan(step, start, None, 300)[1]
+
+    values = learn({"a.kernel": jnp.zeros((128, 128))})
+    assert values[-1] < 1e-3 * values[0]
+
+
+@pytest.mark.parametrize("changes", [{"algorithm": "sgd"}, {"moment_dtype": "int8"}])
+def test_rejects_unknown_algorithms_and_dtypes(changes):
+    (name,) = changes
+    with pytest.raises(InputError, match=f"{name}=.*: expected one of"):
+        OptimizerConfig(**changes)
