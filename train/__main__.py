@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
 
-USAGE = """usage: python -m train CONFIG --workdir DIR [--steps N] [options]
+USAGE = """usage: python -m train CONFIG --workdir DIR [--steps N | --epochs N] [options]
 
 Trains IdentityNet and the Image Adapter with the configuration in a Python file, or resumes the
 run in DIR. `python -m train CONFIG --help` lists the options: one for each setting of CONFIG."""

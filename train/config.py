@@ -240,6 +240,7 @@ class TrainConfig:
 
     Attributes:
       steps: step to stop at; does not affect the learning-rate schedule.
+      epochs: how often to train on the records, in place of `steps`.
       global_batch_size: examples per step, over all devices and micro-batches.
       seed: seeds the data order, the noise and new weights.
       distillation: trains a few-step LoRA of the UNet instead of InstantID's parts.
@@ -251,7 +252,8 @@ class TrainConfig:
     model: ModelConfig
     data: DataConfig
     global_batch_size: int
-    steps: int
+    steps: int | None = None
+    epochs: int | None = None
     seed: int = 0
     mesh: MeshConfig = MeshConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -267,9 +269,15 @@ class TrainConfig:
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed}: expected 0 to 2**32 - 1")
-        for name in ("global_batch_size", "steps", "loader_threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
+        for name in ("global_batch_size", "steps", "epochs", "loader_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}={value}: expected 1 or more")
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError(
+                f"steps={self.steps}, epochs={self.epochs}: expected one of them, which ends the "
+                "run"
+            )
         if (self.objective.identity_weight > 0) != (self.model.recognizer is not None):
             raise InputError(
                 f"objective.identity_weight={self.objective.identity_weight} with model.recognizer="
@@ -323,6 +331,22 @@ class TrainConfig:
                 f"{validation.every}: make one a multiple of the other, so that checkpoints are "
                 "measured"
             )
+
+    def in_steps(self, records: int) -> "TrainConfig":
+        """The configuration with its length in steps, which take each of `records` `epochs` times.
+
+        The last batch is full, with examples of the next epoch.
+        """
+        if self.epochs is None:
+            return self
+        steps = -(-self.epochs * records // self.global_batch_size)
+        return dataclasses.replace(self, steps=steps, epochs=None)
+
+    @property
+    def last_step(self) -> int:
+        """`steps`, where `in_steps` has set them."""
+        assert self.steps is not None, "the length is in epochs"
+        return self.steps
 
     @property
     def dataset_folders(self) -> list[str]:

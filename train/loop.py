@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int = 0) -> int:
-    """Trains until `config.steps` or SIGTERM.
+    """Trains until the last step or SIGTERM.
 
     Args:
       profile: number of steps to trace with JAX's profiler, into `workdir/profile/`.
@@ -80,6 +80,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             config.global_batch_size,
             batches.records,
         )
+    epochs, config = config.epochs, config.in_steps(batches.records)
     wanted = base.networks.image_proj.config.embedding_dim
     if batches.embedding_size != wanted:
         raise InputError(
@@ -90,13 +91,13 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     validation = None if config.validation is None else Validation(config, base, mesh)
     with locked(run):
         begun = begin(config, start, run, base, batches, mesh)
-        if begun.step >= config.steps:
+        if begun.step >= config.last_step:
             source = workdir if begun.event == "resumed" else start.state
             logger.warning(
                 "%s is already at step %d: nothing to do up to step %d",
                 source,
                 begun.step,
-                config.steps,
+                config.last_step,
             )
             return 0
         if jax.process_index() == 0:
@@ -115,6 +116,8 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
                 config.global_batch_size,
                 " x ".join(f"{count} {axis}" for axis, count in mesh.shape.items()),
             )
+            if epochs is not None:
+                logger.info("%d epoch(s) are %d steps", epochs, config.last_step)
         return _loop(config, run, base, mesh, batches, begun, validation, profile)
 
 
@@ -147,7 +150,7 @@ def _loop(
         tracing = stack.enter_context(Profile(run.path / "profile", step, profile))
         stack.enter_context(_noting_divergence(run))
         saver.warm_up(state)
-        while step < config.steps and not preempted:
+        while step < config.last_step and not preempted:
             began = time.perf_counter()
             _, batch = next(loader)
             waited = time.perf_counter() - began
@@ -165,7 +168,7 @@ def _loop(
             if config.log_example_ids:
                 details["example_ids"] = gather_ids(ids, rows)
             preempted = saver.reached_preemption(step)
-            saved = preempted or step == config.steps or step % saves.every == 0
+            saved = preempted or step == config.last_step or step % saves.every == 0
             progress.take(step, metrics, details, waited=waited, size=size)
             if saved:
                 # A diverged state must not replace good checkpoints.

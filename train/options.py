@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import tyro
 
+from instantid_jax.errors import InputError
 from train.config import TrainConfig, ValidationConfig
 from train.data.config import CaptionShare, DatasetShare
 from train.distillation.config import DistillationConfig
@@ -16,7 +17,8 @@ Share = TypeVar("Share")
 HELP = (
     "Beyond the options below: --data.datasets.1.folder DIR adds a dataset, "
     "--data.captions.0.source NAME chooses captions, --validation.dataset DIR validates, "
-    "and --distillation.steps N trains a few-step LoRA."
+    "--epochs N sets the length in place of --steps, and --distillation.steps N trains a few-step "
+    "LoRA."
 )
 
 
@@ -24,6 +26,9 @@ def with_named_settings(config: TrainConfig, args: Sequence[str]) -> TrainConfig
     """A configuration that has all settings that options name, to be filled in by these.
 
     tyro makes options only for what the default has.
+
+    Raises:
+      InputError: for a length in steps and in epochs.
     """
     datasets = _extended(config.data.datasets, DatasetShare(folder=tyro.MISSING), "datasets", args)
     captions = _extended(config.data.captions, CaptionShare(source=tyro.MISSING), "captions", args)
@@ -34,7 +39,20 @@ def with_named_settings(config: TrainConfig, args: Sequence[str]) -> TrainConfig
     distillation = config.distillation
     if distillation is None and any(arg.startswith("--distillation.") for arg in args):
         distillation = DistillationConfig()
+    config = _with_length(config, args)
     return dataclasses.replace(config, data=data, validation=validation, distillation=distillation)
+
+
+def _with_length(config: TrainConfig, args: Sequence[str]) -> TrainConfig:
+    """A configuration whose length is in the unit that options name."""
+    steps, epochs = (
+        any(arg.partition("=")[0] == option for arg in args) for option in ("--steps", "--epochs")
+    )
+    if steps and epochs:
+        raise InputError("--steps and --epochs: give one of them")
+    if epochs:
+        return dataclasses.replace(config, steps=None, epochs=1)
+    return dataclasses.replace(config, steps=1, epochs=None) if steps else config
 
 
 def _extended(

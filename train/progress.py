@@ -63,7 +63,7 @@ class Progress:
         self._logged = -math.inf
         # tqdm's None shows the bar only in a terminal.
         hidden = None if writer is not None else True
-        self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=hidden)
+        self._bar = tqdm(total=config.last_step, initial=start, unit="step", disable=hidden)
         self._bar.set_description("compiling")
 
     def __enter__(self) -> Self:
@@ -129,9 +129,11 @@ class Progress:
         self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(record["step"] - self._bar.n)
         now = time.perf_counter()
-        due = record["step"] == self._config.steps or now - self._logged > _SECONDS_BETWEEN_LINES
+        due = (
+            record["step"] == self._config.last_step or now - self._logged > _SECONDS_BETWEEN_LINES
+        )
         if self._bar.disable and due:
-            logger.info("step %d of %d: %s", record["step"], self._config.steps, numbers)
+            logger.info("step %d of %d: %s", record["step"], self._config.last_step, numbers)
             self._logged = now
 
     def _check_finite(self, record: Mapping[str, Any]) -> None:

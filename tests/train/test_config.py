@@ -159,3 +159,14 @@ def test_identity_excludes_an_identity_loss_that_is_off():
     objective = ObjectiveConfig(identity_weight=0.5)
     model = ModelConfig(sdxl="a", recognizer="r.onnx")
     assert changed(objective=objective, model=model)["objective.identity_weight"] == "0.5"
+
+
+@pytest.mark.parametrize("values", [{"steps": None}, {"epochs": 2}])
+def test_one_length_is_expected(values):
+    with pytest.raises(InputError, match=r"steps=.*, epochs=.*: expected one of them"):
+        dataclasses.replace(CONFIG, **values)
+
+
+def test_epochs_are_counted_in_full_batches():
+    config = dataclasses.replace(CONFIG, steps=None, epochs=3)
+    assert [config.in_steps(records).steps for records in (16, 17, 5)] == [3, 4, 1]

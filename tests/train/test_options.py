@@ -99,3 +99,25 @@ def test_distillation_is_turned_on(configured):
 def test_a_configuration_keeps_its_validation(configured):
     config = configured("--validation.records", "3", config=ROOT / "configs" / "debug.py")
     assert config.validation.records == 3 and config.validation.dataset
+
+
+def test_a_length_in_epochs_replaces_steps(configured):
+    config = configured("--epochs", "3")
+    assert (config.steps, config.epochs) == (None, 3)
+    # The last of three epochs of 65 in batches of 96 ends in the third batch.
+    config = config.in_steps(65)
+    assert (config.steps, config.epochs, config.last_step) == (3, None, 3)
+    assert configured("--steps=7").steps == 7
+    assert config.in_steps(1000) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epochs", "3", "--steps", "7"), "--steps and --epochs: give one of them"),
+        (("--epochs=0",), "epochs=0: expected 1 or more"),
+    ],
+)
+def test_refused_lengths(configured, capsys, options, message):
+    assert configured(*options) == 2
+    assert message in capsys.readouterr().err
