@@ -1,5 +1,6 @@
 """Compiles the training step ahead of time from shapes, and analyzes the program."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +13,20 @@ from instantid_jax.sharding import training_mesh
 from train.compiled_step import compiled_step, step_shapes
 from train.config import TrainConfig
 from train.data.buckets import Size
-from train.networks import Networks
+from train.networks import TRAINABLE, Networks
 
 
-def sdxl_networks() -> Networks:
-    """The networks of training on SDXL base, at full size."""
-    return training_networks(FULL)
+def sdxl_networks(config: TrainConfig | None = None) -> Networks:
+    """The networks of training on SDXL base, at full size.
+
+    Args:
+      config: decides what is trained, by default all of InstantID.
+    """
+    networks = training_networks(FULL)
+    if config is None:
+        return networks
+    trainable = TRAINABLE[config.model.trainable]
+    return dataclasses.replace(networks, trainable=trainable, lora_rank=config.model.lora_rank)
 
 
 def compile_step(

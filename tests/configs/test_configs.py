@@ -21,9 +21,15 @@ DEVICES = {
     "tpu_v6e_256": 256,
     "gpu_h200_8": 8,
     "gpu_80gb": 1,
+    "gpu_24gb": 1,
+    "finetune_lora": 1,
 }
 # Resampler, ID keys and values, IdentityNet; the same in the trainers that reproduced the paper.
 TRAINABLES = 1_673_779_984
+# The first two.
+ADAPTER = 422_765_824
+# 16 rows and columns of each of their matrices.
+LORA = 8_724_480
 
 networks = functools.cache(sdxl_networks)
 
@@ -46,8 +52,9 @@ def test_mesh_uses_all_devices_and_divides_the_batch(name):
 @pytest.mark.parametrize("name", DEVICES)
 def test_state_shards_evenly(name):
     config, mesh = build(name)
-    state = state_shapes(config, networks(), mesh)
-    assert sum(leaf.size for leaf in state.params.values()) == TRAINABLES
+    state = state_shapes(config, networks(config), mesh)
+    expected = {"gpu_24gb": ADAPTER, "finetune_lora": LORA}.get(name, TRAINABLES)
+    assert sum(leaf.size for leaf in state.params.values()) == expected
     assert bool(state.ema) == (config.optimizer.ema_decay is not None)
     for leaf in jax.tree.leaves(state):
         leaf.sharding.shard_shape(leaf.shape)
@@ -57,7 +64,7 @@ def test_state_shards_evenly(name):
 def test_batches_of_every_bucket_shard_evenly(name):
     config, mesh = build(name)
     for size in config.data.buckets:
-        for leaf in batch_shapes(config, networks(), mesh, size).values():
+        for leaf in batch_shapes(config, networks(config), mesh, size).values():
             rows = leaf.sharding.shard_shape(leaf.shape)[0]
             assert rows * mesh.shape["data"] * mesh.shape["fsdp"] == config.global_batch_size
 
@@ -71,3 +78,15 @@ def test_miniature_config_fits_its_base_model():
     config.check_devices(1, 1)
     config.check_best()
     assert Path(config.validation.recognizer).is_file()
+
+
+def test_the_finetune_in_miniature_takes_what_the_embedded_model_was_trained_with():
+    config, small = (
+        importlib.import_module(f"configs.{name}").get_config()
+        for name in ("finetune_miniature", "miniature")
+    )
+    full = importlib.import_module("configs.finetune_lora").get_config()
+    assert config.objective == small.objective
+    assert (config.model.trainable, config.model.lora_rank) == ("adapter", full.model.lora_rank)
+    config.model.check_frozen()
+    config.check_devices(1, 1)
