@@ -8,6 +8,7 @@ minute per row. `--record` writes to `benchmarks/results/gpu_memory.json`.
 import dataclasses
 import functools
 import json
+import math
 import os
 from typing import Any
 
@@ -16,15 +17,16 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
 from benchmarks import recording
 from benchmarks.compiled_step import sdxl_networks
 from benchmarks.live_bytes import peak_bytes
 from benchmarks.recording import command, environment
 from configs.gpu_80gb import get_config
-from instantid_jax.sharding import training_mesh
+from instantid_jax.sharding import TRAINING_AXES
 from train.compiled_step import batch_shapes, constant_shapes, state_shapes
-from train.config import TrainConfig
+from train.config import MeshConfig, TrainConfig
 from train.data.buckets import Size, aspect_buckets
 from train.networks import Networks
 from train.step import RematPolicy, loss_and_gradients
@@ -76,35 +78,43 @@ def configuration(setting: Setting) -> TrainConfig:
     )
 
 
+def resident(config: TrainConfig, networks: Networks) -> dict[str, int]:
+    """Bytes on each device that stay between steps, by purpose."""
+    mesh = AbstractMesh(config.mesh.shape, TRAINING_AXES)
+    state = state_shapes(config, networks, mesh)
+    return {
+        "masters": _bytes(state.params),
+        "moments": _bytes(state.opt_state),
+        "ema": _bytes(state.ema),
+        "frozen": _bytes(constant_shapes(config, networks, mesh).frozen),
+    }
+
+
 def counted(config: TrainConfig, networks: Networks, size: Size) -> dict[str, int]:
-    """Bytes on one GPU by purpose.
+    """Bytes on each GPU by purpose, with a replicated base model.
 
     `forward_and_backward` is the peak of one micro-batch's forward and backward pass: encoders,
     activations, and gradients in the step's dtype. The update follows and, being fused, needs no
     more. Several micro-batches add a float32 sum of gradients.
     """
-    mesh = training_mesh((1, 1, 1), jax.devices("cpu")[:1])
+    mesh = AbstractMesh(config.mesh.shape, TRAINING_AXES)
     state = state_shapes(config, networks, mesh)
     constants = constant_shapes(config, networks, mesh)
     dtype = jnp.dtype(config.step.dtype)
     working_copy = {k: jax.ShapeDtypeStruct(v.shape, dtype) for k, v in state.params.items()}
-    once = dataclasses.replace(
-        config, global_batch_size=config.global_batch_size // config.step.micro_batches
-    )
+    rows = config.global_batch_size // config.step.micro_batches // mesh.size
+    once = dataclasses.replace(config, global_batch_size=rows, mesh=MeshConfig(data=1))
+    alone = AbstractMesh((1, 1, 1), TRAINING_AXES)
     traced = jax.make_jaxpr(
         functools.partial(loss_and_gradients, networks, config.objective, config.step)
     )(
         working_copy,
         constants,
-        batch_shapes(once, networks, mesh, size),
+        batch_shapes(once, networks, alone, size),
         jax.ShapeDtypeStruct((once.global_batch_size,), jnp.uint32),
         jax.eval_shape(jax.random.key, 0),
     )
-    parts = {
-        "masters": _bytes(state.params),
-        "moments": _bytes(state.opt_state),
-        "ema": _bytes(state.ema),
-        "frozen": _bytes(constants.frozen),
+    parts = resident(config, networks) | {
         "working_copy": _bytes(working_copy),
         "forward_and_backward": peak_bytes(traced.jaxpr),
         "gradient_sum": _bytes(state.params) if config.step.micro_batches > 1 else 0,
@@ -140,7 +150,13 @@ def main(rows: tuple[int, ...] = tuple(range(len(SETTINGS))), record: bool = Fal
 
 
 def _bytes(arrays: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
+    """Bytes of a device's shards."""
+    total = 0
+    for leaf in jax.tree.leaves(arrays):
+        whole = leaf.sharding is None
+        shape = leaf.shape if whole else leaf.sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
 
 
 if __name__ == "__main__":
