@@ -1,8 +1,8 @@
 """`python -m benchmarks.recipes`: estimates the memory of a device for each training configuration.
 
-As `benchmarks.gpu_memory`, for the configurations as they are. Of those with a sharded base model,
-counts only what stays between steps: `benchmarks.pods` compiles their steps. `--record` writes to
-`benchmarks/results/recipes.json`.
+As `benchmarks.gpu_memory`, for the configurations as they are. For those with a sharded base model,
+it counts only what stays between steps: `benchmarks.pods` compiles their steps. `--record` writes
+to `benchmarks/results/recipes.json`.
 """
 
 import dataclasses

@@ -240,7 +240,7 @@ class TrainConfig:
 
     Attributes:
       steps: step to stop at; does not affect the learning-rate schedule.
-      epochs: how often to train on the records, in place of `steps`.
+      epochs: how often to train on the records, instead of `steps`.
       global_batch_size: examples per step, over all devices and micro-batches.
       seed: seeds the data order, the noise and new weights.
       distillation: trains a few-step LoRA of the UNet instead of InstantID's parts.

@@ -33,7 +33,7 @@ class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2019), Adafactor, or Muon for matrices and convolutions.
 
     Attributes:
-      algorithm: "adafactor" keeps sums over rows and columns in place of the second moment of each
+      algorithm: "adafactor" keeps sums over rows and columns instead of the second moment of each
         weight (Shazeer & Stern 2018), at AdamW's learning rates (Zhai et al. 2021, section 3.4).
         "muon" updates kernels with their orthogonalized momentum (Jordan 2024), scaled to
         AdamW's update size (Liu et al. 2025, section 2.2), and all other parameters with NAdamW.

@@ -17,7 +17,7 @@ Share = TypeVar("Share")
 HELP = (
     "Beyond the options below: --data.datasets.1.folder DIR adds a dataset, "
     "--data.captions.0.source NAME chooses captions, --validation.dataset DIR validates, "
-    "--epochs N sets the length in place of --steps, and --distillation.steps N trains a few-step "
+    "--epochs N sets the length instead of --steps, and --distillation.steps N trains a few-step "
     "LoRA."
 )
 

@@ -170,7 +170,7 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
 def frozen_source(
     instantid: str, parts: Sequence[str], unet: Mapping[str, Any], variant: str | None
 ) -> dict[str, Any]:
-    """What networks.json records under `FROZEN`.
+    """The entry of networks.json under `FROZEN`.
 
     Args:
       instantid: source of weights that the run does not train, or trains a LoRA of.
