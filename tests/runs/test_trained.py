@@ -17,7 +17,7 @@ from instantid_jax.components import component_shapes, network
 from instantid_jax.errors import InputError
 from instantid_jax.runs.folder import RunFolder, is_run
 from instantid_jax.runs.restoring import DamagedError, restore_weights, stored_weights
-from instantid_jax.runs.trained import find_published_or_trained, open_trained
+from instantid_jax.runs.trained import find_published_or_trained, frozen_source, open_trained
 from instantid_jax.weights.layouts import find_instantid
 from tests.convert.published import UNET, write_published
 from tests.runs.trained_run import assert_same_bits, part_of, write_run
@@ -122,6 +122,29 @@ def test_a_part_is_read_without_the_others(folder, written):
     # The parameters are intact.
     sound = part_of(written[1][6, True], "controlnet")
     assert_same_bits(open_trained(folder, raw=True).load("controlnet"), sound)
+
+
+@pytest.mark.parametrize("part", ["controlnet", "ip_adapter"])
+def test_parts_that_were_frozen_come_from_their_source(written, tmp_path, unet, part):
+    folder, saved = written
+    source = frozen_source(str(folder), [part], UNET, None)
+    # Whatever else the source trains later.
+    assert source["step"] == 6
+    trained = write_run(tmp_path / "run", frozen=source)[3, False]
+    parts = find_published_or_trained(str(tmp_path / "run"), unet)
+    for name in PARTS:
+        stored = saved[6, False] if name == part else trained
+        assert_same_bits(parts[name].load(None), part_of(stored, name))
+        assert {n: p.shape for n, p in parts[name].load(jnp.dtype("bfloat16")).items()} == {
+            n: s.shape for n, s in component_shapes(name, parts[name].network).items()
+        }
+
+
+def test_a_lost_source_is_named(written, tmp_path):
+    source = frozen_source(str(written[0]), ["controlnet"], UNET, None)
+    write_run(tmp_path / "run", frozen=source | {"instantid": str(tmp_path / "gone")})
+    line = message(open_trained, tmp_path / "run")
+    assert f"did not train controlnet, whose weights are those of {tmp_path / 'gone'}" in line
 
 
 READER = """

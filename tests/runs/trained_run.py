@@ -14,6 +14,7 @@ from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.params import join_parts
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
+from instantid_jax.runs.trained import FROZEN
 from tests.convert.published import TINY_RESAMPLER, UNET
 from train.runs.saving import Saver
 
@@ -42,12 +43,14 @@ def write_run(
     steps: tuple[int, ...] = (3,),
     average: bool = True,
     more: Mapping[str, np.ndarray] | None = None,
+    frozen: Mapping | None = None,
 ) -> dict[tuple[int, bool], dict[str, np.ndarray]]:
     """Writes networks.json and checkpoints; returns (step, raw) to the weights saved.
 
     Args:
       average: whether the run keeps one.
       more: parameters to add or replace.
+      frozen: that of `frozen_source`; the run then saves none of its parts.
     """
     config = ResamplerConfig(**{"output_dim": unet["cross_attention_dim"], **resampler})
     settings = {
@@ -56,9 +59,11 @@ def write_run(
     }
     run = RunFolder(path)
     run.path.mkdir(parents=True)
-    write_json(run.networks, settings)
+    write_json(run.networks, settings | ({} if frozen is None else {FROZEN: frozen}))
     parts = {name: network(name, each).shapes for name, each in settings.items()}
     parts["ip_adapter"] = component_shapes("ip_adapter", network("unet", unet))
+    for part in () if frozen is None else frozen["parts"]:
+        del parts[part]
     shapes = join_parts(parts)
     saved = {}
     with Saver(run, start=0, every=1, keep=len(steps)) as saver:
