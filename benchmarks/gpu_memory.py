@@ -6,7 +6,6 @@ minute per row. `--record` writes to `benchmarks/results/gpu_memory.json`.
 """
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -25,11 +24,11 @@ from benchmarks.live_bytes import peak_bytes
 from benchmarks.recording import command, environment
 from configs.gpu_80gb import get_config
 from instantid_jax.sharding import TRAINING_AXES
-from train.compiled_step import batch_shapes, constant_shapes, state_shapes
+from train.compiled_step import batch_shapes, constant_shapes, gradients, state_shapes
 from train.config import MeshConfig, TrainConfig
 from train.data.buckets import Size, aspect_buckets
 from train.networks import Networks
-from train.step import RematPolicy, loss_and_gradients
+from train.step import RematPolicy
 
 RESULTS = recording.RESULTS / "gpu_memory.json"
 
@@ -105,9 +104,7 @@ def counted(config: TrainConfig, networks: Networks, size: Size) -> dict[str, in
     rows = config.global_batch_size // config.step.micro_batches // mesh.size
     once = dataclasses.replace(config, global_batch_size=rows, mesh=MeshConfig(data=1))
     alone = AbstractMesh((1, 1, 1), TRAINING_AXES)
-    traced = jax.make_jaxpr(
-        functools.partial(loss_and_gradients, networks, config.objective, config.step)
-    )(
+    traced = jax.make_jaxpr(gradients(config, networks, config.step))(
         working_copy,
         constants,
         batch_shapes(once, networks, alone, size),

@@ -15,7 +15,7 @@ from instantid_jax.sharding import batch_sharding, replicated
 from train.config import TrainConfig
 from train.data.buckets import Size
 from train.data.latent_cache import DTYPE
-from train.distillation.step import distillation_gradients, distillation_loss
+from train.distillation.step import distillation_loss
 from train.model import frozen_dtype, frozen_sharding
 from train.networks import Networks
 from train.parallel import on_mesh
@@ -23,7 +23,7 @@ from train.state import TrainState, init_state, state_sharding, trainable_shapes
 from train.step import (
     Constants,
     Gradients,
-    LossOf,
+    LossMaker,
     StepConfig,
     loss_and_gradients,
     micro_batch_loss,
@@ -54,14 +54,13 @@ def compiled_step(
 
 def gradients(config: TrainConfig, networks: Networks, step: StepConfig) -> Gradients:
     """Returns the function that computes a run's gradients, on one device."""
-    chosen = loss_and_gradients if networks.student is None else distillation_gradients
-    return functools.partial(chosen, networks, config.objective, step)
+    make_loss = loss_maker(networks)
+    return functools.partial(loss_and_gradients, make_loss, networks, config.objective, step)
 
 
-def loss_function(config: TrainConfig, networks: Networks) -> Callable[..., LossOf]:
-    """Returns the function whose result `gradients` differentiates: `micro_batch_loss` or alike."""
-    chosen = micro_batch_loss if networks.student is None else distillation_loss
-    return functools.partial(chosen, networks, config.objective, config.step)
+def loss_maker(networks: Networks) -> LossMaker:
+    """The loss that a run minimizes."""
+    return micro_batch_loss if networks.student is None else distillation_loss
 
 
 def frozen_specs(

@@ -32,6 +32,8 @@ FACE_SHARE_BINS = (0.01, 0.04, 0.1, 0.25, 1.0)
 Losses = dict[str, jax.Array]
 # The mean of "loss" and all losses of a micro-batch, as a function of the trainables.
 LossOf = Callable[[Params], tuple[jax.Array, Losses]]
+# Makes a `LossOf`, as `micro_batch_loss` does.
+LossMaker = Callable[..., LossOf]
 # Losses of a micro-batch and gradients, as of `loss_and_gradients`.
 Gradients = Callable[..., tuple[Losses, Params]]
 RematPolicy = Literal["none", "full", "dots"]
@@ -94,6 +96,7 @@ def remat_wrapper(policy: RematPolicy, *, scan: bool = False) -> Remat:
 
 
 def loss_and_gradients(
+    make_loss: LossMaker,
     networks: Networks,
     objective: ObjectiveConfig,
     step: StepConfig,
@@ -107,6 +110,7 @@ def loss_and_gradients(
     """Losses of one micro-batch, and the gradient of their mean.
 
     Args:
+      make_loss: `micro_batch_loss`, or another loss of the same arguments.
       params: float32 master weights.
       batch: arrays of `train.data`.
       examples: [B] indices in the global batch.
@@ -115,7 +119,7 @@ def loss_and_gradients(
     """
     shape = latent_shape_of(networks, batch)
     draws = draw(objective, key, examples, shape, constants.alphas_cumprod)
-    loss_of = micro_batch_loss(networks, objective, step, constants, batch, draws, whole)
+    loss_of = make_loss(networks, objective, step, constants, batch, draws, whole)
     (_, each), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
     return each, gradients
 

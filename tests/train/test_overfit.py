@@ -17,7 +17,7 @@ from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig, make_optimizer
 from train.random_model import random_model
 from train.state import init_trainables
-from train.step import StepConfig, loss_and_gradients
+from train.step import StepConfig, loss_and_gradients, micro_batch_loss
 
 RECORDS = 64
 STEPS = 250
@@ -50,6 +50,7 @@ def learn(params, opt_state, constants, batch):
 @jax.jit
 def evaluate(params, constants, batch):
     each, gradients = loss_and_gradients(
+        micro_batch_loss,
         small.networks(),
         ObjectiveConfig(),
         StepConfig(dtype="float32", remat="none"),

@@ -21,7 +21,13 @@ from train.objective import ObjectiveConfig, draw, encode_batch, predict
 from train.optimizer import OptimizerConfig
 from train.parallel import on_mesh
 from train.state import init_state, init_trainables, state_sharding, trainable_shapes
-from train.step import StepConfig, loss_and_gradients, remat_wrapper, train_step
+from train.step import (
+    StepConfig,
+    loss_and_gradients,
+    micro_batch_loss,
+    remat_wrapper,
+    train_step,
+)
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, ema_decay=0.9)
 FLOAT32 = StepConfig(dtype="float32", remat="none")
@@ -47,7 +53,9 @@ def compiled(step: StepConfig, mesh, frozen, objective=ObjectiveConfig()):
     if objective.identity_weight:
         networks = dataclasses.replace(networks, recognizer=recognizer()[0])
     shapes = trainable_shapes(networks)
-    gradients_of = functools.partial(loss_and_gradients, networks, objective, step)
+    gradients_of = functools.partial(
+        loss_and_gradients, micro_batch_loss, networks, objective, step
+    )
     if mesh is None:
         return jax.jit(functools.partial(train_step, gradients_of, OPTIMIZER, step))
     specs = jax.tree.map(lambda place: place.spec, frozen_places(mesh, frozen))

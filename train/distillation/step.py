@@ -1,4 +1,4 @@
-"""The gradients of a distillation step: the student's step against several of the teacher's.
+"""The loss of a distillation: the student's step against several of the teacher's.
 
 Source: Salimans & Ho 2022 (progressive distillation), sections 3 and 4, with all halvings in one
 and guidance in the teacher, as in Meng et al. 2023.
@@ -23,12 +23,11 @@ from train.objective import (
     Conditions,
     Draws,
     ObjectiveConfig,
-    draw,
     encode_batch,
     encode_prompts,
     weighted_by_face,
 )
-from train.step import Constants, Losses, LossOf, StepConfig, latent_shape_of, remat_wrapper
+from train.step import Constants, Losses, LossOf, StepConfig, remat_wrapper
 
 # Predicts from noisy latents [B, H, W, C] float32 and timesteps [B].
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
@@ -47,25 +46,6 @@ class Lesson(NamedTuple):
     timesteps: jax.Array
     clean: jax.Array
     conditions: Conditions
-
-
-def distillation_gradients(
-    networks: Networks,
-    objective: ObjectiveConfig,
-    step: StepConfig,
-    params: Params,
-    constants: Constants,
-    batch: dict[str, jax.Array],
-    examples: jax.Array,
-    key: jax.Array,
-    whole: Callable[[Params], Params] = lambda params: params,
-) -> tuple[Losses, Params]:
-    """As `loss_and_gradients`, of the LoRA's factors."""
-    shape = latent_shape_of(networks, batch)
-    draws = draw(objective, key, examples, shape, constants.alphas_cumprod)
-    loss_of = distillation_loss(networks, objective, step, constants, batch, draws, whole)
-    (_, each), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-    return each, gradients
 
 
 def distillation_loss(

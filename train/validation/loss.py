@@ -13,7 +13,7 @@ from instantid_jax.compilation import compiler_options
 from instantid_jax.params import Params
 from instantid_jax.sharding import replicated
 from train.batch import place_batch, process_rows
-from train.compiled_step import frozen_specs, loss_function
+from train.compiled_step import frozen_specs, loss_maker
 from train.config import TrainConfig
 from train.networks import Networks
 from train.objective import draw, image_moments
@@ -117,7 +117,9 @@ def _losses(
         draws = draw(objective, jax.random.fold_in(key, number), examples, shape, alphas)
         place = (number.astype(jnp.float32) + within) * (len(alphas) / BINS)
         draws = draws._replace(timesteps=place.astype(jnp.int32))
-        loss_of = loss_function(config, networks)(constants, encoded, draws, whole)
+        loss_of = loss_maker(networks)(
+            networks, config.objective, config.step, constants, encoded, draws, whole
+        )
         return loss_of(params)[1]["loss"]
 
     return jax.lax.map(of_bin, jnp.arange(BINS)).T

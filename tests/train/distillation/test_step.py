@@ -17,10 +17,11 @@ from tests.train import small, tiny_config
 from train.compiled_step import compiled_step
 from train.distillation.config import DistillationConfig
 from train.distillation.factors import init_factors
-from train.distillation.step import distillation_gradients, teach, trailing_timesteps
+from train.distillation.step import distillation_loss, teach, trailing_timesteps
 from train.model import Frozen, constants, find_base
 from train.objective import ObjectiveConfig, draw
 from train.state import init_state
+from train.step import loss_and_gradients
 
 ROWS = 2
 KEY = jax.random.key(3)
@@ -111,7 +112,9 @@ def test_steps_of_the_student_end_where_the_teachers_do():
 def gradients_of(networks, prediction_type):
     step = tiny_config.get_config().step
     objective = ObjectiveConfig(prediction_type=prediction_type)
-    return jax.jit(functools.partial(distillation_gradients, networks, objective, step))
+    return jax.jit(
+        functools.partial(loss_and_gradients, distillation_loss, networks, objective, step)
+    )
 
 
 @pytest.mark.slow
