@@ -1,6 +1,6 @@
 """A LoRA with which the miniature samples in four steps without guidance.
 
-    python -m train configs/miniature_fast.py --workdir runs/miniature/fast
+    python -m train.distill configs/miniature_fast.py --workdir runs/miniature/fast
 
 Distills the embedded model, on the data of configs/miniature.py.
 """

@@ -21,6 +21,7 @@ import pytest
 import convert.__main__
 import instantid_jax.cache
 import train.__main__
+import train.distill
 import train.distributed
 import train.loop
 from instantid_jax import cli
@@ -69,7 +70,7 @@ COMMANDS = [
     if block.language == "sh"
     for words in commands(block.code)
     if words[0] == "instantid"
-    or words[:3] in (["python", "-m", "train"], ["python", "-m", "convert"])
+    or (words[:2] == ["python", "-m"] and words[2] in ("train", "train.distill", "convert"))
 ]
 # The tutorial runs with its commands, in test_tutorial.py.
 SCRIPTS = {
@@ -115,15 +116,17 @@ def call(words: list[str]) -> None:
     elif words[2] == "convert":
         convert.__main__.main(words[3:])
     else:
+        program = {"train": train.__main__, "train.distill": train.distill}[words[2]]
         with pytest.raises(SystemExit) as ended:
-            train.__main__.main(words[3:])
+            program.main(words[3:])
         assert not ended.value.code
 
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_commands_parse(words, parsed):
     call(words)
-    expected = "train" if words[2:3] == ["train"] else words[3 if words[0] == "python" else 1]
+    trains = words[2:3] in (["train"], ["train.distill"])
+    expected = "train" if trains else words[3 if words[0] == "python" else 1]
     assert parsed == [expected]
 
 

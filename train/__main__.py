@@ -1,13 +1,13 @@
 """`python -m train configs/x.py --workdir DIR`: starts or resumes a training run."""
 
-import importlib.util
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
-from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
+from train.command import run_program
+
+if TYPE_CHECKING:
+    from train.config import TrainConfig
 
 USAGE = """usage: python -m train CONFIG --workdir DIR [--steps N | --epochs N] [options]
 
@@ -15,87 +15,22 @@ Trains IdentityNet and the Image Adapter with the configuration in a Python file
 run in DIR. `python -m train CONFIG --help` lists the options: one for each setting of CONFIG."""
 
 
-def load_config(path: Path) -> Any:
-    """Calls `get_config` of a Python file.
+def main(args: Sequence[str] | None = None) -> None:
+    run_program("train", USAGE, _without_distillation, args)
+
+
+def _without_distillation(config: "TrainConfig", options: Sequence[str]) -> "TrainConfig":
+    """The configuration itself.
 
     Raises:
-      InputError: if the file or the function is missing or fails, or does not return a TrainConfig.
+      InputError: if it or an option asks for a distillation.
     """
-    from train.config import TrainConfig
-
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "no such file"
-        raise InputError(f"{path}: {what}; give a Python file that defines get_config()")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not a Python file: give one that defines get_config()")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise InputError(f"{path}, line {error.lineno}: invalid Python ({error.msg})") from error
-    except (AttributeError, ImportError, NameError) as error:
-        raise InputError(f"{path}: {error}; see configs/debug.py for an example") from error
-    if not callable(getattr(module, "get_config", None)):
-        raise InputError(f"{path} has no get_config(): see configs/debug.py for an example")
-    try:
-        config = module.get_config()
-    except (AttributeError, ImportError, NameError, TypeError) as error:
-        raise InputError(f"{path}: {error}; train/config.py defines the settings") from error
-    if not isinstance(config, TrainConfig):
-        raise InputError(f"{path}: get_config() must return a train.config.TrainConfig")
-    return config
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Runs the program. Exit status: 2 after bad input, 75 after SIGTERM."""
-    args = list(sys.argv[1:] if args is None else args)
-    if not args or args[0].startswith("-"):
-        print(USAGE)
-        sys.exit(0 if args[:1] in (["--help"], ["-h"]) else 2)
-    with entry("train"):
-        import logging
-
-        import tyro
-
-        from instantid_jax.cache import keep_compiled_programs
-        from instantid_jax.cli.repeated import check_repeated
-        from instantid_jax.paths import local_path
-        from train.config import TrainConfig
-        from train.distributed import ProcessConfig, join
-        from train.loop import train
-        from train.options import HELP, with_named_settings
-        from train.start import StartConfig
-
-        logging.getLogger("train").setLevel(logging.INFO)
-        default = with_named_settings(load_config(local_path(args[0])), args[1:])
-
-        def run(
-            workdir: Path,
-            config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
-            start: Annotated[StartConfig, tyro.conf.arg(name="")] = StartConfig(),  # noqa: B008
-            processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ProcessConfig(),  # noqa: B008
-            profile: int = 0,
-        ) -> int:
-            """Starts or resumes a training run.
-
-            Args:
-              workdir: the run's folder.
-              profile: number of steps to trace with JAX's profiler.
-            """
-            join(processes)
-            keep_compiled_programs()
-            return train(config, workdir, start, profile)
-
-        check_repeated(run, args[1:])
-        status = tyro.cli(
-            run,
-            args=args[1:],
-            prog=f"python -m train {args[0]}",
-            description=f"Starts or resumes a training run. {HELP}",
-            config=(tyro.conf.AvoidSubcommands,),
+    if config.distillation is not None or any(o.startswith("--distillation.") for o in options):
+        raise InputError(
+            "python -m train trains InstantID's parts; a distillation is run with the same "
+            "arguments by python -m train.distill"
         )
-    sys.exit(status)
+    return config
 
 
 if __name__ == "__main__":

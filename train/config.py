@@ -396,7 +396,8 @@ class TrainConfig:
         if not self.objective.identity_weight:
             del identity["objective.identity_weight"], identity["objective.identity_window"]
         if settings["distillation"] is not None:
-            identity |= {f"distillation.{k}": v for k, v in settings["distillation"].items()}
+            distillation = settings["distillation"]
+            identity |= {f"distillation.{k}": v for k, v in distillation.items() if k != "lora"}
         for name in IDENTIFYING_DATA:
             identity[f"data.{name}"] = settings["data"][name]
         identity["data.weights"] = [share["weight"] for share in settings["data"]["datasets"]]

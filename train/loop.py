@@ -15,6 +15,7 @@ from instantid_jax.atomic import replacing_file
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import write_json
 from instantid_jax.paths import utf8_path
+from instantid_jax.request import Settings
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.trained import RECOGNIZER, read_networks
@@ -231,11 +232,14 @@ def how_to_use(config: TrainConfig, run: RunFolder) -> str:
     """How to use what was trained."""
     convert = f"`python -m convert to-torch {run.path} --output DIR`"
     if config.distillation is not None:
-        steps = config.distillation.steps
+        options = " ".join(
+            f"--{name.replace('_', '-')} {value}"
+            for name, value in config.distillation.sampling.items()
+            if value != getattr(Settings, name)
+        )
         return (
             f"{convert} writes the LoRA, for `instantid generate --sdxl {config.model.sdxl} "
-            f"--instantid {config.model.instantid} --lora DIR --scheduler euler_trailing "
-            f"--num-inference-steps {steps} --guidance-scale 1`"
+            f"--instantid {config.model.instantid} --lora DIR {options}`"
         )
     return (
         f"`instantid generate --sdxl {config.model.sdxl} --instantid {run.path}` uses the weights, "

@@ -27,6 +27,7 @@ from instantid_jax.sharding import replicated, shard_params
 from instantid_jax.weights.layouts import find_sdxl
 from train.config import ModelConfig, TrainConfig
 from train.distillation.config import DistillationConfig, Student
+from train.distillation.earlier import find_earlier
 from train.distillation.factors import init_factors
 from train.identity.onnx_network import read_recognizer
 from train.networks import FROZEN, INSTANTID, TRAINABLE, Networks, frozen_parts
@@ -63,6 +64,8 @@ class BaseModel:
             for field in dataclasses.fields(self.networks)
             if hasattr(getattr(self.networks, field.name), "config")
         }
+        # A path, whose contents are in the fingerprint of the frozen parameters.
+        networks.get("student", {}).pop("lora", None)
         facts = networks | {"schedule": dataclasses.asdict(self.schedule)}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for folder in self.base.tokenizers:
@@ -125,8 +128,10 @@ def find_base(
     if distillation is not None:
         # InstantID's parts are the teacher's.
         student = _student(distillation, base)
+        if distillation.lora is not None:
+            parts["lora"] = find_earlier(distillation, parts["unet"].network)
     if student is not None or config.lora_rank is not None:
-        # What is trained starts new.
+        # What is trained starts new, or from the teacher's LoRA.
         start = None
     networks = Networks(
         **{name: parts[name].network for name in FROZEN},
@@ -154,8 +159,10 @@ def find_base(
 
 
 def _student(distillation: DistillationConfig, base: BaseSource) -> Student:
-    scales = (distillation.guidance_scale, base.guidance_scale, GUIDANCE_SCALE)
-    guidance = next(scale for scale in scales if scale is not None)
+    # An earlier distillation's LoRA has its teacher's guidance in it.
+    own = GUIDANCE_SCALE if base.guidance_scale is None else base.guidance_scale
+    usual = own if distillation.lora is None else 1.0
+    guidance = usual if distillation.guidance_scale is None else distillation.guidance_scale
     return Student(distillation, guidance, base.force_zeros_for_empty_prompt)
 
 
@@ -211,9 +218,10 @@ def frozen_dtype(name: str, config: TrainConfig) -> jnp.dtype:
     """The dtype of a frozen component.
 
     The VAE and the recognizer stay in float32: SDXL's VAE overflows in half precision, and the
-    recognizer is sensitive to small differences.
+    recognizer is sensitive to small differences. So do the factors of a LoRA, as in training.
     """
-    return jnp.dtype("float32" if name in ("vae", "recognizer") else config.step.dtype)
+    whole = ("vae", "recognizer", "lora")
+    return jnp.dtype("float32" if name in whole else config.step.dtype)
 
 
 def frozen_sharding(
@@ -261,6 +269,8 @@ def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params
     # Steps fold in their number, which stays below 2**32 - 1.
     key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
     networks = base.networks
+    if "lora" in networks.frozen:
+        return place(base.frozen["lora"].load(jnp.dtype("float32")), shardings)
     if networks.student is not None:
         rank = networks.student.config.rank
         return jax.jit(

@@ -7,6 +7,7 @@ from typing import Literal
 from instantid_jax.params import Network, Params, split_parts
 from instantid_jax.runs.trained_lora import merged
 from train.distillation.config import Student
+from train.distillation.factors import Factors
 from train.identity.onnx_network import OnnxNetwork
 
 # The base model's networks, and InstantID's parts.
@@ -43,10 +44,12 @@ class Networks:
     lora_rank: int | None = None
 
     @property
-    def frozen(self) -> dict[str, Network | OnnxNetwork]:
-        """The networks whose weights do not change, by component name."""
+    def frozen(self) -> dict[str, Network | OnnxNetwork | Factors]:
+        """The networks whose weights do not change, by component name; "lora" is the teacher's."""
         names = [*FROZEN, *frozen_parts(self.trainable, self.lora_rank, self.student is not None)]
-        found = {name: self.of(name) for name in names}
+        found: dict[str, Network | OnnxNetwork | Factors] = {name: self.of(name) for name in names}
+        if self.student is not None and self.student.config.lora is not None:
+            found["lora"] = Factors(self.unet, self.student.config.rank)
         return found if self.recognizer is None else found | {"recognizer": self.recognizer}
 
     def of(self, component: str) -> Network:

@@ -10,15 +10,13 @@ import tyro
 from instantid_jax.errors import InputError
 from train.config import TrainConfig, ValidationConfig
 from train.data.config import CaptionShare, DatasetShare
-from train.distillation.config import DistillationConfig
 
 Share = TypeVar("Share")
 
 HELP = (
     "Beyond the options below: --data.datasets.1.folder DIR adds a dataset, "
-    "--data.captions.0.source NAME chooses captions, --validation.dataset DIR validates, "
-    "--epochs N sets the length instead of --steps, and --distillation.steps N trains a few-step "
-    "LoRA."
+    "--data.captions.0.source NAME chooses captions, --validation.dataset DIR validates, and "
+    "--epochs N sets the length instead of --steps."
 )
 
 
@@ -36,11 +34,8 @@ def with_named_settings(config: TrainConfig, args: Sequence[str]) -> TrainConfig
     validation = config.validation
     if validation is None and any(arg.startswith("--validation.") for arg in args):
         validation = ValidationConfig(dataset=tyro.MISSING)
-    distillation = config.distillation
-    if distillation is None and any(arg.startswith("--distillation.") for arg in args):
-        distillation = DistillationConfig()
     config = _with_length(config, args)
-    return dataclasses.replace(config, data=data, validation=validation, distillation=distillation)
+    return dataclasses.replace(config, data=data, validation=validation)
 
 
 def _with_length(config: TrainConfig, args: Sequence[str]) -> TrainConfig:

@@ -60,6 +60,7 @@ WRONG = {
         "--change is given 2 times",
     ),
     "change of a new run": (("--change", "optimizer.b1"), "has no checkpoint"),
+    "distillation": (("--distillation.steps", 2), "python -m train.distill"),
     "coordinator": (("--coordinator", "127.0.0.1:1"), "processes"),
 }
 

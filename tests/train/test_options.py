@@ -9,7 +9,6 @@ from train import loop
 from train.__main__ import main
 from train.config import ValidationConfig
 from train.data.config import CaptionShare
-from train.distillation.config import DistillationConfig
 
 ROOT = Path(__file__).parents[2]
 H200 = ROOT / "configs" / "gpu_h200_8.py"
@@ -88,12 +87,6 @@ def test_a_switch_that_is_on_has_both_forms(configured):
     assert configured(config=config).step.scan is True
     assert configured("--step.no-scan", config=config).step.scan is False
     assert configured("--step.scan", config=H200).step.scan is True
-
-
-def test_distillation_is_turned_on(configured):
-    distillation = configured("--distillation.rank", "8").distillation
-    assert distillation == DistillationConfig(rank=8)
-    assert configured().distillation is None
 
 
 def test_a_configuration_keeps_its_validation(configured):

@@ -23,10 +23,10 @@ CONFIG = "tests/train/tiny_config.py"
 LIMIT = 600
 
 
-def start(workdir: Path, *options: Any) -> subprocess.Popen:
+def start(workdir: Path, *options: Any, program: str = "train") -> subprocess.Popen:
     """Starts training on one CPU device."""
     return subprocess.Popen(
-        [sys.executable, "-m", "train", CONFIG, "--workdir", str(workdir), *map(str, options)],
+        [sys.executable, "-m", program, CONFIG, "--workdir", str(workdir), *map(str, options)],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags.for_one_device()},
         stdout=subprocess.PIPE,

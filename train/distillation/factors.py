@@ -3,6 +3,7 @@
 Source: Hu et al. 2021 (LoRA), section 4.1. Names and shapes are PEFT's.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -10,6 +11,18 @@ import jax.numpy as jnp
 
 from instantid_jax.params import Network, Params
 from instantid_jax.runs.trained_lora import DOWN, UP, lora_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """The factors of a LoRA of `unet`, as a component that has shapes like a `Network`."""
+
+    unet: Network
+    rank: int
+
+    @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return factor_shapes(self.unet, self.rank)
 
 
 def factor_shapes(

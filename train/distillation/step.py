@@ -88,18 +88,19 @@ def teach(
     batch: dict[str, jax.Array],
     draws: Draws,
 ) -> Lesson:
-    """Has the teacher take one of the student's steps for each example, the drawn timestep's.
+    """Has the teacher take one of the student's steps for each example.
 
-    The arguments are those of `micro_batch_loss`.
+    It is the step within whose share of the timesteps the drawn one lies. The arguments are those
+    of `micro_batch_loss`.
     """
     config, frozen = networks.student.config, constants.frozen
     alphas, velocity = constants.alphas_cumprod, objective.prediction_type == "v_prediction"
     latents, positive = encode_batch(networks, frozen, batch, draws, constants.empty_prompt)
     table = trailing_timesteps(config.steps * config.teacher_steps, len(alphas))
     # Counted in the teacher's steps.
-    start = draws.timesteps * config.steps // len(alphas) * config.teacher_steps
+    start = step_of(draws.timesteps, config.steps, len(alphas)) * config.teacher_steps
     noisy = add_noise(alphas, latents, draws.noise, table[start])
-    predict = _guided(networks, frozen, positive, constants.empty_prompt)
+    predict = _teacher(networks, frozen, positive, constants.empty_prompt)
 
     def follow(sample: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
         at, to = table[start + number], table[start + number + 1]
@@ -113,6 +114,11 @@ def teach(
     return Lesson(noisy, table[start], clean, positive)
 
 
+def step_of(timesteps: jax.Array, steps: int, trained: int) -> jax.Array:
+    """The numbers, from 0, of the sampling steps within whose shares timesteps [B] lie."""
+    return steps - 1 - timesteps * steps // trained
+
+
 def trailing_timesteps(steps: int, trained: int) -> jax.Array:
     """The timesteps of `steps` steps, and `trained` for the end, which is clean: [steps + 1].
 
@@ -122,14 +128,18 @@ def trailing_timesteps(steps: int, trained: int) -> jax.Array:
     return jnp.asarray(np.append(timesteps, trained), jnp.int32)
 
 
-def _guided(
+def _teacher(
     networks: Networks,
     frozen: dict[str, Params],
     positive: Conditions,
     empty_prompt: tuple[jax.Array, jax.Array],
 ) -> Predict:
-    """The teacher: both halves of guidance in one batch, nobody's ID in the negative one."""
-    student = networks.student
+    """The teacher; with guidance, both halves in one batch, nobody's ID in the negative one."""
+    student, weights = networks.student, frozen["unet"]
+    if "lora" in frozen:
+        weights = merged(networks.unet, weights, frozen["lora"])
+    if student.guidance_scale <= 1:
+        return _denoiser(networks, weights, frozen, positive)
     rows = len(positive.text)
     text, pooled = encode_prompts(networks, frozen, [ids[None] for ids in empty_prompt])
     if student.zero_negative:
@@ -140,7 +150,7 @@ def _guided(
         id_embeds=jnp.zeros_like(positive.id_embeds),
     )
     both = jax.tree.map(lambda *halves: jnp.concatenate(halves), negative, positive)
-    predict = _denoiser(networks, frozen["unet"], frozen, both)
+    predict = _denoiser(networks, weights, frozen, both)
     scale = jnp.full(rows, student.guidance_scale, jnp.float32)
 
     def predict_guided(noisy: jax.Array, timesteps: jax.Array) -> jax.Array:

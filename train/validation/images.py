@@ -50,13 +50,11 @@ class ValidationImages:
         self._dtype = config.step.dtype
         self._base = base
         self._settings = self._config.settings
+        self._recorded = dataclasses.asdict(config.validation)
         if config.distillation is not None:
-            self._settings = dataclasses.replace(
-                self._settings,
-                scheduler="euler_trailing",
-                num_inference_steps=config.distillation.steps,
-                guidance_scale=1.0,
-            )
+            sampling = config.distillation.sampling
+            self._settings = dataclasses.replace(self._settings, **sampling)
+            self._recorded |= sampling
         self._examples = examples
 
     def save(
@@ -115,7 +113,7 @@ class ValidationImages:
             np.concatenate([example["images"], example["keypoint_images"], image], axis=1)
             for example, image in zip(self._examples, images, strict=True)
         ]
-        settings = json.dumps(dataclasses.asdict(self._config) | {"step": step})
+        settings = json.dumps(self._recorded | {"step": step})
         captions = " | ".join(example["caption"] for example in self._examples)
         save_image(np.concatenate(rows), path, text={"prompt": captions, "instantid": settings})
 

@@ -11,15 +11,16 @@ from instantid_jax.diffusion.samplers import make_sampler
 from instantid_jax.diffusion.schedule import alphas_cumprod
 from instantid_jax.pipeline import InstantIDPipeline
 from instantid_jax.request import Request
-from instantid_jax.sharding import training_mesh
+from instantid_jax.sharding import batch_sharding, replicated, shard_params, training_mesh
 from tests.parity.reference import relative_error
 from tests.train import small, tiny_config
-from train.compiled_step import compiled_step
+from train.compiled_step import compiled_step, frozen_specs
 from train.distillation.config import DistillationConfig
-from train.distillation.factors import init_factors
-from train.distillation.step import distillation_loss, teach, trailing_timesteps
-from train.model import Frozen, constants, find_base
+from train.distillation.factors import factor_shapes, init_factors
+from train.distillation.step import distillation_loss, step_of, teach, trailing_timesteps
+from train.model import Frozen, constants, find_base, frozen_sharding
 from train.objective import ObjectiveConfig, draw
+from train.parallel import losses_on_mesh
 from train.state import init_state
 from train.step import loss_and_gradients
 
@@ -102,6 +103,12 @@ def test_the_teacher_is_the_guided_pipeline(config, base, given, batch):
     assert relative_error(np.asarray(lesson.clean), made.latents) < 1e-5
 
 
+def test_a_timestep_belongs_to_the_step_that_begins_above_it():
+    begins = trailing_timesteps(4, 1000)[:-1]
+    found = begins[step_of(np.array([0, 249, 250, 499, 500, 749, 750, 999]), 4, 1000)]
+    np.testing.assert_array_equal(found, [249, 249, 499, 499, 749, 749, 999, 999])
+
+
 def test_steps_of_the_student_end_where_the_teachers_do():
     taught, teaching = trailing_timesteps(4, 1000), trailing_timesteps(16, 1000)
     np.testing.assert_array_equal(taught, [999, 749, 499, 249, 1000])
@@ -132,6 +139,73 @@ def test_nothing_is_to_be_learned_from_ones_own_step(base, given, batch, predict
         losses.append(float(each["loss"].mean()))
         assert gradients.keys() == factors.keys()
     assert losses[0] < 1e-8 < 1e-3 < losses[1]
+
+
+def filled(base, seed):
+    """Factors whose LoRA changes the UNet, unlike new ones."""
+    random = np.random.default_rng(seed)
+    shapes = factor_shapes(base.networks.unet, TAUGHT.rank)
+    return {
+        name: 0.1 * random.standard_normal(shape.shape, np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def after(base):
+    """Networks whose teacher has a LoRA and no guidance."""
+    config = dataclasses.replace(TAUGHT, steps=4, teacher_steps=1, lora="read before")
+    student = dataclasses.replace(base.networks.student, config=config, guidance_scale=1.0)
+    return dataclasses.replace(base.networks, student=student)
+
+
+def losses_of(networks, params, constants, batch, examples, key, whole=lambda params: params):
+    """The loss of each example, [B]."""
+    objective, step = ObjectiveConfig(), tiny_config.get_config().step
+    draws = draw(objective, key, examples, (8, 8, 4), constants.alphas_cumprod)
+    loss_of = distillation_loss(networks, objective, step, constants, batch, draws, whole)
+    return loss_of(params)[1]["loss"]
+
+
+@functools.cache
+def on_one_device(networks):
+    return jax.jit(functools.partial(losses_of, networks))
+
+
+@pytest.mark.slow
+def test_the_teacher_of_a_later_stage_is_the_earlier_student(base, given, batch):
+    lora = filled(base, 1)
+    given = given._replace(frozen=given.frozen | {"lora": lora})
+    losses = on_one_device(after(base))
+    new = init_factors(base.networks.unet, TAUGHT.rank, jax.random.key(0))
+    found = [losses(f, given, arrays(batch), EXAMPLES, KEY).mean() for f in (lora, new)]
+    assert found[0] < 1e-8 < 1e-3 < found[1]
+
+
+@pytest.mark.slow
+def test_a_mesh_measures_what_one_device_does(config, base, given, batch):
+    """With all weights sharded, those of the teacher's LoRA, too."""
+    networks, factors = after(base), filled(base, 2)
+    given = given._replace(frozen=given.frozen | {"lora": filled(base, 1)})
+    expected = on_one_device(networks)(factors, given, arrays(batch), EXAMPLES, KEY)
+    mesh = training_mesh((1, 2, 2), jax.devices()[:4])
+    sharded = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, frozen="sharded"))
+    losses = losses_on_mesh(
+        functools.partial(losses_of, networks),
+        mesh,
+        params=factors,
+        frozen=frozen_specs(sharded, networks, mesh),
+    )
+    shardings = frozen_sharding(networks, sharded, mesh)
+    frozen = jax.tree.map(jax.device_put, given.frozen, shardings)
+    rest = jax.device_put(given._replace(frozen={}), replicated(mesh))
+    found = jax.jit(losses)(
+        jax.tree.map(jax.device_put, factors, shard_params(factors, mesh)),
+        rest._replace(frozen=frozen),
+        jax.device_put(arrays(batch), batch_sharding(mesh)),
+        jax.device_put(EXAMPLES, batch_sharding(mesh)),
+        KEY,
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @pytest.mark.slow
