@@ -15,12 +15,17 @@ from train.runs.json_lines import read_events
 
 EVENT = "changed"
 
-# Settings of each step alone: a step takes them, the state and the position in the data do not
-# depend on them.
+# Settings of each step alone: a step takes them, the state does not depend on them. A checkpoint
+# records all batch sizes, which decide the position in the data.
 CHANGEABLE = frozenset(
-    f"{section}.{field.name}"
-    for section, config in (("optimizer", OptimizerConfig), ("objective", ObjectiveConfig))
-    for field in dataclasses.fields(config)
+    [
+        "global_batch_size",
+        *(
+            f"{section}.{field.name}"
+            for section, config in (("optimizer", OptimizerConfig), ("objective", ObjectiveConfig))
+            for field in dataclasses.fields(config)
+        ),
+    ]
 ) - {
     "optimizer.algorithm",
     "optimizer.moment_dtype",
@@ -33,7 +38,6 @@ REASONS = {
     "optimizer.algorithm": "the state of the other algorithm differs",
     "optimizer.moment_dtype": "the state has it",
     "objective.prediction_type": "the base model has it",
-    "global_batch_size": "step x batch size is the run's position in the data",
     "seed": "it orders the data",
     "step.dtype": "the base model is loaded in it",
     "data": "it orders the data",

@@ -92,6 +92,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     validation = None if config.validation is None else Validation(config, base, mesh)
     with locked(run):
         begun = begin(config, start, run, base, batches, mesh)
+        batches = batches.with_sizes(begun.batch_sizes)
         if begun.step >= config.last_step:
             source = workdir if begun.event == "resumed" else start.state
             logger.warning(
@@ -174,7 +175,12 @@ def _loop(
             if saved:
                 # A diverged state must not replace good checkpoints.
                 progress.flush()
-            meta = Meta(fingerprint=start.fingerprint, seed=config.seed, position=step)
+            meta = Meta(
+                fingerprint=start.fingerprint,
+                seed=config.seed,
+                position=step,
+                batch_sizes=start.batch_sizes.changes,
+            )
             save = functools.partial(saver.save, step, state, meta, force=saved)
             # A checkpoint's rank is saved with it, after the validation; others do not wait for it.
             if saves.best is None:

@@ -11,11 +11,13 @@ import jax
 from jax.sharding import Mesh
 
 from instantid_jax.errors import InputError
+from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore
 from train.changes import CHANGEABLE, Change, changes_made, changes_named
 from train.compiled_step import state_shapes
 from train.config import TrainConfig
+from train.data.batch_sizes import BatchSizes
 from train.data.batches import Batches
 from train.distributed import check_same
 from train.model import BaseModel, Frozen, constants, start_trainables
@@ -54,6 +56,7 @@ class Start(NamedTuple):
       fingerprint: settings and hashes that checkpoints of the run must match.
       event: "started" or "resumed".
       changes: settings that differ from the checkpoint's as `StartConfig.change` allows.
+      batch_sizes: the global batch sizes of all steps.
     """
 
     step: int
@@ -62,6 +65,7 @@ class Start(NamedTuple):
     fingerprint: dict[str, str]
     event: str
     changes: list[Change]
+    batch_sizes: BatchSizes
 
 
 def begin(
@@ -114,6 +118,7 @@ def begin(
             donate_argnums=0,
         )
         step, state, changes = 0, init(params), []
+        batch_sizes = BatchSizes.constant(config.global_batch_size)
     else:
         step, state, meta = restore(
             source,
@@ -125,6 +130,15 @@ def begin(
             changeable=CHANGEABLE,
         )
         changes = changes_made(names, meta.fingerprint, fingerprint, run)
+        batch_sizes = _batch_sizes(meta).changed(step, config.global_batch_size)
     event = "started" if source is not run or fresh else "resumed"
     loaded = constants(base, frozen.params, mesh)
-    return Start(step, state, loaded, fingerprint, event, changes)
+    return Start(step, state, loaded, fingerprint, event, changes, batch_sizes)
+
+
+def _batch_sizes(meta: Meta) -> BatchSizes:
+    """The global batch sizes until a checkpoint."""
+    if meta.batch_sizes:
+        return BatchSizes(meta.batch_sizes)
+    # Older checkpoints name one, which has never changed.
+    return BatchSizes.constant(json.loads(meta.fingerprint["global_batch_size"]))

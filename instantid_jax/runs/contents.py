@@ -39,13 +39,17 @@ class Meta:
     Attributes:
       fingerprint: identifies a run: a short text each for its configuration, data and base weights.
       seed: the run's seed.
-      position: the step of the next batch; the data are a function of (seed, step).
+      position: the step of the next batch; the data are a function of the seed, the step and
+        `batch_sizes`.
+      batch_sizes: first step and size of each global batch size so far, in order; empty if it was
+        not recorded, because it never changed.
       versions: versions of the packages that wrote the checkpoint.
     """
 
     fingerprint: Mapping[str, str]
     seed: int
     position: int
+    batch_sizes: tuple[tuple[int, int], ...] = ()
     versions: Mapping[str, str] = dataclasses.field(default_factory=installed_versions)
 
 
@@ -97,6 +101,7 @@ def describe(step: int, arrays: Mapping[str, jax.Array], meta: Meta) -> dict[str
         "fingerprint": dict(meta.fingerprint),
         "seed": meta.seed,
         "position": meta.position,
+        "batch_sizes": [list(each) for each in meta.batch_sizes],
         "versions": dict(meta.versions),
         "arrays": {
             name: {
@@ -138,6 +143,8 @@ def stored_meta(description: Mapping[str, Any]) -> Meta:
         fingerprint=description["fingerprint"],
         seed=description["seed"],
         position=description["position"],
+        # Absent in older checkpoints.
+        batch_sizes=tuple((step, size) for step, size in description.get("batch_sizes", ())),
         versions=description["versions"],
     )
 

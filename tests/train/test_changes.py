@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
@@ -41,7 +42,6 @@ def test_names_take_hyphens_as_options_do():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("global-batch-size", "position in the data"),
         ("seed", "orders the data"),
         ("data.crop", "orders the data"),
         ("data.datasets.0.weight", "orders the data"),
@@ -112,20 +112,34 @@ def train(monkeypatch):
     return train
 
 
-def by_hand(train, folder):
-    """The state after three steps of one configuration and four of the other."""
+def by_hand(train, folder, phases):
+    """The parameters after some steps of each configuration, on consecutive examples."""
     base = find_base(CONFIG.model)
-    batches = Batches(CONFIG.data, base.tokenizers, CONFIG.global_batch_size, CONFIG.seed)
-    begun = begin(CONFIG, StartConfig(), RunFolder(folder), base, batches, train.mesh)
-    rows = process_rows(CONFIG.global_batch_size, train.mesh)
-    state = begun.state
-    for step in range(7):
-        batch = batches.batch(step)
-        del batch["example_ids"]
-        placed = place_batch(batch, rows, CONFIG.global_batch_size, train.mesh)
-        take = train.step_of(CONFIG if step < 3 else LATER, base.networks, train.mesh)
-        state, _ = take(state, begun.constants, placed, jax.numpy.uint32(CONFIG.seed))
+    # The smallest pieces that all batches consist of.
+    pieces = Batches(CONFIG.data, base.tokenizers, 2, CONFIG.seed)
+    begun = begin(CONFIG, StartConfig(), RunFolder(folder), base, pieces, train.mesh)
+    state, piece = begun.state, 0
+    for config, steps in phases:
+        size = config.global_batch_size
+        take = train.step_of(config, base.networks, train.mesh)
+        for _ in range(steps):
+            parts = [pieces.batch(piece + i) for i in range(size // 2)]
+            piece += size // 2
+            names = parts[0].keys() - {"example_ids"}
+            batch = {name: np.concatenate([part[name] for part in parts]) for name in names}
+            placed = place_batch(batch, process_rows(size, train.mesh), size, train.mesh)
+            state, _ = take(state, begun.constants, placed, jax.numpy.uint32(config.seed))
     return {name: jax.device_get(value) for name, value in state.params.items()}
+
+
+def assert_parameters(workdir, step, wanted):
+    found = training_process.state(workdir, step)
+    for name, value in wanted.items():
+        assert found[f"params/{name}"].tobytes() == value.tobytes(), name
+
+
+def changed_events(workdir):
+    return [event for event in training_process.events(workdir) if event["event"] == "changed"]
 
 
 @pytest.mark.slow
@@ -142,11 +156,8 @@ def test_changed_run_equals_two_phases_by_hand(train, tmp_path):
     shutil.copytree(changed, stopped)
 
     train(LATER, changed, 7, *NAMES)
-    wanted = by_hand(train, tmp_path / "by hand")
-    found = training_process.state(changed, 7)
-    for name, value in wanted.items():
-        assert found[f"params/{name}"].tobytes() == value.tobytes(), name
-    events = [event for event in training_process.events(changed) if event["event"] == "changed"]
+    assert_parameters(changed, 7, by_hand(train, tmp_path / "by hand", [(CONFIG, 3), (LATER, 4)]))
+    events = changed_events(changed)
     assert [event["setting"] for event in events] == changes_named(LATER, NAMES)
     assert events[0] == {
         **{"event": "changed", "step": 3, "setting": "optimizer.learning_rate"},
@@ -159,9 +170,34 @@ def test_changed_run_equals_two_phases_by_hand(train, tmp_path):
     train(LATER, stopped, 4, *NAMES)
     train(LATER, stopped, 5)
     train(LATER, stopped, 7, *NAMES)
-    other = training_process.state(stopped, 7)
+    found, other = (training_process.state(each, 7) for each in (changed, stopped))
     assert all(found[name].tobytes() == other[name].tobytes() for name in found)
     assert training_process.trace(stopped) == training_process.trace(changed)
+
+
+@pytest.mark.slow
+def test_a_changed_batch_size_equals_phases_by_hand(train, tmp_path):
+    """Twice; the data continue where they stood, also where a part is taken again after a kill."""
+    workdir, name = tmp_path / "changed", "global-batch-size"
+    twice, half = (dataclasses.replace(CONFIG, global_batch_size=size) for size in (8, 2))
+    train(CONFIG, workdir, 3)
+    with pytest.raises(InputError, match=r"global_batch_size was 4, is 8; revert this, allow it"):
+        train(twice, workdir, 8)
+    train(twice, workdir, 7, name)
+    # As a kill after step 7 leaves it: from the checkpoint of step 6, without `--change`.
+    shutil.rmtree(workdir / "checkpoints" / "7")
+    train(twice, workdir, 8)
+    train(half, workdir, 10, name)
+
+    phases = [(CONFIG, 3), (twice, 5), (half, 2)]
+    assert_parameters(workdir, 10, by_hand(train, tmp_path / "by hand", phases))
+    lines = [line for line in training_process.metrics(workdir) if "loss" in line]
+    assert [len(line["example_ids"]) for line in lines] == [4] * 3 + [8] * 5 + [2] * 2
+    # 64 records, so that 56 examples are not yet an epoch.
+    ids = [each for line in lines for each in line["example_ids"]]
+    assert len(set(ids)) == len(ids) == 56
+    sizes = [(event["step"], event["was"], event["now"]) for event in changed_events(workdir)]
+    assert sizes == [(3, 4, 8), (8, 8, 2)]
 
 
 def test_a_new_run_has_nothing_to_change(tmp_path):

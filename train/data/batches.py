@@ -1,15 +1,17 @@
 """Training batches as a pure function of seed and step."""
 
+import copy
 import hashlib
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
+from train.data.batch_sizes import BatchSizes
 from train.data.buckets import Interleave, Size
 from train.data.config import DataConfig
 from train.data.corruption import CorruptionCount
@@ -34,7 +36,8 @@ class Batches:
     any number of processes can each read their rows of a batch without communication. Instances
     are thread-safe.
 
-    Row r of step s is example s * global_batch_size + r, whose random choices are a function of
+    Examples are numbered in the order of the steps, and in each by row: with one batch size, row r
+    of step s is example s * global_batch_size + r. An example's random choices are a function of
     the seed and that index.
     """
 
@@ -61,7 +64,6 @@ class Batches:
         if len(tokenizers) != 2:
             raise InputError(f"{len(tokenizers)} tokenizers: expected SDXL's two")
         self.config = config
-        self.global_batch_size = global_batch_size
         self._seed = seed
         self._tokenizers = tuple(tokenizers)
         self._tokenizer_lock = threading.Lock()  # transformers' tokenizers are not thread-safe
@@ -82,8 +84,19 @@ class Batches:
             for share, dataset in zip(config.datasets, self._datasets, strict=True)
         ]
         self._streams, self._counts = bucket_streams(config, self._datasets, seed)
-        self._interleave = Interleave(self._counts, global_batch_size, seed)
+        self._sizes = BatchSizes.constant(global_batch_size)
+        self._interleave = Interleave(self._counts, self._sizes, seed)
         self.corruption = CorruptionCount(config.max_corrupt_share)
+
+    def with_sizes(self, sizes: BatchSizes) -> Self:
+        """The same data in batches whose size has changed on the way.
+
+        Each step takes the examples that follow those of the step before.
+        """
+        made = copy.copy(self)
+        made._sizes = sizes
+        made._interleave = Interleave(self._counts, sizes, self._seed)
+        return made
 
     @property
     def fingerprint(self) -> str:
@@ -139,24 +152,25 @@ class Batches:
         Raises:
           InputError: if too many records are corrupt, or a file cannot be read.
         """
-        return self.collate([self.example(step, row) for row in self.rows(rows)])
+        return self.collate([self.example(step, row) for row in self.rows(rows, step)])
 
-    def rows(self, rows: slice | Sequence[int]) -> Sequence[int]:
-        """Resolves a slice to row indices of a batch.
+    def rows(self, rows: slice | Sequence[int], step: int) -> Sequence[int]:
+        """Resolves a slice to row indices of a step's batch.
 
         Raises:
           InputError: if there are none, or some lie outside the batch.
         """
-        taken = range(self.global_batch_size)[rows] if isinstance(rows, slice) else rows
-        if not len(taken) or min(taken) < 0 or max(taken) >= self.global_batch_size:
-            raise InputError(f"{rows} are not rows of a batch of {self.global_batch_size}")
+        size = self._sizes.at(step)
+        taken = range(size)[rows] if isinstance(rows, slice) else rows
+        if not len(taken) or min(taken) < 0 or max(taken) >= size:
+            raise InputError(f"{rows} are not rows of a batch of {size}")
         return taken
 
     def example(self, step: int, row: int) -> dict[str, Any]:
         """One row of a step's batch, without the batch axis."""
-        bucket, number = self._interleave.place(step)
-        index = step * self.global_batch_size + row
-        place = number * self.global_batch_size + row
+        bucket, earlier = self._interleave.place(step)
+        index = self._sizes.examples_before(step) + row
+        place = earlier + row
         choices = Choices(self._seed, index)
         target = self.config.buckets[bucket]
         for dataset, position in (

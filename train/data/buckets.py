@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from instantid_jax.errors import InputError
+from train.data.batch_sizes import BatchSizes
 
 # (height, width)
 Size = tuple[int, int]
@@ -66,41 +67,105 @@ def count_enlarged(sizes: np.ndarray, buckets: Sequence[Size]) -> int:
 
 
 class Interleave:
-    """Maps each step to a bucket and to the number of the batch within that bucket.
+    """Maps each step to a bucket and to a place in that bucket's examples.
 
     An epoch has as many batches of a bucket as its examples fill. A partial batch carries over to
     the next epoch, so the shares are exact in the long run. The order of an epoch's batches is
     drawn from (seed, epoch). Everything is computed from the step, without state.
+
+    Where the batch size changes, each bucket continues with its next example: what is left of the
+    epoch is divided into batches of the new size, in an order of its own.
     """
 
-    def __init__(self, examples: Sequence[Fraction | int], batch_size: int, seed: int):
+    def __init__(self, examples: Sequence[Fraction | int], sizes: BatchSizes, seed: int):
         """`examples`: the number of examples per epoch of each bucket, not all zero."""
-        self._rates = [Fraction(count) / batch_size for count in examples]
-        self._seed = seed
-        self._epoch_order = functools.lru_cache(maxsize=4)(self._order)
+        self._parts: list[_Part] = []
+        epoch, taken = 0, [0] * len(examples)
+        for first, size in sizes.changes:
+            if self._parts:
+                epoch, taken = self._parts[-1].state(first)
+            self._parts.append(_Part(examples, size, seed, first, epoch, taken))
 
     def place(self, step: int) -> tuple[int, int]:
-        """Returns (bucket, number of earlier batches of this bucket)."""
-        epoch = self.epoch(step)
-        before = self._batches_before(epoch)
-        order, rank = self._epoch_order(epoch)
-        bucket = int(order[step - sum(before)])
-        return bucket, before[bucket] + int(rank[step - sum(before)])
+        """Returns (bucket, number of examples of this bucket in earlier steps)."""
+        return self._part(step).place(step)
 
     def epoch(self, step: int) -> int:
         """The epoch of a step, from 0."""
-        total = sum(self._rates)
+        return self._part(step).epoch(step)
+
+    def _part(self, step: int) -> "_Part":
+        return self._parts[bisect.bisect_right(self._parts, step, key=lambda p: p.first) - 1]
+
+
+class _Part:
+    """The steps of one batch size."""
+
+    def __init__(
+        self,
+        examples: Sequence[Fraction | int],
+        size: int,
+        seed: int,
+        first: int,
+        epoch: int,
+        taken: Sequence[int],
+    ):
+        """Args:
+        first: the first step.
+        epoch: the epoch of the first step.
+        taken: number of examples of each bucket in earlier steps.
+        """
+        self.first = first
+        self._examples = examples
+        self._size = size
+        self._seed = seed
+        self._epoch = epoch
+        self._taken = taken
+        self._epoch_order = functools.lru_cache(maxsize=4)(self._order)
+
+    def place(self, step: int) -> tuple[int, int]:
+        epoch = self.epoch(step)
+        before = self._batches_before(epoch)
+        order, rank = self._epoch_order(epoch)
+        at = step - self.first - sum(before)
+        bucket = int(order[at])
+        return bucket, self._taken[bucket] + self._size * (before[bucket] + int(rank[at]))
+
+    def epoch(self, step: int) -> int:
+        own = step - self.first
+        total, taken = sum(self._examples), sum(self._taken)
         # Rounding down loses less than one batch per bucket.
-        first, last = int(step / total), int((step + 1 + len(self._rates)) / total) + 1
+        lowest = (own * self._size + taken) // total
+        most = own + 1 + len(self._examples)
+        highest = max((most * self._size + taken) // total, self._epoch) + 1
         return (
             bisect.bisect_right(
-                range(last + 1), step, lo=first, key=lambda epoch: sum(self._batches_before(epoch))
+                range(highest + 1),
+                own,
+                lo=max(lowest, self._epoch),
+                key=lambda epoch: sum(self._batches_before(epoch)),
             )
             - 1
         )
 
+    def state(self, step: int) -> tuple[int, list[int]]:
+        """A step's epoch, and the number of examples of each bucket in earlier steps."""
+        epoch = self.epoch(step)
+        before = self._batches_before(epoch)
+        order = self._epoch_order(epoch)[0][: step - self.first - sum(before)]
+        batches = [count + int((order == bucket).sum()) for bucket, count in enumerate(before)]
+        return epoch, [
+            taken + self._size * count for taken, count in zip(self._taken, batches, strict=True)
+        ]
+
     def _batches_before(self, epoch: int) -> list[int]:
-        return [int(epoch * rate) for rate in self._rates]
+        """The number of batches of each bucket from the first step to an epoch."""
+        if epoch <= self._epoch:
+            return [0] * len(self._examples)
+        return [
+            (epoch * count - taken) // self._size
+            for count, taken in zip(self._examples, self._taken, strict=True)
+        ]
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The bucket of each batch of an epoch, and the number of earlier ones of that bucket."""

@@ -24,12 +24,13 @@ class Loader:
         threads: int = 8,
     ):
         """Args:
+        start_step: no step after it may have another batch size.
         rows: this process's rows.
         threads: number of threads that read examples.
         """
         self.step = start_step
         self._batches = batches
-        self._rows = batches.rows(rows)
+        self._rows = batches.rows(rows, start_step)
         source = grain.MapDataset.source(_Examples(batches, self._rows, start_step))
         # Threads suffice, since decoding releases the GIL. Two batches are prefetched.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * len(self._rows))

@@ -7,6 +7,7 @@ import pytest
 
 from instantid_jax.errors import InputError
 from tests.train.data import drawn
+from train.data.batch_sizes import BatchSizes
 from train.data.batches import Batches
 from train.data.config import DataConfig, DatasetShare
 from train.data.loader import Loader
@@ -182,6 +183,35 @@ def test_choices_do_not_depend_on_the_batch_size(folder):
     whole = two.batch(3)
     for name in ("images", "id_embeds", "input_ids", "example_index"):
         np.testing.assert_array_equal(np.concatenate([h[name] for h in halves]), whole[name])
+
+
+def test_data_continue_where_the_batch_size_changes(folder):
+    """With one bucket, all sizes are cut from the same sequence of examples."""
+    one = batches(folder, size=4, buckets=((64, 64),))
+    changed = one.with_sizes(BatchSizes(((0, 4), (3, 8), (5, 2))))
+    wanted = [one.batch(step) for step in range(8)]
+    found = [changed.batch(step) for step in range(7)]
+    assert [len(each["example_ids"]) for each in found] == [4, 4, 4, 8, 8, 2, 2]
+    for name in ("example_index", "example_crc32", "images", "id_embeds"):
+        np.testing.assert_array_equal(
+            *(np.concatenate([each[name] for each in all_]) for all_ in (found, wanted))
+        )
+    loader = Loader(changed, start_step=6, threads=2)
+    assert_equal(next(loader)[1], found[6])
+    loader.close()
+    with pytest.raises(InputError, match="rows of a batch of 2"):
+        changed.batch(6, slice(2, 4))
+
+
+def test_every_record_is_seen_once_an_epoch_where_the_batch_size_changes(folder):
+    """Of 160 records: 56 in batches of 8, and 104 in batches of 4, in three buckets."""
+    changed = batches(folder).with_sizes(BatchSizes(((0, 8), (7, 4))))
+    for steps in (range(7 + 26), range(7 + 26, 7 + 26 + 40)):
+        keys = [key for step in steps for key in changed.batch(step)["example_ids"]]
+        assert sorted(keys) == [f"{n:05}" for n in range(160)]
+        assert len({changed.epoch(step) for step in steps}) == 1
+    indices = [changed.batch(step)["example_index"] for step in range(6, 9)]
+    np.testing.assert_array_equal(np.concatenate(indices), np.arange(48, 64))
 
 
 def broken(numbers):
