@@ -191,7 +191,9 @@ def _start(
     )
     saved: Mapping[str, Any] = newest_meta(run).fingerprint
     steps = saved.get("stage", {}).get("steps")
-    start, state, _ = restore(run, template, fingerprint=_fingerprint(stage, steps, data))
+    start, state, _ = restore(
+        run, template, fingerprint=_fingerprint(stage, steps, data), ignore_fingerprint=None
+    )
     # Runs from before they could be prolonged have a plain number.
     ends = [steps] if isinstance(steps, int) else list(steps)
     logger.info("resuming from step %d", start)

@@ -68,7 +68,7 @@ def restore(
     step: int | None = None,
     allow_older: bool = False,
     fingerprint: Mapping[str, str] | None = None,
-    ignore_fingerprint: bool = False,
+    ignore_fingerprint: bool | None = False,
     changes: Collection[str] = (),
     changeable: Collection[str] = (),
 ) -> Restored:
@@ -80,7 +80,8 @@ def restore(
       step: step of the checkpoint; None takes the newest.
       allow_older: if the newest checkpoint is damaged, fall back to the newest intact one.
       fingerprint: the run's current fingerprint; None skips the comparison.
-      ignore_fingerprint: log a difference as a warning instead of raising.
+      ignore_fingerprint: log a difference as a warning instead of raising. None if the program
+        has no such option, which an error would otherwise name.
       changes: entries of the fingerprint that may differ.
       changeable: entries that `--change` could name; an error says so.
     Raises:
@@ -241,7 +242,7 @@ def _check_differences(
     run: RunFolder,
     step: int,
     differences: Mapping[str, str],
-    ignore: bool,
+    ignore: bool | None,
     changeable: Collection[str],
 ) -> None:
     if not differences:
@@ -251,8 +252,13 @@ def _check_differences(
         logger.warning("%s", line)
         return
     allowed = [name for name in differences if name in changeable]
-    hint = f", allow it with --change {' '.join(allowed)}" if allowed else ""
-    raise InputError(f"{line}; revert this{hint}, use another folder, or --ignore-fingerprint")
+    ways = ["revert this"]
+    if allowed:
+        ways.append(f"allow it with --change {' '.join(allowed)}")
+    ways.append("use another folder")
+    if ignore is not None:
+        ways.append("--ignore-fingerprint")
+    raise InputError(f"{line}; {', '.join(ways[:-1])} or {ways[-1]}")
 
 
 def _read_arrays(

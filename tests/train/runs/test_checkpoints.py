@@ -311,6 +311,7 @@ def test_rejects_another_fingerprint_unless_ignored(run, caplog):
     other = {"config": "c1", "dataset": "d2", "weights": "w"}
     line = message(restore, run, want, fingerprint=other, allow_older=True)
     assert "dataset was d1, is d2; weights was absent, is w" in line and "config" not in line
+    assert line.endswith("; revert this, use another folder or --ignore-fingerprint")
     assert restore(run, want, fingerprint=other, ignore_fingerprint=True).step == 3
     assert "dataset was d1, is d2" in caplog.text
 
