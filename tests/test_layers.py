@@ -18,13 +18,14 @@ LAYERS = [
     {"models.config", "models.freeu", "models.layers", "models.splash"},
     {"models.attention"},
     {"models.blocks", "models.vae", "models.clip", "models.pag", "models.resampler"},
+    {"models.clip_vision"},
     {"models.unet"},
     {"models.controlnet"},
     {"models.instantid"},
     {"chunks", "components", "diffusion", "face", "inversion", "prompt"},
     {"request"},
     {"embedded", "weights"},
-    {"checkpoint", "runs"},
+    {"checkpoint", "runs", "similarity"},
     {
         f"pipeline.{name}"
         for name in ("memory", "placement", "programs", "sources", "step", "tiling")

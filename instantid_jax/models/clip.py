@@ -5,7 +5,7 @@ Source: Radford et al. 2021; transformers/models/clip/modeling_clip.py.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,30 +20,43 @@ ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CLIPTextConfig:
+class CLIPEncoderConfig:
+    """The transformer of a text or image encoder, with transformers' names.
+
+    `causal`: whether a position attends only to those before it.
+    """
+
+    what: ClassVar[str]
+    causal: ClassVar[bool]
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
+
+    def __post_init__(self):
+        if self.hidden_act not in ACTIVATIONS:
+            raise InputError(
+                f"{self.what}: hidden_act={self.hidden_act!r} is not supported, "
+                f"expected {' or '.join(map(repr, ACTIVATIONS))}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig(CLIPEncoderConfig):
     """Field names follow transformers' `config.json`; the defaults are CLIP-L's sizes.
 
     `with_projection`: CLIPTextModelWithProjection, which projects the pooled output.
     """
 
+    what: ClassVar[str] = "text encoder"
+    causal: ClassVar[bool] = True
     vocab_size: int = 49408
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
     max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
-    projection_dim: int = 512
     with_projection: bool = False
-
-    def __post_init__(self):
-        if self.hidden_act not in ACTIVATIONS:
-            raise InputError(
-                f"text encoder: hidden_act={self.hidden_act!r} is not supported, "
-                f"expected {' or '.join(map(repr, ACTIVATIONS))}"
-            )
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
@@ -64,8 +77,9 @@ class TextEmbeddings(NamedTuple):
 
 
 class CLIPAttention(nnx.Module):
-    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CLIPEncoderConfig, *, rngs: nnx.Rngs):
         width = config.hidden_size
+        self.causal = config.causal
         self.heads = config.num_attention_heads
         self.q_proj = linear(width, width, rngs=rngs)
         self.k_proj = linear(width, width, rngs=rngs)
@@ -76,11 +90,11 @@ class CLIPAttention(nnx.Module):
         query, key, value = (
             split_heads(proj(x), self.heads) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(merge_heads(attention(query, key, value, causal=True)))
+        return self.out_proj(merge_heads(attention(query, key, value, causal=self.causal)))
 
 
 class CLIPMLP(nnx.Module):
-    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CLIPEncoderConfig, *, rngs: nnx.Rngs):
         self.activation = config.hidden_act
         self.fc1 = linear(config.hidden_size, config.intermediate_size, rngs=rngs)
         self.fc2 = linear(config.intermediate_size, config.hidden_size, rngs=rngs)
@@ -90,7 +104,7 @@ class CLIPMLP(nnx.Module):
 
 
 class CLIPEncoderLayer(nnx.Module):
-    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CLIPEncoderConfig, *, rngs: nnx.Rngs):
         width, eps = config.hidden_size, config.layer_norm_eps
         self.layer_norm1 = layer_norm(width, eps=eps, rngs=rngs)
         self.self_attn = CLIPAttention(config, rngs=rngs)
@@ -119,7 +133,7 @@ class CLIPTextEmbeddings(nnx.Module):
 
 
 class CLIPEncoder(nnx.Module):
-    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CLIPEncoderConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List(
             [CLIPEncoderLayer(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
         )
