@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,15 @@ CONFIG = "tests/train/tiny_config.py"
 LIMIT = 600
 
 
-def start(workdir: Path, *options: Any, program: str = "train") -> subprocess.Popen:
-    """Starts training on one CPU device."""
+def start(workdir: Path, *options: Any, program: Sequence[str] = ("train",)) -> subprocess.Popen:
+    """Starts training on one CPU device.
+
+    Args:
+      program: a module, and its arguments before those of `train`.
+    """
+    arguments = [*program, CONFIG, "--workdir", workdir, *options]
     return subprocess.Popen(
-        [sys.executable, "-m", program, CONFIG, "--workdir", str(workdir), *map(str, options)],
+        [sys.executable, "-m", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags.for_one_device()},
         stdout=subprocess.PIPE,

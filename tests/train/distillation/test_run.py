@@ -97,7 +97,7 @@ def straight(tmp_path_factory):
 
 
 def start(workdir, *more):
-    return training_process.start(workdir, *options(*more), program="train.distill")
+    return training_process.start(workdir, *options(*more), program=("train.distill",))
 
 
 @pytest.mark.slow
