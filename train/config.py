@@ -24,6 +24,7 @@ HIGHEST_IS_BEST = {
     "face_cosine": True,
     "detection_rate": True,
     "keypoint_error": False,
+    "clip_t": True,
 }
 
 IDENTIFYING_DATA = (
@@ -147,7 +148,7 @@ class CheckpointConfig:
     keep: int = 3
     keep_every: int | None = None
     wait: bool = False
-    best: Literal["loss", "face_cosine", "detection_rate", "keypoint_error"] | None = None
+    best: Literal["loss", "face_cosine", "detection_rate", "keypoint_error", "clip_t"] | None = None
 
     def __post_init__(self):
         if self.best is not None and self.best not in HIGHEST_IS_BEST:
@@ -176,6 +177,8 @@ class ValidationConfig:
       recognizer: `.onnx` file of a recognizer that compares these faces with the records' photos:
         measures `face_cosine`. Preferably not the one that measured the data's embeddings. Needs
         `face_pack`.
+      clip: folder or hub id of a CLIP model (transformers' `CLIPModel`), which compares the
+        generated images with their captions: measures `clip_t`.
       size: (height, width) of each image.
       num_inference_steps: number of denoising steps.
       guidance_scale: strength of classifier-free guidance; None is the base model's own.
@@ -188,6 +191,7 @@ class ValidationConfig:
     loss_records: int = 16
     face_pack: str | None = None
     recognizer: str | None = None
+    clip: str | None = None
     size: Size = (1024, 1024)
     num_inference_steps: int = Settings.num_inference_steps
     guidance_scale: float | None = Settings.guidance_scale
@@ -199,7 +203,9 @@ class ValidationConfig:
         numbers = ["loss"] if self.loss_records else []
         if self.face_pack is not None:
             numbers += ["detection_rate", "keypoint_error"]
-        return numbers if self.recognizer is None else [*numbers, "face_cosine"]
+        if self.recognizer is not None:
+            numbers += ["face_cosine"]
+        return numbers if self.clip is None else [*numbers, "clip_t"]
 
     @property
     def settings(self) -> Settings:
@@ -321,8 +327,9 @@ class TrainConfig:
         if validation is None or best not in measured:
             raise InputError(
                 f"checkpoints.best={best}, but validation measures "
-                f"{', '.join(measured) or 'nothing'}: set validation.dataset, and "
-                "validation.face_pack and validation.recognizer for the numbers of faces"
+                f"{', '.join(measured) or 'nothing'}: set validation.dataset, "
+                "validation.face_pack and validation.recognizer for the numbers of faces, and "
+                "validation.clip for clip_t"
             )
         every = self.checkpoints.every
         if max(every, validation.every) % min(every, validation.every):

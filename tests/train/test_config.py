@@ -120,6 +120,8 @@ def test_validation_rejects_invalid_settings(values):
         ("face_cosine", {}, "validation.recognizer"),
         ("face_cosine", {"face_pack": "p", "recognizer": "r.onnx"}, None),
         ("keypoint_error", {"face_pack": "p"}, None),
+        ("clip_t", {"face_pack": "p"}, "validation.clip"),
+        ("clip_t", {"clip": "c"}, None),
     ],
 )
 def test_the_best_checkpoint_needs_its_number(best, changes, message):

@@ -12,12 +12,11 @@ from train.validation.records import Example
 
 logger = logging.getLogger(__name__)
 
-# What is measured of an image, in the order of `FaceScores.score`.
-SCORES = 3
-
 
 class FaceScores:
     """Detects the faces in generated images, and compares them with the records' photos."""
+
+    columns = 3
 
     def __init__(
         self, config: ValidationConfig, examples: Sequence[Example], recognizer: str | None
@@ -48,32 +47,35 @@ class FaceScores:
             for example in examples
         ]
 
-    def score(self, image: np.ndarray, number: int) -> np.ndarray:
-        """Measures the largest face in an image.
+    def score(self, images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+        """Measures the largest face in each image; see `Judge.score`.
 
-        Args:
-          image: uint8 [H, W, 3] RGB.
-          number: that of its example.
         Returns:
-          [SCORES] float32: whether there is a face (1 or 0), the mean distance of its keypoints
+          [N, 3] float32: whether there is a face (1 or 0), the mean distance of its keypoints
           from those asked for, in percent of the distance between the asked eyes, and the cosine
           to the photo's face. The last two are 0 without a face, as is the last without a
           recognizer.
         """
+        scores = np.zeros((len(images), self.columns), np.float32)
+        for row, image, number in zip(scores, images, numbers, strict=True):
+            row[:] = self._score(image, number)
+        return scores
+
+    def _score(self, image: np.ndarray, number: int) -> tuple[float, float, float]:
         boxes, kps = self._analyzer.find(image)
         if not len(boxes):
-            return np.zeros(SCORES, np.float32)
+            return 0.0, 0.0, 0.0
         asked = self._examples[number]["kps"]
         eyes = max(float(np.linalg.norm(asked[0] - asked[1])), 1.0)
-        error = 100 * np.linalg.norm(kps[0] - asked, axis=-1).mean() / eyes
+        error = 100 * float(np.linalg.norm(kps[0] - asked, axis=-1).mean()) / eyes
         cosine = 0.0
         if self._references is not None:
             (found,) = self._analyzer.embed([self._analyzer.crop(image, boxes[0], kps[0]).crop])
             cosine = _cosine(found, self._references[number])
-        return np.array([1.0, error, cosine], np.float32)
+        return 1.0, error, cosine
 
     def summarized(self, scores: np.ndarray) -> dict[str, float]:
-        """The numbers of all images from their scores [N, SCORES].
+        """The numbers of all images from their scores [N, 3].
 
         An image without a face counts as a cosine of 0, and not in the keypoint error, which is NaN
         if no image has one.

@@ -1,4 +1,4 @@
-"""Images generated during training, and the scores of their faces."""
+"""Images generated during training, and their scores."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ from train.config import TrainConfig
 from train.model import BaseModel
 from train.networks import FROZEN, INSTANTID
 from train.state import TrainState
-from train.validation.faces import SCORES, FaceScores
+from train.validation.judge import Judge
 from train.validation.records import Example
 
 logger = logging.getLogger(__name__)
@@ -38,14 +38,14 @@ class ValidationImages:
         config: TrainConfig,
         base: BaseModel,
         examples: Sequence[Example],
-        faces: FaceScores | None = None,
+        judges: Sequence[Judge] = (),
     ):
         """Args:
         config: its `validation` must be set.
         examples: one for each image.
-        faces: scores the images' faces.
+        judges: score the images.
         """
-        self._faces = faces
+        self._judges = judges
         self._config = config.validation
         self._dtype = config.step.dtype
         self._base = base
@@ -66,8 +66,8 @@ class ValidationImages:
         its share of the records on its first device; process 0 writes the file.
 
         Returns:
-          The numbers of the faces, the same in all processes; none without `faces`. If sampling
-          fails, a warning is logged, no file is written, and there are no numbers.
+          The judges' numbers, the same in all processes. If sampling or a judge fails, a warning
+          is logged, no file is written, and there are no numbers.
         """
         parts = self._weights(state.ema or state.params, frozen)
         if jax.process_count() > 1:
@@ -89,7 +89,7 @@ class ValidationImages:
         count = len(self._examples)
         if jax.process_index() == 0:
             self._write(path, step, images[:count])
-        return {} if self._faces is None else self._faces.summarized(scores[:count])
+        return self._numbers(scores[:count])
 
     def _sample(self, parts: Mapping[str, Params]) -> tuple[np.ndarray, np.ndarray]:
         """This process's share of the images and scores, in the shapes of `_nothing`."""
@@ -98,15 +98,25 @@ class ValidationImages:
         share = range(jax.process_index(), len(self._examples), jax.process_count())
         for i, number in enumerate(share):
             images[i] = self._generate(pipe, self._examples[number])
-            if self._faces is not None:
-                scores[i] = self._faces.score(images[i], number)
+        columns = [judge.score(images[: len(share)], share) for judge in self._judges]
+        if columns:
+            scores[: len(share)] = np.concatenate(columns, axis=1)
         return images, scores
+
+    def _numbers(self, scores: np.ndarray) -> dict[str, float]:
+        """The judges' numbers of the scores of all images, [N, columns]."""
+        numbers, start = {}, 0
+        for judge in self._judges:
+            numbers |= judge.summarized(scores[:, start : start + judge.columns])
+            start += judge.columns
+        return numbers
 
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
         """Zeros for as many images as each process samples at most, and their scores."""
         count = -(-len(self._examples) // jax.process_count())
         images = np.zeros((count, *self._config.size, 3), np.uint8)
-        return images, np.zeros((count, SCORES), np.float32)
+        columns = sum(judge.columns for judge in self._judges)
+        return images, np.zeros((count, columns), np.float32)
 
     def _write(self, path: Path, step: int, images: np.ndarray) -> None:
         rows = [

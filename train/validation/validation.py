@@ -8,8 +8,10 @@ from train.config import TrainConfig
 from train.model import BaseModel
 from train.state import TrainState
 from train.step import Constants
+from train.validation.captions import CaptionScores
 from train.validation.faces import FaceScores
 from train.validation.images import ValidationImages
+from train.validation.judge import Judge
 from train.validation.loss import ValidationLoss
 from train.validation.records import ValidationRecords
 
@@ -26,15 +28,17 @@ class Validation:
         Args:
           config: its `validation` must be set.
         Raises:
-          InputError: if there are too few records, or they do not fit the model, or a face
-            network cannot be read.
+          InputError: if there are too few records, or they do not fit the model, or a network that
+            measures images cannot be read.
         """
         records = ValidationRecords(config, base.tokenizers, base.networks.image_proj)
         self._every = config.validation.every
-        faces = None
+        judges: list[Judge] = []
         if config.validation.face_pack is not None:
-            faces = FaceScores(config.validation, records.shown, records.recognizer)
-        self._images = ValidationImages(config, base, records.shown, faces)
+            judges.append(FaceScores(config.validation, records.shown, records.recognizer))
+        if config.validation.clip is not None:
+            judges.append(CaptionScores(config.validation.clip, records.shown))
+        self._images = ValidationImages(config, base, records.shown, judges)
         self._loss = None
         if records.measured:
             self._loss = ValidationLoss(config, base.networks, mesh, records.measured)

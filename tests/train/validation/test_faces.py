@@ -38,29 +38,33 @@ def scores(config):
     return FaceScores(config, EXAMPLES, None)
 
 
+def score(scores, image, number):
+    return scores.score(image[None], [number])[0]
+
+
 def test_the_photo_itself_is_perfect(scores):
-    np.testing.assert_allclose(scores.score(face(1), 0), [1, 0, 1], atol=0.02)
+    np.testing.assert_allclose(score(scores, face(1), 0), [1, 0, 1], atol=0.02)
 
 
 def test_the_cosine_is_the_given_recognizers(config, scores):
     judge = FaceAnalyzer(config.face_pack, recognizer=config.recognizer)
     pack = FaceAnalyzer(config.face_pack)
     cosines = [each.analyze(face(1)).similarity(each.analyze(face(2))) for each in (judge, pack)]
-    found = scores.score(face(2), 0)[2]
+    found = score(scores, face(2), 0)[2]
     assert found == pytest.approx(cosines[0], abs=1e-5)
     assert abs(cosines[1] - cosines[0]) > 0.01
 
 
 def test_the_keypoint_error_is_in_percent_of_the_eyes(scores):
     # The detector's grid is 32 pixels wide there.
-    _, error, _ = scores.score(face(1, left=LEFT + 32), 0)
+    _, error, _ = score(scores, face(1, left=LEFT + 32), 0)
     assert error == pytest.approx(100 * 32 / EYES, rel=0.02)
 
 
 def test_an_image_without_a_face_counts(scores):
-    nobody = scores.score(np.full((640, 640, 3), 30, np.uint8), 0)
+    nobody = score(scores, np.full((640, 640, 3), 30, np.uint8), 0)
     np.testing.assert_array_equal(nobody, 0)
-    whole = scores.score(face(1), 0)
+    whole = score(scores, face(1), 0)
     numbers = scores.summarized(np.stack([whole, nobody]))
     assert numbers["detection_rate"] == 0.5
     assert numbers["face_cosine"] == pytest.approx(whole[2] / 2)
@@ -70,7 +74,7 @@ def test_an_image_without_a_face_counts(scores):
 
 def test_without_a_recognizer_there_is_no_cosine(config):
     plain = FaceScores(dataclasses.replace(config, recognizer=None), EXAMPLES, None)
-    numbers = plain.summarized(plain.score(face(1), 0)[None])
+    numbers = plain.summarized(plain.score(face(1)[None], [0]))
     assert numbers.keys() == {"detection_rate", "keypoint_error"}
 
 

@@ -14,7 +14,8 @@ from instantid_jax.sharding import training_mesh
 from tests.train import tiny_config
 from train.config import ValidationConfig
 from train.model import Frozen, find_base
-from train.state import init_state, init_trainables
+from train.state import TrainState, init_state, init_trainables
+from train.validation import images
 from train.validation.images import ValidationImages
 from train.validation.records import ValidationRecords
 
@@ -120,6 +121,34 @@ def test_nonfinite_images_are_skipped_with_a_warning(config, base, tmp_path, cap
     assert images_of(config, base).save(path, 7, state, frozen) == {}
     assert "no validation images at step 7" in caplog.text
     assert not path.exists()
+
+
+class Brightness:
+    """A judge of several columns: the image's brightness, plus 100 times its example's number."""
+
+    def __init__(self, name, columns):
+        self.name, self.columns = name, columns
+
+    def score(self, images, numbers):
+        rows = [np.mean(image) + 100 * n for image, n in zip(images, numbers, strict=True)]
+        return np.tile(np.array(rows, np.float32)[:, None], self.columns)
+
+    def summarized(self, scores):
+        assert scores.shape == (2, self.columns)
+        return {f"{self.name}_{i}": float(each) for i, each in enumerate(scores[:, 0])}
+
+
+def test_judges_score_the_same_images(config, base, tmp_path, monkeypatch):
+    judges = [Brightness("one", 2), Brightness("two", 1)]
+    validation = ValidationImages(config, base, records_of(config, base).shown, judges)
+    monkeypatch.setattr(images, "InstantIDPipeline", lambda *_, **__: None)
+    monkeypatch.setattr(validation, "_weights", lambda *_: {})
+    monkeypatch.setattr(validation, "_model", lambda _: None)
+    made = iter([np.full((*SIZE, 3), brightness, np.uint8) for brightness in (7, 9)])
+    monkeypatch.setattr(validation, "_generate", lambda *_: next(made))
+    state = TrainState(0, {}, (), {})
+    numbers = validation.save(tmp_path / "a.png", 1, state, {})
+    assert numbers == {"one_0": 7, "one_1": 109, "two_0": 7, "two_1": 109}
 
 
 def init_trainables_nan(base, frozen):

@@ -9,6 +9,7 @@ from PIL import Image
 from instantid_jax import embedded
 from instantid_jax.cache import cache_folder
 from instantid_jax.runs.folder import RunFolder
+from tests.parity.clip_model import write_clip
 from tests.train import training_process
 from tests.train.validation.killed_run import MOMENTS
 from train.data.drawn import drawn_dataset
@@ -88,7 +89,8 @@ def test_two_processes_measure_what_one_does(tmp_path):
     pack, alone, split = str(embedded.FACE_PACK), tmp_path / "alone", tmp_path / "split"
     judge = ("--validation.recognizer", f"{pack}/recogniser.onnx", "--validation.face-pack", pack)
     given = ("--steps", 1, "--optimizer.learning-rate", 1e-8, "--validation.every", 1)
-    given = options(*given, *judge)
+    write_clip(tmp_path / "clip")
+    given = options(*given, *judge, "--validation.clip", tmp_path / "clip")
     assert training_process.end(training_process.start(alone, *given)) == 0
     first, second = training_process.start_two(split, *given)
     assert [training_process.end(first), training_process.end(second)] == [0, 0]
@@ -96,7 +98,8 @@ def test_two_processes_measure_what_one_does(tmp_path):
         next(line for line in training_process.metrics(run) if "validation/loss" in line)
         for run in (alone, split)
     )
-    assert one.keys() == two.keys() and "validation/face_cosine" in one
+    assert one.keys() == two.keys() >= {"validation/face_cosine", "validation/clip_t"}
+    assert two["validation/clip_t"] == pytest.approx(one["validation/clip_t"], abs=1e-2)
     assert two["validation/loss"] == pytest.approx(one["validation/loss"], rel=1e-4)
     pictures = [np.asarray(Image.open(run / "samples/00000001.png")) for run in (alone, split)]
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 1
