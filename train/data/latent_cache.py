@@ -22,10 +22,11 @@ from instantid_jax.json_files import read_json, write_json
 from instantid_jax.params import Params
 from instantid_jax.runs.contents import checksums
 from train.data.buckets import MULTIPLE, Size, aspect_buckets
+from train.data.folder import LATENTS, open_folder
 from train.data.reading import FaceDataset, one_line, read_arrays, read_record
 from train.data.record import CorruptRecord
 
-FOLDER, INDEX, MANIFEST = "latents", "index.npz", "manifest.json"
+INDEX, MANIFEST = "index.npz", "manifest.json"
 # Increment it when the files' layout, the crop or the VAE's input changes.
 VERSION = 1
 # Three bits more precise than bfloat16, with sufficient range: means are tens at most, and sampling
@@ -59,8 +60,8 @@ def vae_fingerprint(vae: Params) -> str:
 
 
 def cache_folder(dataset: str | Path, buckets: Sequence[Size]) -> Path:
-    """The folder of a dataset's cached latents for these buckets."""
-    return Path(dataset) / FOLDER / "_".join(f"{height}x{width}" for height, width in buckets)
+    """The folder of a dataset's cached latents for these buckets; the dataset's is a path."""
+    return Path(dataset) / LATENTS / "_".join(f"{height}x{width}" for height, width in buckets)
 
 
 def write_latents(
@@ -131,9 +132,10 @@ class LatentCache:
           InputError: if the cache is missing for these buckets, incomplete, or was computed from
             other records.
         """
-        self._path = cache_folder(folder, buckets)
+        place = open_folder(folder)
+        self._path = cache_folder(place.path, buckets)
         self._command = _command(folder, buckets)
-        if not self._path.is_dir():
+        if not (self._path / MANIFEST).is_file():
             raise InputError(
                 f"{folder} has no cached latents for buckets {self._path.name}: {self._command}"
             )
@@ -152,9 +154,14 @@ class LatentCache:
         index = read_arrays(self._path / INDEX, ("place", "crc32"), self._again)
         self._place, self._crc32 = index["place"], index["crc32"]
         shards = [_shard(self._path, i) for i in range(manifest["shards"])]
+        full = (manifest["shards"] - 1) * _SHARD_RECORDS
+        lengths = [_SHARD_RECORDS] * (len(shards) - 1) + [manifest["pictures"] - full]
         try:
-            self._source = ArrayRecordDataSource(shards)
+            remote = place.remote_records(shards, lengths)
+            self._source = ArrayRecordDataSource(shards) if remote is None else remote
             held = len(self._source)
+        except InputError:
+            raise
         # ArrayRecord raises bare exceptions, for example on a missing or truncated file.
         except Exception as error:
             raise InputError(

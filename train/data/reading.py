@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 
 from instantid_jax.atomic import is_hidden
 from instantid_jax.errors import InputError
-from instantid_jax.paths import utf8_path
 from train.data.buckets import Size, nearest_buckets
+from train.data.folder import INFO, DataFolder, open_folder
 from train.data.record import CorruptRecord, Record
 from train.data.writing import INDEX
 
@@ -21,17 +21,20 @@ _PARSERS_OWN = "AST constructor recursion depth mismatch"
 
 
 def find_datasets(folder: str | Path) -> list[Path]:
-    """The datasets in a folder and its subfolders, sorted.
+    """The datasets in a folder and its subfolders, sorted; of an object store, their metadata.
 
     Raises:
       InputError: if there is none.
     """
-    folder = utf8_path(folder)
+    return _parts(open_folder(folder), folder)
+
+
+def _parts(place: DataFolder, folder: str | Path) -> list[Path]:
     found = sorted(
         path.parent
-        for path in folder.glob("**/dataset_info.json")
+        for path in place.path.glob(f"**/{INFO}")
         # A killed build leaves a hidden folder.
-        if not is_hidden(path, folder)
+        if not is_hidden(path, place.path)
     )
     if not found:
         raise InputError(
@@ -43,6 +46,8 @@ def find_datasets(folder: str | Path) -> list[Path]:
 class FaceDataset:
     """The records of a folder, or of all datasets in its subfolders, as one sequence.
 
+    The folder may be an address, such as s3://bucket/faces.
+
     Attributes:
       image_size: [n, 2] int32, heights and widths of the stored images.
       face_share: [n] float32, face box area over image area.
@@ -52,7 +57,8 @@ class FaceDataset:
     """
 
     def __init__(self, folder: str | Path):
-        parts = find_datasets(folder)
+        place = open_folder(folder)
+        parts = _parts(place, folder)
         names = ("image_size", "face_share", "bucket", "buckets", "fingerprint")
         indices = [
             read_arrays(part / INDEX, names, "rebuild the dataset", optional=("recognizer",))
@@ -62,13 +68,18 @@ class FaceDataset:
         if "train" not in builder.info.splits:
             raise InputError(f"{folder} has no split named train")
         split = builder.info.splits["train"]
-        missing = [path for path in map(Path, split.filepaths) if not path.is_file()]
+        shards = [Path(path) for path in split.filepaths]
+        missing = [path for path in shards if not place.has(path)]
         if missing:
-            raise InputError(f"{missing[0]} is missing: copy or rebuild the dataset")
+            raise InputError(f"{place.place(missing[0])} is missing: copy or rebuild the dataset")
         self._folder = folder
         self._records = builder.as_data_source(
             split="train", decoders={"image": tfds.decode.SkipDecoding()}
         )
+        remote = place.remote_records(shards, split.shard_lengths)
+        if remote is not None:
+            # It has opened no file so far.
+            self._records.data_source = remote
         self._buckets = [(index["bucket"], index["buckets"]) for index in indices]
         self.image_size = np.concatenate([index["image_size"] for index in indices])
         self.face_share = np.concatenate([index["face_share"] for index in indices])
@@ -147,6 +158,8 @@ def read_record(read: Callable[[], T], folder: str | Path) -> T:
             if _PARSERS_OWN not in str(error):
                 raise
             return read()
+    except InputError:
+        raise
     # ArrayRecord, protobuf's parser and TFDS raise bare exceptions.
     except Exception as error:
         # File-system errors may be transient, and replacing a record would not be reproducible.

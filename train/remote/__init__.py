@@ -1,0 +1,1 @@
+"""Data and checkpoints in object stores, through fsspec."""
