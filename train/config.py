@@ -7,6 +7,7 @@ from typing import Any, Literal
 from instantid_jax.errors import InputError
 from instantid_jax.models.controlnet import ControlNetConfig
 from instantid_jax.models.resampler import ResamplerConfig
+from instantid_jax.paths import is_address
 from instantid_jax.request import Settings
 from train.data.buckets import Size
 from train.data.config import DataConfig
@@ -142,6 +143,8 @@ class CheckpointConfig:
         a killed run whose steps are much faster than its saves loses more than `every` steps.
       best: also keep the best checkpoint by this validation number, of those whose step was
         validated.
+      folder: address in an object store, such as s3://bucket/run. Checkpoints are copied there
+        after they are saved in the run's folder; a run without that folder resumes from the copy.
     """
 
     every: int = 1000
@@ -149,8 +152,14 @@ class CheckpointConfig:
     keep_every: int | None = None
     wait: bool = False
     best: Literal["loss", "face_cosine", "detection_rate", "keypoint_error", "clip_t"] | None = None
+    folder: str | None = None
 
     def __post_init__(self):
+        if self.folder is not None and not is_address(self.folder):
+            raise InputError(
+                f"checkpoints folder={self.folder!r}: expected an address such as s3://bucket/run; "
+                "on this machine, checkpoints are in the work directory"
+            )
         if self.best is not None and self.best not in HIGHEST_IS_BEST:
             raise InputError(
                 f"checkpoints best={self.best!r}: expected one of {', '.join(HIGHEST_IS_BEST)}"

@@ -35,6 +35,8 @@ from train.model import BaseModel, check_prediction_type, find_base
 from train.profile import Profile
 from train.progress import DivergedError, Progress
 from train.recognizers import check_recognizers
+from train.remote.run import RemoteRun
+from train.remote.uploads import uploading
 from train.runs.json_lines import append_event
 from train.runs.lock import locked
 from train.runs.saving import PREEMPTED_STATUS, Best, Saver
@@ -70,6 +72,11 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
     for folder in config.dataset_folders:
         find_datasets(folder)
+    remote = None
+    if config.checkpoints.folder is not None:
+        with locked(run):
+            remote = RemoteRun(run, config.checkpoints)
+            remote.fetch(start.allow_older)
     # A resumed run keeps its network sizes; the weights it started from may be gone.
     trained = read_networks(run)[0] if run.steps() else None
     base = find_base(config.model, trained, config.distillation)
@@ -90,8 +97,10 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
         )
     recognizer = check_recognizers(config.model, run, batches.recognizer)
     validation = None if config.validation is None else Validation(config, base, mesh)
-    with locked(run):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(run))
         begun = begin(config, start, run, base, batches, mesh)
+        stack.enter_context(uploading(remote, begun.step))
         batches = batches.with_sizes(begun.batch_sizes)
         if begun.step >= config.last_step:
             source = workdir if begun.event == "resumed" else start.state

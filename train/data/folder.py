@@ -8,10 +8,10 @@ from instantid_jax.atomic import replacing_file
 from instantid_jax.cache import cache_folder
 from instantid_jax.errors import InputError
 from instantid_jax.json_files import read_json, write_json
-from instantid_jax.paths import utf8_path
+from instantid_jax.paths import is_address, utf8_path
 from train.remote.checksums import SUMS, sha256, sums_of
 from train.remote.shards import RemoteRecords, Shard, cache_bound, open_cache
-from train.remote.store import RemoteFile, Store, is_address
+from train.remote.store import RemoteFile, Store
 
 INFO = "dataset_info.json"
 # In the names of shards.

@@ -3,8 +3,6 @@
 import functools
 import hashlib
 import logging
-import os
-import re
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -19,7 +17,6 @@ from instantid_jax.errors import InputError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # Pauses in seconds between tries; together a minute, in which a server restarts.
 PAUSES = (0.5, 1, 2, 4, 8, 16, 30)
 # Errors that another try does not mend; the last two are botocore's and google-auth's.
@@ -35,11 +32,6 @@ _LASTING = (
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", "content_settings", "mtime", "created")
 # s3fs retries by itself; with botocore's retries on top, a lost server would take minutes.
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"retries": {"max_attempts": 0}}}}
-
-
-def is_address(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is an address, such as gs://bucket/faces, not a path."""
-    return _ADDRESS.match(os.fspath(folder)) is not None
 
 
 class RemoteFile(NamedTuple):

@@ -9,9 +9,10 @@ from pathlib import Path
 from instantid_jax.atomic import is_hidden
 from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
+from instantid_jax.paths import is_address, utf8_path
 from train.data.folder import INFO
 from train.remote.checksums import SUMS, file_sha256, sums_text
-from train.remote.store import RemoteFile, Store, is_address
+from train.remote.store import RemoteFile, Store
 
 
 def upload(folder: Path, address: str) -> None:
@@ -68,8 +69,6 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the program. Exit status: 2 after bad input."""
     with entry("train.remote.upload"):
         import tyro
-
-        from instantid_jax.paths import utf8_path
 
         def run(folder: tyro.conf.Positional[Path], address: tyro.conf.Positional[str]) -> None:
             upload(utf8_path(folder), address)

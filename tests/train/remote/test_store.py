@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from instantid_jax.errors import InputError
-from train.remote.store import Store, is_address
+from train.remote.store import Store
 
 DATA = np.random.default_rng(0).bytes(300_000)
 
@@ -70,8 +70,3 @@ def test_lasting_errors_are_one_line(server, monkeypatch):
     monkeypatch.setitem(sys.modules, "adlfs", None)
     with pytest.raises(InputError, match=r"az://other/x needs a package.*adlfs"):
         Store("az://other/x")
-
-
-def test_addresses_are_told_from_paths():
-    assert is_address("s3://bucket/x") and is_address("gs://b")
-    assert not any(map(is_address, ("data/faces", "/x//y", "C:/x", "a:b//c")))
