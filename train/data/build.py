@@ -7,6 +7,7 @@ img2dataset's names (`NSFW`, `LICENSE`, `original_width`, `original_height`), `i
 """
 
 import dataclasses
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,22 +15,27 @@ from typing import Any
 
 import numpy as np
 
+from instantid_jax.cache import cache_folder
 from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
 from instantid_jax.face.face import Face
+from instantid_jax.paths import is_address
 from train.data.buckets import Size, aspect_buckets
 from train.data.candidates import Candidate, find_candidates
 from train.data.faces import face_share
+from train.data.folder import INFO
 from train.data.record import Record
 from train.data.record_builder import Rejected, captions_of, record_of, upright_jpeg
 from train.data.writing import print_outcome, write_dataset
+from train.remote.store import Store
+from train.remote.upload import upload
 
 _MAX_REFERENCES = 8
 
 
 def build(
     input: Path,
-    output: Path,
+    output: str,
     faces: Path | None = None,
     shards: int = 1,
     caption_source: str = "alt",
@@ -41,7 +47,7 @@ def build(
 
     Args:
       input: a folder of images, an img2dataset .tar, or a folder of .tar files.
-      output: a new folder for the dataset.
+      output: a new folder for the dataset, or an address, such as s3://bucket/faces.
       faces: folder of the faces' .npz files, if they are not next to the images.
       shards: number of files to write.
       caption_source: source name of the .txt captions in the records.
@@ -59,7 +65,7 @@ def build(
     records = _records(
         candidates, caption_source, embedding_size, references, rejected, recognizers
     )
-    return write_dataset(
+    return _write(
         output,
         records,
         shards=shards,
@@ -69,6 +75,20 @@ def build(
         recognizers=recognizers,
         notes={"input": input.name, "caption_source": caption_source, "people": people},
     )
+
+
+def _write(output: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+    """As `write_dataset`, also to an address."""
+    if not is_address(output):
+        return write_dataset(output, *args, **options)
+    if any(name.endswith(INFO) for name in Store(str(output)).files()):
+        raise InputError(f"{output} has a dataset: pass a new address for the dataset")
+    scratch = cache_folder() / "build"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        manifest = write_dataset(Path(folder) / "data", *args, **options)
+        upload(Path(folder) / "data", str(output))
+    return manifest
 
 
 def make_record(

@@ -15,8 +15,8 @@ from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
 from train.prepare import workers
 from train.prepare.inputs import find_shards
-from train.prepare.output import Output
 from train.prepare.record_settings import RecordSettings, plan
+from train.prepare.remote_output import open_output
 from train.prepare.summary import summarize
 
 
@@ -26,7 +26,8 @@ class Options:
 
     Attributes:
       input: output of img2dataset, parquet files of images, or a folder of images.
-      output: a new folder, or the folder of an interrupted run to resume.
+      output: a new folder, or the folder of an interrupted run to resume; or such an address, as
+        s3://bucket/faces.
       workers: worker processes on this machine.
       shard: index of this job in a job array; it processes every `of`-th input shard.
       of: number of jobs in the array.
@@ -34,7 +35,7 @@ class Options:
     """
 
     input: Path
-    output: Path
+    output: str
     workers: int = 1
     shard: int = 0
     of: int = 1
@@ -59,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def prepare(options: Options) -> None:
     """Processes this job's missing shards, and prints a summary."""
     shards = find_shards(options.input)
-    output = Output.open(options.output, plan(options.settings, shards))
+    output = open_output(options.output, plan(options.settings, shards))
     mine = [number for number in output.missing() if number % options.of == options.shard]
     workers.run(options.settings, shards, output, mine, options.workers)
     summarize(output)

@@ -27,6 +27,7 @@ from instantid_jax.face.analysis import FaceAnalyzer
 from train.prepare.inputs import InputShard, find_shards
 from train.prepare.output import Output
 from train.prepare.record_settings import RecordSettings, plan
+from train.prepare.remote_output import open_output
 from train.prepare.shard import prepare_shard
 from train.prepare.summary import summarize
 
@@ -37,12 +38,13 @@ class Options:
 
     Attributes:
       input: output of img2dataset, parquet files of images, or a folder of images.
-      output: a new folder, or the folder of an interrupted run to resume.
+      output: a new folder, or the folder of an interrupted run to resume; or such an address, as
+        s3://bucket/faces.
       settings: face pack and filters.
     """
 
     input: Path
-    output: Path
+    output: str
     settings: tyro.conf.OmitArgPrefixes[RecordSettings] = RecordSettings()
 
 
@@ -64,7 +66,7 @@ class PrepareShard(beam.DoFn):
 def prepare(options: Options, beam_options: Sequence[str]) -> None:
     """Processes the missing shards on a Beam runner, and prints a summary."""
     shards = find_shards(options.input)
-    output = Output.open(options.output, plan(options.settings, shards))
+    output = open_output(options.output, plan(options.settings, shards))
     with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
         _ = (
             pipeline

@@ -10,7 +10,6 @@ Files are written atomically, and rewriting one gives the same bytes.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -39,8 +38,9 @@ from train.data.writing import (
     shard_path,
     write_metadata,
 )
+from train.remote.checksums import SUMS, file_sha256, sums_text
 
-PLAN, SHARDS, SCRATCH, SUMS = "plan.json", "shards", ".scratch", "SHA256SUMS"
+PLAN, SHARDS, SCRATCH = "plan.json", "shards", ".scratch"
 # Entries of a plan that consist of hashes.
 HASHED = ("face_pack", "recognizer", "input")
 
@@ -62,7 +62,7 @@ class Output:
     recognizer: str
 
     @classmethod
-    def open(cls, folder: Path, plan: Mapping[str, Any]) -> "Output":
+    def open(cls, folder: str | Path, plan: Mapping[str, Any]) -> "Output":
         """Creates the folder, or reopens one with the same plan.
 
         Raises:
@@ -87,7 +87,7 @@ class Output:
             try:
                 os.link(scratch / PLAN, path)
             except FileExistsError:
-                _check_same(read_json(path), wanted, folder)
+                check_same_plan(read_json(path), wanted, folder)
         return output
 
     @property
@@ -141,7 +141,7 @@ class Output:
                 "digest": contents.digest,
                 "num_bytes": contents.num_bytes,
                 "size": records.stat().st_size,
-                "sha256": sha256(records),
+                "sha256": file_sha256(records),
             },
         )
         os.replace(records, shard_path(self.dataset, shard, self.shards))
@@ -185,11 +185,11 @@ class Output:
                 for path in scratch.iterdir()
                 if not path.is_symlink()
             }
-            sums = {place: sha256(scratch / name) for name, place in places.items()}
+            sums = {place: file_sha256(scratch / name) for name, place in places.items()}
             for shard, each in enumerate(summaries):
                 sums[shard_path(self.dataset, shard, self.shards)] = each["sha256"]
-            lines = [f"{s}  {p.relative_to(self.folder)}\n" for p, s in sorted(sums.items())]
-            (scratch / SUMS).write_text("".join(lines))
+            named = {path.relative_to(self.folder).as_posix(): s for path, s in sums.items()}
+            (scratch / SUMS).write_text(sums_text(named))
             places[SUMS] = self.folder / SUMS
             # dataset_info.json makes the folder a dataset, so it comes last.
             for name in sorted(places, key=lambda name: (name == "dataset_info.json", name)):
@@ -213,12 +213,6 @@ class Output:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _lives(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -229,7 +223,8 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _check_same(plan: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+def check_same_plan(plan: Mapping[str, Any], wanted: Mapping[str, Any], folder: str | Path) -> None:
+    """Raises InputError unless the plan of an output is the wanted one."""
     for name, value in wanted.items():
         if plan.get(name) != value:
             before, now = json.dumps(plan.get(name)), json.dumps(value)

@@ -12,7 +12,7 @@ from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.packs import find_pack, onnx_files
 from train.prepare.filtering import Filter
 from train.prepare.inputs import InputShard
-from train.prepare.output import sha256
+from train.remote.checksums import file_sha256
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider"]
 # Packages that decode images, and detect and embed faces.
@@ -52,7 +52,7 @@ def plan(settings: RecordSettings, shards: Sequence[InputShard]) -> dict[str, An
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
     return {
         **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)},
-        "face_pack": {path.name: sha256(path) for path in onnx_files(folder)},
+        "face_pack": {path.name: file_sha256(path) for path in onnx_files(folder)},
         "filter": dataclasses.asdict(settings.filter),
         "embedding_size": analyzer.embedding_size,
         "recognizer": analyzer.recognizer,

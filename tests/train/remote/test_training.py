@@ -3,64 +3,64 @@
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from instantid_jax.cache import cache_folder
 from tests.train import tiny_config, training_process
 from tests.train.remote.server import BUCKET, serving
 from train.remote.upload import upload
 
-STEPS = 14
+DATA, RUN = f"s3://{BUCKET}/data", f"s3://{BUCKET}/run"
 
 
-def complete(server):
+def newest(server):
     names = server.names("run/complete/")
-    return sorted(int(name.rpartition("/")[2].removesuffix(".json")) for name in names)
+    return max((int(Path(name).stem) for name in names), default=0)
 
 
 def kill_after(process, server, step):
-    """Kills a run once the store has a checkpoint of a step or a later one."""
+    """Kills a run once the store has the checkpoint of a step or a later one."""
     until = time.monotonic() + training_process.LIMIT
-    while not complete(server) or complete(server)[-1] < step:
+    while newest(server) < step:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
 
 
 @pytest.mark.slow
-def test_run_in_a_store_that_is_killed_twice_equals_a_local_one(tmp_path, monkeypatch):
-    straight = tmp_path / "straight"
-    assert training_process.end(training_process.start(straight, "--steps", STEPS)) == 0
-    faces = tiny_config.get_config().data.datasets[0].folder
-    with serving() as server:
-        upload_folder = f"s3://{BUCKET}/data"
-        from pathlib import Path
+def test_run_in_a_store_that_is_killed_twice_equals_a_local_one(tmp_path):
+    workdir, straight = tmp_path / "run", tmp_path / "straight"
 
-        upload(Path(faces), upload_folder)
-        options = ("--data.datasets.0.folder", upload_folder)
-        options += ("--checkpoints.folder", f"s3://{BUCKET}/run")
-        workdir = tmp_path / "run"
-        process = training_process.start(workdir, *options, "--steps", 1000)
+    def start(steps):
+        options = ("--data.datasets.0.folder", DATA, "--checkpoints.folder", RUN)
+        return training_process.start(workdir, *options, "--steps", steps)
+
+    with serving() as server:
+        upload(Path(tiny_config.get_config().data.datasets[0].folder), DATA)
         server.proxy.cut_after(*range(1000, 200_000, 10_000))
-        kill_after(process, server, 3)
+        kill_after(start(1000), server, 3)
+        first = newest(server)
         # Another machine goes on: nothing is on its disk.
         shutil.rmtree(workdir)
+        shutil.rmtree(cache_folder() / "data")
+        process = start(1000)
+        training_process.signal_at(process, workdir, first + 1, signal.SIGCONT)
         server.stop()
-        process = training_process.start(workdir, *options, "--steps", 1000)
-        time.sleep(5)
+        time.sleep(3)
         server.start()
-        before = complete(server)[-1]
-        kill_after(process, server, before + 3)
         server.proxy.cut_after(*range(500, 100_000, 20_000))
-        last = complete(server)[-1]
-        assert last < STEPS
-        assert (
-            training_process.end(training_process.start(workdir, *options, "--steps", STEPS)) == 0
-        )
-        resumed = [e["step"] for e in training_process.events(workdir) if e["event"] == "resumed"]
-        assert resumed[0] == before and resumed[1] >= last
-        assert complete(server)[-1] == STEPS
-        assert server.proxy.cut > 5
+        kill_after(process, server, first + 3)
+        second = newest(server)
+        steps = second + 4
+        assert training_process.end(start(steps)) == 0
+        assert newest(server) == steps
+        assert server.proxy.cut > 10
+    resumed = [e["step"] for e in training_process.events(workdir) if e["event"] == "resumed"]
+    assert len(resumed) == 2 and resumed[0] == first and resumed[1] >= second
+    assert training_process.end(training_process.start(straight, "--steps", steps)) == 0
     assert training_process.trace(workdir) == training_process.trace(straight)
+    assert [line["step"] for line in training_process.metrics(workdir)] == list(range(1, steps + 1))
