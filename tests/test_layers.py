@@ -82,6 +82,7 @@ BOUNDARIES = {
         "benchmarks/blocks.py",
         "benchmarks/sampling_torch.py",
     },
+    "fsspec": {"train/remote/store.py"},
     "h11": {"instantid_jax/serving/http/connections.py"},
     "tensorboard": {"train/loggers/tensorboard.py"},
     "wandb": {"train/loggers/wandb.py"},

@@ -38,7 +38,7 @@ def run_program(
 
         from instantid_jax.cache import keep_compiled_programs
         from instantid_jax.cli.repeated import check_repeated
-        from instantid_jax.paths import local_path
+        from instantid_jax.paths import is_address, local_path
         from train.config import TrainConfig
         from train.distributed import ProcessConfig, join
         from train.loop import train
@@ -50,7 +50,7 @@ def run_program(
         default = with_named_settings(made, args[1:])
 
         def run(
-            workdir: Path,
+            workdir: str,
             config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
             start: Annotated[StartConfig, tyro.conf.arg(name="")] = StartConfig(),  # noqa: B008
             processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ProcessConfig(),  # noqa: B008
@@ -62,9 +62,15 @@ def run_program(
               workdir: the run's folder.
               profile: number of steps to trace with JAX's profiler.
             """
+            if is_address(workdir):
+                raise InputError(
+                    f"--workdir {workdir}: a run's folder is on this machine; to have its "
+                    f"checkpoints there too, pass --checkpoints.folder {workdir}"
+                )
+            folder = local_path(workdir)
             join(processes)
             keep_compiled_programs()
-            return train(config, workdir, start, profile)
+            return train(config, folder, start, profile)
 
         check_repeated(run, args[1:])
         status = tyro.cli(

@@ -175,7 +175,7 @@ class ValidationConfig:
     """Numbers and sample images during training, from the first records of a dataset.
 
     Attributes:
-      dataset: folder of a dataset, preferably not one of the training datasets.
+      dataset: folder or address of a dataset, preferably not one of the training datasets.
       every: steps between validations.
       records: number of records. Each gives one row: photo, keypoints, and the image generated
         from the record's keypoints, embedding and caption.

@@ -124,6 +124,13 @@ def test_run_without_networks_gets_one_line(capsys, tmp_path):
     assert f"{tmp_path}/run has no networks.json, which" in capsys.readouterr().err
 
 
+def test_address_as_workdir_gets_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([training_process.CONFIG, "--workdir", "s3://bucket/run"])
+    assert ended.value.code == 2
+    assert "pass --checkpoints.folder s3://bucket/run" in capsys.readouterr().err
+
+
 def test_locked_workdir_gets_one_line(capsys, tmp_path):
     with locked(RunFolder(tmp_path)):
         with pytest.raises(SystemExit) as ended:

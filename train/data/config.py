@@ -12,7 +12,8 @@ class DatasetShare:
     """One dataset of a mixture.
 
     Attributes:
-      folder: output of `python -m train.data.build`, or a folder of several of these.
+      folder: output of `python -m train.data.build`, or a folder of several of these; a path, or
+        an address such as s3://bucket/faces.
       weight: its share of the examples relative to the other datasets' weights, whatever its number
         of records.
     """

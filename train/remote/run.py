@@ -73,10 +73,11 @@ class RemoteRun:
         # The best checkpoint is known from those that are here.
         every = allow_older or self._settings.best is not None
         wanted = [step for step in there if step not in here] if every else there[-1:]
-        for step in wanted:
-            self._fetch_step(step)
+        # The checkpoints come last: with them, the folder counts as a run.
         for name, file in self._files().items():
             self.store.get(name, self.run.path / name, file.size)
+        for step in wanted:
+            self._fetch_step(step)
         logger.info("fetched checkpoint %d from %s", there[-1], self.store.address)
 
     def upload(self, step: int, folder: Path) -> None:

@@ -31,7 +31,7 @@ def work(tmp_path_factory):
 
 
 def prepare(output, work, *numbers):
-    """What a worker process does."""
+    """Prepares shards as a worker process does."""
     settings, analyzer, shards = work
     output = pickle.loads(pickle.dumps(output))
     for number in numbers:

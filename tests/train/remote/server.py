@@ -10,6 +10,7 @@ from unittest import mock
 
 import boto3
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 BUCKET = "faces"
 
@@ -19,7 +20,6 @@ class Proxy:
 
     Attributes:
       cut: number of connections that were cut after their bytes.
-      carried: number of bytes that the server has sent.
       requests: first lines of the requests, such as b"GET /faces/a".
     """
 
@@ -30,7 +30,6 @@ class Proxy:
         self._cuts: list[int] = []
         self._open: set[socket.socket] = set()
         self.cut = 0
-        self.carried = 0
         self.requests: list[bytes] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -65,11 +64,8 @@ class Proxy:
 
     def _pump(self, source: socket.socket, sink: socket.socket, left: list[int] | None) -> None:
         with contextlib.suppress(OSError):
-            from_server = source.getpeername()[1] == self._target
             while data := source.recv(2**14):
-                if from_server:
-                    self.carried += len(data)
-                elif b" HTTP/1.1\r\n" in data:
+                if b" HTTP/1.1\r\n" in data:
                     self.requests.append(data.partition(b" HTTP/1.1\r\n")[0])
                 if left is not None:
                     left[0] -= len(data)
@@ -139,6 +135,9 @@ def serving() -> Iterator[Server]:
     server = Server()
     try:
         with mock.patch.dict(os.environ, server.environment):
+            # Its instances keep the address of an earlier server.
+            S3FileSystem.clear_instance_cache()
             yield server
     finally:
+        S3FileSystem.clear_instance_cache()
         server.close()

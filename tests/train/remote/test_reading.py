@@ -11,6 +11,7 @@ from tests.train.data.test_record import assert_same
 from tests.train.remote.server import BUCKET
 from train.data.batches import Batches
 from train.data.config import DataConfig, DatasetShare
+from train.data.latent_cache import EncodedImage, LatentCache, write_latents
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
 from train.remote import shards, store
@@ -78,6 +79,26 @@ def test_batches_are_the_same_with_connections_cut(uploaded, server):
             np.testing.assert_array_equal(ours[name], theirs[name])
     assert server.proxy.cut == cut + 4
     assert remote.corruption.corrupt == 0
+
+
+def test_cached_latents_are_the_same_as_the_local_ones(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, buckets = drawn.dataset(tmp_path / "data", SIZES[:4]), ((64, 64),)
+    local = FaceDataset(folder)
+    upload(folder, ADDRESS)
+    with pytest.raises(InputError, match=f"{ADDRESS} has no cached latents for buckets 64x64"):
+        LatentCache(ADDRESS, FaceDataset(ADDRESS), buckets)
+    random = np.random.default_rng(0)
+    images = [EncodedImage(random.normal(size=(8, 8, 8)), np.uint32(row)) for row in range(3)]
+    write_latents(folder, local, buckets, "vae", enumerate(images))
+    upload(folder, ADDRESS)
+    ours, theirs = (LatentCache(each, FaceDataset(each), buckets) for each in (ADDRESS, folder))
+    ours.check_vae("vae")
+    for row in range(3):
+        np.testing.assert_array_equal(ours[row].moments, theirs[row].moments)
+        assert ours[row].crc32 == row
+    with pytest.raises(CorruptRecord, match="unusable when the latents were computed"):
+        ours[3]
 
 
 def test_cache_keeps_its_bound(uploaded, tmp_path, monkeypatch):
