@@ -41,6 +41,7 @@ def compile_step(
       line of the compiler's error.
     """
     mesh = training_mesh(config.mesh.shape, devices)
+    networks = networks.stacked() if config.step.scan else networks
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
     start = time.perf_counter()
     shapes = step_shapes(config, networks, mesh, size)
@@ -48,6 +49,7 @@ def compile_step(
     result: dict[str, Any] = {
         "mesh": {name: int(count) for name, count in mesh.shape.items()},
         "lowering_seconds": round(time.perf_counter() - start, 1),
+        "stablehlo_lines": lowered.as_text().count("\n"),
     }
     start, cpu = time.perf_counter(), time.process_time()
     try:
@@ -71,5 +73,7 @@ def compile_step(
         "peak": memory.peak_memory_in_bytes,
         "code": memory.generated_code_size_in_bytes,
     }
-    result["collectives"] = collectives(compiled.as_text())
+    text = compiled.as_text()
+    result["instructions"] = text.count(" = ")
+    result["collectives"] = collectives(text)
     return result

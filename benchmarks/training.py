@@ -42,6 +42,7 @@ def main(
     images: int = 8,
     micro_batches: int = 1,
     remat: RematPolicy = "none",
+    scan: bool = False,
     ema: bool = False,
     small: bool = False,
     repeats: int = 10,
@@ -54,6 +55,7 @@ def main(
       images: images per device, over all micro-batches.
       micro_batches: number of micro-batches.
       remat: activations that each layer saves for the backward pass.
+      scan: loop over the transformer blocks of each stack.
       ema: keep a moving average of the weights.
       small: use the miniature's networks, in float32.
       repeats: number of timed steps; the median is reported.
@@ -64,6 +66,7 @@ def main(
     }
     side = size or (128 if small else 1024)
     networks = training_networks(SMALL if small else FULL)
+    networks = networks.stacked() if scan else networks
     mesh = training_mesh((1, len(jax.devices()), 1))
     paper = get_config()
     config = dataclasses.replace(
@@ -78,6 +81,7 @@ def main(
             paper.step,
             dtype="float32" if small else "bfloat16",
             remat=remat,
+            scan=scan,
             micro_batches=micro_batches,
         ),
     )
@@ -88,6 +92,7 @@ def main(
         "images_per_device": images,
         "micro_batches": micro_batches,
         "remat": remat,
+        "scan": scan,
         "ema": ema,
         "dtype": config.step.dtype,
         "device": jax.devices()[0].device_kind,

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from instantid_jax.stacks import in_block, stack, stack_shapes
+
 Params = dict[str, jax.Array]
 Module = TypeVar("Module", bound=nnx.Module, covariant=True)
 Config = TypeVar("Config", covariant=True)
@@ -35,10 +37,13 @@ class Network(Generic[Module, Config]):
     Attributes:
       module: the module class, constructed as `module(config, rngs=rngs)`.
       config: the network's frozen configuration.
+      stacked: whether parameters are those of `stacks.stack`. Each stack of transformer blocks is
+        then bound to one block, which holds the parameters of all.
     """
 
     module: ModuleClass[Module]
     config: Config
+    stacked: bool = False
 
     def make(self, key: jax.Array) -> Module:
         """The module with fresh parameters."""
@@ -51,7 +56,12 @@ class Network(Generic[Module, Config]):
 
     def init(self, key: jax.Array) -> Params:
         """Draws fresh parameters; jit it with `out_shardings` to create them already sharded."""
-        return {_name(p): v[...] for p, v in nnx.to_flat_state(nnx.state(self.make(key)))}
+        params = {_name(p): v[...] for p, v in nnx.to_flat_state(nnx.state(self.make(key)))}
+        return self.arrange(params)
+
+    def arrange(self, params: Params) -> Params:
+        """Stacks parameters by torch's names where this network's are stacked; empties `params`."""
+        return stack(params) if self.stacked else params
 
     def bind(self, params: Mapping[str, jax.Array]) -> Module:
         """Returns the module holding `params`; free under `jax.jit` after tracing.
@@ -64,7 +74,8 @@ class Network(Generic[Module, Config]):
         faults = mismatches({k: v.shape for k, v in want.items()}, _shapes(params))
         if faults:
             raise ValueError(f"parameters do not fit {self.module.__name__}: {'; '.join(faults)}")
-        return nnx.merge(graph, nnx.from_flat_state([(_path(k), v) for k, v in params.items()]))
+        leaves = [(_path(in_block(name, 0)), value) for name, value in params.items()]
+        return nnx.merge(graph, nnx.from_flat_state(leaves))
 
 
 # Equal networks share this: constructing SDXL's UNet takes seconds even without arrays, and a model
@@ -76,11 +87,18 @@ def _abstract(network: Network) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeS
     def make() -> nnx.Module:
         return network.module(network.config, rngs=_Keys(jax.random.key(0), shapes_only=True))
 
-    graph, state = nnx.split(nnx.eval_shape(make))
-    return graph, {
+    module = nnx.eval_shape(make)
+    graph, state = nnx.split(module)
+    shapes = {
         _name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for path, leaf in nnx.to_flat_state(state)
     }
+    if not network.stacked:
+        return graph, shapes
+    for _, each in nnx.iter_modules(module):
+        if hasattr(each, "transformer_blocks"):
+            each.transformer_blocks = nnx.List(each.transformer_blocks[:1])
+    return nnx.split(module)[0], stack_shapes(shapes)
 
 
 class _Keys:
@@ -126,24 +144,30 @@ def mismatches(
     ]
 
 
-def scan_modules(
-    modules: Sequence[nnx.Module], x: jax.Array, arguments: Sequence[Any], wrap: Callable
-) -> jax.Array:
-    """`x = module(x, argument)` for equal modules in turn, as a loop over their stacked parameters.
-
-    The compiler sees one module instead of all.
+def map_stack(call: Callable[[Module], Any], module: Module) -> Any:
+    """`call(block)` of each block of a stack, with the results stacked.
 
     Args:
-      wrap: a transformation of each module, such as `jax.checkpoint`.
+      module: a block that holds the parameters of all, as `Network.bind` makes it.
     """
-    graphs, states = zip(*(nnx.split(module) for module in modules), strict=True)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(states, arguments, strict=True))
+    graph, state = nnx.split(module)
+    return jax.vmap(lambda state: call(nnx.merge(graph, state)))(state)
+
+
+def scan_stack(module: Module, x: jax.Array, arguments: Any, wrap: Callable) -> jax.Array:
+    """`x = block(x, argument)` for the blocks of a stack in turn, as a loop.
+
+    Args:
+      module: as for `map_stack`.
+      arguments: those of all blocks, stacked.
+      wrap: a transformation of each block, such as `jax.checkpoint`.
+    """
+    graph, state = nnx.split(module)
 
     def body(x: jax.Array, one: tuple) -> tuple[jax.Array, None]:
-        state, argument = one
-        return wrap(lambda x, state, a: nnx.merge(graphs[0], state)(x, a))(x, state, argument), None
+        return wrap(lambda x, state, a: nnx.merge(graph, state)(x, a))(x, *one), None
 
-    return jax.lax.scan(body, x, stacked)[0]
+    return jax.lax.scan(body, x, (state, arguments))[0]
 
 
 def join_parts(parts: Mapping[str, Mapping[str, jax.Array]]) -> Params:

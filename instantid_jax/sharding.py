@@ -7,6 +7,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from instantid_jax.errors import InputError
+from instantid_jax.stacks import in_block, is_stacked
 
 TRAINING_AXES = ("data", "fsdp", "tensor")
 # The batch is sharded over these.
@@ -135,8 +136,11 @@ def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """The sharding of one parameter: over `tensor` by its name, over `fsdp` by its largest axis.
 
     The last axis is the last choice: a TPU pads it to 128 elements and cannot scatter over it, so
-    gradients would be all-reduced instead of reduce-scattered.
+    gradients would be all-reduced instead of reduce-scattered. A stack of blocks is sharded as each
+    of them.
     """
+    if is_stacked(name):
+        return PartitionSpec(None, *param_spec(in_block(name, 0), shape[1:], mesh))
     axes: list[str | None] = [None] * len(shape)
     if math.prod(shape) < SMALLEST_SHARDED:
         return PartitionSpec()

@@ -12,7 +12,7 @@ PROGRAMS = ("train", "convert", "miniature", "benchmarks", "configs", "comfyui",
 # Bottom up; a name is a file, or all files of a folder that are not named themselves.
 LAYERS = [
     {"errors"},
-    {"arrays", "paths", "text_files"},
+    {"arrays", "paths", "stacks", "text_files"},
     {"atomic", "json_files", "cache", "compilation", "params", "images", "sharding", "signatures"},
     {"image_files"},
     {"models.config", "models.freeu", "models.layers", "models.splash"},

@@ -12,10 +12,12 @@ from instantid_jax.params import (
     Network,
     cast,
     join_parts,
+    map_stack,
     mismatches,
-    scan_modules,
+    scan_stack,
     split_parts,
 )
+from instantid_jax.stacks import stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,15 +177,58 @@ def test_cast_changes_every_dtype_and_nothing_else(params):
     np.testing.assert_allclose(half["gate"].astype(jnp.float32), params["gate"], rtol=1e-2)
 
 
+class Blocks(nnx.Module):
+    """Twelve transformer blocks, each with a context of its own."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.transformer_blocks = nnx.List(
+            [Layer(config.width, config.width, rngs=rngs) for _ in range(config.layers)]
+        )
+
+
+BLOCKS = Network(Blocks, Config())
+STACKED = dataclasses.replace(BLOCKS, stacked=True)
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return BLOCKS.init(jax.random.key(0))
+
+
+def test_a_stacked_network_has_one_array_for_all_blocks(blocks):
+    shapes = {name: shape.shape for name, shape in STACKED.shapes.items()}
+    assert shapes == {
+        "transformer_blocks.stack.kernel": (12, 4, 4),
+        "transformer_blocks.stack.bias": (12, 4),
+    }
+    drawn = STACKED.init(jax.random.key(0))
+    for name, value in stack(dict(blocks)).items():
+        np.testing.assert_array_equal(drawn[name], value)
+    with pytest.raises(ValueError, match="24 unexpected"):
+        STACKED.bind(blocks)
+
+
 @pytest.mark.parametrize("wrap", [lambda layer: layer, jax.checkpoint])
-def test_scanning_modules_equals_calling_them_in_turn(params, wrap):
-    layers = NETWORK.bind(params).layers
+def test_scanning_a_stack_equals_calling_its_blocks_in_turn(blocks, wrap):
+    layers = BLOCKS.bind(blocks).transformer_blocks
     start = jnp.ones((2, 4))
-    arguments = [jnp.full((2, 4), i / 10) for i in range(len(layers))]
+    arguments = jnp.linspace(0.0, 1.0, 12 * 8).reshape(12, 2, 4)
     expected = start
     for layer, argument in zip(layers, arguments, strict=True):
         expected = layer(expected, argument)
-    scanned = jax.jit(lambda: scan_modules(layers, start, arguments, wrap))()
-    np.testing.assert_allclose(scanned, expected, rtol=1e-6)
-    different = scan_modules(layers[::-1], start, arguments, wrap)
-    assert np.abs(different - expected).max() > 1e-3
+
+    @jax.jit
+    def scanned(params, arguments):
+        (block,) = STACKED.bind(params).transformer_blocks
+        return scan_stack(block, start, arguments, wrap)
+
+    params = STACKED.arrange(dict(blocks))
+    np.testing.assert_allclose(scanned(params, arguments), expected, rtol=1e-6)
+    assert np.abs(scanned(params, arguments[::-1]) - expected).max() > 1e-3
+
+
+def test_mapping_a_stack_calls_each_block(blocks, x):
+    (block,) = STACKED.bind(STACKED.arrange(dict(blocks))).transformer_blocks
+    mapped = map_stack(lambda block: block(x), block)
+    each = [layer(x) for layer in BLOCKS.bind(blocks).transformer_blocks]
+    np.testing.assert_allclose(mapped, np.stack(each), rtol=1e-6)

@@ -79,7 +79,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             remote.fetch(start.allow_older)
     # A resumed run keeps its network sizes; the weights it started from may be gone.
     trained = read_networks(run)[0] if run.steps() else None
-    base = find_base(config.model, trained, config.distillation)
+    base = find_base(config.model, trained, config.distillation, stacked=config.step.scan)
     check_prediction_type(base, config)
     batches = Batches(config.data, base.tokenizers, config.global_batch_size, config.seed)
     if batches.records < config.global_batch_size:

@@ -17,7 +17,7 @@ from instantid_jax.components import BaseSource, Component, check_fit, component
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.errors import InputError
 from instantid_jax.models.controlnet import settings_like_unet
-from instantid_jax.params import Params, join_parts
+from instantid_jax.params import Network, Params, join_parts
 from instantid_jax.pipeline.model import GUIDANCE_SCALE
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.runs.contents import checksums
@@ -85,6 +85,15 @@ class BaseModel:
         unet = self.frozen["unet"].settings
         return {FROZEN_SOURCE: frozen_source(config.instantid, parts, unet, config.variant)}
 
+    def load_frozen(self, name: str, dtype: jnp.dtype) -> Params:
+        """Reads a frozen component onto the default device, stacked as its network.
+
+        Raises:
+          InputError: if the file is damaged.
+        """
+        loaded, network = self.frozen[name].load(dtype), self.networks.frozen[name]
+        return network.arrange(loaded) if isinstance(network, Network) else loaded
+
     @functools.cached_property
     def schedule(self) -> ScheduleConfig:
         return ScheduleConfig.from_dict(self.base.scheduler)
@@ -94,10 +103,13 @@ def find_base(
     config: ModelConfig,
     trained: Mapping[str, Mapping[str, Any]] | None = None,
     distillation: DistillationConfig | None = None,
+    *,
+    stacked: bool = False,
 ) -> BaseModel:
     """Finds the model's files; reads configurations and tensor names, not weights.
 
     Args:
+      stacked: whether the networks' stacks of blocks are held as one array per parameter.
       trained: `BaseModel.settings` of a run that is being resumed, which needs no initial weights.
       distillation: trains a student of the model, which then needs `config.instantid`.
     Raises:
@@ -147,6 +159,8 @@ def find_base(
             f"{config.sdxl} is for inpainting: InstantID is trained on SDXL base or a model like it"
         )
     check_recognizer(networks)
+    if stacked:
+        networks = networks.stacked()
     first, second = (
         PromptTokenizer(
             folder,
@@ -207,7 +221,7 @@ class Frozen:
         self.params: dict[str, Params] = {}
         sums: dict[str, int] = {}
         for name, sharding in frozen_sharding(base.networks, config, mesh).items():
-            loaded = base.frozen[name].load(frozen_dtype(name, config))
+            loaded = base.load_frozen(name, frozen_dtype(name, config))
             self.params[name] = place(loaded, sharding)
             sums |= {f"{name}.{k}": v for k, v in checksums(self.params[name]).items()}
         text = json.dumps(sums, sort_keys=True)
@@ -263,8 +277,8 @@ def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params
     if base.start is not None:
         params: Params = {}
         for name in base.networks.trainable:
-            part = join_parts({name: base.start[name].load(jnp.dtype("float32"))})
-            params |= place(part, shardings)
+            loaded = base.networks.of(name).arrange(base.start[name].load(jnp.dtype("float32")))
+            params |= place(join_parts({name: loaded}), shardings)
         return params
     # Steps fold in their number, which stays below 2**32 - 1.
     key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
@@ -282,7 +296,7 @@ def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params
         init_trainables, base.networks, zero_id_values=config.model.zero_id_values
     )
     own = component_shapes("unet", base.networks.unet)
-    unet = place(base.frozen["unet"].load(jnp.dtype("float32")), shard_params(own, mesh))
+    unet = place(base.load_frozen("unet", jnp.dtype("float32")), shard_params(own, mesh))
     return jax.jit(fresh, out_shardings=shardings)(unet, key)
 
 

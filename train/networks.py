@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 from instantid_jax.params import Network, Params, split_parts
 from instantid_jax.runs.trained_lora import merged
@@ -51,6 +51,13 @@ class Networks:
         if self.student is not None and self.student.config.lora is not None:
             found["lora"] = Factors(self.unet, self.student.config.rank)
         return found if self.recognizer is None else found | {"recognizer": self.recognizer}
+
+    def stacked(self) -> Self:
+        """These networks with the transformer blocks of each stack as one array per parameter."""
+        unet, controlnet = (
+            dataclasses.replace(network, stacked=True) for network in (self.unet, self.controlnet)
+        )
+        return dataclasses.replace(self, unet=unet, controlnet=controlnet)
 
     def of(self, component: str) -> Network:
         """The network of a component; the Image Adapter's is the UNet."""

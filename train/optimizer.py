@@ -12,6 +12,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from instantid_jax.errors import InputError
 from instantid_jax.params import Params
+from instantid_jax.stacks import is_stacked
 
 # RMS of AdamW's updates in units of the learning rate (Liu et al. 2025, section 2.2).
 ADAMS_RMS = 0.2
@@ -204,9 +205,12 @@ def _muon(
     config: OptimizerConfig, params: Params, kernels: Mapping[str, bool]
 ) -> optax.GradientTransformation:
     """Muon for the kernels, with weight decay, and AdamW for the rest."""
-    # The last axis of a kernel is its outputs; the others together are its inputs.
+    # The last axis of a kernel is its outputs; the others together are its inputs, except that the
+    # first axis of a stack is the blocks, which are separate kernels.
     axes = {
-        name: MuonDimensionNumbers(tuple(range(len(value.shape) - 1)), (len(value.shape) - 1,))
+        name: MuonDimensionNumbers(
+            tuple(range(is_stacked(name), len(value.shape) - 1)), (len(value.shape) - 1,)
+        )
         if kernels[name]
         else None
         for name, value in params.items()

@@ -19,7 +19,7 @@ from instantid_jax.models.layers import (
     linear,
     upsample_nearest,
 )
-from instantid_jax.params import scan_modules
+from instantid_jax.params import map_stack, scan_stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,9 @@ class Remat:
     Attributes:
       checkpoint: `jax.checkpoint`, which recomputes activations in the backward pass; None saves
         them.
-      scan: whether to loop over a stack of transformer blocks instead of unrolling it.
     """
 
     checkpoint: Callable[[Callable], Callable] | None = None
-    scan: bool = False
 
     def __call__(self, layer: Callable) -> Callable:
         return layer if self.checkpoint is None else self.checkpoint(layer)
@@ -142,7 +140,10 @@ class BasicTransformerBlock(nnx.Module):
 
 
 class Transformer2DModel(nnx.Module):
-    """A residual stack of transformer blocks over the positions of a feature map."""
+    """A residual stack of transformer blocks over the positions of a feature map.
+
+    With a network's stacked parameters, its one block holds those of all (`Network.stacked`).
+    """
 
     def __init__(
         self,
@@ -166,15 +167,25 @@ class Transformer2DModel(nnx.Module):
         )
         self.proj_out = linear(channels, channels, rngs=rngs)
 
+    @property
+    def is_stacked(self) -> bool:
+        return self.transformer_blocks[0].norm1.scale.ndim == 2
+
     def keys_values(self, *tokens: jax.Array) -> tuple:
-        """Keys and values of every block's cross-attention; see `attn2.keys_values`."""
-        return tuple(block.attn2.keys_values(*tokens) for block in self.transformer_blocks)
+        """Keys and values of every block's cross-attention; see `attn2.keys_values`.
+
+        Of stacked parameters one result, whose arrays have a first axis for the blocks.
+        """
+        blocks = self.transformer_blocks
+        if self.is_stacked:
+            return map_stack(lambda block: block.attn2.keys_values(*tokens), blocks[0])
+        return tuple(block.attn2.keys_values(*tokens) for block in blocks)
 
     def __call__(self, x: jax.Array, context: tuple, remat: Remat = keep) -> jax.Array:
         B, H, W, C = x.shape
         hidden = self.proj_in(self.norm(x).reshape(B, H * W, C))
-        if remat.scan and len(self.transformer_blocks) > 1:
-            hidden = scan_modules(self.transformer_blocks, hidden, context, remat)
+        if self.is_stacked:
+            hidden = scan_stack(self.transformer_blocks[0], hidden, context, remat)
         else:
             for block, block_context in zip(self.transformer_blocks, context, strict=True):
                 hidden = remat(block)(hidden, block_context)

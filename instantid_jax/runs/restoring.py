@@ -25,6 +25,7 @@ from instantid_jax.runs.contents import (
 )
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.orbax_logging import let_tasks_end, quiet_orbax
+from instantid_jax.stacks import unstack, unstack_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class StoredWeights(NamedTuple):
 
     Attributes:
       averaged: whether they are the moving average.
-      shapes: shapes and dtypes by name.
+      shapes: shapes and dtypes by torch's names.
     """
 
     step: int
@@ -112,7 +113,7 @@ def restore_weights(
     prefix: str = "",
     step: int | None = None,
 ) -> Params:
-    """Restores only the trainables of a run, onto the default device.
+    """Restores only the trainables of a run, by torch's names, onto the default device.
 
     Args:
       raw: restore the parameters even if there is a moving average.
@@ -127,7 +128,7 @@ def restore_weights(
         group, stored = _trainables(run, step, description, raw)
         wanted = {n: array for n, array in stored.items() if n.startswith(group + prefix)}
         arrays = _read_arrays(run, step, description, wanted)
-        return {name.removeprefix(group): value for name, value in arrays.items()}
+        return unstack({name.removeprefix(group): value for name, value in arrays.items()})
 
     return _newest_sound(run, step, False, read)
 
@@ -142,7 +143,7 @@ def stored_weights(run: RunFolder, *, raw: bool = False, step: int | None = None
     def read(step: int) -> StoredWeights:
         group, stored = _trainables(run, step, _description(run, step), raw)
         shapes = {name.removeprefix(group): array for name, array in stored.items()}
-        return StoredWeights(step, group == AVERAGE, shapes)
+        return StoredWeights(step, group == AVERAGE, unstack_shapes(shapes))
 
     return _newest_sound(run, step, False, read)
 

@@ -3,8 +3,11 @@
 A run trains a LoRA of the UNet, as a distillation does, or of parts of InstantID.
 """
 
+import dataclasses
+import functools
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +15,7 @@ from instantid_jax.components import component_shapes
 from instantid_jax.params import Network, Params
 from instantid_jax.paths import utf8_path
 from instantid_jax.runs.folder import RunFolder, is_run
+from instantid_jax.stacks import in_stack, is_stacked, unstack_shapes
 from instantid_jax.weights.lora.spellings import Target, targets
 
 # The part of the training state's names that a LoRA's factors have, and that files have instead.
@@ -52,13 +56,13 @@ def read_trained_lora(
 def lora_layers(network: Network, component: str) -> dict[str, Target]:
     """The layers of a component that have factors, its matrices and convolutions.
 
-    By the part of the training state's names before `.lora_A` and `.lora_B`.
+    By the part of the training state's names before `.lora_A` and `.lora_B`, of separate blocks.
 
     Args:
       component: "unet" for the base model's own weights, or a part of InstantID.
     """
     prefix = LORA if component == "unet" else f"{component}."
-    found = targets(component, component_shapes(component, network))
+    found = targets(component, unstack_shapes(component_shapes(component, network)))
     return {f"{prefix}{name}": target for name, target in found.items() if not target.is_norm}
 
 
@@ -67,13 +71,26 @@ def merged(network: Network, weights: Params, factors: Params, component: str = 
 
     Args:
       weights: the component's; the UNet's are without the ID branch.
-      factors: A [R, in, ...] and B [out, R] of each of `lora_layers`.
+      factors: A [R, in, ...] and B [out, R] of each of `lora_layers`, stacked as the weights.
     """
+    layers = lora_layers(network, component)
+    if network.stacked:
+        # The blocks of a stack have one shape.
+        layers = {
+            in_stack(layer): dataclasses.replace(target, weight=in_stack(target.weight))
+            for layer, target in layers.items()
+        }
     changed = dict(weights)
-    for layer, target in lora_layers(network, component).items():
-        down, up = (factors[f"{layer}.{role}"].astype(jnp.float32) for role in (DOWN, UP))
-        difference = (up @ down.reshape(len(down), -1)).reshape(target.shape)
-        weight = weights[target.weight]
-        total = weight.astype(jnp.float32) + difference.transpose(target.axes)
-        changed[target.weight] = total.astype(weight.dtype)
+    for layer, target in layers.items():
+        add = functools.partial(_add, target)
+        given = (weights[target.weight], factors[f"{layer}.{DOWN}"], factors[f"{layer}.{UP}"])
+        changed[target.weight] = (jax.vmap(add) if is_stacked(layer) else add)(*given)
     return changed
+
+
+def _add(target: Target, weight: jax.Array, down: jax.Array, up: jax.Array) -> jax.Array:
+    """A weight with the difference of two factors added."""
+    down, up = down.astype(jnp.float32), up.astype(jnp.float32)
+    difference = (up @ down.reshape(len(down), -1)).reshape(target.shape)
+    total = weight.astype(jnp.float32) + difference.transpose(target.axes)
+    return total.astype(weight.dtype)

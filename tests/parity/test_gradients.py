@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from instantid_jax.params import join_parts, split_parts
+from instantid_jax.stacks import stack, unstack
 from instantid_jax.weights.names import adapter_to_torch, to_torch
 from tests.parity.reference import nchw, relative_error, unit_noise
 from train.networks import Networks
@@ -93,7 +94,7 @@ def ours(inputs, unet, controlnet, resampler):
     )
     conditions = Conditions(*(jnp.asarray(inputs[name]) for name in Conditions._fields))
 
-    def loss(trainable, remat):
+    def loss(networks, frozen, trainable, remat):
         prediction = predict(
             networks, frozen, trainable, inputs["noisy"], inputs["timesteps"], conditions, remat
         )
@@ -103,8 +104,13 @@ def ours(inputs, unet, controlnet, resampler):
         return each.mean()
 
     def gradients(policy, scan=False):
-        remat = remat_wrapper(policy, scan=scan)
-        return jax.jit(jax.grad(lambda params: loss(params, remat)))(trainable)
+        remat = remat_wrapper(policy)
+        if not scan:
+            by_name = jax.grad(lambda params: loss(networks, frozen, params, remat))
+            return jax.jit(by_name)(trainable)
+        base = {"unet": stack(dict(frozen["unet"]))}
+        of_stacks = jax.grad(lambda params: loss(networks.stacked(), base, params, remat))
+        return unstack(jax.jit(of_stacks)(stack(dict(trainable))))
 
     return gradients
 

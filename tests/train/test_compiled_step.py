@@ -34,7 +34,7 @@ def temporary_bytes(remat: RematPolicy) -> int:
     )
     networks = dataclasses.replace(
         small.networks(), unet=network("unet", UNET), controlnet=network("controlnet", UNET)
-    )
+    ).stacked()
     mesh = training_mesh((1, 1, 1), jax.devices()[:1])
     shapes = step_shapes(config, networks, mesh, SIZE)
     lowered = compiled_step(config, networks, mesh).lower(*shapes)

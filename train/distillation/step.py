@@ -60,7 +60,7 @@ def distillation_loss(
     """As `micro_batch_loss`, of the LoRA's factors."""
     frozen, alphas = constants.frozen, constants.alphas_cumprod
     given = teach(networks, objective, constants, batch, draws)
-    remat = remat_wrapper(step.remat, scan=step.scan)
+    remat = remat_wrapper(step.remat)
     velocity = objective.prediction_type == "v_prediction"
     ratio = alphas[given.timesteps] / (1 - alphas[given.timesteps])
     # "Truncated SNR" in the paper: clean latents say little of what much noise needs.

@@ -20,6 +20,7 @@ from instantid_jax.params import Params, cast
 from instantid_jax.pipeline import InstantIDPipeline
 from instantid_jax.request import Request
 from instantid_jax.runs.trained_lora import merged
+from instantid_jax.stacks import unstack
 from train.config import TrainConfig
 from train.model import BaseModel
 from train.networks import FROZEN, INSTANTID
@@ -128,7 +129,7 @@ class ValidationImages:
         save_image(np.concatenate(rows), path, text={"prompt": captions, "instantid": settings})
 
     def _weights(self, trained: Params, frozen: Mapping[str, Params]) -> dict[str, Params]:
-        """The parameters of every component."""
+        """The parameters of every component, stacked as in training."""
         networks = self._base.networks
         parts = {name: frozen[name] for name in networks.frozen}
         if networks.student is None:
@@ -152,7 +153,8 @@ class ValidationImages:
         base = self._base
         components = {}
         for name in (*FROZEN, *INSTANTID):
-            network, load = base.networks.of(name), functools.partial(_in_memory, parts[name])
+            network = dataclasses.replace(base.networks.of(name), stacked=False)
+            load = functools.partial(_in_memory, parts[name])
             components[name] = Component(network, base.settings.get(name, {}), load, "the run")
         return base.base.with_parts(components)
 
@@ -176,7 +178,8 @@ def _in_memory(
     chosen: Collection[str] | None = None,
 ) -> Params:
     """Implements `Component.load` for parameters that are already in memory."""
+    separate = unstack(params)
     return {
-        name: jnp.asarray(params[name], None if params[name].dtype == dtype else dtype)
-        for name in (params if chosen is None else chosen)
+        name: jnp.asarray(separate[name], None if separate[name].dtype == dtype else dtype)
+        for name in (separate if chosen is None else chosen)
     }
