@@ -1,8 +1,9 @@
-"""`python -m benchmarks.pods`: compiles the full training step for each pod, without a TPU.
+"""`python -m benchmarks.pods`: compiles the full training step for pods and a GPU, without them.
 
 Needs the libtpu that JAX requires (`pip install 'jax[tpu]'`), half an hour on two cores and 22 to
-28 GB of memory per pod. Prints a JSON object per pod with bytes of HBM per chip, seconds and
-collectives; `--record` writes it to `benchmarks/results/pods.json`.
+28 GB of memory per pod; for the GPU, JAX's CUDA plugin (`pip install 'jax[cuda13]'`). Prints a JSON
+object each with bytes of HBM per chip, seconds, the size of the program and collectives; `--record`
+writes it to `benchmarks/results/pods.json`.
 """
 
 import dataclasses
@@ -25,30 +26,36 @@ RESULTS = recording.RESULTS / "pods.json"
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-    """A topology, and the HBM of a chip in GB (10^9 bytes)."""
+    """A topology or GPU, and the HBM of a device in GB (10^9 bytes)."""
 
     topology: str
     hbm_gb: int
 
 
-# By configuration name. v5p-128 counts TensorCores, two per chip.
+# By configuration name. v5p-128 counts TensorCores, two per chip. The 80 GB GPU stands for an H100,
+# which differs from an H200 in its memory alone.
 PODS = {
     "tpu_v5e_256": Pod("v5e:16x16", 16),
     "tpu_v5p_128": Pod("v5p:4x4x4", 95),
     "tpu_v6e_256": Pod("v6e:16x16", 32),
+    "gpu_80gb": Pod("h200", 80),
 }
 
 
-def measure(pod: str, side: int = 1024) -> dict[str, Any]:
+def measure(pod: str, side: int = 1024, scan: bool | None = None) -> dict[str, Any]:
     """Compiles the step of a pod's configuration.
 
     Args:
       pod: a key of `PODS`.
       side: side of the square bucket, in pixels.
+      scan: instead of the configuration's `step.scan`.
     """
-    about = environment("jax", "jaxlib", "flax", "libtpu")
-    config = importlib.import_module(f"configs.{pod}").get_config()
     kind = PODS[pod]
+    compiler = "libtpu" if ":" in kind.topology else "jax-cuda13-plugin"
+    about = environment("jax", "jaxlib", "flax", compiler)
+    config = importlib.import_module(f"configs.{pod}").get_config()
+    if scan is not None:
+        config = dataclasses.replace(config, step=dataclasses.replace(config.step, scan=scan))
     devices = absent_devices(kind.topology)
     result = compile_step(config, sdxl_networks(), devices, (side, side))
     if "bytes_per_device" in result:
@@ -68,20 +75,27 @@ def measure(pod: str, side: int = 1024) -> dict[str, Any]:
     }
 
 
-def main(pods: tuple[str, ...] = tuple(PODS), side: int = 1024, record: bool = False) -> None:
+def main(
+    pods: tuple[str, ...] = tuple(PODS),
+    side: int = 1024,
+    scan: bool | None = None,
+    record: bool = False,
+) -> None:
     """Compiles the step of each pod's configuration.
 
     Args:
       pods: configuration names.
       side: side of the square bucket, in pixels.
+      scan: loop over the blocks of each stack, or not, instead of the configuration's choice.
       record: write the results to benchmarks/results/pods.json, replacing those of these pods.
     """
     for pod in pods:
-        result = measure(pod, side)
+        result = measure(pod, side, scan)
         print(json.dumps(result), flush=True)
         if record:
             results = recording.read(RESULTS, {})
-            recording.write(RESULTS, results | {f"{pod} {side}": result})
+            loops = " scan" if result["step_settings"]["scan"] else ""
+            recording.write(RESULTS, results | {f"{pod} {side}{loops}": result})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instantid_jax.stacks import in_block, stack, stack_shapes
+from instantid_jax.stacks import gather_shards, in_block, stack, stack_shapes
 
 Params = dict[str, jax.Array]
 Module = TypeVar("Module", bound=nnx.Module, covariant=True)
@@ -151,7 +151,13 @@ def map_stack(call: Callable[[Module], Any], module: Module) -> Any:
       module: a block that holds the parameters of all, as `Network.bind` makes it.
     """
     graph, state = nnx.split(module)
-    return jax.vmap(lambda state: call(nnx.merge(graph, state)))(state)
+
+    # Otherwise the loop would save gathered parameters for the backward pass.
+    @jax.checkpoint
+    def one(state: nnx.State) -> Any:
+        return call(nnx.merge(graph, gather_shards(state)))
+
+    return jax.lax.map(one, state)
 
 
 def scan_stack(module: Module, x: jax.Array, arguments: Any, wrap: Callable) -> jax.Array:
@@ -164,10 +170,11 @@ def scan_stack(module: Module, x: jax.Array, arguments: Any, wrap: Callable) -> 
     """
     graph, state = nnx.split(module)
 
-    def body(x: jax.Array, one: tuple) -> tuple[jax.Array, None]:
-        return wrap(lambda x, state, a: nnx.merge(graph, state)(x, a))(x, *one), None
+    @wrap
+    def block(x: jax.Array, state: nnx.State, argument: Any) -> jax.Array:
+        return nnx.merge(graph, gather_shards(state))(x, argument)
 
-    return jax.lax.scan(body, x, (state, arguments))[0]
+    return jax.lax.scan(lambda x, one: (block(x, *one), None), x, (state, arguments))[0]
 
 
 def join_parts(parts: Mapping[str, Mapping[str, jax.Array]]) -> Params:

@@ -6,6 +6,7 @@ the operations. `transformer_blocks.0.norm1.scale` and so on, each [D], become
 `transformer_blocks.stack.norm1.scale` [blocks, D].
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -84,3 +85,37 @@ def _stacks(names: Mapping[str, Any]) -> dict[str, list[str]]:
         if is_stacked(name):
             stacks[name] = [in_block(name, i) for i in range(len(members))]
     return stacks
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A device's part of a stack's parameter, gathered block by block when the blocks run.
+
+    Attributes:
+      value: [blocks, ...], in `jax.shard_map`; in a loop over the blocks, one block's.
+      axis: which axis of a block's parameter is split.
+      mesh_axis: over which axis of the mesh.
+    """
+
+    value: jax.Array
+    axis: int = dataclasses.field(metadata={"static": True})
+    mesh_axis: str = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The whole stack's."""
+        shape = list(self.value.shape)
+        shape[1 + self.axis] *= jax.lax.axis_size(self.mesh_axis)
+        return tuple(shape)
+
+
+def gather_shards(block: Any) -> Any:
+    """The parameters of one block, a pytree, with its shards gathered."""
+    return jax.tree.map(_gathered, block, is_leaf=lambda leaf: isinstance(leaf, Shard))
+
+
+def _gathered(leaf: Any) -> Any:
+    if not isinstance(leaf, Shard):
+        return leaf
+    return jax.lax.all_gather(leaf.value, leaf.mesh_axis, axis=leaf.axis, tiled=True)

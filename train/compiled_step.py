@@ -41,6 +41,7 @@ def compiled_step(
         mesh,
         params=state.params,
         frozen=frozen_specs(config, networks, mesh),
+        in_loops=gathers_in_loops(networks),
     )
     step = functools.partial(train_step, gradients_of, config.optimizer, config.step)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -61,6 +62,11 @@ def gradients(config: TrainConfig, networks: Networks, step: StepConfig) -> Grad
 def loss_maker(networks: Networks) -> LossMaker:
     """The loss that a run minimizes."""
     return micro_batch_loss if networks.student is None else distillation_loss
+
+
+def gathers_in_loops(networks: Networks) -> bool:
+    """Whether a step gathers sharded stacks block by block: a student's are merged whole."""
+    return networks.student is None
 
 
 def frozen_specs(

@@ -16,10 +16,11 @@ from jax.sharding import Mesh, PartitionSpec
 
 from instantid_jax.params import Params
 from instantid_jax.sharding import BATCH_AXES, batch_sharding, param_spec
+from instantid_jax.stacks import Shard, is_stacked
 from train.step import Losses
 
 Specs = Mapping[str, PartitionSpec]
-# A block's index in a stack of identical blocks.
+# A block's index in a list of identical blocks.
 _BLOCK = re.compile(r"(?<=transformer_blocks)\.\d+\.|(?<=layers)\.\d+\.")
 
 
@@ -28,6 +29,8 @@ def on_mesh(
     mesh: Mesh,
     params: Params,
     frozen: Mapping[str, Specs],
+    *,
+    in_loops: bool = True,
 ) -> Callable[..., tuple[Losses, Params]]:
     """Wraps `loss_and_gradients` for a batch sharded over a mesh.
 
@@ -36,17 +39,21 @@ def on_mesh(
         full parameters from a device's shards.
       params: the trainables or their shapes.
       frozen: partition specs of the base networks' parameters.
+      in_loops: gather stacks of blocks in the loops over them, which saves memory; else before.
     """
     trainable, frozen = _manual_specs(mesh, params, frozen)
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def local(params: Params, constants: Any, *rest: Any) -> tuple[Losses, Params]:
-        base = {part: _gather(constants.frozen[part], specs) for part, specs in frozen.items()}
+        base = {
+            part: _gather(constants.frozen[part], specs, in_loops=in_loops)
+            for part, specs in frozen.items()
+        }
         each, gradients = gradients_of(
             params,
             constants._replace(frozen=base),
             *rest,
-            whole=lambda params: _gather(params, trainable),
+            whole=lambda params: _gather(params, trainable, in_loops=in_loops),
         )
         # The transpose of the gather has already summed gathered parameters' gradients over `fsdp`.
         for name, spec in trainable.items():
@@ -66,21 +73,26 @@ def losses_on_mesh(
     mesh: Mesh,
     params: Params,
     frozen: Mapping[str, Specs],
+    *,
+    in_loops: bool = True,
 ) -> Callable[..., jax.Array]:
     """Wraps a function of the same arguments that returns a value of each example, [B, ...].
 
     Args:
-      mesh, params, frozen: as for `on_mesh`.
+      mesh, params, frozen, in_loops: as for `on_mesh`.
     """
     trainable, frozen = _manual_specs(mesh, params, frozen)
 
     def local(params: Params, constants: Any, *rest: Any) -> jax.Array:
-        base = {part: _gather(constants.frozen[part], specs) for part, specs in frozen.items()}
+        base = {
+            part: _gather(constants.frozen[part], specs, in_loops=in_loops)
+            for part, specs in frozen.items()
+        }
         return losses_of(
             params,
             constants._replace(frozen=base),
             *rest,
-            whole=lambda params: _gather(params, trainable),
+            whole=lambda params: _gather(params, trainable, in_loops=in_loops),
         )
 
     return _on_mesh(local, mesh, trainable, frozen, batch_sharding(mesh).spec)
@@ -125,18 +137,25 @@ def _manual(spec: PartitionSpec) -> PartitionSpec:
     return PartitionSpec(*(axis if axis == "fsdp" else None for axis in spec))
 
 
-def _gather(params: Params, specs: Specs) -> Params:
-    """Gathers full parameters from shards, with one collective per stack of blocks."""
-    stacks = collections.defaultdict(list)
-    for name, value in params.items():
-        stacks[_BLOCK.sub(".*.", name), value.shape, specs[name]].append(name)
+def _gather(params: Params, specs: Specs, *, in_loops: bool) -> Params:
+    """Gathers full parameters from shards, with one collective per list of blocks.
+
+    Args:
+      in_loops: leave stacks to the loops over their blocks, which gather one block at a time.
+    """
+    lists = collections.defaultdict(list)
     whole = dict(params)
-    for (_, _, spec), names in stacks.items():
-        if "fsdp" not in spec:
+    for name, value in params.items():
+        if "fsdp" not in specs[name]:
             continue
+        if in_loops and is_stacked(name):
+            whole[name] = Shard(value, specs[name].index("fsdp") - 1, "fsdp")
+        else:
+            lists[_BLOCK.sub(".*.", name), value.shape, specs[name]].append(name)
+    for (_, _, spec), names in lists.items():
         parts = jnp.stack([params[name] for name in names])
-        stack = jax.lax.all_gather(parts, "fsdp", axis=1 + spec.index("fsdp"), tiled=True)
+        together = jax.lax.all_gather(parts, "fsdp", axis=1 + spec.index("fsdp"), tiled=True)
         # `split` transposes to one concatenation, indexing to a sum of padded arrays.
-        split = jax.lax.split(stack, [1] * len(names))
+        split = jax.lax.split(together, [1] * len(names))
         whole |= {name: value[0] for name, value in zip(names, split, strict=True)}
     return whole

@@ -13,7 +13,7 @@ from instantid_jax.compilation import compiler_options
 from instantid_jax.params import Params
 from instantid_jax.sharding import replicated
 from train.batch import place_batch, process_rows
-from train.compiled_step import frozen_specs, loss_maker
+from train.compiled_step import frozen_specs, gathers_in_loops, loss_maker
 from train.config import TrainConfig
 from train.networks import Networks
 from train.objective import draw, image_moments
@@ -55,6 +55,7 @@ class ValidationLoss:
             mesh,
             params=trainable_shapes(networks),
             frozen=frozen_specs(config, networks, mesh),
+            in_loops=gathers_in_loops(networks),
         )
         self._losses = jax.jit(
             lambda params, constants, batch, examples, seed: losses_of(
