@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from instantid_jax.stacks import gather_shards, in_block, stack, stack_shapes
+from instantid_jax.stacks import STACKS, gather_shards, in_block, stack, stack_shapes
 
 Params = dict[str, jax.Array]
 Module = TypeVar("Module", bound=nnx.Module, covariant=True)
@@ -96,8 +96,8 @@ def _abstract(network: Network) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeS
     if not network.stacked:
         return graph, shapes
     for _, each in nnx.iter_modules(module):
-        if hasattr(each, "transformer_blocks"):
-            each.transformer_blocks = nnx.List(each.transformer_blocks[:1])
+        if hasattr(each, STACKS):
+            setattr(each, STACKS, nnx.List(getattr(each, STACKS)[:1]))
     return nnx.split(module)[0], stack_shapes(shapes)
 
 

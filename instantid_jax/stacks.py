@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-STACK = "stack"
-_BLOCK = re.compile(r"(?<=transformer_blocks\.)\d+(?=\.)")
-_STACK = re.compile(rf"(?<=transformer_blocks\.){STACK}(?=\.)")
+# The modules' attribute that lists a stack's blocks, and what stands for a block's index in names.
+STACKS, STACK = "transformer_blocks", "stack"
+_BLOCK = re.compile(rf"(?<={STACKS}\.)\d+(?=\.)")
+_STACK = re.compile(rf"(?<={STACKS}\.){STACK}(?=\.)")
 
 
 def is_stacked(name: str) -> bool:

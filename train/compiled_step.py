@@ -65,8 +65,8 @@ def loss_maker(networks: Networks) -> LossMaker:
 
 
 def gathers_in_loops(networks: Networks) -> bool:
-    """Whether a step gathers sharded stacks block by block: a student's are merged whole."""
-    return networks.student is None
+    """Whether a step gathers sharded stacks block by block; a LoRA is added to whole stacks."""
+    return networks.student is None and networks.lora_rank is None
 
 
 def frozen_specs(

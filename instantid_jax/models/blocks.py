@@ -169,7 +169,8 @@ class Transformer2DModel(nnx.Module):
 
     @property
     def is_stacked(self) -> bool:
-        return self.transformer_blocks[0].norm1.scale.ndim == 2
+        scale = self.transformer_blocks[0].norm1.scale
+        return scale is not None and scale.ndim == 2
 
     def keys_values(self, *tokens: jax.Array) -> tuple:
         """Keys and values of every block's cross-attention; see `attn2.keys_values`.

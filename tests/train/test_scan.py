@@ -13,12 +13,13 @@ from instantid_jax.cache import cache_folder
 from instantid_jax.components import component_shapes, network
 from instantid_jax.runs.folder import RunFolder
 from instantid_jax.runs.restoring import restore_weights, stored_weights
+from instantid_jax.runs.trained_lora import merged
 from instantid_jax.stacks import stack, unstack
 from tests.parity.reference import relative_error
 from tests.train import small, tiny_config, training_process
 from train import random_model
 from train.config import ValidationConfig
-from train.distillation.factors import init_factors, merged
+from train.distillation.factors import init_factors
 from train.loop import train
 from train.start import StartConfig
 
