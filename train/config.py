@@ -9,6 +9,7 @@ from instantid_jax.models.controlnet import ControlNetConfig
 from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.paths import is_address
 from instantid_jax.request import Settings
+from train.data.batch_sizes import BatchSizes
 from train.data.buckets import Size
 from train.data.config import DataConfig
 from train.distillation.config import DistillationConfig
@@ -348,14 +349,17 @@ class TrainConfig:
                 "measured"
             )
 
-    def in_steps(self, records: int) -> "TrainConfig":
+    def in_steps(self, records: int, sizes: BatchSizes) -> "TrainConfig":
         """The configuration with its length in steps, which take each of `records` `epochs` times.
 
         The last batch is full, with examples of the next epoch.
+
+        Args:
+          sizes: the global batch sizes of all steps.
         """
         if self.epochs is None:
             return self
-        steps = -(-self.epochs * records // self.global_batch_size)
+        steps = sizes.steps_with(self.epochs * records)
         return dataclasses.replace(self, steps=steps, epochs=None)
 
     @property

@@ -88,7 +88,6 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             config.global_batch_size,
             batches.records,
         )
-    epochs, config = config.epochs, config.in_steps(batches.records)
     wanted = base.networks.image_proj.config.embedding_dim
     if batches.embedding_size != wanted:
         raise InputError(
@@ -102,6 +101,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
         begun = begin(config, start, run, base, batches, mesh)
         stack.enter_context(uploading(remote, begun.step))
         batches = batches.with_sizes(begun.batch_sizes)
+        epochs, config = config.epochs, config.in_steps(batches.records, begun.batch_sizes)
         if begun.step >= config.last_step:
             source = workdir if begun.event == "resumed" else start.state
             logger.warning(

@@ -17,7 +17,7 @@ from instantid_jax.components import BaseSource, Component, check_fit, component
 from instantid_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from instantid_jax.errors import InputError
 from instantid_jax.models.controlnet import settings_like_unet
-from instantid_jax.params import Network, Params, join_parts
+from instantid_jax.params import Params, join_parts
 from instantid_jax.pipeline.model import GUIDANCE_SCALE
 from instantid_jax.prompt import PromptTokenizer
 from instantid_jax.runs.contents import checksums
@@ -29,7 +29,7 @@ from train.config import ModelConfig, TrainConfig
 from train.distillation.config import DistillationConfig, Student
 from train.distillation.earlier import find_earlier
 from train.distillation.factors import init_factors
-from train.identity.onnx_network import read_recognizer
+from train.identity.onnx_network import OnnxNetwork, read_recognizer
 from train.networks import FROZEN, INSTANTID, TRAINABLE, Networks, frozen_parts
 from train.state import init_trainables, trainable_shapes
 from train.step import Constants
@@ -92,7 +92,7 @@ class BaseModel:
           InputError: if the file is damaged.
         """
         loaded, network = self.frozen[name].load(dtype), self.networks.frozen[name]
-        return network.arrange(loaded) if isinstance(network, Network) else loaded
+        return loaded if isinstance(network, OnnxNetwork) else network.arrange(loaded)
 
     @functools.cached_property
     def schedule(self) -> ScheduleConfig:
@@ -284,7 +284,7 @@ def start_trainables(base: BaseModel, config: TrainConfig, mesh: Mesh) -> Params
     key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
     networks = base.networks
     if "lora" in networks.frozen:
-        return place(base.frozen["lora"].load(jnp.dtype("float32")), shardings)
+        return place(base.load_frozen("lora", jnp.dtype("float32")), shardings)
     if networks.student is not None:
         rank = networks.student.config.rank
         return jax.jit(

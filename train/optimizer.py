@@ -194,11 +194,25 @@ def _adafactor(
     momentum = optax.ema(config.b1, debias=False, accumulator_dtype=config.moment_dtype)
     return optax.chain(
         optax.scale_by_factored_rms(decay_rate=DECAY_POWER, decay_rate_fn=decay),
-        optax.clip_by_block_rms(1.0),
+        optax.stateless(_clip_by_rms),
         momentum if config.b1 else optax.identity(),
         optax.add_decayed_weights(config.weight_decay, decaying),
         optax.scale_by_learning_rate(learning_rate(config)),
     )
+
+
+def _clip_by_rms(updates: Params, params: Params | None) -> Params:
+    """Scales each parameter's update, in stacks each block's, to an RMS of at most 1."""
+    del params
+    clip = optax.clip_by_block_rms(1.0)
+
+    def clipped(update: jax.Array) -> jax.Array:
+        return clip.update(update, optax.EmptyState())[0]
+
+    return {
+        name: jax.vmap(clipped)(update) if is_stacked(name) else clipped(update)
+        for name, update in updates.items()
+    }
 
 
 def _muon(

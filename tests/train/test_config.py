@@ -6,6 +6,7 @@ import pytest
 
 from instantid_jax.errors import InputError
 from train.config import CheckpointConfig, MeshConfig, ModelConfig, TrainConfig, ValidationConfig
+from train.data.batch_sizes import BatchSizes
 from train.data.config import DataConfig, DatasetShare
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
@@ -171,4 +172,5 @@ def test_one_length_is_expected(values):
 
 def test_epochs_are_counted_in_full_batches():
     config = dataclasses.replace(CONFIG, steps=None, epochs=3)
-    assert [config.in_steps(records).steps for records in (16, 17, 5)] == [3, 4, 1]
+    sizes = BatchSizes.constant(config.global_batch_size)
+    assert [config.in_steps(records, sizes).steps for records in (16, 17, 5)] == [3, 4, 1]

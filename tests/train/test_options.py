@@ -8,6 +8,7 @@ import pytest
 from train import loop
 from train.__main__ import main
 from train.config import ValidationConfig
+from train.data.batch_sizes import BatchSizes
 from train.data.config import CaptionShare
 
 ROOT = Path(__file__).parents[2]
@@ -98,10 +99,11 @@ def test_a_length_in_epochs_replaces_steps(configured):
     config = configured("--epochs", "3")
     assert (config.steps, config.epochs) == (None, 3)
     # The last of three epochs of 65 in batches of 96 ends in the third batch.
-    config = config.in_steps(65)
+    sizes = BatchSizes.constant(96)
+    config = config.in_steps(65, sizes)
     assert (config.steps, config.epochs, config.last_step) == (3, None, 3)
     assert configured("--steps=7").steps == 7
-    assert config.in_steps(1000) == config
+    assert config.in_steps(1000, sizes) == config
 
 
 @pytest.mark.parametrize(

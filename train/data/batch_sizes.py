@@ -42,6 +42,17 @@ class BatchSizes:
             size * (end - first) for (first, size), end in zip(self.changes, ends, strict=False)
         )
 
+    def steps_with(self, examples: int) -> int:
+        """The number of steps that take at least so many examples."""
+        ends = [first for first, _ in self.changes[1:]]
+        taken = 0
+        for (first, size), end in itertools.zip_longest(self.changes, ends):
+            steps = first + max(-(-(examples - taken) // size), 0)
+            if end is None or steps <= end:
+                break
+            taken += size * (end - first)
+        return steps
+
     def _number(self, step: int) -> int:
         """The index of the change that a step follows."""
         return bisect.bisect_right(self.changes, step, key=lambda change: change[0]) - 1

@@ -25,6 +25,10 @@ class Factors:
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         return factor_shapes(self.unet, self.rank)
 
+    def arrange(self, params: Params) -> Params:
+        """As `Network.arrange`."""
+        return self.unet.arrange(params)
+
 
 def factor_shapes(
     network: Network, rank: int, component: str = "unet"

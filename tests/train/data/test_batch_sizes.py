@@ -11,6 +11,12 @@ def test_size_and_place_of_each_step():
     assert [SIZES.examples_before(step) for step in steps] == [0, 4, 8, 12, 20, 28, 30]
 
 
+def test_steps_take_a_number_of_examples():
+    assert [SIZES.steps_with(n) for n in (1, 4, 12, 13, 20, 28, 29, 31)] == [1, 1, 3, 4, 4, 5, 6, 7]
+    for steps in range(1, 20):
+        assert SIZES.steps_with(SIZES.examples_before(steps)) == steps
+
+
 def test_one_size_is_a_multiple_of_the_step():
     sizes = BatchSizes.constant(96)
     assert sizes.examples_before(10**9) == 96 * 10**9
