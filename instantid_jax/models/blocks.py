@@ -175,7 +175,7 @@ class Transformer2DModel(nnx.Module):
     def keys_values(self, *tokens: jax.Array) -> tuple:
         """Keys and values of every block's cross-attention; see `attn2.keys_values`.
 
-        Of stacked parameters one result, whose arrays have a first axis for the blocks.
+        Stacked parameters give one result, whose arrays have a first axis for the blocks.
         """
         blocks = self.transformer_blocks
         if self.is_stacked:

@@ -43,7 +43,7 @@ class BatchSizes:
         )
 
     def steps_with(self, examples: int) -> int:
-        """The number of steps that take at least so many examples."""
+        """The number of steps that take `examples` examples, or more in the last."""
         ends = [first for first, _ in self.changes[1:]]
         taken = 0
         for (first, size), end in itertools.zip_longest(self.changes, ends):
