@@ -24,7 +24,8 @@ def config() -> TrainConfig:
         global_batch_size=8,
         epochs=4,
         optimizer=dataclasses.replace(made.optimizer, learning_rate=1e-2, warmup_steps=2),
-        step=dataclasses.replace(tiny.step, micro_batches=2),
+        mesh=tiny.mesh,
+        step=tiny.step,
         validation=ValidationConfig(dataset=faces, every=8, records=1, size=(64, 64)),
     )
 
