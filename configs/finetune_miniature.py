@@ -22,8 +22,8 @@ def get_config() -> TrainConfig:
         data=dataclasses.replace(config.data, buckets=aspect_buckets(128)),
         global_batch_size=4,
         objective=small.objective,
-        # A hundred times SDXL's, as of all small networks.
-        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-2),
+        # Ten times SDXL's, for small networks.
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-3),
         step=small.step,
         loader_threads=small.loader_threads,
     )
