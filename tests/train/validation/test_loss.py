@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instantid_jax.sharding import replicated, training_mesh
+from instantid_jax import sharding
+from instantid_jax.sharding import replicated, shard_params, training_mesh
 from tests.train import small, tiny_config
-from train.config import ValidationConfig
+from train.config import MeshConfig, ValidationConfig
+from train.model import frozen_sharding
 from train.objective import ObjectiveConfig, draw, encode_batch, losses, predict
 from train.validation.loss import BINS, ValidationLoss
 
@@ -26,19 +28,24 @@ def records():
 
 
 @functools.cache
-def measured_on(shape, dropped=0.0):
+def measured_on(shape, dropped=0.0, frozen="replicated"):
     """The numbers on a mesh, and the function."""
     made = tiny_config.get_config()
     made = dataclasses.replace(
         made,
         global_batch_size=2,
+        mesh=MeshConfig(frozen=frozen),
         validation=ValidationConfig(dataset="unused", seed=5),
         objective=ObjectiveConfig(drop_id=dropped, drop_text=dropped),
     )
     devices = jax.devices()[: int(np.prod(shape))]
     mesh = training_mesh(shape, devices)
     loss = ValidationLoss(made, small.networks(), mesh, records())
-    constants, params = jax.device_put((small.constants(), small.trainables()), replicated(mesh))
+    constants, params = small.constants(), small.trainables()
+    places = jax.tree.map(lambda _: replicated(mesh), constants)
+    places = places._replace(frozen=frozen_sharding(small.networks(), made, mesh))
+    constants = jax.device_put(constants, places)
+    params = jax.device_put(params, shard_params(params, mesh))
     return loss.measure(params, constants), loss, constants, params
 
 
@@ -93,3 +100,17 @@ def test_other_meshes_agree():
     """Two devices of one row leave a row over, which must not count."""
     numbers, *_ = measured_on((1, 1, 1))
     assert measured_on((2, 1, 1))[0] == pytest.approx(numbers, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 2, 1), (1, 1, 2), (2, 2, 2)], ids=str)
+def test_sharded_weights_agree(monkeypatch, shape):
+    numbers, *_ = measured_on((1, 1, 1))
+    # Otherwise the small networks' layers are not split.
+    monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 256)
+    found, _, constants, params = measured_on(shape, frozen="sharded")
+    mesh = next(iter(params.values())).sharding.mesh
+    axes = {axis for axis in ("fsdp", "tensor") if mesh.shape[axis] > 1}
+    for group in (params, constants.frozen["unet"]):
+        assert axes == {axis for value in group.values() for axis in value.sharding.spec} - {None}
+    assert found == pytest.approx(numbers, rel=1e-5)
