@@ -8,13 +8,18 @@ import pytest
 from jax.experimental.layout import Format
 from PIL import Image
 
+from instantid_jax import sharding
+from instantid_jax.components import component_shapes
 from instantid_jax.errors import InputError
+from instantid_jax.params import join_parts
 from instantid_jax.pipeline import Result, placement
 from instantid_jax.sharding import training_mesh
 from tests.train import tiny_config
-from train.config import ValidationConfig
+from train.config import MeshConfig, ValidationConfig
 from train.model import Frozen, find_base
-from train.state import TrainState, init_state, init_trainables
+from train.objective import INSTANTID
+from train.random_model import draw_params
+from train.state import TrainState, init_state, init_trainables, state_sharding
 from train.validation import images
 from train.validation.images import ValidationImages
 from train.validation.records import ValidationRecords
@@ -73,6 +78,39 @@ def test_grid_shows_each_record_and_the_average(config, base, tmp_path):
     changed = np.split(np.asarray(Image.open(paths[2])), 3, axis=1)
     np.testing.assert_array_equal(changed[0], columns[0])
     assert (changed[2] != columns[2]).mean() > 0.1
+
+
+@pytest.mark.slow
+def test_sharded_weights_give_the_same_images(config, base, tmp_path, monkeypatch):
+    pictures = []
+    # Otherwise the small networks' layers are not split.
+    monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 256)
+    for shape in ((1, 1, 1), (1, 2, 2), (2, 2, 2)):
+        frozen = "replicated" if shape == (1, 1, 1) else "sharded"
+        made = dataclasses.replace(config, mesh=MeshConfig(frozen=frozen))
+        mesh = training_mesh(shape, jax.devices()[: int(np.prod(shape))])
+        weights = Frozen(base, made, mesh).params
+        state = init_state(config.optimizer, trainables(base))
+        state = jax.device_put(state, state_sharding(state, mesh))
+        if frozen == "sharded":
+            for group in (state.ema, weights["unet"]):
+                axes = {axis for value in group.values() for axis in value.sharding.spec}
+                assert axes >= {"fsdp", "tensor"}
+        path = tmp_path / f"{len(pictures)}.png"
+        images_of(made, base).save(path, 5, state, weights)
+        pictures.append(np.asarray(Image.open(path)).astype(int))
+    assert pictures[0][:, 2 * SIZE[1] :].std() > 5
+    for picture in pictures[1:]:
+        # A level of 8 bits, where rounding crosses a half.
+        assert np.abs(picture - pictures[0]).max() <= 1
+
+
+def trainables(base):
+    """Trainables of unit gain, as numbers."""
+    parts = {name: draw_params(base.networks.of(name), 4) for name in INSTANTID}
+    adapter = component_shapes("ip_adapter", base.networks.unet)
+    parts["ip_adapter"] = {n: v for n, v in parts["ip_adapter"].items() if n in adapter}
+    return join_parts(parts)
 
 
 def test_captions_are_literal_and_truncated(config, base):
