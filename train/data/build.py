@@ -26,9 +26,9 @@ from train.data.faces import face_share
 from train.data.folder import INFO
 from train.data.record import Record
 from train.data.record_builder import Rejected, captions_of, record_of, upright_jpeg
+from train.data.upload import upload
 from train.data.writing import print_outcome, write_dataset
 from train.remote.store import Store
-from train.remote.upload import upload
 
 _MAX_REFERENCES = 8
 

@@ -21,7 +21,6 @@ from train.data.writing import MANIFEST, ShardContents, shard_path
 from train.prepare.output import PLAN, SHARDS, SUMS, Output, check_same_plan
 from train.remote.checksums import file_sha256, sha256
 from train.remote.store import Store
-from train.remote.upload import put_verified
 
 _THREADS = 16
 
@@ -129,7 +128,7 @@ class RemoteOutput(Output):
         records.unlink()
 
     def _put(self, path: Path, digest: str) -> None:
-        put_verified(self.store, path, path.relative_to(self.folder).as_posix(), digest)
+        self.store.put_verified(path, path.relative_to(self.folder).as_posix(), digest)
 
 
 def open_output(output: str | Path, plan: Mapping[str, Any]) -> Output:

@@ -114,6 +114,24 @@ class Store:
 
         self._writing(name, put)
 
+    def put_verified(
+        self, path: Path, name: str, digest: str, there: RemoteFile | None = None
+    ) -> None:
+        """Copies a file from this machine and reads it back, unless the store has it.
+
+        Args:
+          digest: the file's SHA-256.
+          there: what the store has under this name.
+        Raises:
+          InputError: if the copy differs.
+        """
+        size = path.stat().st_size
+        if there is not None and there.size == size and self.sha256(name) == digest:
+            return
+        self.put(path, name)
+        if self.sha256(name) != digest:
+            raise InputError(f"{self.address}/{name} differs from {path} after the copy: rerun")
+
     def write(self, name: str, data: bytes) -> None:
         """Writes a small file."""
         self._writing(name, lambda: self._fs.pipe_file(self._path(name), data))

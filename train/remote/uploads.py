@@ -78,7 +78,7 @@ class Uploads:
                     self._remote.upload_files()
                     return
             # A full disk, for example, must not stop uploads without a word.
-            except (InputError, OSError) as error:
+            except Exception as error:
                 if last:
                     self._error = InputError(f"a checkpoint is not uploaded: {error}")
                     return

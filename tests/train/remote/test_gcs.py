@@ -8,8 +8,8 @@ from gcp_storage_emulator.server import create_server
 from tests.train.data import drawn
 from tests.train.data.test_record import assert_same
 from train.data.reading import FaceDataset
+from train.data.upload import upload
 from train.remote.store import Store
-from train.remote.upload import upload
 
 
 @pytest.fixture

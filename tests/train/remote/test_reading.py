@@ -14,8 +14,8 @@ from train.data.config import DataConfig, DatasetShare
 from train.data.latent_cache import EncodedImage, LatentCache, write_latents
 from train.data.reading import FaceDataset
 from train.data.record import CorruptRecord
+from train.data.upload import main, upload
 from train.remote import shards, store
-from train.remote.upload import main, upload
 
 ADDRESS = f"s3://{BUCKET}/data"
 SIZES = [(64, 64), (64, 96)] * 12

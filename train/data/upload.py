@@ -1,4 +1,4 @@
-"""`python -m train.remote.upload FOLDER ADDRESS`: copies datasets to an object store.
+"""`python -m train.data.upload FOLDER ADDRESS`: copies datasets to an object store.
 
 Every file is read back and compared. Rerunning the command copies what is missing or differs.
 """
@@ -12,7 +12,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.paths import is_address, utf8_path
 from train.data.folder import INFO
 from train.remote.checksums import SUMS, file_sha256, sums_text
-from train.remote.store import RemoteFile, Store
+from train.remote.store import Store
 
 
 def upload(folder: Path, address: str) -> None:
@@ -42,39 +42,20 @@ def upload(folder: Path, address: str) -> None:
         sums[name] = file_sha256(path)
         if path.name == INFO:
             store.write(SUMS, sums_text(sums).encode())
-        put_verified(store, path, name, sums[name], there.get(name))
+        store.put_verified(path, name, sums[name], there.get(name))
     store.write(SUMS, sums_text(sums).encode())
-
-
-def put_verified(
-    store: Store, path: Path, name: str, digest: str, there: RemoteFile | None = None
-) -> None:
-    """Copies a file and reads it back, unless the store has it.
-
-    Args:
-      digest: the file's SHA-256.
-      there: what the store has under this name.
-    Raises:
-      InputError: if the copy differs.
-    """
-    size = path.stat().st_size
-    if there is not None and there.size == size and store.sha256(name) == digest:
-        return
-    store.put(path, name)
-    if store.sha256(name) != digest:
-        raise InputError(f"{store.address}/{name} differs from {path} after the copy: rerun")
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the program. Exit status: 2 after bad input."""
-    with entry("train.remote.upload"):
+    with entry("train.data.upload"):
         import tyro
 
         def run(folder: tyro.conf.Positional[Path], address: tyro.conf.Positional[str]) -> None:
             upload(utf8_path(folder), address)
 
         run.__doc__ = upload.__doc__
-        tyro.cli(run, args=args, prog="python -m train.remote.upload")
+        tyro.cli(run, args=args, prog="python -m train.data.upload")
 
 
 if __name__ == "__main__":
