@@ -8,7 +8,7 @@ from instantid_jax.errors import InputError
 
 # Path() merges the slashes of gs://bucket. One letter is a drive of Windows.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:")
-_STORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_STORE = re.compile(r"(s3|gs|az|abfs)://")
 # Bytes of a path and of a part of it, on Linux; a file system may have less.
 PATH_MAX, NAME_MAX = 4096, 255
 # Characters of an address in a message; those with data in them have millions.
@@ -16,7 +16,7 @@ _SHOWN = 80
 
 
 def is_address(path: str | os.PathLike[str]) -> bool:
-    """Whether it is an address of an object store, such as gs://bucket/faces, not a path."""
+    """Whether it is an address of an object store: s3://, gs://, az:// or abfs://."""
     return _STORE.match(os.fspath(path)) is not None
 
 

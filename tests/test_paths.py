@@ -1,4 +1,4 @@
-"""Addresses of remote storage, given as paths to every program: refused before anything else."""
+"""Addresses of remote storage, given as paths: refused before anything else."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from instantid_jax.errors import InputError
 from instantid_jax.face.packs import find_pack
 from instantid_jax.image_files import save_image
 from instantid_jax.images import find_images, read_image
-from instantid_jax.paths import local_path
+from instantid_jax.paths import is_address, local_path
 from instantid_jax.request import Request
 from instantid_jax.runs.trained import open_trained
 from train.__main__ import main as train
@@ -35,7 +35,6 @@ ADDRESSES = ("gs://bucket/a.png", "s3://bucket/run", "hf://owner/name", "https:/
         Face.load,
         Request.from_image,
         find_pack,
-        FaceDataset,
         lambda path: save_image(read_image(ROOT / "docs" / "demo.png"), path),
         lambda path: replacing_file(path).__enter__(),
         lambda path: new_folder(path).__enter__(),
@@ -50,9 +49,22 @@ def test_no_address_becomes_a_folder(tmp_path, monkeypatch, use, address):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("address", [*ADDRESSES[2:], "file:///tmp/a.png", "s3:/bucket/a"])
+def test_datasets_are_read_from_object_stores_alone(tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is an address: give a path on this machine"):
+        FaceDataset(address)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("path", ["a:b.png", "C:/photos/a.png", "a/b:/c.png", "gs:"])
 def test_other_names_are_paths(path):
     assert local_path(path) == Path(path)
+
+
+def test_object_stores_are_told_from_paths():
+    assert is_address("s3://bucket/x") and is_address("gs://b")
+    assert not any(map(is_address, ("data/faces", "/x//y", "C:/x", "hf://a/b", "s3:/x")))
 
 
 def test_a_long_address_is_cut():
@@ -73,11 +85,8 @@ PROGRAMS = {
     "to-jax": (convert, "to-jax --sdxl sdxl --instantid instantid --output {}"),
     "to-torch": (convert, "to-torch run --output {}"),
     "to-torch run": (convert, "to-torch {} --output out"),
-    "train": (train, f"{ROOT}/configs/instantid_sdxl.py --workdir {{}}"),
     "train state": (train, f"{ROOT}/configs/instantid_sdxl.py --workdir run --state {{}}"),
-    "prepare": (prepare, "--input photos --output {}"),
     "prepare input": (prepare, "--input {} --output out"),
-    "build": (build, "--input photos --output {}"),
     "build input": (build, "--input {} --output out"),
     "latents": (latents, "{} --sdxl sdxl"),
 }
