@@ -17,7 +17,7 @@ from instantid_jax.sharding import training_mesh
 from tests.train import tiny_config
 from train.config import MeshConfig, ValidationConfig
 from train.model import Frozen, find_base
-from train.objective import INSTANTID
+from train.networks import INSTANTID
 from train.random_model import draw_params
 from train.state import TrainState, init_state, init_trainables, state_sharding
 from train.validation import images
