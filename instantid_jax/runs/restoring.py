@@ -94,10 +94,11 @@ def restore(
         description = _description(run, step)
         meta = stored_meta(description)
         wanted = named_arrays(template)
-        _check_fit(run, step, wanted, stored_arrays(description))
+        # First, because a changed setting often changes the arrays.
         if fingerprint is not None:
             different = _differences(fingerprint, meta.fingerprint, changes)
             _check_differences(run, step, different, ignore_fingerprint, changeable)
+        _check_fit(run, step, wanted, stored_arrays(description))
         arrays = _read_arrays(run, step, description, wanted)
         return Restored(
             step, jax.tree.unflatten(jax.tree.structure(template), arrays.values()), meta
