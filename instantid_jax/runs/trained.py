@@ -249,7 +249,7 @@ def recognizer_of(instantid: str) -> str | None:
     if is_run(path):
         run = RunFolder(path)
         return read_json(run.networks).get(RECOGNIZER) if run.networks.is_file() else None
-    if path == embedded.INSTANTID:
+    if path.resolve() == embedded.INSTANTID.resolve():
         return recognizer_hash(embedded.FACE_PACK / "recogniser.onnx")
     return ANTELOPEV2_RECOGNIZER
 
