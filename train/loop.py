@@ -105,7 +105,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
         if begun.step >= config.last_step:
             source = workdir if begun.event == "resumed" else start.state
             logger.warning(
-                "%s is already at step %d: nothing to do up to step %d",
+                "%s is already at step %d: nothing to do up to step %d; more steps continue it",
                 source,
                 begun.step,
                 config.last_step,
@@ -129,6 +129,12 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             )
             if epochs is not None:
                 logger.info("%d epoch(s) are %d steps", epochs, config.last_step)
+            if validation is not None and config.validation.every > config.last_step:
+                logger.warning(
+                    "no step is validated: validation.every=%d is beyond the last step %d",
+                    config.validation.every,
+                    config.last_step,
+                )
         return _loop(config, run, base, mesh, batches, begun, validation, profile)
 
 

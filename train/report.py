@@ -37,6 +37,8 @@ EVENTS = {
 COLUMNS = 2
 # A smoothed curve averages about this share of the steps.
 SMOOTHED = 0.02
+# Steps that it reaches back at least.
+FEWEST_SMOOTHED = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ def read_curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 def smoothed(values: np.ndarray, share: float = SMOOTHED) -> np.ndarray:
     """An exponential moving average, without bias to its start, that skips NaN."""
-    decay = 1 - 1 / max(share * len(values), 1.0)
+    decay = 1 - 1 / max(share * len(values), FEWEST_SMOOTHED)
     total, weight, averages = 0.0, 0.0, np.full(len(values), np.nan)
     for i, value in enumerate(values):
         if np.isfinite(value):

@@ -169,7 +169,10 @@ def _references(source: Path, faces: Path | None) -> dict[str, dict[str, np.ndar
         except InputError:
             continue  # its image is rejected later
     if not found:
-        raise InputError(f"--people: {folder} has no subfolders with faces")
+        raise InputError(
+            f"--people: {folder} has no subfolders with faces: put each person's photos in a "
+            "folder of their own, and run `instantid embed` on the folder that has them all"
+        )
     return dict(found)
 
 
