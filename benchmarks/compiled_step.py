@@ -20,13 +20,14 @@ def sdxl_networks(config: TrainConfig | None = None) -> Networks:
     """The networks of training on SDXL base, at full size.
 
     Args:
-      config: decides what is trained, by default all of InstantID.
+      config: decides what is trained, by default all of InstantID, and whether stacks are loops.
     """
     networks = training_networks(FULL)
     if config is None:
         return networks
     trainable = TRAINABLE[config.model.trainable]
-    return dataclasses.replace(networks, trainable=trainable, lora_rank=config.model.lora_rank)
+    networks = dataclasses.replace(networks, trainable=trainable, lora_rank=config.model.lora_rank)
+    return networks.stacked() if config.step.scan else networks
 
 
 def compile_step(
@@ -41,7 +42,6 @@ def compile_step(
       line of the compiler's error.
     """
     mesh = training_mesh(config.mesh.shape, devices)
-    networks = networks.stacked() if config.step.scan else networks
     config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
     start = time.perf_counter()
     shapes = step_shapes(config, networks, mesh, size)

@@ -37,6 +37,7 @@ def get_config() -> TrainConfig:
             learning_rate=1e-4,
             warmup_steps=20,
         ),
-        step=dataclasses.replace(config.step, micro_batches=2),
+        # Compiling takes as long as many of the few steps.
+        step=dataclasses.replace(config.step, micro_batches=2, scan=True),
         checkpoints=CheckpointConfig(every=100),
     )
