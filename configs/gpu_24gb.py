@@ -4,9 +4,10 @@
 
 Trains the Resampler and the ID keys and values, from the published weights, with a batch of 32 in
 micro-batches of one. IdentityNet is frozen in bfloat16. The optimizer keeps factored second
-moments, and first moments in bfloat16. Estimated memory: 16.8 of 24 GB (benchmarks/README.md); JAX
-takes three quarters of a GPU's unless XLA_PYTHON_CLIENT_MEM_FRACTION is larger, such as 0.95. The
-result is complete: `instantid generate --instantid runs/adapter` takes IdentityNet from its source.
+moments, and first moments in bfloat16. Memory: 17.5 of 24 GB by the compiler's count
+(benchmarks/README.md). JAX takes three quarters of a GPU's, 18 GB, unless
+XLA_PYTHON_CLIENT_MEM_FRACTION is larger: set it to 0.95. The result is complete: `instantid
+generate --instantid runs/adapter` takes IdentityNet from its source.
 """
 
 import dataclasses
