@@ -6,12 +6,13 @@ Rerun the command to resume the run; `--steps` extends it.
 """
 
 from instantid_jax.cache import cache_folder
-from train.config import CheckpointConfig, ModelConfig, TrainConfig, ValidationConfig
+from train.config import CheckpointConfig, ModelConfig, TrainConfig
 from train.data.config import DataConfig, DatasetShare
 from train.data.drawn import drawn_dataset
 from train.optimizer import OptimizerConfig
 from train.random_model import RESAMPLER, random_model
 from train.step import StepConfig
+from train.validation.config import ValidationConfig
 
 
 def get_config() -> TrainConfig:

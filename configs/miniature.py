@@ -9,12 +9,13 @@ embedding are of no use.
 
 from instantid_jax import embedded
 from instantid_jax.models.resampler import ResamplerConfig
-from train.config import CheckpointConfig, ModelConfig, TrainConfig, ValidationConfig
+from train.config import CheckpointConfig, ModelConfig, TrainConfig
 from train.data.buckets import aspect_buckets
 from train.data.config import DataConfig, DatasetShare
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 from train.step import StepConfig
+from train.validation.config import ValidationConfig
 
 STEPS = 3000
 

@@ -4,8 +4,9 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,21 +58,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
       InputError: before anything is written, if an input is unreadable or does not fit, or another
         process trains in `workdir`; during training, if the loss is not finite.
     """
-    if profile < 0:
-        raise InputError(f"profile={profile}: expected 0 steps or more")
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir} is a file: pass a folder as --workdir")
-    run = RunFolder(utf8_path(workdir))
-    # What is local comes first: the model may be on the network.
-    mesh = training_mesh(config.mesh.shape)
-    config.check_distillation()
-    config.model.check_frozen()
-    config.check_best()
-    check_loggers(config.loggers)
-    changes_named(config, start.change)
-    config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
-    for folder in config.dataset_folders:
-        find_datasets(folder)
+    run, mesh = _checked(config, workdir, start, profile)
     remote = None
     if config.checkpoints.folder is not None:
         with locked(run):
@@ -113,12 +100,7 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             return 0
         if jax.process_index() == 0:
             networks = {**base.settings, RECOGNIZER: recognizer, **base.frozen_source(config.model)}
-            for path, settings in ((run.config, config.to_dict()), (run.networks, networks)):
-                with replacing_file(path) as temporary:
-                    write_json(temporary, settings)
-            append_event(run, begun.event, step=begun.step)
-            for change in begun.changes:
-                append_event(run, CHANGED, step=begun.step, **change._asdict())
+            _note_start(config, run, networks, begun)
             logger.info(
                 "%s at step %d: %d records, batches of %d on %s",
                 begun.event,
@@ -129,13 +111,50 @@ def train(config: TrainConfig, workdir: Path, start: StartConfig, profile: int =
             )
             if epochs is not None:
                 logger.info("%d epoch(s) are %d steps", epochs, config.last_step)
-            if validation is not None and config.validation.every > config.last_step:
-                logger.warning(
-                    "no step is validated: validation.every=%d is beyond the last step %d",
-                    config.validation.every,
-                    config.last_step,
-                )
         return _loop(config, run, base, mesh, batches, begun, validation, profile)
+
+
+def _checked(
+    config: TrainConfig, workdir: Path, start: StartConfig, profile: int
+) -> tuple[RunFolder, Mesh]:
+    """The run's folder and mesh, after checking what is local: the model may be on the network.
+
+    Raises:
+      InputError: as `train`.
+    """
+    if profile < 0:
+        raise InputError(f"profile={profile}: expected 0 steps or more")
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir} is a file: pass a folder as --workdir")
+    run = RunFolder(utf8_path(workdir))
+    mesh = training_mesh(config.mesh.shape)
+    config.check_distillation()
+    config.model.check_frozen()
+    config.check_best()
+    check_loggers(config.loggers)
+    changes_named(config, start.change)
+    config.check_devices(mesh.shape["data"], mesh.shape["fsdp"])
+    for folder in config.dataset_folders:
+        find_datasets(folder)
+    return run, mesh
+
+
+def _note_start(
+    config: TrainConfig, run: RunFolder, networks: Mapping[str, Any], start: Start
+) -> None:
+    """Writes a run's settings and events; warns of a validation that takes place at no step."""
+    for path, settings in ((run.config, config.to_dict()), (run.networks, networks)):
+        with replacing_file(path) as temporary:
+            write_json(temporary, settings)
+    append_event(run, start.event, step=start.step)
+    for change in start.changes:
+        append_event(run, CHANGED, step=start.step, **change._asdict())
+    if config.validation is not None and config.validation.every > config.last_step:
+        logger.warning(
+            "no step is validated: validation.every=%d is beyond the last step %d",
+            config.validation.every,
+            config.last_step,
+        )
 
 
 def _loop(
@@ -153,12 +172,11 @@ def _loop(
     take_step = compiled_step(config, base.networks, mesh)
     flops = StepFlops(config, base.networks, mesh)
     seed = np.uint32(config.seed)
-    is_first = jax.process_index() == 0
-    saves = config.checkpoints
-    preempted = False
+    saves, preempted = config.checkpoints, False
     with contextlib.ExitStack() as stack:
-        writer = MetricsWriter(run, step, config.loggers, config.to_dict()) if is_first else None
-        if writer is not None:
+        writer = None
+        if jax.process_index() == 0:
+            writer = MetricsWriter(run, step, config.loggers, config.to_dict())
             stack.enter_context(writer)
         saver = stack.enter_context(_saver(config, run, step))
         progress = stack.enter_context(Progress(config, writer, step, flops))
@@ -216,7 +234,7 @@ def _loop(
         best = saver.best_step()
         if writer is not None and preempted:
             writer.outcome = "preempted"
-    if is_first:
+    if jax.process_index() == 0:
         _note_end(config, run, step, preempted, best)
     return PREEMPTED_STATUS if preempted else 0
 

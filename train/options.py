@@ -8,8 +8,9 @@ from typing import TypeVar
 import tyro
 
 from instantid_jax.errors import InputError
-from train.config import TrainConfig, ValidationConfig
+from train.config import TrainConfig
 from train.data.config import CaptionShare, DatasetShare
+from train.validation.config import ValidationConfig
 
 Share = TypeVar("Share")
 

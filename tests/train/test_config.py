@@ -5,12 +5,13 @@ import dataclasses
 import pytest
 
 from instantid_jax.errors import InputError
-from train.config import CheckpointConfig, MeshConfig, ModelConfig, TrainConfig, ValidationConfig
+from train.config import CheckpointConfig, MeshConfig, ModelConfig, TrainConfig
 from train.data.batch_sizes import BatchSizes
 from train.data.config import DataConfig, DatasetShare
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 from train.step import StepConfig
+from train.validation.config import ValidationConfig
 
 CONFIG = TrainConfig(
     model=ModelConfig(sdxl="a"),

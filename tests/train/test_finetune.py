@@ -9,9 +9,10 @@ from configs import finetune_lora
 from instantid_jax.face.face import Face
 from instantid_jax.pipeline import InstantIDPipeline
 from tests.train import tiny_config, training_process
-from train.config import TrainConfig, ValidationConfig
+from train.config import TrainConfig
 from train.loop import train
 from train.start import StartConfig
+from train.validation.config import ValidationConfig
 
 
 def config() -> TrainConfig:

@@ -7,9 +7,9 @@ import pytest
 
 from train import loop
 from train.__main__ import main
-from train.config import ValidationConfig
 from train.data.batch_sizes import BatchSizes
 from train.data.config import CaptionShare
+from train.validation.config import ValidationConfig
 
 ROOT = Path(__file__).parents[2]
 H200 = ROOT / "configs" / "gpu_h200_8.py"

@@ -18,10 +18,10 @@ from instantid_jax.stacks import stack, unstack
 from tests.parity.reference import relative_error
 from tests.train import small, tiny_config, training_process
 from train import random_model
-from train.config import ValidationConfig
 from train.distillation.factors import init_factors
 from train.loop import train
 from train.start import StartConfig
+from train.validation.config import ValidationConfig
 
 STEPS = 2
 UNET = small.UNET | {"transformer_layers_per_block": [1, 2]}

@@ -16,12 +16,13 @@ from instantid_jax.runs.restoring import stored_weights
 from instantid_jax.runs.trained import find_published_or_trained, open_trained
 from instantid_jax.weights.layouts import find_instantid
 from tests.train import small, tiny_config, training_process
-from train.config import ModelConfig, ValidationConfig
+from train.config import ModelConfig
 from train.distillation.config import DistillationConfig
 from train.loop import train
 from train.networks import INSTANTID, TRAINABLE
 from train.start import StartConfig
 from train.state import trainable_shapes
+from train.validation.config import ValidationConfig
 
 STEPS = 2
 

@@ -66,7 +66,7 @@ class Store:
             raise InputError(f"{address} is not an address ({error})") from error
 
     def files(self, folder: str = "") -> dict[str, RemoteFile]:
-        """All files in a folder and its subfolders; none if there is no such folder."""
+        """All files in a folder and its subfolders; none if the folder does not exist."""
         top = self._path(folder)
         try:
             found = self._retrying(folder, lambda: self._fs.find(top, detail=True))
@@ -160,7 +160,9 @@ class Store:
         try:
             self._retrying(name, action)
         except FileNotFoundError as error:
-            raise InputError(f"{self.address}/{name}: there is no such bucket: make it") from error
+            raise InputError(
+                f"{self.address}/{name}: the bucket does not exist: make it"
+            ) from error
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root

@@ -7,7 +7,7 @@ import numpy as np
 
 from instantid_jax.errors import InputError
 from instantid_jax.face.analysis import FaceAnalyzer, aligned_crop
-from train.config import ValidationConfig
+from train.validation.config import ValidationConfig
 from train.validation.records import Example
 
 logger = logging.getLogger(__name__)

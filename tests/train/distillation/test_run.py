@@ -21,11 +21,11 @@ from instantid_jax.runs.trained_lora import merged
 from instantid_jax.weights.torch_files import open_tensors
 from tests.train import tiny_config, training_process
 from train import report
-from train.config import ValidationConfig
 from train.distill import main
 from train.distillation.config import DistillationConfig
 from train.loop import how_to_use
 from train.model import find_base
+from train.validation.config import ValidationConfig
 from train.validation.records import ValidationRecords
 
 # The last steps of the run on a mesh, and of those on one device.

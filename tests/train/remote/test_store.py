@@ -65,7 +65,7 @@ def test_lasting_errors_are_one_line(server, monkeypatch):
     with pytest.raises(FileNotFoundError):
         Store("s3://faces").read("absent")
     assert Store("s3://no-such-bucket/x").files() == {}
-    with pytest.raises(InputError, match="there is no such bucket"):
+    with pytest.raises(InputError, match="the bucket does not exist"):
         Store("s3://no-such-bucket/x").write("y", b"")
     monkeypatch.setitem(sys.modules, "adlfs", None)
     with pytest.raises(InputError, match=r"az://other/x needs a package.*adlfs"):

@@ -8,7 +8,7 @@ import pytest
 from instantid_jax.face.analysis import FaceAnalyzer
 from instantid_jax.face.packs import recognizer_hash
 from tests.face.synthetic_pack import keypoints, photo, write_pack
-from train.config import ValidationConfig
+from train.validation.config import ValidationConfig
 from train.validation.faces import FaceScores
 
 TOP, LEFT, SIDE = 256, 192, 128

@@ -15,12 +15,13 @@ from instantid_jax.params import join_parts
 from instantid_jax.pipeline import Result, placement
 from instantid_jax.sharding import training_mesh
 from tests.train import tiny_config
-from train.config import MeshConfig, ValidationConfig
+from train.config import MeshConfig
 from train.model import Frozen, find_base
 from train.networks import INSTANTID
 from train.random_model import draw_params
 from train.state import TrainState, init_state, init_trainables, state_sharding
 from train.validation import images
+from train.validation.config import ValidationConfig
 from train.validation.images import ValidationImages
 from train.validation.records import ValidationRecords
 

@@ -11,9 +11,10 @@ import pytest
 from instantid_jax import sharding
 from instantid_jax.sharding import replicated, shard_params, training_mesh
 from tests.train import small, tiny_config
-from train.config import MeshConfig, ValidationConfig
+from train.config import MeshConfig
 from train.model import frozen_sharding
 from train.objective import ObjectiveConfig, draw, encode_batch, losses, predict
+from train.validation.config import ValidationConfig
 from train.validation.loss import BINS, ValidationLoss
 
 COUNT = 3
