@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from train.data.latent_cache import LatentCache, vae_fingerprint
 from train.data.reading import FaceDataset, mixed_recognizers
 from train.data.record import CorruptRecord
 from train.data.streams import bucket_streams
+
+logger = logging.getLogger(__name__)
 
 # Maps prompts to [B, 77] int32, like `instantid_jax.prompt.PromptTokenizer`.
 Tokenizer = Callable[[Sequence[str]], np.ndarray]
@@ -79,6 +82,7 @@ class Batches:
         if len(recognizers) > 1:
             raise mixed_recognizers("the datasets", recognizers)
         self.recognizer = next(iter(recognizers), None)
+        self._warn_of_missing_references()
         self._caches = [
             LatentCache(share.folder, dataset, config.buckets) if config.cached_latents else None
             for share, dataset in zip(config.datasets, self._datasets, strict=True)
@@ -97,6 +101,18 @@ class Batches:
         made._sizes = sizes
         made._interleave = Interleave(self._counts, sizes, self._seed)
         return made
+
+    def _warn_of_missing_references(self) -> None:
+        if not self.config.reference_probability:
+            return
+        for share, dataset in zip(self.config.datasets, self._datasets, strict=True):
+            if not dataset.has_references:
+                logger.warning(
+                    "reference_probability=%g has no effect on %s, whose records have no other "
+                    "photos of the person: build it with `python -m train.data.build --people`",
+                    self.config.reference_probability,
+                    share.folder,
+                )
 
     @property
     def fingerprint(self) -> str:

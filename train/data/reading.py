@@ -53,6 +53,8 @@ class FaceDataset:
       face_share: [n] float32, face box area over image area.
       embedding_size: length of an embedding.
       recognizer: SHA-256 of the recognizer that measured the faces; None if it is not known.
+      has_references: whether records have embeddings of other photos of the person; True if it is
+        not known.
       fingerprint: hash of the records and their order.
     """
 
@@ -60,8 +62,10 @@ class FaceDataset:
         place = open_folder(folder)
         parts = _parts(place, folder)
         names = ("image_size", "face_share", "bucket", "buckets", "fingerprint")
+        # Earlier versions did not write these.
+        optional = ("recognizer", "referenced")
         indices = [
-            read_arrays(part / INDEX, names, "rebuild the dataset", optional=("recognizer",))
+            read_arrays(part / INDEX, names, "rebuild the dataset", optional=optional)
             for part in parts
         ]
         builder = tfds.builder_from_directories(parts)
@@ -94,6 +98,7 @@ class FaceDataset:
         if len(recognizers) > 1:
             raise mixed_recognizers(f"the datasets in {folder}", recognizers)
         self.recognizer = next(iter(recognizers), None)
+        self.has_references = any(index.get("referenced", 1) > 0 for index in indices)
         self.embedding_size = int(builder.info.features["embedding"].shape[0])
         hashes = "".join(str(index["fingerprint"]) for index in indices)
         self.fingerprint = hashlib.sha256(hashes.encode()).hexdigest()

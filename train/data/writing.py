@@ -88,12 +88,16 @@ class ShardContents(NamedTuple):
       face_share: [n] float32.
       digest: SHA-256 of the records' SHA-256 hashes, in hex.
       num_bytes: total size of the records.
+      captioned: number of records with a caption.
+      referenced: number of records with embeddings of other photos of the person.
     """
 
     sizes: np.ndarray
     face_share: np.ndarray
     digest: str
     num_bytes: int
+    captioned: int
+    referenced: int
 
 
 class ShardWriter:
@@ -109,6 +113,7 @@ class ShardWriter:
         self._shares: list[float] = []
         self._hash = hashlib.sha256()
         self._bytes = 0
+        self._captioned = self._referenced = 0
 
     def __enter__(self) -> Self:
         return self
@@ -139,12 +144,21 @@ class ShardWriter:
         self._shares.append(face_share(record.bbox, size))
         self._hash.update(hashlib.sha256(data).digest())
         self._bytes += len(data)
+        self._captioned += bool(record.captions)
+        self._referenced += len(record.reference_embeddings) > 0
 
     @property
     def contents(self) -> ShardContents:
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
         shares = np.array(self._shares, np.float32)
-        return ShardContents(sizes, shares, self._hash.hexdigest(), self._bytes)
+        return ShardContents(
+            sizes,
+            shares,
+            self._hash.hexdigest(),
+            self._bytes,
+            self._captioned,
+            self._referenced,
+        )
 
 
 def shard_path(folder: Path, shard: int, shards: int) -> Path:
@@ -200,6 +214,8 @@ def write_index(
         "face_share": np.concatenate([shard.face_share for shard in contents]),
         "bucket": nearest_buckets(sizes, buckets),
         "fingerprint": np.array(image_hash(digests)),
+        "captioned": np.array(sum(shard.captioned for shard in contents)),
+        "referenced": np.array(sum(shard.referenced for shard in contents)),
         "recognizer": np.array(recognizer or ""),
     }
     np.savez(folder / INDEX, **index, buckets=np.array(buckets, np.int32))
@@ -218,6 +234,7 @@ def outcome(
         "rejected": dict(rejected),
         "buckets": {f"{h}x{w}": counts[i] for i, (h, w) in enumerate(buckets)},
         "enlarged": count_enlarged(index["image_size"], buckets),
+        "without_caption": kept - int(index["captioned"]),
         "fingerprint": str(index["fingerprint"]),
     }
 
@@ -241,6 +258,13 @@ def print_outcome(manifest: Mapping[str, Any]) -> None:
             manifest["enlarged"],
             manifest["kept"],
             next(iter(manifest["buckets"])),
+        )
+    if manifest["without_caption"]:
+        logger.warning(
+            "%d of %d images have no caption, so training uses an empty prompt for them: put the "
+            "caption of a.jpg into a.txt, or into an entry named caption of a.json",
+            manifest["without_caption"],
+            manifest["kept"],
         )
 
 

@@ -140,6 +140,8 @@ class Output:
                 **summary,
                 "digest": contents.digest,
                 "num_bytes": contents.num_bytes,
+                "captioned": contents.captioned,
+                "referenced": contents.referenced,
                 "size": records.stat().st_size,
                 "sha256": file_sha256(records),
             },
@@ -199,7 +201,12 @@ class Output:
     def _contents(self, shard: int, summary: Mapping[str, Any]) -> ShardContents:
         with np.load(self._shard_file(shard, "npz"), allow_pickle=False) as arrays:
             return ShardContents(
-                arrays["sizes"], arrays["face_share"], summary["digest"], summary["num_bytes"]
+                arrays["sizes"],
+                arrays["face_share"],
+                summary["digest"],
+                summary["num_bytes"],
+                summary["captioned"],
+                summary["referenced"],
             )
 
     def _shard_file(self, shard: int, kind: str) -> Path:

@@ -331,3 +331,17 @@ def test_works_with_clip_tokenizers(folder, tmp_path):
         captions = [drawn.caption(ids) for ids in batch["input_ids_2"]]
         np.testing.assert_array_equal(batch["input_ids"], clip(captions))
     loader.close()
+
+
+@pytest.mark.parametrize(
+    ("references", "probability", "warned"), [(0, 0.5, 1), (0, 0.0, 0), (1, 0.5, 0)]
+)
+def test_warns_of_data_without_references(references, probability, warned, tmp_path, caplog):
+    made = drawn.dataset(
+        tmp_path / "d",
+        [(64, 64)] * 8,
+        change=lambda _: {"reference_embeddings": np.ones((references, 512), np.float32)},
+    )
+    batches(made, reference_probability=probability)
+    assert len(caplog.messages) == warned
+    assert all(f"reference_probability=0.5 has no effect on {made}" in m for m in caplog.messages)

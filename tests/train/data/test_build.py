@@ -239,8 +239,9 @@ def test_prints_what_decides_and_what_is_enlarged(folder, tmp_path, capsys, capl
     assert "rejected 1: no face file (--faces)" in lines
     assert "rejected 1: wrong embedding size (--embedding-size)" in lines
     assert "rejected 1: duplicate name" in lines
-    (warned,) = caplog.messages
-    assert warned.startswith("3 of 3 images are smaller than the buckets of 512x512, so training")
+    smaller, unnamed = caplog.messages
+    assert smaller.startswith("3 of 3 images are smaller than the buckets of 512x512, so training")
+    assert unnamed.startswith("2 of 3 images have no caption, so training uses an empty prompt")
 
 
 def test_people_get_references_from_their_other_photos(tmp_path):
@@ -255,6 +256,9 @@ def test_people_get_references_from_their_other_photos(tmp_path):
     assert made["bob/0"].reference_embeddings.shape == (0, 512)
     expected = [made[f"ann/{i}"].embedding for i in (0, 2)]
     np.testing.assert_array_equal(made["ann/1"].reference_embeddings, expected)
+    assert FaceDataset(tmp_path / "out").has_references
+    build(tmp_path / "in", tmp_path / "alone")
+    assert not FaceDataset(tmp_path / "alone").has_references
 
 
 def test_failed_build_leaves_nothing(folder, tmp_path):
