@@ -10,6 +10,7 @@ from instantid_jax.checkpoint import save_model
 from instantid_jax.cli.outputs import check_folder
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.sources import Sources
+from instantid_jax.runs.recognizers import named_recognizer
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -58,7 +59,8 @@ def to_jax(
     ).find()
     components = model.components
     kept = None if dtype is None else jnp.dtype(dtype)
-    for i, name in enumerate(save_model(model, output, kept), start=1):
+    more = named_recognizer(instantid)
+    for i, name in enumerate(save_model(model, output, kept, more), start=1):
         progress = f"{i}/{len(components)} {name} from {components[name].source}"
         print(progress, file=sys.stderr, flush=True)
     print(output)

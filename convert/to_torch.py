@@ -22,6 +22,7 @@ from instantid_jax.json_files import write_json
 from instantid_jax.models.resampler import ResamplerConfig
 from instantid_jax.params import Network, Params
 from instantid_jax.runs.folder import is_run
+from instantid_jax.runs.recognizers import named_recognizer
 from instantid_jax.runs.trained import open_trained
 from instantid_jax.runs.trained_lora import read_trained_lora, trains_lora
 from instantid_jax.weights import names
@@ -104,9 +105,12 @@ def write_torch(
             for name, tensor in part.items()
         }
         save_tensors(tensors, folder / "ip-adapter.safetensors")
+        config: dict[str, Any] = dict(named_recognizer(str(source)))
         dim_head = found.image_proj.config.dim_head
         if dim_head != ResamplerConfig.dim_head:
-            write_json(folder / "config.json", {"dim_head": dim_head})
+            config["dim_head"] = dim_head
+        if config:
+            write_json(folder / "config.json", config)
         del adapter, tensors
 
         identitynet = folder / "ControlNetModel"

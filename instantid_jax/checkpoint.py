@@ -2,8 +2,9 @@
 
 A converted model:
 
-    instantid_jax.json                  format, components, pipeline settings, and the size and
-                                        CRC-32 of every parameter file
+    instantid_jax.json                  format, components, pipeline settings, the recognizer with
+                                        whose faces it was trained unless that is antelopev2's, and
+                                        the size and CRC-32 of every parameter file
     <component>/config.json             the network's configuration
     <component>/params/                 its parameters under our names, each in its own dtype
     scheduler/scheduler_config.json
@@ -17,8 +18,9 @@ import shutil
 import signal
 import threading
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -38,13 +40,19 @@ FORMAT = 1
 IN_FLIGHT_BYTES = 100_000_000
 
 
-def save_model(model: ModelSource, path: Path, dtype: jnp.dtype | None = None) -> Iterator[str]:
+def save_model(
+    model: ModelSource,
+    path: Path,
+    dtype: jnp.dtype | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[str]:
     """Writes a model one component at a time; yields each name before writing the component.
 
     Holds at most one component in memory. Leaves nothing behind if the iteration ends early.
 
     Args:
       dtype: dtype of the saved parameters; None keeps each tensor's dtype.
+      more: further entries of the index.
     Raises:
       FileExistsError: if `path` exists and is not an empty folder.
       InputError: if a component cannot be read, or the disk is full.
@@ -59,6 +67,7 @@ def save_model(model: ModelSource, path: Path, dtype: jnp.dtype | None = None) -
         write_json(
             folder / INDEX,
             {
+                **more,
                 "format": FORMAT,
                 "components": list(model.components),
                 "force_zeros_for_empty_prompt": model.force_zeros_for_empty_prompt,

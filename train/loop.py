@@ -19,7 +19,8 @@ from instantid_jax.paths import utf8_path
 from instantid_jax.request import Settings
 from instantid_jax.runs.contents import Meta
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.trained import RECOGNIZER, read_networks
+from instantid_jax.runs.recognizers import RECOGNIZER
+from instantid_jax.runs.trained import read_networks
 from instantid_jax.sharding import training_mesh
 from train.batch import gather_ids, place_batch, process_rows
 from train.changes import EVENT as CHANGED

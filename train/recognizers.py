@@ -5,7 +5,7 @@ import logging
 from instantid_jax.errors import InputError
 from instantid_jax.face.packs import recognizer_hash
 from instantid_jax.runs.folder import RunFolder
-from instantid_jax.runs.trained import recognizer_of
+from instantid_jax.runs.recognizers import recognizer_of
 from train.config import ModelConfig
 
 logger = logging.getLogger(__name__)

@@ -36,8 +36,7 @@ from instantid_jax.request.fast import with_preset
 from instantid_jax.request.request import Request
 from instantid_jax.request.split import split, takes_requests
 from instantid_jax.request.styles import Style, with_style
-from instantid_jax.runs.folder import is_run
-from instantid_jax.runs.trained import recognizer_of
+from instantid_jax.runs.recognizers import recognizer_of
 from instantid_jax.weights.embeddings import EmbeddingSource, parse_embeddings
 from instantid_jax.weights.lora.sources import Lora, parse_loras
 
@@ -165,15 +164,9 @@ class InstantIDPipeline:
         """How the SHA-256 of that pack's recognizer begins; None if it is not known."""
         if self.sources is None:
             return None
-        instantid = str(embedded.INSTANTID) if self.sources.embedded else self.sources.instantid
-        # A folder in our own layout was converted from published weights.
-        return ANTELOPEV2_RECOGNIZER if instantid is None else recognizer_of(instantid)
-
-    @functools.cached_property
-    def _is_trained(self) -> bool:
-        """Whether the adapter is a training run's."""
-        source = None if self.sources is None else self.sources.instantid
-        return source is not None and is_run(Path(source))
+        return recognizer_of(
+            str(self.sources.instantid or self.sources.model or embedded.INSTANTID)
+        )
 
     def analyze(
         self, photo: ImageInput, face_pack: str | None = None, download: bool = False
@@ -295,13 +288,14 @@ class InstantIDPipeline:
         return plan
 
     def _warn_of_recognizers(self, requests: Sequence[Request]) -> None:
-        own, trained = self.recognizer, self._is_trained
-        if own is None:
+        own = self.recognizer
+        if own is None or self.sources is None:
             return
-        pack = "the face pack of its training data" if trained else Path(self.face_pack).name
+        usual = self.sources.embedded or own.startswith(ANTELOPEV2_RECOGNIZER)
+        pack = Path(self.face_pack).name if usual else "the face pack of its training data"
         others = set()
         for face in (request.face for request in requests if request.face is not None):
-            named_otherwise = not trained and face.face_pack not in (None, pack)
+            named_otherwise = usual and face.face_pack not in (None, pack)
             differs = not face.recognizer.startswith(own) if face.recognizer else named_otherwise
             if differs:
                 others.add(face.face_pack)

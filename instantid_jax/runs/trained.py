@@ -11,10 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from instantid_jax import embedded
 from instantid_jax.components import Component, component_shapes, network
 from instantid_jax.errors import InputError
-from instantid_jax.face.packs import ANTELOPEV2_RECOGNIZER, recognizer_hash
 from instantid_jax.json_files import read_json
 from instantid_jax.params import Network, Params, mismatches
 from instantid_jax.paths import utf8_path
@@ -29,8 +27,6 @@ logger = logging.getLogger(__name__)
 # Parts with their own network; the adapter belongs to the base model's UNet.
 CONFIGURED = ("image_proj", "controlnet")
 PARTS = ("image_proj", "ip_adapter", "controlnet")
-# Key in networks.json of the SHA-256 of the recognizer that measured the data's faces.
-RECOGNIZER = "recognizer"
 # Key in networks.json of the source of weights that the run did not train, or trained a LoRA of.
 FROZEN = "frozen"
 
@@ -238,20 +234,6 @@ def check_raw(raw: bool, instantid: str | None) -> None:
             "has them besides their moving average; leave raw out, or pass such a folder as "
             "instantid"
         )
-
-
-def recognizer_of(instantid: str) -> str | None:
-    """How the SHA-256 of the recognizer begins with whose faces InstantID weights were trained.
-
-    None for a training run whose data did not say it.
-    """
-    path = Path(instantid)
-    if is_run(path):
-        run = RunFolder(path)
-        return read_json(run.networks).get(RECOGNIZER) if run.networks.is_file() else None
-    if path.resolve() == embedded.INSTANTID.resolve():
-        return recognizer_hash(embedded.FACE_PACK / "recogniser.onnx")
-    return ANTELOPEV2_RECOGNIZER
 
 
 def read_networks(run: RunFolder) -> tuple[dict[str, Mapping[str, Any]], dict[str, Network]]:

@@ -128,6 +128,17 @@ def fetch(repository: str, select: Select) -> Path:
     return Path(folder)
 
 
+def cached_file(repository: str, name: str) -> Path | None:
+    """A file that was fetched from a repository before; None if there is none, or no such id."""
+    try:
+        owner_and_name = check_id(repository)
+    except InputError:
+        return None
+    revision = repository.partition("@")[2] or None
+    found = huggingface_hub.try_to_load_from_cache(owner_and_name, name, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
 def check_id(repository: str) -> str:
     """The "owner/name" of a hub id, which may have a revision.
 

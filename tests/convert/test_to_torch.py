@@ -12,6 +12,8 @@ from safetensors.numpy import load_file
 
 from convert import to_torch
 from instantid_jax.components import network
+from instantid_jax.pipeline import InstantIDPipeline
+from instantid_jax.runs.recognizers import recognizer_of
 from instantid_jax.weights.layouts import find_instantid
 from tests.convert.published import TINY_RESAMPLER, UNET
 from tests.runs.trained_run import assert_same_bits, part_of, write_run
@@ -98,6 +100,20 @@ def test_run_becomes_a_model_of_ours(convert, run, sdxl, tmp_path):
         ran = convert("to-torch", model, "--output", tmp_path / "again", *flags)
         assert ran.error.startswith(f"{named} with {model}, which is not a training run's folder: ")
         assert len(ran.err) == 1 and not (tmp_path / "again").exists()
+
+
+def test_the_recognizer_goes_with_the_weights(convert, run, sdxl, tmp_path):
+    folder, recognizer = shutil.copytree(run[0], tmp_path / "run"), "5" * 64
+    networks = json.loads((folder / "networks.json").read_text())
+    (folder / "networks.json").write_text(json.dumps(networks | {"recognizer": recognizer}))
+    torch_of_run, model, torch_of_model = (tmp_path / name for name in ("a", "b", "c"))
+    assert convert("to-torch", folder, "--output", torch_of_run).status == 0
+    sources = ("--sdxl", sdxl, "--instantid", torch_of_run)
+    assert convert("to-jax", *sources, "--output", model).status == 0
+    assert convert("to-torch", model, "--output", torch_of_model).status == 0
+    for converted in (torch_of_run, model, torch_of_model):
+        assert recognizer_of(str(converted)) == recognizer
+    assert InstantIDPipeline.load(model=str(model)).recognizer == recognizer
 
 
 # -- what is refused ------------------------------------------------------------------------------

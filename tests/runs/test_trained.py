@@ -13,7 +13,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from instantid_jax import embedded
 from instantid_jax.components import component_shapes, network
 from instantid_jax.errors import InputError
 from instantid_jax.runs.folder import RunFolder, is_run
@@ -22,7 +21,6 @@ from instantid_jax.runs.trained import (
     find_published_or_trained,
     frozen_source,
     open_trained,
-    recognizer_of,
 )
 from instantid_jax.weights.layouts import find_instantid
 from tests.convert.published import UNET, write_published
@@ -277,9 +275,3 @@ def test_numbers_too_large_for_a_dtype_are_refused(tmp_path):
     line = message(trained.load, "image_proj", jnp.dtype("float16"))
     assert "norm_out.bias has values too large for float16" in line
     assert float(trained.load("image_proj", jnp.dtype("bfloat16"))["norm_out.bias"][0]) > 9e5
-
-
-def test_the_embedded_model_is_known_by_any_path(monkeypatch):
-    monkeypatch.chdir(embedded.INSTANTID.parent)
-    assert recognizer_of("instantid") == recognizer_of(str(embedded.INSTANTID))
-    assert recognizer_of("instantid") != recognizer_of("InstantX/InstantID")
