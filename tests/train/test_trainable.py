@@ -88,8 +88,10 @@ def test_a_run_saves_what_it_trains_and_gives_complete_weights(model, base, tmp_
 
     assert train(config(STEPS + 1, **model), workdir, StartConfig()) == 0
     assert training_process.events(workdir)[-1] == {"event": "finished", "step": STEPS + 1}
-    with pytest.raises(InputError, match="holds a different state"):
+    with pytest.raises(InputError, match=f'model.trainable was "{model["trainable"]}", is absent'):
         train(config(STEPS + 2), workdir, StartConfig())
+    with pytest.raises(InputError, match="holds a different state"):
+        train(config(STEPS + 2), workdir, StartConfig(ignore_fingerprint=True))
     networks = json.loads((workdir / "networks.json").read_text())
     networks["frozen"]["instantid"] = str(tmp_path / "gone")
     (workdir / "networks.json").write_text(json.dumps(networks))
