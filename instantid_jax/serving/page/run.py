@@ -13,6 +13,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
+from instantid_jax import embedded
 from instantid_jax.serving.page import guard
 from instantid_jax.serving.page.layout import CSS_FILE, theme
 
@@ -35,6 +36,8 @@ def application(page: gr.Blocks, tokens: Sequence[str] = ()) -> Callable[..., ob
         path="/",
         auth=guard.login(tokens),
         auth_message="Any name, and a token as password.",
+        # A click on a sample portrait returns its path.
+        allowed_paths=[str(path) for path in embedded.PORTRAITS],
         max_file_size=MAX_FILE_SIZE,
         footer_links=[],
         # A browser's history of runs would keep faces.

@@ -28,14 +28,18 @@ BRUSH = (0xFF, 0x2D, 0x55)
 
 
 @pytest.fixture(scope="module")
-def address():
-    """The page of the embedded miniature, served by the command."""
+def address(tmp_path_factory):
+    """The page of the embedded miniature, served by the command.
+
+    Not in the checkout: Gradio lets a page return files of the folder that it was started in.
+    """
     run = "import sys; from instantid_jax.cli import main; main(sys.argv[1:])"
     with subprocess.Popen(
         [sys.executable, "-c", run, "ui", "--port", "0", "--num-inference-steps", "4"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        cwd=tmp_path_factory.mktemp("elsewhere"),
     ) as process:
         line = process.stdout.readline()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\n", line), line
@@ -92,6 +96,12 @@ def test_an_image_is_made_and_its_settings_are_read_back(page, tmp_path):
     page.wait_for_selector("#status >> text=Settings loaded")
     assert page.input_value("#prompt textarea") == "a watercolor portrait"
     page.wait_for_selector("#faces img")
+
+
+def test_a_sample_portrait_becomes_the_photo(page):
+    page.click("#samples button >> nth=1")
+    page.wait_for_selector("#faces img")
+    assert page.text_content("#photos .filename").strip().startswith("portrait-2")
 
 
 def test_without_a_face_it_says_what_to_do(page):
