@@ -10,7 +10,7 @@ _INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?(\S+) = (.*?) ({_KINDS})(-start)?\(")
 # The shape of a start other than all-reduce's: (operands, results, ...).
 _START = re.compile(r"^\((\(.*?\)|\S+), (\(.*?\)|\S+?)(?:, .*)?\)$")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?(%\S+) ")
-_LOOP = re.compile(r"\bbody=(%[^\s,]+)")
+_CALL = re.compile(r"\b(?:body|calls)=(%[^\s,]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # Parts of one collective that libtpu distributes over fusions to overlap with their arithmetic.
 _CHAIN = re.compile(r'chain_id="(\d+)"')
@@ -25,15 +25,15 @@ def collectives(program: str) -> dict[str, dict[str, Any]]:
     reduce-scatters, with those after it.
     """
     found: dict[str, tuple[str, int, bool, str]] = {}
-    # For each loop body: the enclosing computation, and the number of iterations.
-    loops: dict[str, tuple[str, int]] = {}
+    # For each loop body and fusion: the computation that it is in, and the number of iterations.
+    callers: dict[str, tuple[str, int]] = {}
     inside = ""
     for line in program.splitlines():
         if computation := _COMPUTATION.match(line):
             inside = computation[1]
-        if loop := _LOOP.search(line):
+        if call := _CALL.search(line):
             turns = _TURNS.search(line)
-            loops[loop[1]] = inside, int(turns[1]) if turns else 1
+            callers[call[1]] = inside, int(turns[1]) if turns else 1
         if not (instruction := _INSTRUCTION.match(line)):
             continue
         name, shape, kind, start = instruction.groups()
@@ -51,8 +51,8 @@ def collectives(program: str) -> dict[str, dict[str, Any]]:
     totals: dict[str, dict[str, Any]] = {}
     for kind, size, overlapped, inside in found.values():
         times = 1
-        while inside in loops:
-            inside, often = loops[inside]
+        while inside in callers:
+            inside, often = callers[inside]
             times *= often
         total = totals.setdefault(kind, {"count": 0, "bytes": 0, "overlapped": 0})
         total["count"] += times

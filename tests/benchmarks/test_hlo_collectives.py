@@ -26,8 +26,12 @@ LOOPS = """\
 %inner.1 (p: (f32[8])) -> (f32[8]) {
   %all-gather.1 = f32[8]{0} all-gather(%p.1), channel_id=1
 }
+%async_collective_fusion.5 (p: f32[2]) -> f32[2] {
+  %all-gather.5 = f32[2]{0} all-gather(%p.1), x={chain_id="7"}
+}
 %outer.2 (p: (f32[8])) -> (f32[8]) {
   %all-gather.2 = f32[4]{0} all-gather(%p.1), channel_id=2
+  %fusion.6 = f32[2]{0} fusion(%p.2), kind=kOutput, calls=%async_collective_fusion.5
   %while.3 = (f32[8]) while(%t), body=%inner.1, backend_config={"known_trip_count":{"n":"2"}}
 }
 ENTRY %main (p: f32[]) -> f32[] {
@@ -61,7 +65,8 @@ ENTRY %main (p: f32[]) -> f32[] {
 
 def test_collectives_in_loops_count_each_iteration():
     (found,) = collectives(LOOPS).values()
-    assert found == {"count": 10 + 20, "bytes": 10 * 16 + 20 * 32, "overlapped": 0}
+    expected = {"count": 10 + 20 + 10, "bytes": 10 * 16 + 20 * 32 + 10 * 8, "overlapped": 10}
+    assert found == expected
 
 
 def test_bytes_of_shapes():
