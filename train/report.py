@@ -127,16 +127,17 @@ def _plot(
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize="small")
     marked = {each["event"] for each in events}
-    figure.legend(
-        handles=[
-            Line2D([], [], color=color, linestyle=style, label=event)
-            for event, (color, style) in EVENTS.items()
-            if event in marked
-        ],
-        title=title,
-        loc="outside upper center",
-        ncols=len(EVENTS),
-    )
+    figure.suptitle(title)
+    if marked:
+        figure.legend(
+            handles=[
+                Line2D([], [], color=color, linestyle=style, label=event)
+                for event, (color, style) in EVENTS.items()
+                if event in marked
+            ],
+            loc="outside lower center",
+            ncols=len(EVENTS),
+        )
     for axis in list(axes)[len(panels) :]:
         axis.remove()
     figure.savefig(path, format="png", dpi=100)
