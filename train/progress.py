@@ -65,6 +65,9 @@ class Progress:
         hidden = None if writer is not None else True
         self._bar = tqdm(total=config.last_step, initial=start, unit="step", disable=hidden)
         self._bar.set_description("compiling")
+        self._compiling = True
+        if writer is not None and self._bar.disable:
+            logger.info("compiling the first step, which takes a minute or more")
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +127,11 @@ class Progress:
         self._check_finite(record)
 
     def _show(self, record: Mapping[str, Any]) -> None:
-        numbers = f"loss {record['loss']:.4f}, {record['images_per_second']:.3g} images/s"
+        numbers = f"loss {record['loss']:.4f}"
+        # The first step's time is that of compiling.
+        if not self._compiling:
+            numbers += f", {record['images_per_second']:.3g} images/s"
+        self._compiling = False
         self._bar.set_description("training")
         self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(record["step"] - self._bar.n)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 
 import jax.numpy as jnp
@@ -69,6 +70,18 @@ def test_step_is_written_once_the_next_is_dispatched(run, progress_of):
         progress.flush()
         progress.flush()
     assert [line["step"] for line in lines(run)] == [1, 2]
+
+
+def test_the_log_has_no_rate_of_the_step_that_compiles(progress_of, monkeypatch, caplog):
+    monkeypatch.setattr("train.progress._SECONDS_BETWEEN_LINES", 0)
+    caplog.set_level(logging.INFO, "train")
+    with progress_of() as progress:
+        for step in (1, 2, 3):
+            take(progress, step)
+    compiling, first, second = caplog.messages
+    assert compiling.startswith("compiling the first step")
+    assert first.startswith("step 1 of") and first.endswith(": loss 1.0000")
+    assert second.startswith("step 2 of") and second.endswith(" images/s")
 
 
 def test_record_is_complete(run, progress_of):
