@@ -155,7 +155,8 @@ def open_trained(path: Path, *, raw: bool = False, step: int | None = None) -> T
                 f"step {stored.step} of {path} does not fit its {run.networks.name}: {part} has "
                 f"{faults}; copy the whole run folder again"
             )
-    weights = "the moving average" if stored.averaged else "the raw parameters"
+    weights = "the raw parameters" if raw else "the parameters, which have no moving average"
+    weights = "the moving average" if stored.averaged else weights
     logger.info("%s: step %d, %s", path, stored.step, weights)
     return Trained(
         *(run, stored.step, raw, stored.averaged, settings, networks, shapes),

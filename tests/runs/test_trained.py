@@ -105,7 +105,7 @@ def test_without_an_average_the_parameters_are_taken(tmp_path, caplog):
     caplog.set_level(logging.INFO, "instantid_jax")
     trained = open_trained(tmp_path / "run")
     assert_same_bits(trained.load("ip_adapter"), part_of(saved[3, True], "ip_adapter"))
-    assert "step 3, the raw parameters" in caplog.text
+    assert "step 3, the parameters, which have no moving average" in caplog.text
 
 
 def test_dtype_is_changed_where_asked(written):
