@@ -12,6 +12,10 @@ _START = re.compile(r"^\((\(.*?\)|\S+), (\(.*?\)|\S+?)(?:, .*)?\)$")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?(%\S+) ")
 _CALL = re.compile(r"\b(?:body|calls)=(%[^\s,]+)")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# libtpu names no trip count: its loops count from zero up to a constant.
+_CONDITION = re.compile(r"\bcondition=(%[^\s,]+)")
+_CONSTANT = re.compile(r"^\s*(%\S+) = s32\[\]\S* constant\((\d+)\)")
+_LIMIT = re.compile(r"^\s*ROOT \S+ = pred\[\]\S* compare\(%\S+, (%[^\s)]+)\), direction=LT")
 # Parts of one collective that libtpu distributes over fusions to overlap with their arithmetic.
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))(?:e\w+)?\[([\d,]*)\]")
@@ -20,20 +24,28 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))(?:e\w+)?\[([\d,]*)\]")
 def collectives(program: str) -> dict[str, dict[str, Any]]:
     """For each kind: count, bytes of results on one device, and how many overlap with arithmetic.
 
-    A collective in a loop counts once per iteration if the trip count is known. TPU fusions of an
+    A collective in a loop counts once per iteration, if their number is known. TPU fusions of an
     all-reduce with a scatter count as reduce-scatters, with their bytes before the scatter; plain
     reduce-scatters, with those after it.
     """
     found: dict[str, tuple[str, int, bool, str]] = {}
     # For each loop body and fusion: the computation that it is in, and the number of iterations.
     callers: dict[str, tuple[str, int]] = {}
+    # Limits of loops, by their conditions, which come before them.
+    constants: dict[str, int] = {}
+    limits: dict[str, int] = {}
     inside = ""
     for line in program.splitlines():
         if computation := _COMPUTATION.match(line):
             inside = computation[1]
+        if constant := _CONSTANT.match(line):
+            constants[constant[1]] = int(constant[2])
+        if (limit := _LIMIT.match(line)) and limit[1] in constants:
+            limits[inside] = constants[limit[1]]
         if call := _CALL.search(line):
-            turns = _TURNS.search(line)
-            callers[call[1]] = inside, int(turns[1]) if turns else 1
+            turns, condition = _TURNS.search(line), _CONDITION.search(line)
+            counted = limits.get(condition[1], 1) if condition else 1
+            callers[call[1]] = inside, int(turns[1]) if turns else counted
         if not (instruction := _INSTRUCTION.match(line)):
             continue
         name, shape, kind, start = instruction.groups()

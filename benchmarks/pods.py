@@ -1,9 +1,9 @@
 """`python -m benchmarks.pods`: compiles the full training step for pods and a GPU, without them.
 
-Needs the libtpu that JAX requires (`pip install 'jax[tpu]'`), half an hour on two cores and 22 to
-28 GB of memory per pod; for the GPU, JAX's CUDA plugin (`pip install 'jax[cuda13]'`). Prints a JSON
-object each with bytes of HBM per chip, seconds, the size of the program and collectives; `--record`
-writes it to `benchmarks/results/pods.json`.
+Needs the libtpu that JAX requires (`pip install 'jax[tpu]'`), and per pod twenty minutes on two
+cores and 11 GB of memory or more; for the GPU, JAX's CUDA plugin (`pip install 'jax[cuda13]'`).
+Prints a JSON object each with bytes of HBM per chip, seconds, the size of the program and
+collectives; `--record` writes it to `benchmarks/results/pods.json`.
 """
 
 import dataclasses

@@ -2,9 +2,9 @@
 
     python -m train configs/tpu_v5e_256.py --workdir runs/1024 --data.datasets.0.folder DIR
 
-Mesh 16 (data) x 16 (fsdp), one image per chip. The step needs 11.5 of a chip's 16 GB at its peak,
-and the compiler allocates 12.1 (benchmarks/README.md). The base model is sharded as well; with it
-replicated, the compiler counted 17.0.
+Mesh 16 (data) x 16 (fsdp), one image per chip. The compiled step needs 8.3 of a chip's 16 GB
+(benchmarks/README.md). The base model is sharded as well; with it replicated, the compiler counted
+17.0 before transformer blocks were gathered one by one.
 """
 
 import dataclasses

@@ -69,6 +69,22 @@ def test_collectives_in_loops_count_each_iteration():
     assert found == expected
 
 
+def test_loops_of_libtpu_count_up_to_a_constant():
+    program = """\
+%body.1 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %all-gather.1 = f32[8]{0} all-gather(%p.1), channel_id=1
+}
+%condition.2 (p: (s32[], f32[8])) -> pred[] {
+  %constant.3 = s32[]{:T(128)} constant(10), metadata={op_name="jit(f)"}
+  ROOT %lt.4 = pred[]{:T(512)} compare(%get-tuple-element.5, %constant.3), direction=LT
+}
+ENTRY %main (p: f32[]) -> f32[] {
+  %while.6 = (s32[], f32[8]) while(%t), condition=%condition.2, body=%body.1, metadata={}
+}
+"""
+    assert collectives(program)["all-gather"]["count"] == 10
+
+
 def test_bytes_of_shapes():
     assert array_bytes("pred[3]{0}") == 3
     assert array_bytes("(bf16[2,3]{1,0}, f32[], f8e4m3fn[10])") == 12 + 4 + 10
