@@ -37,7 +37,7 @@ PictureError = Callable[[jax.Array, jax.Array], jax.Array]
 
 # Seeds of the pictures it is trained and measured on; nothing else draws from these.
 SEED, HELD_OUT_SEED = 301, 302
-STAGE = Stage(steps=6000, learning_rate=1e-4, weight_decay=0.0, save_every=250)
+STAGE = Stage(steps=6000, learning_rate=1e-3, weight_decay=0.0, save_every=250)
 LINEAR = Stage(steps=2500, learning_rate=1e-3, weight_decay=0.0, save_every=500)
 # Groups among the pictures keep small faces.
 TRAINED, MEASURED = Mixture(framing=CLOSE, groups=8), Mixture(framing=CLOSE)
