@@ -67,7 +67,7 @@ class Progress:
         self._bar.set_description("compiling")
         self._compiling = True
         if writer is not None and self._bar.disable:
-            logger.info("compiling the first step, which takes a minute or more")
+            logger.info("compiling the training step, which can take minutes")
 
     def __enter__(self) -> Self:
         return self

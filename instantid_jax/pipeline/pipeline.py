@@ -161,7 +161,10 @@ class InstantIDPipeline:
 
     @functools.cached_property
     def recognizer(self) -> str | None:
-        """How the SHA-256 of that pack's recognizer begins; None if it is not known."""
+        """How the SHA-256 of the recognizer begins with whose faces the model was trained.
+
+        None if it is not known.
+        """
         if self.sources is None:
             return None
         return recognizer_of(

@@ -79,7 +79,7 @@ def test_the_log_has_no_rate_of_the_step_that_compiles(progress_of, monkeypatch,
         for step in (1, 2, 3):
             take(progress, step)
     compiling, first, second = caplog.messages
-    assert compiling.startswith("compiling the first step")
+    assert compiling.startswith("compiling the training step")
     assert first.startswith("step 1 of") and first.endswith(": loss 1.0000")
     assert second.startswith("step 2 of") and second.endswith(" images/s")
 
