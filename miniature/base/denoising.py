@@ -1,6 +1,6 @@
 """Joint training of text encoders and UNet: predicting the velocity of noisy latents."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -22,8 +22,6 @@ from train.objective import ObjectiveConfig, losses
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 # Share of captions replaced by the empty one, for guidance.
 DROP_CAPTION = 0.1
-# Original size, crop and target size, as a pipeline passes them for a 128-pixel picture.
-TIME_IDS = (128.0, 128.0, 0.0, 0.0, 128.0, 128.0)
 
 
 def init(networks: Mapping[str, Network], key: jax.Array) -> Params:
@@ -55,17 +53,28 @@ def load(networks: Mapping[str, Network], folder: Path) -> Params:
 
 
 def make_batches(
-    latents: Latents, tokenizer: PromptTokenizer, size: int, seed: int
+    formats: Sequence[Latents], tokenizer: PromptTokenizer, size: int, seed: int
 ) -> Callable[[int], Batch]:
-    """Returns a function from the step to latents, face boxes and caption tokens."""
-    tokens = tokenizer(latents.captions.tolist())
+    """Returns a function from the step to latents, face boxes and caption tokens.
+
+    Each batch has one format, as often as its share of the pictures.
+
+    Args:
+      size: pictures per batch of the first format; larger ones have fewer, of as many pixels.
+    """
+    tokens = [tokenizer(each.captions.tolist()) for each in formats]
     (empty,) = tokenizer([""])
+    shares = np.array([len(each) for each in tokens]) / sum(map(len, tokens))
+    areas = [each.moments[0, ..., 0].size for each in formats]
 
     def batch_at(step: int) -> Batch:
         random = np.random.default_rng([seed, step])
-        chosen = random.integers(0, len(tokens), size)
-        dropped = random.random(size) < DROP_CAPTION
-        ids = np.where(dropped[:, None], empty, tokens[chosen])
+        number = random.choice(len(formats), p=shares)
+        latents = formats[number]
+        count = max(1, round(size * areas[0] / areas[number]))
+        chosen = random.integers(0, len(latents.moments), count)
+        dropped = random.random(count) < DROP_CAPTION
+        ids = np.where(dropped[:, None], empty, tokens[number][chosen])
         return {
             "moments": latents.moments[chosen],
             "face_box": latents.bboxes[chosen],
@@ -91,6 +100,12 @@ def draw_timesteps(key: jax.Array, alphas_cumprod: np.ndarray, count: int) -> ja
     leveled = timesteps_of_noise(alphas_cumprod, ndtri(parts))
     alike = jax.random.randint(at_all, (count,), 0, len(alphas_cumprod))
     return jnp.where(jnp.arange(count) % 8 == 0, alike, leveled)
+
+
+def time_ids(shape: Sequence[int], downscale: int) -> jax.Array:
+    """[B, 6], original size, crop and target size of latents [B, H, W, C], as a pipeline has them."""
+    size = [float(downscale * side) for side in shape[1:3]]
+    return jnp.tile(jnp.array([[*size, 0.0, 0.0, *size]]), (shape[0], 1))
 
 
 def make_loss(
@@ -128,7 +143,7 @@ def make_loss(
             add_noise(alphas_cumprod, latents, noise, timesteps),
             timesteps.astype(jnp.float32),
             bound.keys_values(text, jnp.zeros_like(text[:, :1]), jnp.zeros(())),
-            bound.embed_added(encoded_2.pooled, jnp.tile(jnp.array([TIME_IDS]), (shape[0], 1))),
+            bound.embed_added(encoded_2.pooled, time_ids(shape, networks["vae"].config.downscale)),
         )
         face_box = batch["face_box"] / networks["vae"].config.downscale
         each = losses(

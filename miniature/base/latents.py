@@ -1,4 +1,4 @@
-"""The base model's training data: drawn portraits, encoded once by its VAE."""
+"""The base model's training data: drawn pictures, encoded once by its VAE."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,8 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from instantid_jax.atomic import replacing_file
+from instantid_jax.errors import InputError
 from instantid_jax.params import Network, Params
-from miniature.base.pictures import drawn_pictures
+from miniature.base.pictures import drawn_pictures, formats
 from train.data.latent_cache import vae_fingerprint
 from train.objective import image_moments
 
@@ -18,38 +19,49 @@ BATCH = 50
 
 
 class Latents(NamedTuple):
-    """N encoded portraits.
+    """N encoded pictures of one size.
 
     Attributes:
-      moments: float16 [N, 16, 16, 2C], mean and log-variance of the VAE's posterior.
+      moments: float16 [N, H/8, W/8, 2C], mean and log-variance of the VAE's posterior.
       captions: [N] strings.
       bboxes: float32 [N, 4], the first face of each picture, in pixels.
-      vae: hash of the encoder.
     """
 
     moments: np.ndarray
     captions: np.ndarray
     bboxes: np.ndarray
-    vae: str
 
 
 def encoded_pictures(
     folder: Path, count: int, seed: int, processes: int, vae: Network, params: Params
-) -> Latents:
-    """Portraits of a seed; draws and encodes those missing in `folder`.
+) -> list[Latents]:
+    """Pictures of a seed in all formats; draws and encodes those missing in `folder`.
 
     Args:
-      count: a multiple of 50.
+      count: pictures in all, a multiple of 500.
     """
-    pictures = drawn_pictures(folder / "pictures", count, seed, processes)
-    encoder = vae_fingerprint(params)[:16]
-    path = folder / f"moments-{count}-{encoder}.npy"
-    if not path.exists():
-        encode = jax.jit(lambda params, pixels: image_moments(vae, params, pixels))
-        moments = [
-            np.asarray(encode(params, part), np.float16)
-            for part in tqdm(np.split(pictures.pixels, range(BATCH, count, BATCH)), unit="batch")
-        ]
-        with replacing_file(path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate(moments))
-    return Latents(np.load(path), pictures.captions, pictures.bboxes[:, 0], encoder)
+    if count < 500 or count % 500:
+        raise InputError(f"--pictures {count}: expected a multiple of 500")
+    encode = jax.jit(lambda params, pixels: image_moments(vae, params, pixels))
+    encoded = []
+    for mixture, own_seed, number in formats(seed, count):
+        name = "{}x{}".format(*mixture.size)
+        drawn = folder / "pictures" / name
+        pictures = drawn_pictures(drawn, number, own_seed, processes, mixture)
+        path = folder / f"moments-{name}-{number}-{encoder_name(params)}.npy"
+        if not path.exists():
+            moments = [
+                np.asarray(encode(params, part), np.float16)
+                for part in tqdm(
+                    np.split(pictures.pixels, range(BATCH, number, BATCH)), unit="batch"
+                )
+            ]
+            with replacing_file(path) as temporary, temporary.open("wb") as file:
+                np.save(file, np.concatenate(moments))
+        encoded.append(Latents(np.load(path), pictures.captions, pictures.bboxes[:, 0]))
+    return encoded
+
+
+def encoder_name(vae: Params) -> str:
+    """Identifies the encoder of a VAE's float32 parameters."""
+    return vae_fingerprint(vae)[:16]

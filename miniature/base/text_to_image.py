@@ -33,7 +33,7 @@ from miniature.base.architecture import (
     TEXT_ENCODER_2,
     UNET,
 )
-from miniature.base.latents import encoded_pictures
+from miniature.base.latents import encoded_pictures, encoder_name
 from miniature.base.published import write_network
 from miniature.base.tokenizer import POSITIONS, write_tokenizer
 from miniature.options import PictureOptions
@@ -105,13 +105,14 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         if not RunFolder(options.workdir).steps():
             shutil.copytree(options.start / "tokenizer", words_folder, dirs_exist_ok=True)
         words_folder = options.start / "tokenizer"
+    vae_params = vae.load(jnp.dtype("float32"))
     latents = encoded_pictures(
         options.workdir,
         options.pictures,
         SEED,
         options.processes,
         vae.network,
-        vae.load(jnp.dtype("float32")),
+        vae_params,
     )
     tokenizer = PromptTokenizer(words_folder, positions=POSITIONS, vocabulary=vocabulary)
     vocabulary_crc = zlib.crc32((words_folder / "vocab.json").read_bytes())
@@ -123,7 +124,7 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
             networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER)), options.face_weight
         ),
         denoising.make_batches(latents, tokenizer, options.batch, options.stage.seed),
-        f"{options.data}, words {vocabulary_crc:08x}, latents of {latents.vae}, "
+        f"{options.data}, words {vocabulary_crc:08x}, latents of {encoder_name(vae_params)}, "
         f"face weight {options.face_weight}",
     )
     shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)

@@ -113,6 +113,8 @@ class Framing:
 
 # The training data of the shipped networks: the median face is 52 of 128 pixels wide.
 BUST = Framing(face_height=(0.5, 0.66), x=(0.38, 0.62), y=(0.44, 0.52))
+# For wide pictures, in which faces are not always in the middle.
+ANYWHERE = Framing(face_height=(0.45, 0.8), x=(0.25, 0.75), y=(0.42, 0.54))
 # Head and collar: the median face is 75 pixels wide. The largest faces lose their crown.
 CLOSE = Framing(face_height=(0.76, 0.9), x=(0.43, 0.57), y=(0.4, 0.44))
 

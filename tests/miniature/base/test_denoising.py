@@ -125,18 +125,40 @@ def test_drops_a_tenth_of_the_captions():
             return np.array([[len(text)] for text in texts])
 
     boxes = np.arange(80.0).reshape(20, 4)
-    latents = Latents(np.arange(20.0), np.array([f"{i:02}" for i in range(20)]), boxes, "")
-    batch_at = denoising.make_batches(latents, Letters(), 1000, seed=3)
-    ids = batch_at(0)["input_ids"]
+    moments = np.broadcast_to(np.arange(20.0)[:, None, None, None], (20, 2, 2, 1))
+    latents = Latents(moments, np.array([f"{i:02}" for i in range(20)]), boxes)
+    batch_at = denoising.make_batches([latents], Letters(), 1000, seed=3)
+    batch = batch_at(0)
+    ids = batch["input_ids"]
     np.testing.assert_array_equal(
-        batch_at(0)["face_box"], boxes[batch_at(0)["moments"].astype(int)]
+        batch["face_box"], boxes[batch["moments"][:, 0, 0, 0].astype(int)]
     )
     assert set(ids[:, 0]) == {0, 2} and 60 < (ids == 0).sum() < 140
     np.testing.assert_array_equal(ids, batch_at(0)["input_ids"])
     assert (ids != batch_at(1)["input_ids"]).any()
 
 
-def test_time_ids_match_the_pipeline():
-    size = (UNET["sample_size"] * 8,) * 2
-    time_ids = resolve_time_ids([Request("")], size, guidance=False)
-    np.testing.assert_array_equal(np.ravel(time_ids), denoising.TIME_IDS)
+def test_batches_have_one_format_and_as_many_pixels():
+    def latents(count, height, width):
+        return Latents(
+            np.zeros((count, height, width, 1)), np.array(["a"] * count), np.zeros((count, 4))
+        )
+
+    class Letters:
+        def __call__(self, texts):
+            return np.zeros((len(texts), 1), int)
+
+    batch_at = denoising.make_batches([latents(30, 4, 4), latents(10, 4, 8)], Letters(), 8, seed=0)
+    shapes = [batch_at(step)["moments"].shape for step in range(200)]
+    assert set(shapes) == {(8, 4, 4, 1), (4, 4, 8, 1)}
+    assert 120 < shapes.count((8, 4, 4, 1)) < 180
+
+
+@pytest.mark.parametrize("size", [(128, 128), (96, 192)])
+def test_time_ids_match_the_pipeline(size):
+    expected = resolve_time_ids([Request("")], size, guidance=False)
+    height, width = size
+    np.testing.assert_array_equal(
+        np.reshape(denoising.time_ids((2, height // 8, width // 8, 4), 8), (2, 6)),
+        np.tile(np.reshape(expected, (1, 6)), (2, 1)),
+    )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from miniature.base.pictures import Mixture, drawn_pictures, shown
+from miniature.base.pictures import FORMATS, Mixture, drawn_pictures, formats, shown
 from miniature.drawing.scene import BUST, CLOSE
 
 
@@ -31,3 +31,19 @@ def test_portraits_are_those_of_any_mixture_with_the_same_framing():
         assert traits == close_traits
         assert scene.caption == close_scene.caption
         assert close_scene.face_height > scene.face_height <= BUST.face_height[1]
+
+
+def test_formats_share_no_picture_and_add_up():
+    listed = formats(401, 1000)
+    assert [number for _, _, number in listed] == [500, 100, 100, 100, 100, 100]
+    assert sum(share for _, share in FORMATS) == 10
+    assert len({seed for _, seed, _ in listed}) == len(listed)
+    traits = [shown(seed, 1, mixture)[0][0] for mixture, seed, _ in listed]
+    assert len(set(traits)) == len(traits)
+
+
+def test_pictures_have_the_formats_size(tmp_path):
+    wide = drawn_pictures(tmp_path, 50, 2, 1, Mixture(size=(64, 48), groups=2))
+    assert wide.pixels.shape == (50, 48, 64, 3)
+    right, bottom = np.nanmax(wide.bboxes[..., 2]), np.nanmax(wide.bboxes[..., 3])
+    assert 48 < right and bottom < 60
