@@ -78,7 +78,7 @@ def formats(seed: int, count: int) -> list[tuple[Mixture, int, int]]:
     """Each of `FORMATS`, with its own seed and its number of pictures.
 
     Args:
-      seed: of the first format; the others have the next ones.
+      seed: the first format's; the others have the next ones.
       count: pictures in all, a multiple of 500.
     """
     tenths = sum(share for _, share in FORMATS)

@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 from instantid_jax.atomic import replacing_file
 from instantid_jax.cli.entry import entry
 from instantid_jax.params import Network, Params
-from miniature.base.pictures import Pictures, drawn_pictures
+from miniature.base.pictures import Mixture, Pictures, drawn_pictures
+from miniature.drawing.scene import CLOSE
 from miniature.evaluation.named import named
 from miniature.evaluation.networks import Classifier, ClassifierConfig
 from miniature.options import PictureOptions
@@ -30,6 +31,7 @@ from miniature.stage import Batch, Stage, train
 # Seeds of the training and held-out pictures; not used elsewhere.
 SEED, HELD_OUT_SEED = 601, 602
 STAGE = Stage(steps=1500, learning_rate=2e-3, weight_decay=0.05)
+PICTURES = Mixture(framing=CLOSE)
 NETWORK = Network(Classifier, ClassifierConfig())
 SHIPPED = Path(__file__).parent / "classifier.safetensors"
 
@@ -56,7 +58,7 @@ def main() -> None:
 def train_classifier(options: Options) -> None:
     """Draws, trains, writes `classifier.safetensors` and prints the held-out accuracy."""
     pictures, held_out = (
-        drawn_pictures(options.workdir / name, count, seed, options.processes)
+        drawn_pictures(options.workdir / name, count, seed, options.processes, PICTURES)
         for name, count, seed in (
             ("pictures", options.pictures, SEED),
             ("held-out", options.held_out, HELD_OUT_SEED),

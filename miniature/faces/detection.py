@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from instantid_jax.params import Network, Params
 from miniature.chunks import drawn_in_chunks
-from miniature.drawing.scene import random_scene
+from miniature.drawing.scene import ANYWHERE, CLOSE, random_scene
 from miniature.drawing.traits import random_traits
 from miniature.faces.networks import ANCHORS, POOL, STRIDES
 from miniature.portraits import SIDE, draw, draw_deserted
@@ -26,6 +26,7 @@ from miniature.stage import Batch, Loss
 # Side of the training pictures. The network pools its input, so they are drawn at a quarter of it.
 INPUT = 640
 CHUNK = 100
+FRAMINGS = (CLOSE, ANYWHERE)
 # Largest face height in pixels for the cells of each stride.
 LARGEST = (96, 224, np.inf)
 # Distances from a face's center, in face heights: cells within the first should find the face; the
@@ -60,7 +61,8 @@ def _draw_chunk(chunk: int, *, seed: int) -> dict[str, np.ndarray]:
     pictures, deserted, faces = [], [], []
     for number in range(CHUNK * chunk, CHUNK * (chunk + 1)):
         random = np.random.default_rng([seed, number])
-        portrait = draw(random_traits(random), random_scene(random))
+        framing = FRAMINGS[number % len(FRAMINGS)]
+        portrait = draw(random_traits(random), random_scene(random, framing))
         pictures.append(np.asarray(portrait.image))
         deserted.append(np.asarray(draw_deserted(random_scene(random))))
         faces.append(np.concatenate([portrait.bbox.reshape(2, 2), portrait.kps]))
