@@ -72,6 +72,7 @@ def save_model(
                 "components": list(model.components),
                 "force_zeros_for_empty_prompt": model.force_zeros_for_empty_prompt,
                 "guidance_scale": model.guidance_scale,
+                "sides": model.sides,
                 "files": {
                     str(file.relative_to(folder)): [file.stat().st_size, _crc32(file)]
                     for file in _parameter_files(folder)
@@ -111,8 +112,9 @@ def open_model(path: Path) -> ModelSource:
         read_json(path / "scheduler" / "scheduler_config.json"),
         (path / "tokenizer", path / "tokenizer_2"),
         bool(index["force_zeros_for_empty_prompt"]),
-        # Folders of the first versions name none.
+        # Folders of the first versions name neither.
         index.get("guidance_scale"),
+        tuple(sides) if (sides := index.get("sides")) else None,
     )
 
 

@@ -62,6 +62,7 @@ class BaseSource:
       tokenizers: tokenizer folders of text encoders 1 and 2.
       force_zeros_for_empty_prompt: whether the embedding of no negative prompt is zeros.
       guidance_scale: the model's default; None is SDXL's.
+      sides: the least and the largest side of its training images in pixels; None is unknown.
     """
 
     components: Mapping[str, Component]
@@ -69,6 +70,7 @@ class BaseSource:
     tokenizers: tuple[Path, Path]
     force_zeros_for_empty_prompt: bool = True
     guidance_scale: float | None = None
+    sides: tuple[int, int] | None = None
 
     def with_parts(self, parts: Mapping[str, Component]) -> "ModelSource":
         """This base with InstantID's parts."""
@@ -78,6 +80,7 @@ class BaseSource:
             self.tokenizers,
             self.force_zeros_for_empty_prompt,
             self.guidance_scale,
+            self.sides,
         )
 
 

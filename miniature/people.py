@@ -16,12 +16,15 @@ from tqdm import tqdm
 from instantid_jax.atomic import new_folder
 from instantid_jax.cli.entry import entry
 from instantid_jax.errors import InputError
-from miniature.drawing.scene import random_scene, scene_generator
+from miniature.drawing.scene import ANYWHERE, CLOSE, random_scene, scene_generator
 from miniature.drawing.traits import random_traits
-from miniature.portraits import draw
+from miniature.portraits import SIDE, draw
 
 # Seed of InstantID's training set; not used elsewhere.
 SEED = 501
+# Width, height and framing of a person's pictures, in turn; the last is wide and tall in turn.
+SQUARE, WIDE, TALL = ((SIDE, SIDE), CLOSE), ((192, 128), ANYWHERE), ((128, 192), CLOSE)
+VIEWS = ((SQUARE, SQUARE, WIDE), (SQUARE, SQUARE, TALL))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,9 @@ def _draw_person(options: Options, person: int) -> None:
     traits = random_traits(np.random.default_rng(key))
     with new_folder(_folder(options, person)) as folder:
         for i in range(options.pictures):
-            portrait = draw(traits, random_scene(scene_generator(key, i)))
+            views = VIEWS[person % len(VIEWS)]
+            size, framing = views[i % len(views)]
+            portrait = draw(traits, random_scene(scene_generator(key, i), framing), size)
             portrait.image.save(folder / f"{i}.jpg", quality=95, subsampling=0)
             (folder / f"{i}.txt").write_text(portrait.caption + "\n", encoding="utf-8")
 

@@ -58,6 +58,7 @@ class LoadedModel:
     Attributes:
       schedule: the checkpoint's noise schedule.
       guidance_scale: the default for requests that give none.
+      sides: the least and the largest side that it was trained on; None is unknown.
       tokenizers: of both text encoders.
       embeddings: textual inversions, those in LoRAs included.
       networks, params: by component.
@@ -100,6 +101,7 @@ class LoadedModel:
         self.force_zeros_for_empty_prompt = model.force_zeros_for_empty_prompt
         usual = model.guidance_scale
         self.guidance_scale = GUIDANCE_SCALE if usual is None else usual
+        self.sides = model.sides
         parts = model.components
         first, second = (
             PromptTokenizer(

@@ -288,7 +288,21 @@ class InstantIDPipeline:
         if decoded:
             self.model.check_memory(plan.size)
         self._warn_of_recognizers(plan.requests)
+        self._warn_of_size(plan.size)
         return plan
+
+    def _warn_of_size(self, size: tuple[int, int]) -> None:
+        height, width = size
+        least, largest = self.model.sides or (0, max(size))
+        if min(size) < least or max(size) > largest:
+            logger.warning(
+                "width %d, height %d: the model was trained on images with sides of %d to %d "
+                "pixels, and likely deforms what it draws in others",
+                width,
+                height,
+                least,
+                largest,
+            )
 
     def _warn_of_recognizers(self, requests: Sequence[Request]) -> None:
         own = self.recognizer

@@ -13,7 +13,7 @@ from instantid_jax.json_files import read_json
 from instantid_jax.models.controlnet import settings_like_unet
 from instantid_jax.params import Network
 from instantid_jax.paths import local_path
-from instantid_jax.request.checks import check_number
+from instantid_jax.request.checks import check_number, check_side
 from instantid_jax.weights import original, sdxl_base, selection
 from instantid_jax.weights.adapters import adapter_file, adapter_parts
 from instantid_jax.weights.hub import Select, file_of, folder_of, split_id
@@ -31,7 +31,7 @@ from instantid_jax.weights.torch_files import TensorFile, open_tensors
 logger = logging.getLogger(__name__)
 
 SDXL_PARTS = selection.NETWORKS
-# Overrides SDXL's sampling defaults in a model's folder: {"guidance_scale": 2.0}.
+# What differs from SDXL, in a model's folder: {"guidance_scale": 2.0, "sides": [96, 192]}.
 DEFAULTS = "defaults.json"
 
 
@@ -97,7 +97,7 @@ def find_sdxl(
         read_json(folder / "scheduler" / "scheduler_config.json"),
         _tokenizers_in(folder if tokenizers is None else tokenizers),
         bool(settings.get("force_zeros_for_empty_prompt", True)),
-        _usual_guidance(folder / DEFAULTS),
+        *_defaults(folder / DEFAULTS),
     )
 
 
@@ -118,11 +118,20 @@ def _tokenizers_in(source: str | Path) -> tuple[Path, Path]:
     return folder / "tokenizer", folder / "tokenizer_2"
 
 
-def _usual_guidance(defaults: Path) -> float | None:
-    """The default guidance scale in a model's folder."""
-    if not defaults.is_file():
-        return None
-    return check_number("guidance_scale", read_json(defaults).get("guidance_scale"), 0)
+def _defaults(path: Path) -> tuple[float | None, tuple[int, int] | None]:
+    """The guidance scale and the least and largest side in a model's `DEFAULTS`, None for none."""
+    if not path.is_file():
+        return None, None
+    found = read_json(path)
+    guidance, sides = found.get("guidance_scale"), found.get("sides")
+    if guidance is not None:
+        guidance = check_number("guidance_scale", guidance, 0)
+    if sides is not None:
+        checked = [check_side("sides", side) for side in sides] if isinstance(sides, list) else []
+        if len(checked) != 2 or checked[0] > checked[1]:
+            raise InputError(f"{path}: sides is {sides!r}: expected the least and the largest one")
+        sides = checked[0], checked[1]
+    return guidance, sides
 
 
 def find_vae(sdxl: str, *, variant: str | None = None) -> Component:

@@ -86,5 +86,5 @@ PIPELINE = {
     "force_zeros_for_empty_prompt": False,
 }
 # `defaults.json`. The best identity score of the values tried, at a small loss of caption accuracy
-# (miniature/README.md).
-DEFAULTS = {"guidance_scale": 2.0}
+# (miniature/README.md); the least and the largest side of the training pictures.
+DEFAULTS = {"guidance_scale": 2.0, "sides": [96, 192]}

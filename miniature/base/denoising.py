@@ -103,7 +103,7 @@ def draw_timesteps(key: jax.Array, alphas_cumprod: np.ndarray, count: int) -> ja
 
 
 def time_ids(shape: Sequence[int], downscale: int) -> jax.Array:
-    """[B, 6]: original size, crop and target size of latents [B, H, W, C], as pipelines pass them."""
+    """[B, 6]: original size, crop and target size of latents [B, H, W, C], as in a pipeline."""
     size = [float(downscale * side) for side in shape[1:3]]
     return jnp.tile(jnp.array([[*size, 0.0, 0.0, *size]]), (shape[0], 1))
 

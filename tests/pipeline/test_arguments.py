@@ -152,6 +152,18 @@ def test_a_converted_model_makes_the_same_picture(pipe, sample, plain, folder, t
     assert_same(sample(pipe=converted), plain)
 
 
+def test_sizes_that_a_model_was_not_trained_on_get_a_warning(pipe, sample, monkeypatch, caplog):
+    height, width = SIZE
+    monkeypatch.setattr(pipe.model, "sides", (height, width))
+    sample()
+    assert not caplog.messages
+    for sides in ((height + 8, width), (height, width - 8)):
+        monkeypatch.setattr(pipe.model, "sides", sides)
+        sample()
+    assert len(caplog.messages) == 2
+    assert all(m.startswith(f"width {width}, height {height}: ") for m in caplog.messages)
+
+
 def test_a_photo_is_analyzed(pipe, sample, tmp_path):
     pack = synthetic_pack.write_pack(tmp_path / "pack")
     photo = synthetic_pack.photo(64, 128, (10, 30, 26, 5))

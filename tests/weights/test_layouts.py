@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from instantid_jax.checkpoint import open_model, save_model
 from instantid_jax.components import component_shapes
 from instantid_jax.errors import InputError
 from instantid_jax.pipeline.sources import Sources
@@ -75,6 +76,24 @@ def test_settings_of_the_pipeline(folder):
     assert model.force_zeros_for_empty_prompt is True
     set_json(folder / "model_index.json", force_zeros_for_empty_prompt=False)
     assert find(folder).force_zeros_for_empty_prompt is False
+
+
+def test_defaults_of_a_models_folder(folder, tmp_path):
+    assert (find(folder).guidance_scale, find(folder).sides) == (None, None)
+    set_json(folder / "defaults.json", guidance_scale=2)
+    assert (find(folder).guidance_scale, find(folder).sides) == (2.0, None)
+    set_json(folder / "defaults.json", sides=[96, 192])
+    assert (find(folder).guidance_scale, find(folder).sides) == (2.0, (96, 192))
+    list(save_model(find(folder), tmp_path / "model"))
+    converted = open_model(tmp_path / "model")
+    assert (converted.guidance_scale, converted.sides) == (2.0, (96, 192))
+
+
+@pytest.mark.parametrize("sides", [96, [96], "96", [96, 100], [96, "192"], [192, 96]])
+def test_damaged_defaults_are_refused(folder, sides):
+    set_json(folder / "defaults.json", sides=sides)
+    with pytest.raises(InputError, match="sides"):
+        find(folder)
 
 
 def test_head_size_comes_from_the_settings_next_to_the_adapter(folder):
