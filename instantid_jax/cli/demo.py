@@ -43,6 +43,23 @@ def demo(
 ) -> None:
     """Makes an image for each prompt; shows them next to the photo, similarity under each.
 
+    The embedded model knows only the words of prompts like "STYLE of PERSON, wearing a COLOR
+    CLOTHING, PLACE, LIGHT".
+
+    STYLE: a cartoon, a comic book drawing, a watercolor painting, a pencil drawing, an oil
+    painting, a vintage photograph.
+
+    PERSON: a calm, smiling, laughing, sad or surprised person.
+
+    COLOR: red, orange, yellow, green, blue, purple, pink, white, black, gray.
+
+    CLOTHING: t-shirt, shirt, hoodie, turtleneck, scarf, suit.
+
+    PLACE: in a forest, at the beach, in a city, in the mountains, in the snow, under a starry night
+    sky, in a library, at sunset, in front of a COLOR wall.
+
+    LIGHT: even light, light from the left, light from the right, warm light, cold light.
+
     Args:
       output: a .png, .jpg or .webp file.
       face: photos of one person; several are averaged, and the first is shown. Without any, the

@@ -1,6 +1,8 @@
 """`instantid demo`, on the embedded model."""
 
 import json
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +12,18 @@ from PIL import Image
 from instantid_jax import Face, InstantIDPipeline, embedded
 from instantid_jax.cli.demo import LINE, PROMPTS, ROW, side_by_side, similarity
 from instantid_jax.face.analysis import FaceAnalyzer
-from miniature.drawing.scene import random_scene
+from miniature.drawing.scene import (
+    BACKGROUND_WORDS,
+    EXPRESSION_WORDS,
+    LIGHT_WORDS,
+    STYLE_WORDS,
+    Clothing,
+    ColorName,
+    random_scene,
+)
 from miniature.portraits import draw, draw_random
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def test_it_shows_a_person_in_other_pictures_and_how_alike_they_are(run):
@@ -31,6 +43,19 @@ def test_it_shows_a_person_in_other_pictures_and_how_alike_they_are(run):
     with Image.open(embedded.PORTRAIT) as portrait:
         np.testing.assert_array_equal(photo, portrait.resize((ROW, ROW), Image.Resampling.LANCZOS))
     assert all(picture.std() > 20 for picture in pictures)
+
+
+def test_help_and_readme_list_the_words_of_the_captions(run):
+    def phrases(*scenes):
+        return {part for words in scenes for part in words.values()}
+
+    known = {*get_args(ColorName), *get_args(Clothing)}
+    known |= phrases(STYLE_WORDS, BACKGROUND_WORDS, LIGHT_WORDS)
+    known |= {phrase.split()[1] for phrase in EXPRESSION_WORDS.values()}
+    shown = run("demo", "--help").out
+    for text in (" ".join(shown), README.read_text()):
+        flat = " ".join(text.split())
+        assert not [each for each in known if each.format(color="a COLOR") not in flat]
 
 
 @pytest.fixture
