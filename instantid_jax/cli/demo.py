@@ -1,4 +1,4 @@
-"""`instantid demo`: one person in several images, side by side, with how alike they are."""
+"""`instantid demo`: one person in several images on a sheet, with how alike they are."""
 
 import json
 import sys
@@ -28,8 +28,8 @@ PROMPTS = (
     "a pencil drawing of a surprised person, wearing a gray suit, in a library, warm light",
     "a comic book drawing of a sad person, wearing a pink turtleneck, in a city, even light",
 )
-# Pixels of the sheet: the least height of a row, and of the line under it.
-ROW, LINE = 256, 28
+# Images in a row of the sheet, its least height in pixels, and that of the line under it.
+COLUMNS, ROW, LINE = 3, 512, 48
 
 
 def demo(
@@ -92,7 +92,7 @@ def demo(
         images = pipe.run(requests, observer=bar).pil_images
     alike = [similarity(shown, image, pack.analyzer()) for image in images]
     captions = ["no face" if cosine is None else f"{cosine:.2f}" for cosine in alike]
-    sheet = side_by_side([photo, *images], ["the photo", *captions])
+    sheet = in_rows([photo, *images], ["the photo", *captions])
     made = {"face": list(face), "weights": vars(weights), "settings": settings.to_json()}
     text = {"prompt": "\n".join(prompts), "demo": json.dumps(made, ensure_ascii=False)}
     save_image(sheet, output, text=text)
@@ -110,19 +110,23 @@ def similarity(face: Face, image: Image.Image, analyzer: FaceAnalyzer) -> float 
     return face.similarity(found) if isinstance(found, Face) else None
 
 
-def side_by_side(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
-    """Images of one height in a row, a line of text under each."""
+def in_rows(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Images of one height in rows of `COLUMNS`, a line of text under each."""
     height = max(ROW, *(image.height for image in images[1:]))
     scaled = [
         p.resize((round(p.width * height / p.height), height), Image.Resampling.LANCZOS)
         for p in images
     ]
-    sheet = Image.new("RGB", (sum(p.width for p in scaled), height + LINE), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
-    left = 0
-    for image, caption in zip(scaled, captions, strict=True):
-        sheet.paste(image, (left, 0))
-        middle = (left + image.width / 2, height + LINE / 2)
-        pen.text(middle, caption, fill="black", font=font, anchor="mm")
-        left += image.width
+    shown = list(zip(scaled, captions, strict=True))
+    rows = [shown[first : first + COLUMNS] for first in range(0, len(shown), COLUMNS)]
+    width = max(sum(image.width for image, _ in row) for row in rows)
+    sheet = Image.new("RGB", (width, len(rows) * (height + LINE)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=LINE * 2 // 3)
+    for number, row in enumerate(rows):
+        left, top = 0, number * (height + LINE)
+        for image, caption in row:
+            sheet.paste(image, (left, top))
+            middle = (left + image.width / 2, top + height + LINE / 2)
+            pen.text(middle, caption, fill="black", font=font, anchor="mm")
+            left += image.width
     return sheet

@@ -10,7 +10,7 @@ import skimage.data
 from PIL import Image
 
 from instantid_jax import Face, InstantIDPipeline, embedded
-from instantid_jax.cli.demo import LINE, PROMPTS, ROW, side_by_side, similarity
+from instantid_jax.cli.demo import COLUMNS, LINE, PROMPTS, ROW, in_rows, similarity
 from instantid_jax.face.analysis import FaceAnalyzer
 from miniature.drawing.scene import (
     BACKGROUND_WORDS,
@@ -34,7 +34,7 @@ def test_it_shows_a_person_in_other_pictures_and_how_alike_they_are(run):
     for line, prompt in zip(ran.out[1:], prompts, strict=True):
         assert line.endswith(prompt) and float(line.split()[0]) > 0.3
     with Image.open("out/demo.png") as sheet:
-        assert sheet.size == (3 * ROW, ROW + LINE)
+        assert sheet.size == (COLUMNS * ROW, ROW + LINE)
         assert sheet.text["prompt"] == "\n".join(prompts)
         made = json.loads(sheet.text["demo"])
         # No path of this machine.
@@ -101,14 +101,21 @@ def test_similarity_tells_a_person_from_another():
     assert similarity(face, Image.new("RGB", (128, 128)), analyzer) is None
 
 
-def test_pictures_of_all_sizes_stand_in_a_row():
+def test_pictures_of_all_sizes_stand_in_rows(monkeypatch):
+    monkeypatch.setattr("instantid_jax.cli.demo.ROW", 200)
     photo = Image.new("RGB", (100, 400), "red")
     pictures = [Image.new("RGB", size, "blue") for size in ((300, 300), (150, 300))]
-    sheet = np.asarray(side_by_side([photo, *pictures], ["photo", "0.5", "no face"]))
+    sheet = np.asarray(in_rows([photo, *pictures], ["photo", "0.5", "no face"]))
     assert sheet.shape == (300 + LINE, 75 + 300 + 150, 3)
     assert (sheet[:300, :75] == (255, 0, 0)).all() and (sheet[:300, 75:] == (0, 0, 255)).all()
     line = sheet[300:]
     assert all((part != 255).any() for part in np.split(line, (75, 375), axis=1))
+
+    more = in_rows([photo] * (COLUMNS + 1), ["photo"] * (COLUMNS + 1))
+    assert more.size == (COLUMNS * 100, 2 * (400 + LINE))
+    first, second = np.split(np.asarray(more), 2)
+    np.testing.assert_array_equal(first[:, :100], second[:, :100])
+    assert (second[:, 100:] == 255).all()
 
 
 BAD = {
