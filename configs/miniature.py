@@ -10,7 +10,6 @@ embedding are of no use.
 from instantid_jax import embedded
 from instantid_jax.models.resampler import ResamplerConfig
 from train.config import CheckpointConfig, ModelConfig, TrainConfig
-from train.data.buckets import aspect_buckets
 from train.data.config import DataConfig, DatasetShare
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
@@ -18,6 +17,8 @@ from train.step import StepConfig
 from train.validation.config import ValidationConfig
 
 STEPS = 3000
+# Heights and widths of the pictures that `miniature.people` draws.
+BUCKETS = ((128, 128), (128, 192), (192, 128))
 
 
 def get_config() -> TrainConfig:
@@ -38,7 +39,7 @@ def get_config() -> TrainConfig:
         ),
         data=DataConfig(
             datasets=(DatasetShare(folder="runs/miniature/faces"),),
-            buckets=aspect_buckets(128),
+            buckets=BUCKETS,
             crop="center",
             cached_latents=True,
             reference_probability=1.0,

@@ -52,9 +52,9 @@ UNET = {
     "use_linear_projection": True,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [96, 128, 128],
+    "block_out_channels": [128, 128, 96],
     # Despite its name, the number of heads.
-    "attention_head_dim": [3, 4, 4],
+    "attention_head_dim": [4, 4, 3],
     "transformer_layers_per_block": [1, 1, 1],
     "layers_per_block": 1,
     "cross_attention_dim": 192,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.miniature import BUCKETS
 from instantid_jax.errors import InputError
 from miniature.people import Options, draw_people
 from train.data.candidates import find_candidates
@@ -29,6 +30,16 @@ def test_drawing_more_people_keeps_existing_ones(tmp_path):
     assert list(found) == ["000000/0", "000000/1", "000001/1", "000002/0", "000002/1"]
     assert all(" person, wearing " in caption for caption in found.values())
     assert len(set(found.values())) == len(found)
+
+
+def test_a_persons_last_picture_is_wide_or_tall(tmp_path):
+    draw_people(Options(output=tmp_path, people=2, processes=1))
+    sizes = [
+        [read(tmp_path / f"00000{person}/{i}.jpg").shape[:2] for i in range(3)]
+        for person in range(2)
+    ]
+    assert sizes == [[(128, 128)] * 2 + [last] for last in ((128, 192), (192, 128))]
+    assert {size for each in sizes for size in each} == set(BUCKETS)
 
 
 def test_people_do_not_depend_on_the_first(tmp_path):
