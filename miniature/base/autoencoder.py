@@ -18,11 +18,10 @@ from instantid_jax.cli.entry import entry
 from instantid_jax.components import network
 from instantid_jax.errors import InputError
 from instantid_jax.models.vae import sample_latents
-from instantid_jax.params import Network, Params, join_parts, split_parts
+from instantid_jax.params import Network, Params
 from instantid_jax.weights.layouts import find_network
 from miniature.base import linear_chain, linear_start
 from miniature.base.architecture import VAE
-from miniature.base.discriminator import DISCRIMINATOR, adversarial_losses
 from miniature.base.linear_chain import OPPONENT_COLORS
 from miniature.base.perceptual import make_perceptual_error
 from miniature.base.pictures import Mixture, Pictures, drawn_pictures
@@ -43,8 +42,6 @@ LINEAR = Stage(steps=2500, learning_rate=1e-3, weight_decay=0.0, save_every=500)
 TRAINED, MEASURED = Mixture(framing=CLOSE, groups=8), Mixture(framing=CLOSE)
 # Pictures that calibrate the linear code.
 SHOWN = 100
-# Both are trained; only the VAE is published.
-VAE_PART, DISCRIMINATOR_PART = "vae", "discriminator"
 # What the second training trains: the decoder's branches. The linear code stays, because its norms
 # would change with every step; so do the latents.
 BRANCHES = re.compile(r"decoder\..*(resnets\.\d+\.(norm|conv)[12]|attentions\.\d+)\.")
@@ -57,7 +54,11 @@ FACE_WEIGHT = 3.0
 # Weights of errors in light and in both color directions: colors vary less, yet captions name them.
 COLOR_ERRORS = (np.array([[1.0], [1.5], [2.0]]) * OPPONENT_COLORS).astype(np.float32)
 PERCEPTUAL_WEIGHT = 0.5
-ADVERSARIAL_WEIGHT = 0.5
+# Otherwise grain and hatching, which latents do not hold pixel by pixel, are smoothed away.
+TEXTURE_WEIGHT = 1.0
+# Sides of the squares around a pixel: in which it is compared with the mean, and in which the
+# strength of its texture is measured.
+FINE, COARSE = 3, 7
 KL_WEIGHT = 1e-4
 
 
@@ -69,7 +70,6 @@ class Options(PictureOptions):
       latent_channels: latents per 8 x 8 pixels.
       start: a folder that this program wrote, with the VAE to start from; None trains a linear code
         first and starts from that.
-      adversarial_from: the first step with a discriminator; None trains without one.
       recognizer: an ONNX file of a face pack; its features give the perceptual error.
       batch: pictures per batch.
       held_out: number of pictures to measure it on, a multiple of 50.
@@ -78,7 +78,6 @@ class Options(PictureOptions):
 
     latent_channels: Literal[16, 24, 32] = 32
     start: Path | None = None
-    adversarial_from: int | None = 4000
     recognizer: Path = embedded.FACE_PACK / "recogniser.onnx"
     pictures: int = 20_000
     batch: int = 4
@@ -111,14 +110,13 @@ def train_autoencoder(settings: dict[str, Any], options: Options) -> None:
     trained = train(
         options.stage,
         options.workdir,
-        functools.partial(init, vae=start),
+        lambda _: as_trained(start),
         make_loss(net, perceptual_error),
-        make_batches(pictures, options.batch, options.stage.seed, options.adversarial_from),
-        f"{options.data}, {options.latent_channels} latent channels, adversarial from step "
-        f"{options.adversarial_from}, begun with {vae_fingerprint(start)[:16]}",
+        make_batches(pictures, options.batch, options.stage.seed),
+        f"{options.data}, {options.latent_channels} latent channels, begun with "
+        f"{vae_fingerprint(start)[:16]}",
     )
-    params = scaled(split_parts(trained)[VAE_PART])
-    publish(net, settings, params, held_out, options.workdir)
+    publish(net, settings, scaled(trained), held_out, options.workdir)
 
 
 def train_linear(net: Network, pictures: Pictures, options: Options) -> Params:
@@ -128,7 +126,7 @@ def train_linear(net: Network, pictures: Pictures, options: Options) -> Params:
         options.workdir / "linear",
         functools.partial(linear_chain.init, net.config),
         functools.partial(linear_chain.loss, net.config),
-        make_batches(pictures, options.batch, options.linear.seed, None),
+        make_batches(pictures, options.batch, options.linear.seed),
         options.data,
     )
     key = jax.random.key(options.linear.seed)
@@ -178,29 +176,22 @@ def load(net: Network, folder: Path) -> Params:
     return found.load(jnp.dtype("float32"))
 
 
-def make_batches(
-    pictures: Pictures, size: int, seed: int, adversarial_from: int | None
-) -> Callable[[int], Batch]:
-    """Pixels, where the faces in them are, and whether to deceive the discriminator, by the step.
+def make_batches(pictures: Pictures, size: int, seed: int) -> Callable[[int], Batch]:
+    """Pixels, and where the faces in them are, by the step.
 
     Whole pictures, because the norms of the branches have other statistics in parts of them.
     """
 
     def batch_at(step: int) -> Batch:
         chosen = np.random.default_rng([seed, step]).integers(0, len(pictures.pixels), size)
-        return {
-            "pixels": pictures.pixels[chosen],
-            "bboxes": pictures.bboxes[chosen],
-            "adversarial": np.array(adversarial_from is not None and step >= adversarial_from),
-        }
+        return {"pixels": pictures.pixels[chosen], "bboxes": pictures.bboxes[chosen]}
 
     return batch_at
 
 
-def init(key: jax.Array, vae: Params) -> Params:
-    """Parameters of a VAE, as they are trained, and a fresh discriminator."""
-    trained = {n: value / BRANCH_SCALE if is_branch_end(n) else value for n, value in vae.items()}
-    return join_parts({VAE_PART: trained, DISCRIMINATOR_PART: DISCRIMINATOR.init(key)})
+def as_trained(vae: Params) -> Params:
+    """A VAE's parameters as the optimizer sees them; `scaled` is the inverse."""
+    return {n: value / BRANCH_SCALE if is_branch_end(n) else value for n, value in vae.items()}
 
 
 def scaled(trained: Params) -> Params:
@@ -215,48 +206,50 @@ def is_branch_end(name: str) -> bool:
 
 
 def make_loss(net: Network, perceptual_error: PictureError) -> Loss:
-    """Error of the pixels and of their features, a little of the KL divergence; adversarial, late.
+    """Errors of pixels, texture and features, and a little of the KL divergence.
 
     Source: Rombach et al. 2022, appendix G.
     """
 
     def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
-        parts = split_parts(params)
         pictures = batch["pixels"].astype(jnp.float32) / 127.5 - 1
         weight = face_weight(batch["bboxes"], pictures.shape[1:3])
-        vae = net.bind(scaled(parts[VAE_PART]))
+        vae = net.bind(scaled(params))
         moments = vae.moments(pictures)
         noise = jax.random.normal(key, (*moments.shape[:-1], moments.shape[-1] // 2))
         restored = vae.decode(sample_latents(net.config, moments, noise))
 
-        def error(restored: jax.Array) -> tuple[jax.Array, dict]:
-            apart = (restored - pictures) @ COLOR_ERRORS.T
-            errors = {
-                "absolute": jnp.mean(jnp.abs(apart) * weight),
-                "squared": jnp.mean(jnp.square(apart) * weight),
-                "perceptual": perceptual_error(restored, pictures),
-            }
-            total = errors["absolute"] + errors["squared"]
-            return total + PERCEPTUAL_WEIGHT * errors["perceptual"], errors
-
+        apart = (restored - pictures) @ COLOR_ERRORS.T
+        textures = texture(restored) - texture(pictures)
+        inset = (pictures.shape[1] - textures.shape[1]) // 2
         mean, log_variance = jnp.split(moments, 2, axis=-1)
-        divergence = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
-        # Not computed at all before it counts.
-        generating, discriminating = jax.lax.cond(
-            batch["adversarial"],
-            lambda params, restored: adversarial_losses(
-                params, restored, pictures, lambda x: error(x)[0]
-            ),
-            lambda params, restored: (jnp.zeros(()), jnp.zeros(())),
-            parts[DISCRIMINATOR_PART],
-            restored,
-        )
-        total, metrics = error(restored)
-        metrics |= {"kl": divergence, "discriminator": discriminating}
-        total += KL_WEIGHT * divergence + ADVERSARIAL_WEIGHT * generating + discriminating
-        return total, metrics
+        errors = {
+            "absolute": jnp.mean(jnp.abs(apart) * weight),
+            "squared": jnp.mean(jnp.square(apart) * weight),
+            "texture": jnp.mean(jnp.abs(textures) * weight[:, inset:-inset, inset:-inset]),
+            "perceptual": perceptual_error(restored, pictures),
+            "kl": 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance),
+        }
+        total = errors["absolute"] + errors["squared"] + TEXTURE_WEIGHT * errors["texture"]
+        total += PERCEPTUAL_WEIGHT * errors["perceptual"] + KL_WEIGHT * errors["kl"]
+        return total, errors
 
     return loss
+
+
+def texture(pictures: jax.Array) -> jax.Array:
+    """Strength of the texture around each pixel, [B, H - 8, W - 8, 3], of pictures [B, H, W, 3].
+
+    It is the root mean square of what the local mean leaves, whatever its phase.
+    """
+
+    def local_mean(x: jax.Array, side: int) -> jax.Array:
+        window = (1, side, side, 1)
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, (1,) * 4, "VALID") / side**2
+
+    inset = FINE // 2
+    left = pictures[:, inset:-inset, inset:-inset] - local_mean(pictures, FINE)
+    return jnp.sqrt(local_mean(jnp.square(left), COARSE) + 1e-6)
 
 
 def face_weight(bboxes: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -14,7 +14,6 @@ import torch
 from instantid_jax import embedded
 from instantid_jax.components import network
 from instantid_jax.errors import InputError
-from instantid_jax.params import split_parts
 from miniature.base import autoencoder
 from miniature.base.architecture import VAE
 from miniature.base.autoencoder import (
@@ -22,12 +21,13 @@ from miniature.base.autoencoder import (
     BRANCHES,
     FACE_WEIGHT,
     Options,
+    as_trained,
     face_weight,
-    init,
     is_branch_end,
     make_batches,
     make_loss,
     scaled,
+    texture,
     train_autoencoder,
 )
 from miniature.base.perceptual import make_perceptual_error
@@ -52,7 +52,7 @@ def test_batches_are_pictures_with_their_boxes():
         np.zeros((20, 128, 128, 3), np.uint8) + np.arange(20, dtype=np.uint8)[:, None, None, None]
     )
     bboxes = np.arange(20, dtype=np.float32)[:, None, None] + np.arange(4, dtype=np.float32)
-    batch_at = make_batches(Pictures(pixels, np.array([""] * 20), bboxes), 16, 0, None)
+    batch_at = make_batches(Pictures(pixels, np.array([""] * 20), bboxes), 16, 0)
     first, again, second = (batch_at(step) for step in (0, 0, 1))
     assert first["pixels"].shape == (16, 128, 128, 3)
     np.testing.assert_array_equal(first["pixels"][:, 0, 0, 0], first["bboxes"][:, 0, 0])
@@ -63,8 +63,8 @@ def test_batches_are_pictures_with_their_boxes():
 def test_only_the_branches_of_the_decoder_are_trained():
     net = network("vae", SMALL)
     vae = net.init(jax.random.key(0))
-    parts = split_parts(init(jax.random.key(1), vae))
-    restored = scaled(parts["vae"])
+    trained = as_trained(vae)
+    restored = scaled(trained)
     assert restored.keys() == vae.keys()
     for name, value in vae.items():
         np.testing.assert_allclose(restored[name], value, rtol=1e-6)
@@ -72,7 +72,7 @@ def test_only_the_branches_of_the_decoder_are_trained():
     def total(trained):
         return sum(value.sum() for value in scaled(trained).values())
 
-    gradients = jax.grad(total)(parts["vae"])
+    gradients = jax.grad(total)(trained)
     names = {name for name, gradient in gradients.items() if np.any(gradient)}
     assert names == {name for name in vae if BRANCHES.search(name)}
     assert all(name.startswith("decoder.") for name in names)
@@ -84,11 +84,10 @@ def test_only_the_branches_of_the_decoder_are_trained():
 def test_the_gradient_has_the_shapes_of_the_parameters():
     net = network("vae", SMALL)
     fresh = jax.eval_shape(net.init, jax.random.key(0))
-    shapes = jax.eval_shape(init, jax.random.key(0), fresh)
+    shapes = jax.eval_shape(as_trained, fresh)
     batch = {
         "pixels": np.zeros((2, 32, 32, 3), np.uint8),
         "bboxes": np.zeros((2, 1, 4), np.float32),
-        "adversarial": np.array(True),
     }
     learn = jax.grad(make_loss(net, make_perceptual_error(RECOGNIZER)), has_aux=True)
     gradients, metrics = jax.eval_shape(learn, shapes, batch, jax.random.key(1))
@@ -96,41 +95,36 @@ def test_the_gradient_has_the_shapes_of_the_parameters():
     assert all(metric.shape == () for metric in metrics.values())
 
 
+def test_texture_measures_the_strength_of_grain_and_not_its_place():
+    grain = np.random.default_rng(0).normal(size=(3, 1, 64, 64, 3))
+    mean, plain = 0.3, np.zeros((1, 64, 64, 3))
+    strong, other, weak = (
+        np.asarray(texture(jnp.asarray(mean + scale * each, jnp.float32)))
+        for scale, each in zip((0.2, 0.2, 0.1), grain, strict=True)
+    )
+    assert strong.shape == (1, 56, 56, 3)
+    # A ninth of the variance is that of the local mean.
+    np.testing.assert_allclose(strong.mean(), 0.2 * np.sqrt(8 / 9), rtol=0.03)
+    np.testing.assert_allclose(strong.mean(), other.mean(), rtol=0.03)
+    np.testing.assert_allclose(weak.mean(), strong.mean() / 2, rtol=0.03)
+    assert np.asarray(texture(jnp.asarray(plain + mean, jnp.float32))).max() < 0.002
+
+
 @pytest.mark.slow
-def test_every_branch_learns_and_the_discriminator_only_late():
+def test_every_branch_learns():
     net = network("vae", SMALL)
-    fresh = jax.jit(net.init)
-    params = jax.jit(lambda key: init(key, fresh(key)))(jax.random.key(0))
+    params = jax.jit(lambda key: as_trained(net.init(key)))(jax.random.key(0))
     random = np.random.default_rng(0)
     batch = {
         "pixels": random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8),
         "bboxes": np.array([[[8, 8, 24, 24]]] * 2, np.float32),
     }
     learn = jax.jit(jax.grad(make_loss(net, make_perceptual_error(RECOGNIZER)), has_aux=True))
-    early, late = (
-        learn(params, batch | {"adversarial": np.array(each)}, jax.random.key(1))
-        for each in (False, True)
-    )
-    for gradients, metrics in (early, late):
-        assert all(np.isfinite(v) for v in metrics.values())
-        for name, gradient in gradients.items():
-            moved = np.abs(gradient).max() > 0
-            branch = BRANCHES.match(name.removeprefix("vae.")) is not None
-            learns = branch if name.startswith("vae.") else gradients is late[0]
-            assert moved == learns, name
-    name = "vae.decoder.mid_block.resnets.0.conv2.kernel"
-    assert np.abs(early[0][name] - late[0][name]).max() > 1e-3 * np.abs(early[0][name]).max()
-    assert early[1]["discriminator"] == 0 < late[1]["discriminator"]
-
-
-def test_the_discriminator_starts_at_the_given_step():
-    pictures = Pictures(
-        np.zeros((4, 128, 128, 3), np.uint8), np.array([""] * 4), np.zeros((4, 4), np.float32)
-    )
-    late = make_batches(pictures, 4, 0, adversarial_from=3)
-    never = make_batches(pictures, 4, 0, adversarial_from=None)
-    assert [bool(late(step)["adversarial"]) for step in range(5)] == [False] * 3 + [True] * 2
-    assert not never(10**6)["adversarial"]
+    gradients, metrics = learn(params, batch, jax.random.key(1))
+    assert all(np.isfinite(v) for v in metrics.values())
+    for name, gradient in gradients.items():
+        moved = np.abs(gradient).max() > 0
+        assert moved == (BRANCHES.match(name) is not None), name
 
 
 @pytest.mark.slow
@@ -139,7 +133,6 @@ def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys, monk
     options = Options(
         workdir=tmp_path,
         latent_channels=16,
-        adversarial_from=2,
         pictures=50,
         batch=8,
         held_out=50,
@@ -180,8 +173,7 @@ def test_diffusers_restores_pictures_from_what_is_written(tmp_path, capsys, monk
     train_autoencoder(SMALL, longer)
     assert (tmp_path / file).read_bytes() != published
     # A run resumes only with what it started from.
-    for changed in ({"start": from_first.start}, {"adversarial_from": 3}):
-        with pytest.raises(InputError, match="data"):
-            train_autoencoder(SMALL, dataclasses.replace(longer, **changed))
+    with pytest.raises(InputError, match="data"):
+        train_autoencoder(SMALL, dataclasses.replace(longer, start=from_first.start))
     with pytest.raises(InputError, match="other sizes"):
         train_autoencoder(SMALL, dataclasses.replace(from_first, latent_channels=24))
