@@ -27,6 +27,10 @@ from miniature.stage import Batch, Loss
 INPUT = 640
 CHUNK = 100
 FRAMINGS = (CLOSE, ANYWHERE)
+# Share of pictures with a black margin, as insightface adds to wide and tall ones.
+PADDED = 0.3
+# Distances in face heights up to which the loss of boxes and keypoints is quadratic.
+QUADRATIC = 0.02
 # Largest face height in pixels for the cells of each stride.
 LARGEST = (96, 224, np.inf)
 # Distances from a face's center, in face heights: cells within the first should find the face; the
@@ -97,9 +101,21 @@ def _compose(drawn: Drawn, random: np.random.Generator) -> dict[str, np.ndarray]
         corner = random.integers(0, side - shown + 1, 2)
         canvas.paste(portrait, tuple(corner.tolist()))
         face = POOL * (drawn.faces[number] * shown / SIDE + corner)
+    if random.random() < PADDED:
+        _pad(canvas, face[:2] / POOL, random)
     if random.random() < 0.4:
         canvas = canvas.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.3)))
     return {"pixels": np.asarray(canvas), **targets(face.astype(np.float32))}
+
+
+def _pad(canvas: Image.Image, box: np.ndarray, random: np.random.Generator) -> None:
+    """Blackens a margin at the bottom or at the right, outside the box [2, 2]."""
+    end = [canvas.width, canvas.height]
+    axis = random.integers(2)
+    start = [0, 0]
+    least = np.clip(box[1, axis], end[axis] / 2, end[axis])
+    start[axis] = round(random.uniform(least, end[axis]))
+    canvas.paste((0, 0, 0), (*start, *end))
 
 
 def targets(face: np.ndarray) -> dict[str, np.ndarray]:
@@ -159,7 +175,7 @@ def make_loss(network: Network) -> Loss:
 
         def distance(found: jax.Array, target: jax.Array) -> jax.Array:
             """Mean distance in face heights, over the cells that should find a face."""
-            each = optax.huber_loss((found - target) / scale, delta=0.05) / 0.05
+            each = optax.huber_loss((found - target) / scale, delta=QUADRATIC) / QUADRATIC
             return jnp.sum(each.mean(-1) * score) / faces
 
         box, points = distance(boxes, target_box), distance(kps, target_kps)

@@ -61,6 +61,22 @@ def test_batches_are_a_function_of_the_step_and_contain_faces_of_all_sizes(drawn
     assert all(of_stride.any() for of_stride in by_stride[1:])
 
 
+def test_some_pictures_have_a_black_margin_outside_the_face(drawn):
+    batch = detection.make_batches(drawn, size=100, seed=2)(0)
+    black = (batch["pixels"] == 0).all(-1)
+    bottom, right = (black.all(axis).argmax(1) for axis in (2, 1))
+    margins = [(i, size) for i, size in enumerate(np.maximum(bottom, right)) if size > 0]
+    assert 10 < len(margins) < 50 and min(size for _, size in margins) >= 80
+    cells = np.concatenate([detection.cell_corners(640, stride) for stride in STRIDES])
+    strides = np.repeat(STRIDES, [(640 // stride) ** 2 for stride in STRIDES])
+    for i, _ in margins:
+        if batch["score"][i].any():
+            cell = batch["score"][i].argmax()
+            kps = (cells[cell] + batch["offsets"][i, cell, 2:] * strides[cell]) / 4
+            x, y = kps.round().astype(int).clip(0, 159).T
+            assert not black[i, y, x].all()
+
+
 @pytest.mark.slow
 def test_every_parameter_has_a_gradient(drawn):
     network = Network(Detector, SMALL)
