@@ -12,7 +12,7 @@ class PictureOptions:
 
     Attributes:
       workdir: the run's folder, for checkpoints and the result; a second call resumes the run.
-      pictures: number of pictures to draw, a multiple of 50 or 100.
+      pictures: number of pictures to draw, a multiple of 50, 100 or 500.
       batch: pictures per batch.
       processes: number of drawing processes.
     """

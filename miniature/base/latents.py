@@ -43,12 +43,12 @@ def encoded_pictures(
     if count < 500 or count % 500:
         raise InputError(f"--pictures {count}: expected a multiple of 500")
     encode = jax.jit(lambda params, pixels: image_moments(vae, params, pixels))
-    encoded = []
+    encoder, encoded = encoder_name(params), []
     for mixture, own_seed, number in formats(seed, count):
         name = "{}x{}".format(*mixture.size)
         drawn = folder / "pictures" / name
         pictures = drawn_pictures(drawn, number, own_seed, processes, mixture)
-        path = folder / f"moments-{name}-{number}-{encoder_name(params)}.npy"
+        path = folder / f"moments-{name}-{number}-{encoder}.npy"
         if not path.exists():
             moments = [
                 np.asarray(encode(params, part), np.float16)

@@ -39,7 +39,7 @@ from miniature.base.tokenizer import POSITIONS, write_tokenizer
 from miniature.options import PictureOptions
 from miniature.stage import Stage, train
 
-# Seed of the training pictures; not used elsewhere.
+# Seed of the first format's pictures; the others have the next ones. Not used elsewhere.
 SEED = 401
 STAGE = Stage(steps=4500, learning_rate=1e-3, warmup_steps=200)
 SETTINGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
