@@ -143,11 +143,15 @@ class ResidualBlock(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class DetectorConfig:
-    """Channels and blocks of each stride, and the channels of the heads."""
+    """Channels and blocks of each stride, and the channels of the heads.
 
-    channels: tuple[int, ...] = (16, 32, 64)
+    A large face is found by one cell of the last stride, which needs channels for where its
+    keypoints are.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 96)
     blocks: tuple[int, ...] = (1, 1, 3)
-    common: int = 32
+    common: int = 64
 
 
 class Detector(nnx.Module):
