@@ -51,7 +51,8 @@ def get_config() -> TrainConfig:
             drop_id=0.05,
             drop_text=0.05,
             drop_both=0.05,
-            # As in the base model's training, with a wider spread instead of its uniform eighth.
+            # As in the shipped base model's training, with a wider spread instead of its uniform
+            # eighth.
             log_noise=(0.0, 1.4),
             face_weight=2.0,
         ),
