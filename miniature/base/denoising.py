@@ -22,9 +22,8 @@ from train.objective import ObjectiveConfig, losses
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 # Share of captions replaced by the empty one, for guidance.
 DROP_CAPTION = 0.1
-# Mean and deviation of ln(noise / signal). Each of the VAE's 32 channels shows where the parts of a
-# face are, so that they are seen with twice as much noise as signal, and have to be decided with
-# four to sixteen times as much.
+# Mean and deviation of ln(noise / signal). From 32 channels, a face can still be restored with
+# twice as much noise as signal; where its parts are is decided at higher noise.
 LOG_NOISE = (1.1, 1.2)
 
 

@@ -174,7 +174,7 @@ def make_loss(network: Network) -> Loss:
         target_kps = offsets[:, :, 2:].reshape(*offsets.shape[:2], 10)
 
         def distance(found: jax.Array, target: jax.Array) -> jax.Array:
-            """Mean distance in face heights, over the cells that should find a face."""
+            """Mean Huber loss in face heights, over the cells that should find a face."""
             each = optax.huber_loss((found - target) / scale, delta=QUADRATIC) / QUADRATIC
             return jnp.sum(each.mean(-1) * score) / faces
 

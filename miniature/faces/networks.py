@@ -145,8 +145,8 @@ class ResidualBlock(nnx.Module):
 class DetectorConfig:
     """Channels and blocks of each stride, and the channels of the heads.
 
-    A large face is found by one cell of the last stride, which needs channels for where its
-    keypoints are.
+    One cell of the last stride predicts all keypoints of a large face, so this stride and the
+    heads are wide.
     """
 
     channels: tuple[int, ...] = (16, 32, 96)
