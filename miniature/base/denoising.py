@@ -113,7 +113,10 @@ def time_ids(shape: Sequence[int], downscale: int) -> jax.Array:
 
 
 def make_loss(
-    networks: Mapping[str, Network], alphas_cumprod: np.ndarray, face_weight: float = 0.0
+    networks: Mapping[str, Network],
+    alphas_cumprod: np.ndarray,
+    face_weight: float = 0.0,
+    channel_weights: np.ndarray | float = 1.0,
 ) -> Loss:
     """Returns the squared error of the velocity.
 
@@ -121,10 +124,12 @@ def make_loss(
       networks: the networks of `PARTS`, and the VAE, which defines the scaling of latents.
       alphas_cumprod: [T] float32.
       face_weight: extra weight of latents in the face's box, as in InstantID's training.
+      channel_weights: weights of the latent channels' errors, [C] or the same for all.
     """
     objective = ObjectiveConfig(prediction_type="v_prediction", face_weight=face_weight)
     unet, first, second = (networks[part] for part in PARTS)
     id_branch = component_shapes("ip_adapter", unet)
+    roots = np.sqrt(np.reshape(channel_weights, (1, 1, 1, -1)))
 
     def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
         parts = split_parts(params)
@@ -149,10 +154,10 @@ def make_loss(
             bound.keys_values(text, jnp.zeros_like(text[:, :1]), jnp.zeros(())),
             bound.embed_added(encoded_2.pooled, time_ids(shape, networks["vae"].config.downscale)),
         )
+        # The velocity is linear in latents and noise.
+        scaled = (each * roots for each in (prediction, latents, noise))
         face_box = batch["face_box"] / networks["vae"].config.downscale
-        each = losses(
-            objective, jnp.asarray(alphas_cumprod), prediction, latents, noise, timesteps, face_box
-        )
+        each = losses(objective, jnp.asarray(alphas_cumprod), *scaled, timesteps, face_box)
         return each.mean(), {}
 
     return loss

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -65,3 +66,25 @@ def encoded_pictures(
 def encoder_name(vae: Params) -> str:
     """Identifies the encoder of a VAE's float32 parameters."""
     return vae_fingerprint(vae)[:16]
+
+
+def channel_effects(vae: Network, params: Params) -> np.ndarray:
+    """How far each latent channel moves the decoded pixels, relative to the channels' mean.
+
+    Decodes zeros, in which one latent is changed by +1 and -1.
+
+    Returns:
+      [C] float32, the root mean square over both signs of the norm of the pixels' change, divided
+        by its mean over the channels.
+    """
+    channels = vae.config.latent_channels
+    decode = jax.jit(vae.bind(params).decode)
+    nothing = jnp.zeros((1, 16, 16, channels))
+    plain = decode(nothing)
+
+    def effect(channel: int) -> float:
+        moved = [decode(nothing.at[0, 8, 8, channel].set(step)) for step in (1.0, -1.0)]
+        return float(np.sqrt(np.mean([np.square(each - plain).sum() for each in moved])))
+
+    effects = np.array([effect(channel) for channel in range(channels)], np.float32)
+    return effects / effects.mean()

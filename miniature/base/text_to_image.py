@@ -33,7 +33,7 @@ from miniature.base.architecture import (
     TEXT_ENCODER_2,
     UNET,
 )
-from miniature.base.latents import encoded_pictures, encoder_name
+from miniature.base.latents import channel_effects, encoded_pictures, encoder_name
 from miniature.base.published import write_network
 from miniature.base.tokenizer import POSITIONS, write_tokenizer
 from miniature.options import PictureOptions
@@ -54,11 +54,13 @@ class Options(PictureOptions):
       start: an `sdxl` folder; a new run starts from its tokenizer, text encoders and UNet. None
         starts from random parameters.
       face_weight: extra weight of latents in the face's box.
+      by_effect: weight each latent channel's squared error by `channel_effects`.
     """
 
     vae: Path
     start: Path | None = None
     face_weight: float = 0.0
+    by_effect: bool = False
     pictures: int = 24_000
     batch: int = 32
     stage: Stage = STAGE
@@ -121,11 +123,14 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
         options.workdir,
         lambda key: denoising.init(networks, key) if start_params is None else start_params,
         denoising.make_loss(
-            networks, alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER)), options.face_weight
+            networks,
+            alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER)),
+            options.face_weight,
+            channel_effects(vae.network, vae_params) if options.by_effect else 1.0,
         ),
         denoising.make_batches(latents, tokenizer, options.batch, options.stage.seed),
         f"{options.data}, words {vocabulary_crc:08x}, latents of {encoder_name(vae_params)}, "
-        f"face weight {options.face_weight}",
+        f"face weight {options.face_weight}, by effect {options.by_effect}",
     )
     shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)
     with new_folder(options.workdir / "sdxl") as folder:

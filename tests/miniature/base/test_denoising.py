@@ -163,3 +163,14 @@ def test_time_ids_match_the_pipeline(size):
         np.reshape(denoising.time_ids((2, height // 8, width // 8, 4), 8), (2, 6)),
         np.tile(np.reshape(expected, (1, 6)), (2, 1)),
     )
+
+
+@pytest.mark.slow
+def test_channel_weights_split_the_loss(networks, params):
+    def loss(weights):
+        made = jax.jit(denoising.make_loss(networks, alphas(), channel_weights=weights))
+        return float(made(params, batch(8), jax.random.key(1))[0])
+
+    even = np.tile([2.0, 0.0], 4)
+    assert loss(even) != pytest.approx(loss(2 - even), rel=1e-3)
+    assert loss(even) + loss(2 - even) == pytest.approx(2 * loss(1.0), rel=1e-5)
