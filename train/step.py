@@ -175,6 +175,7 @@ def micro_batch_loss(
                 conditions.id_embeds,
                 objective.identity_window,
             )
+            each["identity_share"] = (identity != 0).astype(jnp.float32)
             identity *= alphas[draws.timesteps]
             each["identity_loss"] = identity
             loss += objective.identity_weight * identity
@@ -204,7 +205,7 @@ def train_step(
       The next state, and metrics: float32 scalars; `finite`, which if false means that only
         `state.step` advanced; and the batch's `example_crc32` [B], replicated so that every process
         sees all rows. `identity_loss` is averaged before `identity_weight`; examples without one
-        count as 0.
+        count as 0, and `identity_share` is the share of the others.
     """
     if bool(state.ema) != (optimizer.ema_decay is not None):
         raise ValueError(f"ema_decay={optimizer.ema_decay} does not match the state's ema")

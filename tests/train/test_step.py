@@ -269,6 +269,7 @@ def test_identity_loss_is_reported_and_trained_on(params, with_identity):
     )
     identity = float(metrics["identity_loss"])
     assert 0.1 < identity < 1  # random faces match nobody, and noise lowers the weight
+    assert metrics["identity_share"] == 1
     np.testing.assert_allclose(
         float(metrics["loss"]), float(without["loss"]) + 0.5 * identity, rtol=1e-5
     )
