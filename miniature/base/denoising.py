@@ -154,7 +154,7 @@ def make_loss(
             bound.keys_values(text, jnp.zeros_like(text[:, :1]), jnp.zeros(())),
             bound.embed_added(encoded_2.pooled, time_ids(shape, networks["vae"].config.downscale)),
         )
-        # The velocity is linear in latents and noise.
+        # The velocity is linear in latents and noise, so the root scales its error.
         scaled = (each * roots for each in (prediction, latents, noise))
         face_box = batch["face_box"] / networks["vae"].config.downscale
         each = losses(objective, jnp.asarray(alphas_cumprod), *scaled, timesteps, face_box)

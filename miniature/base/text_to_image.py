@@ -54,13 +54,14 @@ class Options(PictureOptions):
       start: an `sdxl` folder; a new run starts from its tokenizer, text encoders and UNet. None
         starts from random parameters.
       face_weight: extra weight of latents in the face's box.
-      by_effect: weight each latent channel's squared error by `channel_effects`.
+      weight_channels: weight each latent channel's squared error by the channel's effect on the
+        decoded pixels.
     """
 
     vae: Path
     start: Path | None = None
     face_weight: float = 0.0
-    by_effect: bool = False
+    weight_channels: bool = False
     pictures: int = 24_000
     batch: int = 32
     stage: Stage = STAGE
@@ -126,11 +127,11 @@ def train_text_to_image(settings: Mapping[str, Mapping[str, Any]], options: Opti
             networks,
             alphas_cumprod(ScheduleConfig.from_dict(SCHEDULER)),
             options.face_weight,
-            channel_effects(vae.network, vae_params) if options.by_effect else 1.0,
+            channel_effects(vae.network, vae_params) if options.weight_channels else 1.0,
         ),
         denoising.make_batches(latents, tokenizer, options.batch, options.stage.seed),
         f"{options.data}, words {vocabulary_crc:08x}, latents of {encoder_name(vae_params)}, "
-        f"face weight {options.face_weight}, by effect {options.by_effect}",
+        f"face weight {options.face_weight}, channel weights {options.weight_channels}",
     )
     shutil.rmtree(options.workdir / "sdxl", ignore_errors=True)
     with new_folder(options.workdir / "sdxl") as folder:

@@ -270,6 +270,11 @@ def test_identity_loss_is_reported_and_trained_on(params, with_identity):
     identity = float(metrics["identity_loss"])
     assert 0.1 < identity < 1  # random faces match nobody, and noise lowers the weight
     assert metrics["identity_share"] == 1
+    outside = batch | {"kps": batch["kps"].at[:2].add(1000)}
+    function = compiled(FLOAT32, None, "replicated", IDENTITY)
+    constants = with_recognizer(small.constants())
+    _, fewer = function(start(params), constants, outside, np.uint32(7))
+    assert fewer["identity_share"] == 0.75
     np.testing.assert_allclose(
         float(metrics["loss"]), float(without["loss"]) + 0.5 * identity, rtol=1e-5
     )

@@ -13,7 +13,7 @@ def test_channel_that_no_pixel_depends_on_has_no_effect():
     # The last channel's scale is next to nothing.
     scales = {"latents_mean": [0] * 4, "latents_std": [1, 1, 1, 1e-9]}
     vae = network("vae", VAE | shape | scales)
-    # Norms of exact zeros, as without biases, amplify any step to the same size.
+    # Without biases, zeros stay zeros, and GroupNorm amplifies a step of any size alike.
     params = {name: value + 0.1 for name, value in jax.jit(vae.init)(jax.random.key(0)).items()}
     effects = channel_effects(vae, params)
     np.testing.assert_allclose(effects.mean(), 1, rtol=1e-6)

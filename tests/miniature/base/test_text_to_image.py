@@ -47,7 +47,14 @@ def test_trains_resumes_and_writes_a_model_that_diffusers_samples(tmp_path, monk
     # Makes the UNet's weights span several shards.
     monkeypatch.setattr(published, "LARGEST_FILE", 200_000)
     stage = Stage(steps=3, learning_rate=1e-3, warmup_steps=1, ema_decay=0.5)
-    options = Options(workdir=tmp_path, vae=tmp_path / "vae", pictures=500, batch=4, stage=stage)
+    options = Options(
+        workdir=tmp_path,
+        vae=tmp_path / "vae",
+        weight_channels=True,
+        pictures=500,
+        batch=4,
+        stage=stage,
+    )
     train_text_to_image(SMALL, options)
     index = tmp_path / "sdxl/unet/diffusion_pytorch_model.safetensors.index.json"
     shards = set(json.loads(index.read_text())["weight_map"].values())
